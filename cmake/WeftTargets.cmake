@@ -1,0 +1,46 @@
+# Compile options shared by all our code, and the functions that declare a folder's library and its tests.
+
+add_library(weft_options INTERFACE)
+target_compile_options(weft_options INTERFACE -Wall -Wextra -Wshadow -Wno-unknown-pragmas)
+if(WEFT_OPENMP)
+  target_link_libraries(weft_options INTERFACE OpenMP::OpenMP_CXX)
+endif()
+if(WEFT_SANITIZE)
+  target_compile_options(weft_options INTERFACE -fsanitize=${WEFT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(weft_options INTERFACE -fsanitize=${WEFT_SANITIZE})
+endif()
+if(WEFT_FUZZ)
+  target_compile_options(weft_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer
+                                                -fno-sanitize-recover=all)
+  target_link_options(weft_options INTERFACE -fsanitize=address,undefined)
+endif()
+
+# weft_library(NAME SOURCES … [PUBLIC targets …] [PRIVATE targets …])
+function(weft_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PUBLIC weft_options ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+endfunction()
+
+# weft_test(NAME SOURCES … [DEPENDS targets …] [RANKS n …]): a GoogleTest binary, run alone or, with RANKS, once under
+# mpirun for each number of ranks. Sources that bring their own main (tests/support/mpi_main.cpp) say so with OWN_MAIN.
+function(weft_test name)
+  cmake_parse_arguments(ARG "OWN_MAIN" "" "SOURCES;DEPENDS;RANKS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE WEFT_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} weft_options GTest::gmock)
+  if(NOT ARG_OWN_MAIN)
+    target_link_libraries(${name} PRIVATE GTest::gtest_main)
+  endif()
+  if(NOT ARG_RANKS)
+    add_test(NAME ${name} COMMAND ${name})
+    set_tests_properties(${name} PROPERTIES TIMEOUT 600)
+  endif()
+  foreach(ranks IN LISTS ARG_RANKS)
+    add_test(NAME ${name}_ranks_${ranks}
+             COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --bind-to none -n ${ranks} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}_ranks_${ranks} PROPERTIES TIMEOUT 600 PROCESSORS 2)
+  endforeach()
+endfunction()

@@ -1,0 +1,54 @@
+// Allocation with accounting by kind: what the memory of a rank is spent on.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace weft {
+
+enum class MemoryTag : uint8_t { weights, grads, optimizer, activations, kv_cache, workspace, comm };
+inline constexpr size_t kNumMemoryTags = 7;
+
+std::string_view memory_tag_name(MemoryTag tag);
+
+/// Bytes in use and their high-water mark, by tag and in all. Thread-safe.
+class MemoryTracker {
+ public:
+  void add(MemoryTag tag, int64_t bytes);
+  int64_t current(MemoryTag tag) const;
+  int64_t peak(MemoryTag tag) const;
+  int64_t current_total() const;
+  int64_t peak_total() const;
+
+  /// One line a tag: "weights 268.9 MB (peak 268.9 MB), activations …", tags never used left out.
+  std::string report() const;
+
+ private:
+  struct Counter {
+    std::atomic<int64_t> current{0};
+    std::atomic<int64_t> peak{0};
+    void add(int64_t bytes);
+  };
+  std::array<Counter, kNumMemoryTags> by_tag_;
+  Counter total_;
+};
+
+/// Hands out device memory. Blocks are at least 64-byte aligned and not initialised.
+class Allocator {
+ public:
+  virtual ~Allocator() = default;
+  /// Throws Error(out_of_memory) with the tracker's report when there is no more.
+  virtual void* allocate(size_t bytes, MemoryTag tag) = 0;
+  virtual void deallocate(void* pointer, size_t bytes, MemoryTag tag) = 0;
+  virtual MemoryTracker& memory() = 0;
+};
+
+/// Host memory. Freed blocks of activations and workspace are kept for reuse by size, since fresh pages cost more than most kernels.
+std::shared_ptr<Allocator> make_cpu_allocator();
+
+}  // namespace weft

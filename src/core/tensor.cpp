@@ -1,0 +1,81 @@
+#include "core/tensor.h"
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace weft {
+
+struct Tensor::Storage {
+  std::shared_ptr<Allocator> allocator;
+  void* pointer;
+  size_t bytes;
+  MemoryTag tag;
+
+  Storage(std::shared_ptr<Allocator> from, size_t size, MemoryTag kind)
+      : allocator(std::move(from)), pointer(allocator->allocate(size, kind)), bytes(size), tag(kind) {}
+  ~Storage() { allocator->deallocate(pointer, bytes, tag); }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+};
+
+std::string_view device_name(DeviceType type) { return type == DeviceType::cpu ? "cpu" : "cuda"; }
+
+Tensor Tensor::empty(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag) {
+  Tensor tensor;
+  size_t bytes = static_cast<size_t>(shape.num_elements()) * dtype_bytes(dtype);
+  tensor.storage_ = std::make_shared<Storage>(std::move(allocator), bytes, tag);
+  tensor.data_ = tensor.storage_->pointer;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  return tensor;
+}
+
+Tensor Tensor::zeros(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag) {
+  Tensor tensor = empty(std::move(allocator), shape, dtype, tag);
+  std::memset(tensor.raw(), 0, tensor.bytes());
+  return tensor;
+}
+
+Tensor Tensor::packed(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag) {
+  Tensor tensor;
+  tensor.storage_ = std::make_shared<Storage>(std::move(allocator), bytes, tag);
+  tensor.data_ = tensor.storage_->pointer;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.layout_ = Layout::packed;
+  return tensor;
+}
+
+size_t Tensor::bytes() const {
+  if (layout_ == Layout::packed) return storage_->bytes;
+  return static_cast<size_t>(num_elements()) * dtype_bytes(dtype_);
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  WEFT_ASSERT(layout_ == Layout::row_major && shape.num_elements() == num_elements(), "reshape {} to {}", to_string(shape_), to_string(shape));
+  Tensor view = *this;
+  view.shape_ = shape;
+  return view;
+}
+
+Tensor Tensor::slice(int64_t begin, int64_t end) const {
+  WEFT_ASSERT(layout_ == Layout::row_major && 0 <= begin && begin <= end && end <= size(0), "slice [{}, {}) of {}", begin, end, to_string(shape_));
+  Tensor view = detach();
+  view.shape_.set(0, end - begin);
+  int64_t row = size(0) == 0 ? 0 : num_elements() / size(0);
+  view.data_ = static_cast<std::byte*>(data_) + static_cast<size_t>(begin * row) * dtype_bytes(dtype_);
+  return view;
+}
+
+Tensor Tensor::detach() const {
+  Tensor view = *this;
+  view.grad_slot_ = nullptr;
+  return view;
+}
+
+void Tensor::check_dtype(DType dtype) const {
+  WEFT_ASSERT(dtype == dtype_, "a {} tensor read as {}", dtype_name(dtype_), dtype_name(dtype));
+}
+
+}  // namespace weft

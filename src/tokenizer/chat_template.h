@@ -1,0 +1,25 @@
+// Chat formats of the instruct models.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+
+struct ChatMessage {
+  std::string role;  // "system", "user", "assistant"
+  std::string content;
+};
+
+/// The prompt text of a conversation in the tokenizer's own format. `format` names one of the built-in formats ("llama3", "chatml", "gemma", …); empty
+/// recognises the tokenizer's chat template. The text already holds every special token: encode it without adding any.
+/// Throws Error(bad_input) when the model has no chat format that is known, or the format does not allow a role.
+std::string render_chat(const Tokenizer& tokenizer,
+                        std::span<const ChatMessage> messages,
+                        bool add_generation_prompt,
+                        std::string_view format = {});
+
+}  // namespace weft
