@@ -1,0 +1,24 @@
+// The CPU's kernels, one function a contract; kernels.cpp puts them into the table.
+#pragma once
+
+#include "kernels/activation.h"
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/linear.h"
+#include "kernels/norm.h"
+#include "kernels/rope.h"
+
+namespace weft {
+
+LinearKernels cpu_linear_kernels();
+RmsNormKernels cpu_rms_norm_kernels();
+RopeKernels cpu_rope_kernels();
+AttentionKernels cpu_attention_kernels();
+ActivationKernels cpu_activation_kernels();
+EmbeddingKernels cpu_embedding_kernels();
+ElementwiseKernels cpu_elementwise_kernels();
+CrossEntropyKernels cpu_cross_entropy_kernels();
+
+}  // namespace weft

@@ -1,0 +1,20 @@
+#include "kernels/kernels.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+
+namespace weft {
+
+const KernelTable& kernels(DeviceType device) {
+  static const KernelTable cpu = {.linear = cpu_linear_kernels(),
+                                  .rms_norm = cpu_rms_norm_kernels(),
+                                  .rope = cpu_rope_kernels(),
+                                  .attention = cpu_attention_kernels(),
+                                  .activation = cpu_activation_kernels(),
+                                  .embedding = cpu_embedding_kernels(),
+                                  .elementwise = cpu_elementwise_kernels(),
+                                  .cross_entropy = cpu_cross_entropy_kernels()};
+  static const KernelTable cuda = {};
+  return device == DeviceType::cpu ? cpu : cuda;
+}
+
+}  // namespace weft

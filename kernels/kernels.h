@@ -1,0 +1,37 @@
+// The table of all kernels of a device. A slot that a device lacks is empty; ops say so by name (require_kernel).
+#pragma once
+
+#include "core/error.h"
+#include "kernels/activation.h"
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/linear.h"
+#include "kernels/norm.h"
+#include "kernels/rope.h"
+
+namespace weft {
+
+struct KernelTable {
+  LinearKernels linear;
+  RmsNormKernels rms_norm;
+  RopeKernels rope;
+  AttentionKernels attention;
+  ActivationKernels activation;
+  EmbeddingKernels embedding;
+  ElementwiseKernels elementwise;
+  CrossEntropyKernels cross_entropy;
+};
+
+/// Registration is explicit (kernels.cpp names every device): static initialisers in static libraries get dropped by the linker.
+const KernelTable& kernels(DeviceType device);
+
+/// The kernel itself, or Error(failure): "rms_norm has no cuda kernel in this build".
+template <typename Function>
+Function require_kernel(Function function, const char* name, DeviceType device) {
+  if (function == nullptr) fail(ExitCode::failure, "{} has no {} kernel in this build", name, device_name(device));
+  return function;
+}
+
+}  // namespace weft
