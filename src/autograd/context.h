@@ -1,0 +1,46 @@
+// What every op is handed: where to allocate, how many threads, whether to record, and who the tensor-parallel peers are.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "core/random.h"
+#include "core/tensor.h"
+#include "kernels/kernels.h"
+
+namespace weft {
+
+class Communicator;
+class Tape;
+
+struct Context {
+  std::shared_ptr<Allocator> allocator;
+  Device device;
+  int num_threads = 1;
+  /// Null: nothing is recorded (inference).
+  Tape* tape = nullptr;
+  /// The ranks that share this model's weights; null is a group of one.
+  Communicator* tensor_parallel = nullptr;
+  /// Seed and step of dropout; an op adds its site.
+  RandomKey random;
+  /// Called with intermediate results by name ("hidden/3", "logits", …) when set: verification looks inside through it.
+  std::function<void(std::string_view name, const Tensor& value)> observer;
+
+  Stream stream() const { return {.device = device, .num_threads = num_threads, .workspace = allocator.get()}; }
+  const KernelTable& kernels() const { return weft::kernels(device.type); }
+  Tensor empty(const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations) const {
+    return Tensor::empty(allocator, shape, dtype, tag);
+  }
+  Tensor zeros(const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations) const {
+    return Tensor::zeros(allocator, shape, dtype, tag);
+  }
+  void observe(std::string_view name, const Tensor& value) const {
+    if (observer) observer(name, value);
+  }
+};
+
+/// A context on the CPU with an allocator of its own.
+Context make_cpu_context(int num_threads);
+
+}  // namespace weft

@@ -1,0 +1,81 @@
+#include "autograd/tape.h"
+
+#include "core/error.h"
+
+namespace weft {
+
+Context make_cpu_context(int num_threads) {
+  Context context;
+  context.allocator = make_cpu_allocator();
+  context.num_threads = num_threads;
+  return context;
+}
+
+void Tape::backward(Context& context, const Tensor& loss, double seed) {
+  WEFT_ASSERT(loss.num_elements() == 1 && loss.wants_grad(), "backward from {}", to_string(loss.shape()));
+  Tensor grad = context.empty(loss.shape(), loss.dtype());
+  if (loss.dtype() == DType::f64) {
+    *grad.data<double>() = seed;
+  } else {
+    *grad.data<float>() = static_cast<float>(seed);
+  }
+  add_grad(context, loss.grad_slot(), std::move(grad));
+  backward(context);
+}
+
+void Tape::backward(Context& context) {
+  Tape* outer = context.tape;
+  context.tape = nullptr;
+  while (!nodes_.empty()) {
+    std::unique_ptr<Node> node = std::move(nodes_.back());
+    nodes_.pop_back();
+    node->backward(context);
+  }
+  context.tape = outer;
+}
+
+bool is_recording(const Context& context, std::initializer_list<const Tensor*> inputs) {
+  if (context.tape == nullptr) return false;
+  for (const Tensor* input : inputs) {
+    if (input != nullptr && input->wants_grad()) return true;
+  }
+  return false;
+}
+
+std::shared_ptr<GradSlot> attach_slot(Tensor& output) {
+  output.set_grad_slot(std::make_shared<GradSlot>());
+  return output.grad_slot();
+}
+
+Tensor take_grad(const std::shared_ptr<GradSlot>& slot) {
+  Tensor grad = std::move(slot->tensor);
+  slot->tensor = Tensor();
+  return grad;
+}
+
+void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor grad) {
+  if (slot == nullptr) return;
+  if (!slot->tensor) {
+    slot->tensor = std::move(grad);
+    return;
+  }
+  Tensor& sum = slot->tensor;
+  auto axpby = require_kernel(context.kernels().elementwise.axpby, "add", context.device.type);
+  axpby({.x = grad.raw(),
+         .y_in = sum.raw(),
+         .y = sum.raw(),
+         .count = sum.num_elements(),
+         .a = 1,
+         .b = 1,
+         .x_dtype = grad.dtype(),
+         .y_dtype = sum.dtype()},
+        context.stream());
+}
+
+GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DType dtype) {
+  bool accumulate = slot.tensor.defined();
+  if (!accumulate) slot.tensor = context.empty(shape, dtype, slot.tag);
+  return {slot.tensor, accumulate};
+}
+
+}  // namespace weft

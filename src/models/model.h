@@ -1,0 +1,95 @@
+// The interface of every decoder-only language model: generation, perplexity, verification and training see nothing more.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/context.h"
+#include "nn/kv_cache.h"
+#include "nn/parameter.h"
+
+namespace weft {
+
+/// One sequence of a packed batch.
+struct BatchSequence {
+  int64_t begin = 0;   // first token in Batch::ids
+  int64_t length = 0;  // tokens in this batch
+  int64_t past = 0;    // tokens already in the cache; the first token stands at this position
+  int64_t slot = 0;    // cache slot
+};
+
+/// Tokens of several sequences, one after the other, without padding.
+struct Batch {
+  std::vector<int32_t> ids;
+  std::vector<BatchSequence> sequences;
+
+  /// Appends a sequence.
+  void add(const std::vector<int32_t>& tokens, int64_t past = 0, int64_t slot = 0);
+  int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
+};
+
+/// What commands print and size things by.
+struct ModelInfo {
+  std::string family;  // "llama", "qwen2", "gemma", "gemma2"
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_positions = 0;  // the context the model was trained for
+  bool tied_embedding = false;
+  std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
+};
+
+/// A decoder-only language model, this rank's share of it. Construction declares parameters; load_model fills them.
+class CausalLanguageModel {
+ public:
+  explicit CausalLanguageModel(TensorParallelPlace place) : parameters_(place) {}
+  virtual ~CausalLanguageModel() = default;
+  CausalLanguageModel(const CausalLanguageModel&) = delete;
+  CausalLanguageModel& operator=(const CausalLanguageModel&) = delete;
+
+  virtual const ModelInfo& info() const = 0;
+
+  /// Hidden states after the final norm, [tokens, hidden_size]. With a cache the new keys and values are written to it and past ones are read;
+  /// without one every sequence must have past == 0. Ids must lie in [0, vocab_size) (Error(bad_input) otherwise).
+  virtual Tensor hidden(Context& context, const Batch& batch, KvCache* cache) = 0;
+
+  /// This rank's columns of the logits of some hidden states, f32 (f64 for f64), final soft cap applied: [rows, local vocabulary].
+  virtual Tensor local_logits(Context& context, const Tensor& hidden) = 0;
+
+  /// Logits over the whole vocabulary on every rank, [rows, vocab_size]; not for training.
+  Tensor logits(Context& context, const Tensor& hidden);
+
+  /// First vocabulary id of local_logits' columns.
+  int64_t vocabulary_begin() const;
+
+  ParameterStore& parameters() { return parameters_; }
+  const ParameterStore& parameters() const { return parameters_; }
+
+  KvCacheShape kv_cache_shape(DType dtype) const;
+
+ protected:
+  ParameterStore parameters_;
+};
+
+/// Sum over tokens of weight · −log p(target) / sum of weights, and the loss a token. Targets of −1 are ignored. Vocabulary-parallel: the whole logits
+/// never exist on a rank.
+struct LanguageModelLoss {
+  Tensor loss;        // one element, f32 or f64
+  Tensor token_loss;  // [tokens], 0 where ignored
+};
+LanguageModelLoss language_model_loss(Context& context,
+                                      CausalLanguageModel& model,
+                                      const Tensor& hidden,
+                                      const std::vector<int32_t>& targets,
+                                      const std::vector<float>& weights);
+
+/// Makes every parameter's value want a gradient (before a training forward) or not.
+void set_trainable(CausalLanguageModel& model, bool trainable);
+
+}  // namespace weft

@@ -1,0 +1,75 @@
+// A model's weights as data: name, full shape, and the rule by which ranks share it. The rule is the single source for loading, saving, gathering and planning.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace weft {
+
+/// This rank's place among those that share the weights.
+struct TensorParallelPlace {
+  int rank = 0;
+  int size = 1;
+};
+
+/// How a parameter is split over the tensor-parallel ranks.
+enum class ShardKind : uint8_t {
+  replicated,
+  rows,        // dim 0 in equal contiguous parts
+  columns,     // dim 1 in equal contiguous parts
+  heads,       // dim 0 is num_heads groups of equal size, split by whole heads
+  head_columns,  // dim 1 is num_heads groups, split by whole heads
+  kv_heads,    // like heads, but when ranks outnumber heads, size / num_heads ranks hold the same head
+  vocabulary,  // dim 0 in parts of ceil(rows / size); the last may be shorter
+};
+
+struct Shard {
+  ShardKind kind = ShardKind::replicated;
+  int64_t num_heads = 0;  // for heads, head_columns, kv_heads
+};
+
+/// A range of one dimension: what a rank holds of a parameter.
+struct ShardRange {
+  int dim = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+/// The range that a rank holds; the whole of dim 0 when replicated. Assumes that check_shard passed.
+ShardRange shard_range(const Shard& shard, const Shape& full_shape, TensorParallelPlace place);
+
+/// How many ranks hold the same slice of this parameter (1 but for kv_heads; not for replicated).
+int shard_replicas(const Shard& shard, TensorParallelPlace place);
+
+struct Parameter {
+  std::string name;  // the Hugging Face name of the weight, e.g. "model.layers.0.mlp.up_proj.weight"
+  Shape full_shape;
+  Shard shard;
+  bool is_matrix = false;  // the weight of a matrix product (or tied to one): may be packed for inference
+  Shape local_shape;       // of this rank's slice
+  ShardRange range;
+  Tensor value;            // undefined until loaded or initialised
+};
+
+/// Owns a model's parameters; addresses stay valid.
+class ParameterStore {
+ public:
+  explicit ParameterStore(TensorParallelPlace place) : place_(place) {}
+  /// Throws Error(bad_input) when the shard rule does not fit the number of ranks, naming the parameter.
+  Parameter& add(std::string name, const Shape& full_shape, Shard shard = {}, bool is_matrix = false);
+  std::deque<Parameter>& all() { return parameters_; }
+  const std::deque<Parameter>& all() const { return parameters_; }
+  Parameter* find(std::string_view name);
+  TensorParallelPlace place() const { return place_; }
+
+ private:
+  TensorParallelPlace place_;
+  std::deque<Parameter> parameters_;
+};
+
+}  // namespace weft
