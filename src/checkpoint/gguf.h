@@ -1,4 +1,5 @@
-// GGUF files (format document: ggml's docs/gguf.md): typed metadata and tensors, quantised types dequantised on reading.
+// GGUF files (format document: ggml's docs/gguf.md): typed metadata and tensors, quantised types dequantised on
+// reading.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// HDF5 files read with care: the library is asked for metadata only, in a child process with limits on memory and time, which yields every
-// contiguous dataset's place in the file; the bytes are then read like any other file's.
+// HDF5 files read with care: the library is asked for metadata only, in a child process with limits on memory and time,
+// which yields every contiguous dataset's place in the file; the bytes are then read like any other file's.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +19,10 @@ using Hdf5Attribute = std::variant<std::string, double, int64_t, std::vector<dou
 using Hdf5Attributes = std::map<std::string, Hdf5Attribute, std::less<>>;
 
 struct Hdf5Dataset {
-  std::string path;        // without a leading slash: "layers/dense/vars/0"
-  Shape shape;             // rank 0 for a scalar
-  DType dtype;             // an opaque 2-byte type with attribute dtype="bfloat16" is bf16
-  int64_t file_offset;     // -1 when the dataset has no bytes (never written or empty)
+  std::string path;     // without a leading slash: "layers/dense/vars/0"
+  Shape shape;          // rank 0 for a scalar
+  DType dtype;          // an opaque 2-byte type with attribute dtype="bfloat16" is bf16
+  int64_t file_offset;  // -1 when the dataset has no bytes (never written or empty)
   Hdf5Attributes attributes;
 };
 

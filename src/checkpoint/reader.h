@@ -16,15 +16,16 @@ namespace weft {
 /// A tensor as it lies in the file.
 struct TensorInfo {
   std::string name;
-  Shape shape;                // outermost dimension first, whatever the format's own order
-  DType dtype = DType::f32;   // natural dtype to read it in; quantised types say f32
-  std::string storage_type;   // the file's own word: "BF16", "Q4_K", "F32", …
-  int64_t stored_bytes = 0;   // bytes it takes in the file
-  std::string file;           // the file that holds it
+  Shape shape;               // outermost dimension first, whatever the format's own order
+  DType dtype = DType::f32;  // natural dtype to read it in; quantised types say f32
+  std::string storage_type;  // the file's own word: "BF16", "Q4_K", "F32", …
+  int64_t stored_bytes = 0;  // bytes it takes in the file
+  std::string file;          // the file that holds it
 };
 
 /// Random access to the tensors of a checkpoint. Opening validates all metadata against the size of the files; nothing
-/// larger than the metadata is read or allocated then. All methods throw Error(bad_input) naming file and tensor. Reads are thread-safe.
+/// larger than the metadata is read or allocated then. All methods throw Error(bad_input) naming file and tensor. Reads
+/// are thread-safe.
 class CheckpointReader {
  public:
   virtual ~CheckpointReader() = default;
@@ -56,8 +57,9 @@ class CheckpointReader {
   virtual int64_t bytes_read() const = 0;
 };
 
-/// Opens a checkpoint: a Hugging Face folder (model.safetensors or model.safetensors.index.json), a .safetensors file, a
-/// .gguf file, a folder with one .gguf, a Keras 3 .weights.h5 file or a folder with one. Says what it looked for when it finds none.
+/// Opens a checkpoint: a Hugging Face folder (model.safetensors or model.safetensors.index.json), a .safetensors file,
+/// a .gguf file, a folder with one .gguf, a Keras 3 .weights.h5 file or a folder with one. Says what it looked for when
+/// it finds none.
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path);
 
 }  // namespace weft
