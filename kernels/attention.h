@@ -1,6 +1,8 @@
-// Scaled dot-product attention over sequences of different length, packed without padding (FlashAttention's tiling: Dao, 2023).
+// Scaled dot-product attention over sequences of different length, packed without padding (FlashAttention's tiling:
+// Dao, 2023).
 //
-// Axes: T query tokens of all sequences together, Hq query heads, Hk key/value heads (Hq a multiple of Hk; query head h reads kv head h / (Hq/Hk)), D head_dim.
+// Axes: T query tokens of all sequences together, Hq query heads, Hk key/value heads (Hq a multiple of Hk; query head h
+// reads kv head h / (Hq/Hk)), D head_dim.
 #pragma once
 
 #include <cstdint>
@@ -11,20 +13,21 @@
 
 namespace weft {
 
-/// Where one sequence's queries, keys and values lie. Key j of kv head h is at keys + h·key_head_stride + j·key_token_stride (in elements), D
-/// contiguous elements; values likewise with the same strides. Query i of the sequence stands at position key_count − query_count + i.
+/// Where one sequence's queries, keys and values lie. Key j of kv head h is at keys + h·key_head_stride +
+/// j·key_token_stride (in elements), D contiguous elements; values likewise with the same strides. Query i of the
+/// sequence stands at position key_count − query_count + i.
 struct AttentionSequence {
   int64_t query_begin = 0;  // first row in q
   int64_t query_count = 0;
-  int64_t key_count = 0;    // keys seen by the last query: past + query_count
+  int64_t key_count = 0;  // keys seen by the last query: past + query_count
   const void* keys = nullptr;
   const void* values = nullptr;
   int64_t key_token_stride = 0;
   int64_t key_head_stride = 0;
 };
 
-/// How scores become weights. score = scale·q·k; with soft_cap c: c·tanh(score/c); keys with position > query's are left out when causal,
-/// and those with query − key ≥ window when window > 0. Softmax in f32.
+/// How scores become weights. score = scale·q·k; with soft_cap c: c·tanh(score/c); keys with position > query's are
+/// left out when causal, and those with query − key ≥ window when window > 0. Softmax in f32.
 struct AttentionMask {
   float scale = 1;
   float soft_cap = 0;  // 0: none
@@ -33,8 +36,8 @@ struct AttentionMask {
 };
 
 struct AttentionForwardArgs {
-  const void* q = nullptr;  // [T, Hq, D]
-  void* out = nullptr;      // [T, Hq, D]
+  const void* q = nullptr;      // [T, Hq, D]
+  void* out = nullptr;          // [T, Hq, D]
   void* log_sum_exp = nullptr;  // [T, Hq] f32 (f64 for f64), kept for backward, or null
   std::span<const AttentionSequence> sequences;
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;

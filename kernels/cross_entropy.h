@@ -1,5 +1,5 @@
-// Cross entropy over a vocabulary of which this rank holds the columns [column_begin, column_begin + columns). The op reduces between the phases.
-// Accumulation and results are f32 (f64 for f64 logits); logits are f32 or f64.
+// Cross entropy over a vocabulary of which this rank holds the columns [column_begin, column_begin + columns). The op
+// reduces between the phases. Accumulation and results are f32 (f64 for f64 logits); logits are f32 or f64.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ struct RowMaximumArgs {
   DType dtype = DType::f32;
 };
 
-/// sum_exp[r] = Σ exp(logit − maximum[r]); target_logit[r] = the target's logit − maximum[r] if it lies in this range, else 0.
+/// sum_exp[r] = Σ exp(logit − maximum[r]); target_logit[r] = the target's logit − maximum[r] if it lies in this range,
+/// else 0.
 struct RowSumExpArgs {
   const void* logits = nullptr;
   const void* maximum = nullptr;

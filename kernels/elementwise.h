@@ -9,7 +9,8 @@
 
 namespace weft {
 
-/// y = a·x + b·y_in (b = 0: y_in is not read). y may alias either. Computed in f32, rounded once. x and y may differ in dtype.
+/// y = a·x + b·y_in (b = 0: y_in is not read). y may alias either. Computed in f32, rounded once. x and y may differ in
+/// dtype.
 struct AxpbyArgs {
   const void* x = nullptr;
   const void* y_in = nullptr;
@@ -52,8 +53,9 @@ struct SoftmaxBackwardArgs {
   DType dtype = DType::f32;
 };
 
-/// y = x / (1 − probability) where key.uniform(global index) ≥ probability, else 0. Its own backward with dy for x. Element i of row r has global
-/// index r·global_width + column_begin + i, so that a rank that holds only some columns drops the same elements as one that holds all.
+/// y = x / (1 − probability) where key.uniform(global index) ≥ probability, else 0. Its own backward with dy for x.
+/// Element i of row r has global index r·global_width + column_begin + i, so that a rank that holds only some columns
+/// drops the same elements as one that holds all.
 struct DropoutArgs {
   const void* x = nullptr;
   void* y = nullptr;

@@ -11,7 +11,8 @@ namespace weft {
 
 /// y[i] = scale · table[ids[i] − row_begin], zeros for ids outside [row_begin, row_begin + rows).
 struct EmbeddingForwardArgs {
-  const void* table = nullptr;  // [rows, width]; packed tables are read through kernels/linear.h's unpack_rows by the op
+  const void* table =
+      nullptr;  // [rows, width]; packed tables are read through kernels/linear.h's unpack_rows by the op
   const int32_t* ids = nullptr;
   void* y = nullptr;  // [num_ids, width]
   int64_t num_ids = 0, width = 0, row_begin = 0, rows = 0;

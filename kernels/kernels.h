@@ -24,7 +24,8 @@ struct KernelTable {
   CrossEntropyKernels cross_entropy;
 };
 
-/// Registration is explicit (kernels.cpp names every device): static initialisers in static libraries get dropped by the linker.
+/// Registration is explicit (kernels.cpp names every device): static initialisers in static libraries get dropped by
+/// the linker.
 const KernelTable& kernels(DeviceType device);
 
 /// The kernel itself, or Error(failure): "rms_norm has no cuda kernel in this build".

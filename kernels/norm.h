@@ -1,4 +1,5 @@
-// Root-mean-square norm (Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019), alone and fused with the residual addition before it.
+// Root-mean-square norm (Zhang & Sennrich, "Root Mean Square Layer Normalization", 2019), alone and fused with the
+// residual addition before it.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +9,10 @@
 
 namespace weft {
 
-/// sum = x + residual (when residual is given); y = sum / sqrt(mean(sum²) + eps) · (weight_offset + weight). Statistics and products in f32,
-/// rounded once; the sum is rounded to dtype before it is normed, so that it equals the stored sum. With `round_before_weight` the normalised value is
-/// rounded to dtype before the weight multiplies it (Llama's order; Gemma's is without).
+/// sum = x + residual (when residual is given); y = sum / sqrt(mean(sum²) + eps) · (weight_offset + weight). Statistics
+/// and products in f32, rounded once; the sum is rounded to dtype before it is normed, so that it equals the stored
+/// sum. With `round_before_weight` the normalised value is rounded to dtype before the weight multiplies it (Llama's
+/// order; Gemma's is without).
 struct RmsNormForwardArgs {
   const void* x = nullptr;         // [rows, width]
   const void* residual = nullptr;  // [rows, width] or null
@@ -25,14 +27,15 @@ struct RmsNormForwardArgs {
   DType dtype = DType::f32;
 };
 
-/// Given dy, and dsum (the gradient that reached the sum by its other uses, or null): dinput = d loss / d sum. The same dinput serves x and residual.
+/// Given dy, and dsum (the gradient that reached the sum by its other uses, or null): dinput = d loss / d sum. The same
+/// dinput serves x and residual.
 struct RmsNormBackwardArgs {
-  const void* input = nullptr;   // what was normed: sum, or x without a residual
+  const void* input = nullptr;  // what was normed: sum, or x without a residual
   const void* weight = nullptr;
-  const void* dy = nullptr;      // null when only dsum arrived
-  const void* dsum = nullptr;    // or null
-  void* dinput = nullptr;        // [rows, width] dtype; may alias dsum; null when not wanted
-  void* dweight = nullptr;       // [width] f32 (f64 for f64), or null
+  const void* dy = nullptr;    // null when only dsum arrived
+  const void* dsum = nullptr;  // or null
+  void* dinput = nullptr;      // [rows, width] dtype; may alias dsum; null when not wanted
+  void* dweight = nullptr;     // [width] f32 (f64 for f64), or null
   int64_t rows = 0, width = 0;
   double eps = 1e-6;
   float weight_offset = 0;

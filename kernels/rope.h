@@ -8,17 +8,18 @@
 
 namespace weft {
 
-/// cos and sin of position · inverse_frequency[i], in f32 (f64 when `dtype` is f64), computed once a batch and used by every layer.
+/// cos and sin of position · inverse_frequency[i], in f32 (f64 when `dtype` is f64), computed once a batch and used by
+/// every layer.
 struct RopeTableArgs {
-  const int32_t* positions = nullptr;          // [rows]
-  const double* inverse_frequency = nullptr;   // [rotary_dim / 2]
-  void* cos_sin = nullptr;                     // [rows, rotary_dim]: cosines, then sines
+  const int32_t* positions = nullptr;         // [rows]
+  const double* inverse_frequency = nullptr;  // [rotary_dim / 2]
+  void* cos_sin = nullptr;                    // [rows, rotary_dim]: cosines, then sines
   int64_t rows = 0, rotary_dim = 0;
   DType dtype = DType::f32;  // f32 or f64
 };
 
-/// Rotates x in place. Half-split pairs are (i, i + rotary_dim/2), interleaved ones (2i, 2i+1); dims past rotary_dim stay. `inverse` turns back,
-/// which is the backward. Products in f32, rounded once.
+/// Rotates x in place. Half-split pairs are (i, i + rotary_dim/2), interleaved ones (2i, 2i+1); dims past rotary_dim
+/// stay. `inverse` turns back, which is the backward. Products in f32, rounded once.
 struct RopeArgs {
   void* x = nullptr;              // [rows, num_heads, head_dim]
   const void* cos_sin = nullptr;  // [rows, rotary_dim] of f32 (f64 for f64)

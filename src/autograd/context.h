@@ -1,4 +1,5 @@
-// What every op is handed: where to allocate, how many threads, whether to record, and who the tensor-parallel peers are.
+// What every op is handed: where to allocate, how many threads, whether to record, and who the tensor-parallel peers
+// are.
 #pragma once
 
 #include <functional>

@@ -1,5 +1,6 @@
-// Reverse-mode differentiation on a flat tape. Ops with a backward record a node; backward pops nodes from the end and destroys each as it has run, so
-// memory falls monotonically, nothing recurses, and every rank issues the same collectives in the same order both ways.
+// Reverse-mode differentiation on a flat tape. Ops with a backward record a node; backward pops nodes from the end and
+// destroys each as it has run, so memory falls monotonically, nothing recurses, and every rank issues the same
+// collectives in the same order both ways.
 #pragma once
 
 #include <initializer_list>
@@ -12,8 +13,8 @@
 
 namespace weft {
 
-/// Where the gradient of a tensor gathers. The first contribution is kept as it is, later ones are added. A tensor without a slot
-/// wants no gradient, and ops spend neither time nor memory on it.
+/// Where the gradient of a tensor gathers. The first contribution is kept as it is, later ones are added. A tensor
+/// without a slot wants no gradient, and ops spend neither time nor memory on it.
 struct GradSlot {
   Tensor tensor;                           // undefined until something arrived
   MemoryTag tag = MemoryTag::activations;  // grads for parameters
@@ -33,7 +34,8 @@ class Tape {
  public:
   void record(std::unique_ptr<Node> node) { nodes_.push_back(std::move(node)); }
   size_t size() const { return nodes_.size(); }
-  /// Seeds the gradient of `loss` (one element) with `seed` and runs all nodes from last to first. The tape is empty after.
+  /// Seeds the gradient of `loss` (one element) with `seed` and runs all nodes from last to first. The tape is empty
+  /// after.
   void backward(Context& context, const Tensor& loss, double seed = 1.0);
   /// Runs all nodes with whatever gradients already lie in the slots.
   void backward(Context& context);
@@ -54,8 +56,8 @@ Tensor take_grad(const std::shared_ptr<GradSlot>& slot);
 /// Adds a gradient to a slot: moves it in if it is the first, else sums. Null slots are ignored.
 void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor grad);
 
-/// For kernels that accumulate themselves (weights): the slot's tensor, allocated with `shape` and `dtype` at first touch, and whether it already
-/// holds something to add to.
+/// For kernels that accumulate themselves (weights): the slot's tensor, allocated with `shape` and `dtype` at first
+/// touch, and whether it already holds something to add to.
 struct GradTarget {
   Tensor tensor;
   bool accumulate;
@@ -63,6 +65,8 @@ struct GradTarget {
 GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DType dtype);
 
 /// Gradients of parameters are f32, of f64 parameters f64.
-inline DType parameter_grad_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+inline DType parameter_grad_dtype(DType dtype) {
+  return dtype == DType::f64 ? DType::f64 : DType::f32;
+}
 
 }  // namespace weft

@@ -43,7 +43,9 @@ void convert_from(const void* from, void* to, DType to_dtype, int64_t count) {
 
 }  // namespace
 
-std::string_view dtype_name(DType dtype) { return kNames[static_cast<size_t>(dtype)]; }
+std::string_view dtype_name(DType dtype) {
+  return kNames[static_cast<size_t>(dtype)];
+}
 
 DType parse_dtype(std::string_view name) {
   for (size_t i = 0; i < kNames.size(); ++i) {

@@ -89,7 +89,8 @@ struct DTypeOf<uint8_t> {
   static constexpr DType value = DType::u8;
 };
 
-/// Converts `count` elements between floating dtypes (f32, f16, bf16, f64); equal dtypes copy. Buffers must not overlap.
+/// Converts `count` elements between floating dtypes (f32, f16, bf16, f64); equal dtypes copy. Buffers must not
+/// overlap.
 void convert_dtype(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t count);
 
 }  // namespace weft

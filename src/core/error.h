@@ -51,6 +51,8 @@ std::string printable(std::string_view text, size_t limit = 120);
 
 /// For our own mistakes, never for the user's. The message is optional.
 #define WEFT_ASSERT(condition, ...) \
-  (static_cast<bool>(condition) ? void() : ::weft::assertion_failed(#condition, __FILE__, __LINE__, ::fmt::format("" __VA_ARGS__)))
+  (static_cast<bool>(condition)     \
+       ? void()                     \
+       : ::weft::assertion_failed(#condition, __FILE__, __LINE__, ::fmt::format("" __VA_ARGS__)))
 
 }  // namespace weft

@@ -45,7 +45,9 @@ void configure(Level level, const char* prefix) {
   logger().set_pattern(text.empty() ? "weft: %v" : "weft: " + text + ": %v");
 }
 
-bool enabled(Level level) { return logger().should_log(to_spdlog(level)); }
+bool enabled(Level level) {
+  return logger().should_log(to_spdlog(level));
+}
 
 void write(Level level, fmt::string_view format, fmt::format_args args) {
   std::string text = fmt::vformat(format, args);

@@ -7,7 +7,8 @@ namespace weft::log {
 
 enum class Level { debug, info, warning, error, off };
 
-/// Set once by main from --quiet / --verbose and the rank; `prefix` (e.g. "rank 1") stands before every line if not empty.
+/// Set once by main from --quiet / --verbose and the rank; `prefix` (e.g. "rank 1") stands before every line if not
+/// empty.
 void configure(Level level, const char* prefix = "");
 
 bool enabled(Level level);

@@ -22,10 +22,13 @@ constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kMaxCachedBytes = size_t{512} << 20;
 
-size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+size_t round_up(size_t value, size_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 bool is_short_lived(MemoryTag tag) {
-  return tag == MemoryTag::activations || tag == MemoryTag::workspace || tag == MemoryTag::comm || tag == MemoryTag::grads;
+  return tag == MemoryTag::activations || tag == MemoryTag::workspace || tag == MemoryTag::comm ||
+         tag == MemoryTag::grads;
 }
 
 class CpuAllocator final : public Allocator {
@@ -42,7 +45,8 @@ class CpuAllocator final : public Allocator {
     }
     if (pointer == nullptr) {
       fail(ExitCode::out_of_memory,
-           "out of memory: {:.1f} MB for {} could not be allocated; in use: {}; use a smaller batch, a shorter context or more ranks",
+           "out of memory: {:.1f} MB for {} could not be allocated; in use: {}; use a smaller batch, a shorter context "
+           "or more ranks",
            static_cast<double>(bytes) / 1e6,
            memory_tag_name(tag),
            tracker_.report());
@@ -110,7 +114,9 @@ class CpuAllocator final : public Allocator {
 
 }  // namespace
 
-std::string_view memory_tag_name(MemoryTag tag) { return kTagNames[static_cast<size_t>(tag)]; }
+std::string_view memory_tag_name(MemoryTag tag) {
+  return kTagNames[static_cast<size_t>(tag)];
+}
 
 void MemoryTracker::Counter::add(int64_t bytes) {
   int64_t now = current.fetch_add(bytes) + bytes;
@@ -124,10 +130,18 @@ void MemoryTracker::add(MemoryTag tag, int64_t bytes) {
   total_.add(bytes);
 }
 
-int64_t MemoryTracker::current(MemoryTag tag) const { return by_tag_[static_cast<size_t>(tag)].current.load(); }
-int64_t MemoryTracker::peak(MemoryTag tag) const { return by_tag_[static_cast<size_t>(tag)].peak.load(); }
-int64_t MemoryTracker::current_total() const { return total_.current.load(); }
-int64_t MemoryTracker::peak_total() const { return total_.peak.load(); }
+int64_t MemoryTracker::current(MemoryTag tag) const {
+  return by_tag_[static_cast<size_t>(tag)].current.load();
+}
+int64_t MemoryTracker::peak(MemoryTag tag) const {
+  return by_tag_[static_cast<size_t>(tag)].peak.load();
+}
+int64_t MemoryTracker::current_total() const {
+  return total_.current.load();
+}
+int64_t MemoryTracker::peak_total() const {
+  return total_.peak.load();
+}
 
 std::string MemoryTracker::report() const {
   std::string text;
@@ -143,6 +157,8 @@ std::string MemoryTracker::report() const {
   return text.empty() ? "nothing" : text;
 }
 
-std::shared_ptr<Allocator> make_cpu_allocator() { return std::make_shared<CpuAllocator>(); }
+std::shared_ptr<Allocator> make_cpu_allocator() {
+  return std::make_shared<CpuAllocator>();
+}
 
 }  // namespace weft

@@ -48,7 +48,8 @@ class Allocator {
   virtual MemoryTracker& memory() = 0;
 };
 
-/// Host memory. Freed blocks of activations and workspace are kept for reuse by size, since fresh pages cost more than most kernels.
+/// Host memory. Freed blocks of activations and workspace are kept for reuse by size, since fresh pages cost more than
+/// most kernels.
 std::shared_ptr<Allocator> make_cpu_allocator();
 
 }  // namespace weft

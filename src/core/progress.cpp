@@ -45,11 +45,16 @@ void Progress::draw(bool final) {
   double done = static_cast<double>(done_.load());
   double fraction = std::min(1.0, done / static_cast<double>(total_));
   double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
-  std::string line =
-      fmt::format("{} {:5.1f}% {:.2f}/{:.2f} GB, {:.2f} GB/s", label_, fraction * 100, done / 1e9, total_ / 1e9, done / 1e9 / seconds);
+  std::string line = fmt::format("{} {:5.1f}% {:.2f}/{:.2f} GB, {:.2f} GB/s",
+                                 label_,
+                                 fraction * 100,
+                                 done / 1e9,
+                                 total_ / 1e9,
+                                 done / 1e9 / seconds);
   if (terminal_) {
     int filled = static_cast<int>(fraction * kBarWidth);
-    std::string bar = std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarWidth - filled), '.');
+    std::string bar =
+        std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarWidth - filled), '.');
     fmt::print(stderr, "\r[{}] {}\x1b[K{}", bar, line, final ? "\n" : "");
   } else {
     fmt::print(stderr, "weft: {}\n", line);

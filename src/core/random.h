@@ -1,5 +1,6 @@
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-// A number depends only on key and counter, so it is the same at any tensor-parallel degree, under recomputation and after resume.
+// A number depends only on key and counter, so it is the same at any tensor-parallel degree, under recomputation and
+// after resume.
 #pragma once
 
 #include <array>

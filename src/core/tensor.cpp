@@ -19,7 +19,9 @@ struct Tensor::Storage {
   Storage& operator=(const Storage&) = delete;
 };
 
-std::string_view device_name(DeviceType type) { return type == DeviceType::cpu ? "cpu" : "cuda"; }
+std::string_view device_name(DeviceType type) {
+  return type == DeviceType::cpu ? "cpu" : "cuda";
+}
 
 Tensor Tensor::empty(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag) {
   Tensor tensor;
@@ -37,7 +39,8 @@ Tensor Tensor::zeros(std::shared_ptr<Allocator> allocator, const Shape& shape, D
   return tensor;
 }
 
-Tensor Tensor::packed(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag) {
+Tensor Tensor::packed(
+    std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag) {
   Tensor tensor;
   tensor.storage_ = std::make_shared<Storage>(std::move(allocator), bytes, tag);
   tensor.data_ = tensor.storage_->pointer;
@@ -53,14 +56,21 @@ size_t Tensor::bytes() const {
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
-  WEFT_ASSERT(layout_ == Layout::row_major && shape.num_elements() == num_elements(), "reshape {} to {}", to_string(shape_), to_string(shape));
+  WEFT_ASSERT(layout_ == Layout::row_major && shape.num_elements() == num_elements(),
+              "reshape {} to {}",
+              to_string(shape_),
+              to_string(shape));
   Tensor view = *this;
   view.shape_ = shape;
   return view;
 }
 
 Tensor Tensor::slice(int64_t begin, int64_t end) const {
-  WEFT_ASSERT(layout_ == Layout::row_major && 0 <= begin && begin <= end && end <= size(0), "slice [{}, {}) of {}", begin, end, to_string(shape_));
+  WEFT_ASSERT(layout_ == Layout::row_major && 0 <= begin && begin <= end && end <= size(0),
+              "slice [{}, {}) of {}",
+              begin,
+              end,
+              to_string(shape_));
   Tensor view = detach();
   view.shape_.set(0, end - begin);
   int64_t row = size(0) == 0 ? 0 : num_elements() / size(0);

@@ -1,4 +1,5 @@
-// A dense tensor: reference-counted storage on a device, dtype, shape. Always contiguous; views are slices of dim 0 and reshapes.
+// A dense tensor: reference-counted storage on a device, dtype, shape. Always contiguous; views are slices of dim 0 and
+// reshapes.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct Device {
 std::string_view device_name(DeviceType type);
 
 /// How a matrix lies in memory. `row_major` for all tensors; `packed` only for the weights of a matrix product that
-/// kernels/linear.h packed for the CPU (same shape, other order and possibly padding; only linear and embedding read it).
+/// kernels/linear.h packed for the CPU (same shape, other order and possibly padding; only linear and embedding read
+/// it).
 enum class Layout : uint8_t { row_major, packed };
 
 struct GradSlot;
@@ -31,10 +33,17 @@ class Tensor {
   Tensor() = default;
 
   /// Uninitialised memory from `allocator`.
-  static Tensor empty(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations);
-  static Tensor zeros(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations);
+  static Tensor empty(std::shared_ptr<Allocator> allocator,
+                      const Shape& shape,
+                      DType dtype,
+                      MemoryTag tag = MemoryTag::activations);
+  static Tensor zeros(std::shared_ptr<Allocator> allocator,
+                      const Shape& shape,
+                      DType dtype,
+                      MemoryTag tag = MemoryTag::activations);
   /// A packed weight: `bytes` of storage behind a [rows, columns] shape.
-  static Tensor packed(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag);
+  static Tensor packed(
+      std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag);
 
   bool defined() const { return storage_ != nullptr; }
   explicit operator bool() const { return defined(); }

@@ -1,0 +1,186 @@
+#include "ops/attention.h"
+
+#include <vector>
+
+#include "autograd/tape.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+const std::byte* element(const Tensor& tensor, int64_t index) {
+  return static_cast<const std::byte*>(tensor.raw()) + static_cast<size_t>(index) * dtype_bytes(tensor.dtype());
+}
+
+std::vector<AttentionSequence> packed_sequences(const Tensor& k,
+                                                const Tensor& v,
+                                                std::span<const AttentionSpan> spans,
+                                                int64_t head_dim) {
+  std::vector<AttentionSequence> sequences;
+  for (const AttentionSpan& span : spans) {
+    WEFT_ASSERT(span.past == 0, "attention without a cache has no past");
+    sequences.push_back({.query_begin = span.begin,
+                         .query_count = span.length,
+                         .key_count = span.length,
+                         .keys = element(k, span.begin * k.size(1)),
+                         .values = element(v, span.begin * v.size(1)),
+                         .key_token_stride = k.size(1),
+                         .key_head_stride = head_dim});
+  }
+  return sequences;
+}
+
+class AttentionNode final : public Node {
+ public:
+  struct Saved {
+    Tensor q, k, v, out, log_sum_exp;
+  };
+
+  AttentionNode(Saved saved,
+                std::shared_ptr<GradSlot> output,
+                std::span<const AttentionSpan> spans,
+                const AttentionOptions& options)
+      : saved_(std::move(saved)), output_(std::move(output)), spans_(spans.begin(), spans.end()), options_(options) {}
+  std::string_view name() const override { return "attention"; }
+
+  void backward(Context& context) override {
+    Tensor dout = take_grad(output_);
+    if (!dout) return;
+    Tensor dq = context.empty(saved_.q.shape(), saved_.q.dtype());
+    Tensor dk = context.empty(saved_.k.shape(), saved_.k.dtype());
+    Tensor dv = context.empty(saved_.v.shape(), saved_.v.dtype());
+    auto sequences = packed_sequences(saved_.k, saved_.v, spans_, options_.head_dim);
+    auto kernel = require_kernel(context.kernels().attention.backward, "attention backward", context.device.type);
+    kernel({.q = saved_.q.raw(),
+            .k = saved_.k.raw(),
+            .v = saved_.v.raw(),
+            .out = saved_.out.raw(),
+            .dout = dout.raw(),
+            .log_sum_exp = saved_.log_sum_exp.raw(),
+            .dq = dq.raw(),
+            .dk = dk.raw(),
+            .dv = dv.raw(),
+            .sequences = sequences,
+            .num_heads = saved_.q.size(1) / options_.head_dim,
+            .num_kv_heads = saved_.k.size(1) / options_.head_dim,
+            .head_dim = options_.head_dim,
+            .mask = options_.mask,
+            .dtype = saved_.q.dtype()},
+           context.stream());
+    add_grad(context, saved_.q.grad_slot(), std::move(dq));
+    add_grad(context, saved_.k.grad_slot(), std::move(dk));
+    add_grad(context, saved_.v.grad_slot(), std::move(dv));
+  }
+
+ private:
+  Saved saved_;
+  std::shared_ptr<GradSlot> output_;
+  std::vector<AttentionSpan> spans_;
+  AttentionOptions options_;
+};
+
+void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head_dim) {
+  WEFT_ASSERT(q.rank() == 2 && k.shape() == v.shape() && q.size(0) == k.size(0) && q.size(1) % k.size(1) == 0 &&
+                  k.size(1) % head_dim == 0,
+              "attention: q {}, k {}, v {}, head_dim {}",
+              to_string(q.shape()),
+              to_string(k.shape()),
+              to_string(v.shape()),
+              head_dim);
+}
+
+void run_forward(Context& context,
+                 const Tensor& q,
+                 Tensor& out,
+                 Tensor* log_sum_exp,
+                 std::span<const AttentionSequence> sequences,
+                 int64_t num_kv_heads,
+                 const AttentionOptions& options) {
+  auto kernel = require_kernel(context.kernels().attention.forward, "attention", context.device.type);
+  kernel({.q = q.raw(),
+          .out = out.raw(),
+          .log_sum_exp = log_sum_exp != nullptr ? log_sum_exp->raw() : nullptr,
+          .sequences = sequences,
+          .num_heads = q.size(1) / options.head_dim,
+          .num_kv_heads = num_kv_heads,
+          .head_dim = options.head_dim,
+          .mask = options.mask,
+          .dtype = q.dtype()},
+         context.stream());
+}
+
+void write_cache(Context& context, const Tensor& source, Tensor& cache, std::span<const AttentionSpan> spans) {
+  int64_t num_kv_heads = cache.size(1);
+  int64_t max_tokens = cache.size(2);
+  int64_t head_dim = cache.size(3);
+  std::vector<CacheWriteArgs> writes;
+  for (const AttentionSpan& span : spans) {
+    WEFT_ASSERT(span.slot < cache.size(0) && span.past + span.length <= max_tokens, "the cache is full");
+    Tensor slot = cache.slice(span.slot, span.slot + 1);
+    writes.push_back({.source = element(source, span.begin * source.size(1)),
+                      .cache = slot.raw(),
+                      .past = span.past,
+                      .count = span.length,
+                      .num_kv_heads = num_kv_heads,
+                      .head_dim = head_dim,
+                      .head_stride = max_tokens * head_dim,
+                      .dtype = source.dtype()});
+  }
+  require_kernel(context.kernels().attention.cache_write, "cache_write", context.device.type)(writes, context.stream());
+}
+
+}  // namespace
+
+Tensor attention(Context& context,
+                 const Tensor& q,
+                 const Tensor& k,
+                 const Tensor& v,
+                 std::span<const AttentionSpan> sequences,
+                 const AttentionOptions& options) {
+  check_attention(q, k, v, options.head_dim);
+  Tensor out = context.empty(q.shape(), q.dtype());
+  auto packed = packed_sequences(k, v, sequences, options.head_dim);
+  int64_t num_kv_heads = k.size(1) / options.head_dim;
+  if (!is_recording(context, {&q, &k, &v})) {
+    run_forward(context, q, out, nullptr, packed, num_kv_heads, options);
+    return out;
+  }
+  DType statistics_dtype = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  Tensor log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
+  run_forward(context, q, out, &log_sum_exp, packed, num_kv_heads, options);
+  AttentionNode::Saved saved{.q = q, .k = k, .v = v, .out = out, .log_sum_exp = log_sum_exp};
+  auto output = attach_slot(out);
+  context.tape->record(std::make_unique<AttentionNode>(std::move(saved), std::move(output), sequences, options));
+  return out;
+}
+
+Tensor cached_attention(Context& context,
+                        const Tensor& q,
+                        const Tensor& k,
+                        const Tensor& v,
+                        Tensor& key_cache,
+                        Tensor& value_cache,
+                        std::span<const AttentionSpan> spans,
+                        const AttentionOptions& options) {
+  check_attention(q, k, v, options.head_dim);
+  WEFT_ASSERT(!is_recording(context, {&q, &k, &v}), "cached_attention has no backward");
+  write_cache(context, k, key_cache, spans);
+  write_cache(context, v, value_cache, spans);
+  int64_t max_tokens = key_cache.size(2);
+  int64_t slot_elements = key_cache.size(1) * max_tokens * options.head_dim;
+  std::vector<AttentionSequence> sequences;
+  for (const AttentionSpan& span : spans) {
+    sequences.push_back({.query_begin = span.begin,
+                         .query_count = span.length,
+                         .key_count = span.past + span.length,
+                         .keys = element(key_cache, span.slot * slot_elements),
+                         .values = element(value_cache, span.slot * slot_elements),
+                         .key_token_stride = options.head_dim,
+                         .key_head_stride = max_tokens * options.head_dim});
+  }
+  Tensor out = context.empty(q.shape(), q.dtype());
+  run_forward(context, q, out, nullptr, sequences, key_cache.size(1), options);
+  return out;
+}
+
+}  // namespace weft

@@ -1,0 +1,25 @@
+// y = x · wᵀ + bias, for one weight or several that share their input.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "autograd/context.h"
+
+namespace weft {
+
+struct LinearParameters {
+  const Tensor* weight = nullptr;  // [out_features, in_features], row-major or packed
+  const Tensor* bias = nullptr;    // [out_features] or null
+};
+
+/// x is [rows, in_features]; the result [rows, out_features] has x's dtype. A packed weight has no backward.
+Tensor linear(Context& context, const Tensor& x, const LinearParameters& parameters);
+
+/// One product a weight, x read once. `y_dtype` may be f32 for bf16 inputs (logits).
+std::vector<Tensor> linear_group(Context& context,
+                                 const Tensor& x,
+                                 std::span<const LinearParameters> parameters,
+                                 DType y_dtype);
+
+}  // namespace weft

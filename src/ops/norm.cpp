@@ -1,0 +1,116 @@
+#include "ops/norm.h"
+
+#include "autograd/tape.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+class RmsNormNode final : public Node {
+ public:
+  struct Slots {
+    std::shared_ptr<GradSlot> x, residual, sum, normed;
+  };
+
+  RmsNormNode(Tensor input, Tensor weight, const RmsNormOptions& options, Slots slots)
+      : input_(std::move(input)), weight_(std::move(weight)), options_(options), slots_(std::move(slots)) {}
+  std::string_view name() const override { return "rms_norm"; }
+
+  void backward(Context& context) override {
+    Tensor dy = take_grad(slots_.normed);
+    Tensor dsum = slots_.sum ? take_grad(slots_.sum) : Tensor();
+    if (!dy) {
+      pass_on(context, std::move(dsum));
+      return;
+    }
+    Tensor dinput = context.empty(input_.shape(), input_.dtype());
+    RmsNormBackwardArgs args{.input = input_.raw(),
+                             .weight = weight_.raw(),
+                             .dy = dy.raw(),
+                             .dsum = dsum ? dsum.raw() : nullptr,
+                             .dinput = dinput.raw(),
+                             .rows = input_.size(0),
+                             .width = input_.size(1),
+                             .eps = options_.eps,
+                             .weight_offset = options_.weight_offset,
+                             .dtype = input_.dtype()};
+    if (weight_.wants_grad()) {
+      GradTarget target =
+          grad_target(context, *weight_.grad_slot(), weight_.shape(), parameter_grad_dtype(weight_.dtype()));
+      args.dweight = target.tensor.raw();
+      args.accumulate_weight = target.accumulate;
+    }
+    require_kernel(context.kernels().rms_norm.backward, "rms_norm backward", context.device.type)(args,
+                                                                                                  context.stream());
+    pass_on(context, std::move(dinput));
+  }
+
+ private:
+  // The sum's gradient is that of both its terms. The slots must not share memory: later contributions are added in
+  // place.
+  void pass_on(Context& context, Tensor grad) {
+    if (!grad) return;
+    if (slots_.x && slots_.residual) {
+      Tensor copy = context.empty(grad.shape(), grad.dtype());
+      convert_dtype(grad.raw(), grad.dtype(), copy.raw(), copy.dtype(), grad.num_elements());
+      add_grad(context, slots_.residual, std::move(copy));
+      add_grad(context, slots_.x, std::move(grad));
+    } else {
+      add_grad(context, slots_.x ? slots_.x : slots_.residual, std::move(grad));
+    }
+  }
+
+  Tensor input_;
+  Tensor weight_;
+  RmsNormOptions options_;
+  Slots slots_;
+};
+
+ResidualNorm forward(
+    Context& context, const Tensor& x, const Tensor* residual, const Tensor& weight, const RmsNormOptions& options) {
+  WEFT_ASSERT(x.rank() == 2 && weight.num_elements() == x.size(1) && x.dtype() == weight.dtype(),
+              "rms_norm: x {}, weight {}",
+              to_string(x.shape()),
+              to_string(weight.shape()));
+  WEFT_ASSERT(residual == nullptr || (residual->shape() == x.shape() && residual->dtype() == x.dtype()));
+  ResidualNorm result;
+  result.normed = context.empty(x.shape(), x.dtype());
+  if (residual != nullptr) result.sum = context.empty(x.shape(), x.dtype());
+  auto kernel = require_kernel(context.kernels().rms_norm.forward, "rms_norm", context.device.type);
+  kernel({.x = x.raw(),
+          .residual = residual != nullptr ? residual->raw() : nullptr,
+          .weight = weight.raw(),
+          .sum = residual != nullptr ? result.sum.raw() : nullptr,
+          .y = result.normed.raw(),
+          .rows = x.size(0),
+          .width = x.size(1),
+          .eps = options.eps,
+          .weight_offset = options.weight_offset,
+          .round_before_weight = options.round_before_weight,
+          .dtype = x.dtype()},
+         context.stream());
+  if (is_recording(context, {&x, residual, &weight})) {
+    RmsNormNode::Slots slots{.x = x.grad_slot(),
+                             .residual = residual != nullptr ? residual->grad_slot() : nullptr,
+                             .sum = nullptr,
+                             .normed = nullptr};
+    slots.normed = attach_slot(result.normed);
+    if (residual != nullptr) slots.sum = attach_slot(result.sum);
+    Tensor input = residual != nullptr ? result.sum.detach() : x.detach();
+    context.tape->record(std::make_unique<RmsNormNode>(std::move(input), weight, options, std::move(slots)));
+  }
+  return result;
+}
+
+}  // namespace
+
+Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options) {
+  return forward(context, x, nullptr, weight, options).normed;
+}
+
+ResidualNorm add_rms_norm(
+    Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options) {
+  return forward(context, x, &residual, weight, options);
+}
+
+}  // namespace weft
