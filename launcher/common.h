@@ -1,0 +1,83 @@
+// What all commands share: the flags that mean the same everywhere, and a model loaded for inference.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "autograd/context.h"
+#include "models/registry.h"
+#include "parallel/mesh.h"
+
+namespace CLI {
+class App;
+}
+
+namespace weft {
+
+class MpiSession;
+class Tokenizer;
+
+/// The flags with the same name and meaning in every command.
+struct CommonOptions {
+  ModelOptions model;
+  int tensor_parallel = 0;  // 0: all ranks
+  std::string dtype = "bf16";
+  std::string device = "cpu";
+  int threads = 0;  // a rank; 0: the host's processors shared among its ranks
+  bool quiet = false;
+  bool verbose = false;
+  bool show_memory = false;
+};
+
+/// --quiet and --verbose.
+void add_output_options(CLI::App& command, CommonOptions& options);
+/// --model (required), --family, --compat.
+void add_model_options(CLI::App& command, CommonOptions& options);
+/// --tensor-parallel, --dtype, --device, --threads, --memory.
+void add_compute_options(CLI::App& command, CommonOptions& options);
+/// --threads alone, for commands without a model.
+void add_threads_option(CLI::App& command, CommonOptions& options);
+
+/// Sets the log level (warnings only on ranks other than 0). To be called first in a command's run.
+void configure_log(const CommonOptions& options, const MpiSession& session);
+
+/// Threads for this rank: what was asked for, else the processors this process may use divided among the ranks of its
+/// host.
+int resolve_threads(const CommonOptions& options);
+
+/// A model in memory, ready to run. Declared so that members are destroyed in a working order; stays where it was made
+/// (the context points to the mesh).
+struct InferenceModel {
+  std::unique_ptr<Mesh> mesh;
+  Context context;
+  OpenedModel opened;
+  std::unique_ptr<CausalLanguageModel> model;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null where not asked for
+  DType dtype = DType::f32;
+  LoadReport report;
+};
+
+/// Who needs the model's tokenizer.
+enum class TokenizerUse { nowhere, rank_zero, all_ranks };
+
+/// Opens and loads a model on all ranks, the tokenizer beside it at the same time, and logs one line on rank 0. Throws
+/// Error(usage) when the ranks don't fit --tensor-parallel and Error(bad_input) for the model.
+std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
+                                                         MpiSession& session,
+                                                         TokenizerUse tokenizer = TokenizerUse::all_ranks);
+
+/// Checks --device: this build computes on the CPU. Throws Error(usage).
+void check_device(const CommonOptions& options);
+
+/// --memory: this rank's memory by kind, to standard error.
+void report_memory(const CommonOptions& options, const MpiSession& session, const Context& context);
+
+/// Gives rank 0's bytes to all ranks of a communicator.
+void broadcast_string(const Context& context, Communicator& communicator, std::string& bytes);
+
+/// A whole file, or standard input for "-". Throws Error(bad_input) when it can't be read; `what` names it in the
+/// message ("prompt file").
+std::string read_text(const std::string& path, std::string_view what);
+
+}  // namespace weft
