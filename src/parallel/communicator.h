@@ -10,9 +10,9 @@ namespace weft {
 
 enum class ReduceOp { sum, max, min };
 
-/// Every rank of a communicator calls the same operations in the same order with tensors of the same shape and dtype. Calls return when the
-/// result is in place. Counts are 64-bit. A lost peer or a mismatch throws Error(communication). Element types: f32, bf16 (sums rounded once from
-/// f32), f64, i32, i64, u8 (u8 in operations that only move data).
+/// Every rank of a communicator calls the same operations in the same order with tensors of the same shape and dtype.
+/// Calls return when the result is in place. Counts are 64-bit. A lost peer or a mismatch throws Error(communication).
+/// Element types: f32, bf16 (sums rounded once from f32), f64, i32, i64, u8 (u8 in operations that only move data).
 class Communicator {
  public:
   virtual ~Communicator() = default;

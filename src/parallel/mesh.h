@@ -9,7 +9,8 @@ namespace weft {
 
 class Mesh {
  public:
-  /// world.size() must be a multiple of tensor_parallel; 0 takes all ranks as tensor parallel. Throws Error(usage) otherwise.
+  /// world.size() must be a multiple of tensor_parallel; 0 takes all ranks as tensor parallel. Throws Error(usage)
+  /// otherwise.
   Mesh(std::shared_ptr<Communicator> world, int tensor_parallel);
 
   Communicator& world() const { return *world_; }

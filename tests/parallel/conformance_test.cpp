@@ -1,0 +1,372 @@
+#include "parallel/conformance.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/error.h"
+#include "parallel/mesh.h"
+
+namespace weft {
+namespace {
+
+const std::vector<DType> kReducible = {DType::f32, DType::bf16, DType::f64, DType::i32, DType::i64};
+const std::vector<DType> kAll = {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::u8};
+// Below and above what goes through shared memory, not divisible by any number of ranks, and none at all.
+const std::vector<int64_t> kCounts = {0, 1, 2, 5, 576, 4608, 65537, 1234567};
+
+Tensor make(const Shape& shape, DType dtype) {
+  return Tensor::zeros(make_cpu_allocator(), shape, dtype);
+}
+
+/// Multiples of 1/64 in [-4, 4): their f32 sums are exact, so that bf16 results have one right answer.
+double value(int rank, int64_t index) {
+  const uint64_t mixed = (static_cast<uint64_t>(rank) * 7919 + static_cast<uint64_t>(index) + 1) * 0x9e3779b97f4a7c15u;
+  return static_cast<double>(static_cast<int64_t>(mixed >> 55) - 256) / 64.0;
+}
+
+/// The value as this dtype holds it.
+double stored(DType dtype, double exact) {
+  switch (dtype) {
+    case DType::bf16:
+      return static_cast<float>(bfloat16(static_cast<float>(exact)));
+    case DType::f16:
+      return static_cast<float>(float16(static_cast<float>(exact)));
+    case DType::i32:
+    case DType::i64:
+      return std::trunc(exact * 64);
+    case DType::u8:
+      return std::trunc(exact * 16 + 64);
+    case DType::f32:
+    case DType::f64:
+      return exact;
+  }
+  return 0;
+}
+
+void set(Tensor& tensor, int64_t i, double held) {
+  switch (tensor.dtype()) {
+    case DType::f32:
+      tensor.data<float>()[i] = static_cast<float>(held);
+      break;
+    case DType::bf16:
+      tensor.data<bfloat16>()[i] = bfloat16(static_cast<float>(held));
+      break;
+    case DType::f16:
+      tensor.data<float16>()[i] = float16(static_cast<float>(held));
+      break;
+    case DType::f64:
+      tensor.data<double>()[i] = held;
+      break;
+    case DType::i32:
+      tensor.data<int32_t>()[i] = static_cast<int32_t>(held);
+      break;
+    case DType::i64:
+      tensor.data<int64_t>()[i] = static_cast<int64_t>(held);
+      break;
+    case DType::u8:
+      tensor.data<uint8_t>()[i] = static_cast<uint8_t>(held);
+      break;
+  }
+}
+
+double get(const Tensor& tensor, int64_t i) {
+  switch (tensor.dtype()) {
+    case DType::f32:
+      return tensor.data<float>()[i];
+    case DType::bf16:
+      return static_cast<float>(tensor.data<bfloat16>()[i]);
+    case DType::f16:
+      return static_cast<float>(tensor.data<float16>()[i]);
+    case DType::f64:
+      return tensor.data<double>()[i];
+    case DType::i32:
+      return tensor.data<int32_t>()[i];
+    case DType::i64:
+      return static_cast<double>(tensor.data<int64_t>()[i]);
+    case DType::u8:
+      return tensor.data<uint8_t>()[i];
+  }
+  return 0;
+}
+
+Tensor filled(DType dtype, int64_t count, int rank) {
+  Tensor tensor = make({count}, dtype);
+  for (int64_t i = 0; i < count; ++i) set(tensor, i, stored(dtype, value(rank, i)));
+  return tensor;
+}
+
+double expected_reduction(DType dtype, ReduceOp op, int size, int64_t i) {
+  double result = stored(dtype, value(0, i));
+  for (int rank = 1; rank < size; ++rank) {
+    const double next = stored(dtype, value(rank, i));
+    if (op == ReduceOp::sum) result += next;
+    if (op == ReduceOp::max) result = std::max(result, next);
+    if (op == ReduceOp::min) result = std::min(result, next);
+  }
+  return dtype == DType::bf16 ? stored(dtype, result) : result;
+}
+
+template <typename Expected>
+void expect_elements(const Tensor& tensor, const std::string& what, Expected expected) {
+  for (int64_t i = 0; i < tensor.num_elements(); ++i) {
+    if (get(tensor, i) == expected(i)) continue;
+    ADD_FAILURE() << what << ": element " << i << " of " << tensor.num_elements() << " is " << get(tensor, i)
+                  << ", expected " << expected(i);
+    return;
+  }
+}
+
+std::string describe(const Communicator& world, DType dtype, int64_t count) {
+  return fmt::format("rank {}/{} {} x {}", world.rank(), world.size(), dtype_name(dtype), count);
+}
+
+class CommunicatorTest : public testing::TestWithParam<Backend> {
+ protected:
+  void run(const std::function<void(Communicator&)>& body) { GetParam().run(body); }
+};
+
+TEST_P(CommunicatorTest, AllReduceEqualsTheReductionRoundedOnce) {
+  run([](Communicator& world) {
+    for (DType dtype : kReducible) {
+      for (ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
+        for (int64_t count : kCounts) {
+          Tensor tensor = filled(dtype, count, world.rank());
+          world.all_reduce(tensor, op);
+          expect_elements(tensor, describe(world, dtype, count), [&](int64_t i) {
+            return expected_reduction(dtype, op, world.size(), i);
+          });
+        }
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, AllReduceGivesTheSameBitsOnEveryRank) {
+  run([](Communicator& world) {
+    for (int64_t count : {577, 200003}) {
+      Tensor tensor = make({count}, DType::f32);
+      for (int64_t i = 0; i < count; ++i) tensor.data<float>()[i] = std::sin(static_cast<float>(i * 13 + world.rank()));
+      world.all_reduce(tensor, ReduceOp::sum);
+      Tensor gathered = make({world.size(), count}, DType::f32);
+      world.all_gather(tensor, gathered);
+      for (int rank = 0; rank < world.size(); ++rank) {
+        EXPECT_EQ(0, std::memcmp(gathered.slice(rank, rank + 1).raw(), tensor.raw(), tensor.bytes()))
+            << "rank " << rank;
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, MaximumAndMinimumKeepNan) {
+  run([](Communicator& world) {
+    for (int with_nan = 0; with_nan < world.size(); ++with_nan) {
+      for (ReduceOp op : {ReduceOp::max, ReduceOp::min}) {
+        Tensor tensor = make({1}, DType::f32);
+        if (world.rank() == with_nan) tensor.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+        world.all_reduce(tensor, op);
+        EXPECT_TRUE(std::isnan(tensor.data<float>()[0]));
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, AllGatherOrdersByRank) {
+  run([](Communicator& world) {
+    for (DType dtype : kAll) {
+      for (int64_t count : kCounts) {
+        Tensor input = filled(dtype, count, world.rank());
+        Tensor output = make({world.size(), count}, dtype);
+        world.all_gather(input, output);
+        expect_elements(output, describe(world, dtype, count), [&](int64_t i) {
+          return stored(dtype, value(static_cast<int>(i / count), i % count));
+        });
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, ReduceScatterGivesEachRankItsPart) {
+  run([](Communicator& world) {
+    for (DType dtype : kReducible) {
+      for (ReduceOp op : {ReduceOp::sum, ReduceOp::max}) {
+        for (int64_t count : kCounts) {
+          Tensor input = filled(dtype, count * world.size(), world.rank());
+          Tensor output = make({count}, dtype);
+          world.reduce_scatter(input, output, op);
+          expect_elements(output, describe(world, dtype, count), [&](int64_t i) {
+            return expected_reduction(dtype, op, world.size(), world.rank() * count + i);
+          });
+        }
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, BroadcastReachesAllFromAnyRoot) {
+  run([](Communicator& world) {
+    for (DType dtype : kAll) {
+      for (int root = 0; root < world.size(); ++root) {
+        for (int64_t count : kCounts) {
+          Tensor tensor = filled(dtype, count, world.rank());
+          world.broadcast(tensor, root);
+          expect_elements(
+              tensor, describe(world, dtype, count), [&](int64_t i) { return stored(dtype, value(root, i)); });
+        }
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, SendAndReceiveGoRoundTheRing) {
+  run([](Communicator& world) {
+    if (world.size() == 1) {
+      Tensor tensor = make({1}, DType::f32);
+      EXPECT_THROW(world.send(tensor, 0), Error);
+      EXPECT_THROW(world.receive(tensor, 1), Error);
+      return;
+    }
+    const int next = (world.rank() + 1) % world.size();
+    const int previous = (world.rank() + world.size() - 1) % world.size();
+    for (DType dtype : kAll) {
+      for (int64_t count : kCounts) {
+        Tensor sent = filled(dtype, count, world.rank());
+        Tensor received = make({count}, dtype);
+        if (world.rank() % 2 == 0) world.send(sent, next);
+        world.receive(received, previous);
+        if (world.rank() % 2 != 0) world.send(sent, next);
+        expect_elements(
+            received, describe(world, dtype, count), [&](int64_t i) { return stored(dtype, value(previous, i)); });
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, NobodyPassesABarrierBeforeAllHaveReachedIt) {
+  run([](Communicator& world) {
+    for (int round = 0; round < 20; ++round) {
+      // Messages sent before the barrier are there after it, whoever is slow.
+      world.barrier();
+      Tensor flag = make({1}, DType::i64);
+      flag.data<int64_t>()[0] = round;
+      world.all_reduce(flag, ReduceOp::min);
+      EXPECT_EQ(flag.data<int64_t>()[0], round);
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, SplitOrdersByKeyThenRank) {
+  run([](Communicator& world) {
+    auto reversed = world.split(0, -world.rank());
+    EXPECT_EQ(reversed->size(), world.size());
+    EXPECT_EQ(reversed->rank(), world.size() - 1 - world.rank());
+
+    auto parity = world.split(world.rank() % 2, 0);
+    EXPECT_EQ(parity->size(), (world.size() + 1 - world.rank() % 2) / 2);
+    EXPECT_EQ(parity->rank(), world.rank() / 2);
+    Tensor ranks = make({1}, DType::i32);
+    ranks.data<int32_t>()[0] = world.rank();
+    parity->all_reduce(ranks, ReduceOp::min);
+    EXPECT_EQ(ranks.data<int32_t>()[0], world.rank() % 2);
+    // The parts work on their own: here a different number of times each.
+    for (int i = 0; i <= world.rank() % 2; ++i) parity->barrier();
+    world.barrier();
+  });
+}
+
+TEST_P(CommunicatorTest, MeshPutsTensorParallelRanksSideBySide) {
+  GetParam().run([](Communicator& world) {
+    std::shared_ptr<Communicator> all = world.split(0, 0);
+    if (world.size() % 2 != 0) {
+      EXPECT_THROW(Mesh(all, 2), Error);
+      return;
+    }
+    Mesh mesh(all, 2);
+    EXPECT_EQ(mesh.tensor_parallel().size(), 2);
+    EXPECT_EQ(mesh.tensor_parallel().rank(), world.rank() % 2);
+    EXPECT_EQ(mesh.data_parallel().size(), world.size() / 2);
+    EXPECT_EQ(mesh.data_parallel().rank(), world.rank() / 2);
+    EXPECT_EQ(Mesh(all, 0).tensor_parallel().size(), world.size());
+  });
+}
+
+TEST_P(CommunicatorTest, WrongArgumentsAreErrorsBeforeAnythingIsSent) {
+  run([](Communicator& world) {
+    Tensor f32 = make({4}, DType::f32);
+    Tensor f64 = make({4 * world.size()}, DType::f64);
+    Tensor short_output = make({4 * world.size() + 1}, DType::f32);
+    Tensor bytes = make({4}, DType::u8);
+    Tensor undefined;
+    EXPECT_THROW(world.all_gather(f32, f64), Error);
+    EXPECT_THROW(world.all_gather(f32, short_output), Error);
+    EXPECT_THROW(world.reduce_scatter(short_output, f32, ReduceOp::sum), Error);
+    EXPECT_THROW(world.all_reduce(bytes, ReduceOp::sum), Error);
+    EXPECT_THROW(world.all_reduce(undefined, ReduceOp::sum), Error);
+    EXPECT_THROW(world.broadcast(f32, world.size()), Error);
+    world.barrier();
+  });
+}
+
+/// What every rank gets when rank 1 calls something else than the others.
+void expect_mismatch(Communicator& world, const std::function<void(bool is_odd_one)>& call, const std::string& named) {
+  try {
+    call(world.rank() == 1);
+    ADD_FAILURE() << "rank " << world.rank() << " noticed nothing";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::communication);
+    EXPECT_NE(std::string(error.what()).find(named), std::string::npos) << error.what();
+  }
+}
+
+TEST_P(CommunicatorTest, MismatchThrowsOnEveryRank) {
+  // MPI itself has no way to notice: messages are compared on request.
+  if (GetParam().name == "messages" || GetParam().name == "short_messages") GTEST_SKIP();
+  auto mismatch = [this](const std::string& named, const std::function<void(Communicator&, bool)>& call) {
+    run([&](Communicator& world) {
+      if (world.size() == 1) return;
+      expect_mismatch(
+          world, [&](bool odd) { call(world, odd); }, named);
+    });
+  };
+  mismatch("f32 [8], rank 1 calls all_reduce(sum) of f32 [7]", [](Communicator& world, bool odd) {
+    Tensor tensor = make({odd ? 7 : 8}, DType::f32);
+    world.all_reduce(tensor, ReduceOp::sum);
+  });
+  mismatch("all_reduce(max)", [](Communicator& world, bool odd) {
+    Tensor tensor = make({8}, DType::f32);
+    world.all_reduce(tensor, odd ? ReduceOp::max : ReduceOp::sum);
+  });
+  mismatch("i32 [8]", [](Communicator& world, bool odd) {
+    Tensor tensor = make({8}, odd ? DType::i32 : DType::f32);
+    world.broadcast(tensor, 0);
+  });
+  mismatch("rank 1 calls barrier", [](Communicator& world, bool odd) {
+    Tensor tensor = make({8}, DType::f32);
+    if (odd) return world.barrier();
+    world.all_reduce(tensor, ReduceOp::sum);
+  });
+}
+
+TEST_P(CommunicatorTest, ReceiverNoticesAnotherSizeOrType) {
+  run([](Communicator& world) {
+    if (world.size() != 2) return;
+    Tensor tensor = make({world.rank() == 0 ? 8 : 7}, DType::f32);
+    if (world.rank() == 0) return world.send(tensor, 1);
+    EXPECT_THROW(world.receive(tensor, 0), Error);
+  });
+  run([](Communicator& world) {
+    if (world.size() != 2) return;
+    Tensor tensor = make({8}, world.rank() == 0 ? DType::f32 : DType::i32);
+    if (world.rank() == 0) return world.send(tensor, 1);
+    EXPECT_THROW(world.receive(tensor, 0), Error);
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, CommunicatorTest, testing::ValuesIn(backends()), [](const auto& instance) {
+  return instance.param.name;
+});
+
+}  // namespace
+}  // namespace weft
