@@ -1,4 +1,5 @@
-// A model's weights as data: name, full shape, and the rule by which ranks share it. The rule is the single source for loading, saving, gathering and planning.
+// A model's weights as data: name, full shape, and the rule by which ranks share it. The rule is the single source for
+// loading, saving, gathering and planning.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +21,12 @@ struct TensorParallelPlace {
 /// How a parameter is split over the tensor-parallel ranks.
 enum class ShardKind : uint8_t {
   replicated,
-  rows,        // dim 0 in equal contiguous parts
-  columns,     // dim 1 in equal contiguous parts
-  heads,       // dim 0 is num_heads groups of equal size, split by whole heads
+  rows,          // dim 0 in equal contiguous parts
+  columns,       // dim 1 in equal contiguous parts
+  heads,         // dim 0 is num_heads groups of equal size, split by whole heads
   head_columns,  // dim 1 is num_heads groups, split by whole heads
-  kv_heads,    // like heads, but when ranks outnumber heads, size / num_heads ranks hold the same head
-  vocabulary,  // dim 0 in parts of ceil(rows / size); the last may be shorter
+  kv_heads,      // like heads, but when ranks outnumber heads, size / num_heads ranks hold the same head
+  vocabulary,    // dim 0 in parts of ceil(rows / size); the last may be shorter
 };
 
 struct Shard {
@@ -53,7 +54,7 @@ struct Parameter {
   bool is_matrix = false;  // the weight of a matrix product (or tied to one): may be packed for inference
   Shape local_shape;       // of this rank's slice
   ShardRange range;
-  Tensor value;            // undefined until loaded or initialised
+  Tensor value;  // undefined until loaded or initialised
 };
 
 /// Owns a model's parameters; addresses stay valid.

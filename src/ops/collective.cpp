@@ -14,12 +14,6 @@ bool is_alone(const Context& context) {
   return context.tensor_parallel == nullptr || context.tensor_parallel->size() == 1;
 }
 
-Tensor copy_of(Context& context, const Tensor& x) {
-  Tensor copy = context.empty(x.shape(), x.dtype());
-  std::memcpy(copy.raw(), x.raw(), x.bytes());
-  return copy;
-}
-
 /// Sums or passes on the gradient, per the forward's conjugate.
 class TransferNode final : public Node {
  public:
@@ -119,7 +113,7 @@ Tensor copy_to_tp(Context& context, const Tensor& x) {
 Tensor reduce_from_tp(Context& context, const Tensor& x) {
   if (is_alone(context)) return x;
   bool recording = is_recording(context, {&x});
-  Tensor y = recording ? copy_of(context, x) : x.detach();
+  Tensor y = x.detach();
   context.tensor_parallel->all_reduce(y, ReduceOp::sum);
   if (recording) {
     auto output = attach_slot(y);

@@ -8,7 +8,8 @@ namespace weft {
 
 /// Identity forward, all-reduce backward: before column-parallel products.
 Tensor copy_to_tp(Context& context, const Tensor& x);
-/// All-reduce forward, identity backward: after row-parallel products.
+/// All-reduce forward, identity backward: after row-parallel products. Works in place: the argument must not be used
+/// after.
 Tensor reduce_from_tp(Context& context, const Tensor& x);
 /// Columns of all ranks side by side; backward keeps this rank's. Ranks hold ceil(total / size) columns of [rows,
 /// total], the last ones fewer.
