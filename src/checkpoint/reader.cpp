@@ -1,0 +1,97 @@
+#include "checkpoint/reader.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <system_error>
+
+#include "checkpoint/file.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/keras_hdf5.h"
+#include "checkpoint/nearest_name.h"
+#include "checkpoint/safetensors.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kHdf5Magic = "\x89HDF\r\n\x1a\n";
+
+std::unique_ptr<CheckpointReader> open_file(const std::string& path, const std::string& file_path) {
+  std::string magic(8, '\0');
+  {
+    File file(file_path);
+    file.read(0, magic.data(), std::min<int64_t>(file.size(), 8));
+  }
+  if (magic.starts_with("GGUF")) return open_gguf(file_path);
+  if (magic == kHdf5Magic) return open_keras_hdf5(path, file_path);
+  if (file_path.ends_with(".index.json")) return open_sharded_safetensors(path, file_path);
+  if (file_path.ends_with(".gguf")) fail_input("{}: not a GGUF file: it doesn't begin with GGUF", printable(file_path));
+  if (file_path.ends_with(".h5")) fail_input("{}: not an HDF5 file, or damaged", printable(file_path));
+  return open_safetensors(file_path);
+}
+
+std::vector<std::string> files_ending(const std::string& folder, std::string_view ending) {
+  std::vector<std::string> found;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), last; !error && it != last; it.increment(error)) {
+    if (it->path().filename().string().ends_with(ending)) found.push_back(it->path().string());
+  }
+  if (error) fail_input("{}: cannot list the folder: {}", printable(folder), error.message());
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
+  for (const char* name : {"model.safetensors.index.json", "model.safetensors"}) {
+    std::string path = (fs::path(folder) / name).string();
+    if (fs::exists(path)) return open_file(folder, path);
+  }
+  for (std::string_view ending : {".weights.h5", ".gguf"}) {
+    std::vector<std::string> found = files_ending(folder, ending);
+    if (found.size() == 1) return open_file(folder, found[0]);
+    if (found.size() > 1) {
+      fail_input("{}: holds several checkpoints, name one of them: {}",
+                 printable(folder),
+                 printable(fmt::format("{}", fmt::join(found, ", ")), 400));
+    }
+  }
+  fail_input(
+      "{}: holds no checkpoint; looked for model.safetensors.index.json, model.safetensors, *.weights.h5, *.gguf",
+      printable(folder));
+}
+
+}  // namespace
+
+const TensorInfo& CheckpointReader::info(std::string_view name) const {
+  if (const TensorInfo* found = find(name)) return *found;
+  std::string nearest = nearest_name(name, names());
+  fail_input(
+      "{}: holds no tensor {}{}",
+      printable(path()),
+      printable(name),
+      nearest.empty() ? "; wrong family for these weights?" : fmt::format("; the nearest is {}", printable(nearest)));
+}
+
+void CheckpointReader::read(std::string_view name, void* into, DType dtype) const {
+  const Shape& shape = info(name).shape;
+  constexpr std::array<int64_t, Shape::kMaxRank> kOrigin{};
+  read_slice(name, {kOrigin.data(), static_cast<size_t>(shape.rank())}, {shape.begin(), shape.end()}, into, dtype);
+}
+
+std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path) {
+  std::error_code error;
+  fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    fail_input("{}: no such checkpoint; expected a folder, a .safetensors, a .gguf or a .weights.h5 file",
+               printable(path));
+  }
+  return fs::is_directory(status) ? open_folder(path) : open_file(path, path);
+}
+
+}  // namespace weft

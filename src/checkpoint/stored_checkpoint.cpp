@@ -1,0 +1,104 @@
+#include "checkpoint/stored_checkpoint.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "checkpoint/read_box.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+void check_box(const TensorInfo& info, std::span<const int64_t> begin, std::span<const int64_t> end) {
+  size_t rank = static_cast<size_t>(info.shape.rank());
+  bool is_inside = begin.size() == rank && end.size() == rank;
+  for (size_t i = 0; is_inside && i < rank; ++i) {
+    is_inside = begin[i] >= 0 && begin[i] <= end[i] && end[i] <= info.shape[static_cast<int>(i)];
+  }
+  if (!is_inside) {
+    fail_input("{}: tensor {} is {}, a slice from [{}] to [{}] was asked for; wrong config for these weights?",
+               printable(info.file),
+               printable(info.name),
+               to_string(info.shape),
+               fmt::join(begin, ", "),
+               fmt::join(end, ", "));
+  }
+}
+
+}  // namespace
+
+void check_stored_tensors(const File& file, int64_t data_begin, int64_t data_end, std::vector<StoredTensor>& tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const StoredTensor& a, const StoredTensor& b) {
+    return a.offset != b.offset ? a.offset < b.offset : a.info.stored_bytes < b.info.stored_bytes;
+  });
+  int64_t previous_end = data_begin;
+  for (const StoredTensor& tensor : tensors) {
+    const TensorInfo& info = tensor.info;
+    if (tensor.offset < data_begin || tensor.offset > data_end || info.stored_bytes > data_end - tensor.offset) {
+      fail_input("{}: tensor {} lies at byte {} and takes {} bytes, the file has {}; damaged or truncated",
+                 printable(file.path()),
+                 printable(info.name),
+                 tensor.offset,
+                 info.stored_bytes,
+                 file.size());
+    }
+    if (info.stored_bytes > 0 && tensor.offset < previous_end) {
+      fail_input("{}: tensor {} shares bytes with another; damaged file", printable(file.path()), printable(info.name));
+    }
+    previous_end = std::max(previous_end, tensor.offset + info.stored_bytes);
+  }
+}
+
+StoredCheckpoint::StoredCheckpoint(std::string_view format,
+                                   std::string path,
+                                   std::vector<std::unique_ptr<File>> files,
+                                   std::vector<StoredTensor> tensors)
+    : format_(format), path_(std::move(path)), files_(std::move(files)), tensors_(std::move(tensors)) {
+  std::sort(tensors_.begin(), tensors_.end(), [](const StoredTensor& a, const StoredTensor& b) {
+    return a.info.name < b.info.name;
+  });
+  names_.reserve(tensors_.size());
+  for (const StoredTensor& tensor : tensors_) {
+    if (!names_.empty() && names_.back() == tensor.info.name) {
+      fail_input("{}: tensor {} occurs twice, in {} too; damaged checkpoint",
+                 printable(path_),
+                 printable(tensor.info.name),
+                 printable(tensor.info.file));
+    }
+    names_.push_back(tensor.info.name);
+  }
+}
+
+const StoredTensor* StoredCheckpoint::find_stored(std::string_view name) const {
+  auto found = std::lower_bound(names_.begin(), names_.end(), name);
+  if (found == names_.end() || *found != name) return nullptr;
+  return &tensors_[static_cast<size_t>(found - names_.begin())];
+}
+
+const TensorInfo* StoredCheckpoint::find(std::string_view name) const {
+  const StoredTensor* tensor = find_stored(name);
+  return tensor ? &tensor->info : nullptr;
+}
+
+void StoredCheckpoint::read_slice(std::string_view name,
+                                  std::span<const int64_t> begin,
+                                  std::span<const int64_t> end,
+                                  void* into,
+                                  DType dtype) const {
+  const TensorInfo& tensor_info = info(name);
+  const StoredTensor& tensor = *find_stored(name);
+  if (!tensor.type) {
+    fail_input("{}: tensor {} is stored as {}, which Weft doesn't read; convert it to BF16, F16 or F32",
+               printable(tensor_info.file),
+               printable(name),
+               printable(tensor_info.storage_type));
+  }
+  check_box(tensor_info, begin, end);
+  StoredArray array{
+      .file = *files_[tensor.file], .offset = tensor.offset, .type = *tensor.type, .shape = tensor_info.shape};
+  bytes_read_ += read_box(array, begin, end, into, dtype);
+}
+
+}  // namespace weft

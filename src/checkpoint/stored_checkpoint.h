@@ -1,0 +1,57 @@
+// The CheckpointReader behind every format: a table of tensors that lie as plain or quantised arrays in files.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/file.h"
+#include "checkpoint/reader.h"
+#include "checkpoint/storage_type.h"
+
+namespace weft {
+
+struct StoredTensor {
+  TensorInfo info;
+  const StorageType* type = nullptr;  // null: of a type that Weft can't read, refused when it is asked for
+  size_t file = 0;                    // index into the checkpoint's files
+  int64_t offset = 0;                 // from the file's start
+};
+
+/// Throws unless every tensor lies inside [data_begin, data_end) of its file and no two share a byte. All tensors are
+/// of `file`.
+void check_stored_tensors(const File& file, int64_t data_begin, int64_t data_end, std::vector<StoredTensor>& tensors);
+
+class StoredCheckpoint final : public CheckpointReader {
+ public:
+  /// Throws when a name occurs twice.
+  StoredCheckpoint(std::string_view format,
+                   std::string path,
+                   std::vector<std::unique_ptr<File>> files,
+                   std::vector<StoredTensor> tensors);
+
+  std::string_view format() const override { return format_; }
+  const std::string& path() const override { return path_; }
+  const std::vector<std::string>& names() const override { return names_; }
+  const TensorInfo* find(std::string_view name) const override;
+  void read_slice(std::string_view name,
+                  std::span<const int64_t> begin,
+                  std::span<const int64_t> end,
+                  void* into,
+                  DType dtype) const override;
+  int64_t bytes_read() const override { return bytes_read_; }
+
+ private:
+  const StoredTensor* find_stored(std::string_view name) const;
+
+  std::string_view format_;
+  std::string path_;
+  std::vector<std::unique_ptr<File>> files_;
+  std::vector<StoredTensor> tensors_;  // sorted by name
+  std::vector<std::string> names_;
+  mutable std::atomic<int64_t> bytes_read_ = 0;
+};
+
+}  // namespace weft
