@@ -1,0 +1,142 @@
+#include "verify/low_rank.h"
+
+#include <charconv>
+#include <string_view>
+
+#include "core/error.h"
+#include "models/weight_map.h"
+
+namespace weft {
+namespace {
+
+constexpr std::string_view kSuffixA = "_a";
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+/// "Transformer-3-FeedForward/i0_dense" to the parameter of layer 3 that is stored under …/i0_dense/…; "" when there is
+/// none.
+std::string parameter_of(const std::string& path, const OpenedModel& opened, const CausalLanguageModel& model) {
+  if (path == "Embedding-Token") return "model.embed_tokens.weight";
+  if (path == "Decoder-Output-LM") return "lm_head.weight";
+  constexpr std::string_view kBlock = "Transformer-";
+  size_t slash = path.find('/');
+  if (path.rfind(kBlock, 0) != 0 || slash == std::string::npos) return "";
+  int layer = 0;
+  std::from_chars(path.data() + kBlock.size(), path.data() + slash, layer);
+  std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  std::string part = path.substr(slash) + "/";
+  for (const Parameter& parameter : model.parameters().all()) {
+    if (parameter.name.rfind(prefix, 0) != 0) continue;
+    if (find_source(opened.weight_map(), parameter, model.info().num_layers).theirs.find(part) != std::string::npos) {
+      return parameter.name;
+    }
+  }
+  return "";
+}
+
+void check_shapes(const GoldenFile& golden, const LowRankFactors& factors, const Parameter& parameter) {
+  const Shape& shape = parameter.full_shape;
+  bool fits = shape.rank() == 2 && factors.a.shape.rank() == 2 && factors.b.shape.rank() == 2 &&
+              factors.a.shape[1] == factors.b.shape[0] && factors.a.shape[0] == shape[factors.is_table ? 0 : 1] &&
+              factors.b.shape[1] == shape[factors.is_table ? 1 : 0];
+  if (!fits) {
+    fail_input("golden file {}: {} {} and its b {} do not fit {} {}",
+               golden.path(),
+               factors.a_dataset,
+               to_string(factors.a.shape),
+               to_string(factors.b.shape),
+               parameter.name,
+               to_string(shape));
+  }
+}
+
+/// Element (row, column) of A·B.
+float product_at(const LowRankFactors& factors, int64_t row, int64_t column) {
+  int64_t rank = factors.b.shape[0];
+  int64_t columns = factors.b.shape[1];
+  float sum = 0;
+  for (int64_t r = 0; r < rank; ++r) {
+    sum += factors.a.values[static_cast<size_t>(row * rank + r)] *
+           factors.b.values[static_cast<size_t>(r * columns + column)];
+  }
+  return sum;
+}
+
+void merge(Parameter& parameter, const LowRankFactors& factors) {
+  WEFT_ASSERT(parameter.value.layout() == Layout::row_major, "{} is packed", parameter.name);
+  int64_t count = parameter.value.num_elements();
+  DType dtype = parameter.value.dtype();
+  std::vector<float> values(static_cast<size_t>(count));
+  convert_dtype(parameter.value.raw(), dtype, values.data(), DType::f32, count);
+  int64_t width = parameter.local_shape[1];
+  int64_t row_begin = parameter.range.dim == 0 ? parameter.range.begin : 0;
+  int64_t column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0;
+  for (int64_t i = 0; i < parameter.local_shape[0]; ++i) {
+    for (int64_t j = 0; j < width; ++j) {
+      int64_t row = row_begin + i;
+      int64_t column = column_begin + j;
+      values[static_cast<size_t>(i * width + j)] +=
+          factors.is_table ? product_at(factors, row, column) : product_at(factors, column, row);
+    }
+  }
+  convert_dtype(values.data(), DType::f32, parameter.value.raw(), dtype, count);
+}
+
+}  // namespace
+
+std::vector<LowRankFactors> read_low_rank_factors(GoldenFile& golden,
+                                                  const OpenedModel& opened,
+                                                  const CausalLanguageModel& model) {
+  std::vector<LowRankFactors> result;
+  for (const std::string& dataset : golden.datasets_under("lora")) {
+    if (!ends_with(dataset, kSuffixA)) continue;
+    size_t begin = std::string_view("lora/").size();
+    std::string name = parameter_of(dataset.substr(begin, dataset.rfind('/') - begin), opened, model);
+    if (name.empty()) fail_input("golden file {}: no weight of this model belongs to {}", golden.path(), dataset);
+    LowRankFactors factors{.parameter = name,
+                           .a_dataset = dataset,
+                           .b_dataset = dataset.substr(0, dataset.size() - kSuffixA.size()) + "_b",
+                           .a = golden.tensor(dataset),
+                           .b = {},
+                           .is_table = ends_with(dataset, "lora_embeddings_a")};
+    factors.b = golden.tensor(factors.b_dataset);
+    for (const Parameter& parameter : model.parameters().all()) {
+      if (parameter.name == name) check_shapes(golden, factors, parameter);
+    }
+    result.push_back(std::move(factors));
+  }
+  return result;
+}
+
+void merge_low_rank_factors(CausalLanguageModel& model, const std::vector<LowRankFactors>& factors) {
+  for (const LowRankFactors& entry : factors) {
+    Parameter* parameter = model.parameters().find(entry.parameter);
+    WEFT_ASSERT(parameter != nullptr);
+    merge(*parameter, entry);
+  }
+}
+
+LowRankGradients low_rank_gradients(const LowRankFactors& factors, const std::vector<float>& gradient) {
+  auto rows = static_cast<size_t>(factors.a.shape[0]);
+  auto rank = static_cast<size_t>(factors.a.shape[1]);
+  auto columns = static_cast<size_t>(factors.b.shape[1]);
+  LowRankGradients result{std::vector<float>(rows * rank), std::vector<float>(rank * columns)};
+  std::vector<double> b(rank * columns);
+  for (size_t i = 0; i < rows; ++i) {
+    const float* row = gradient.data() + i * columns;
+    for (size_t r = 0; r < rank; ++r) {
+      double sum = 0;
+      for (size_t j = 0; j < columns; ++j) {
+        sum += static_cast<double>(row[j]) * factors.b.values[r * columns + j];
+        b[r * columns + j] += static_cast<double>(factors.a.values[i * rank + r]) * row[j];
+      }
+      result.a[i * rank + r] = static_cast<float>(sum);
+    }
+  }
+  result.b.assign(b.begin(), b.end());
+  return result;
+}
+
+}  // namespace weft

@@ -1,0 +1,151 @@
+#include "verify/model_run.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <string_view>
+#include <utility>
+
+#include "autograd/tape.h"
+#include "core/error.h"
+#include "generate/sampler.h"
+#include "nn/kv_cache.h"
+#include "ops/embedding.h"
+#include "parallel/communicator.h"
+
+namespace weft {
+namespace {
+
+std::vector<float> to_floats(const Tensor& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
+  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
+  return values;
+}
+
+/// Copies a rank's slice of a parameter into a tensor of the full shape, times `factor`.
+void place_slice(const Parameter& parameter, std::span<const float> slice, float factor, std::span<float> full) {
+  int dim = parameter.range.dim;
+  int64_t inner = 1;
+  for (int d = dim + 1; d < parameter.full_shape.rank(); ++d) inner *= parameter.full_shape[d];
+  int64_t outer = 1;
+  for (int d = 0; d < dim; ++d) outer *= parameter.full_shape[d];
+  int64_t slice_width = (parameter.range.end - parameter.range.begin) * inner;
+  int64_t full_width = parameter.full_shape[dim] * inner;
+  for (int64_t o = 0; o < outer; ++o) {
+    float* to = full.data() + o * full_width + parameter.range.begin * inner;
+    const float* from = slice.data() + o * slice_width;
+    for (int64_t i = 0; i < slice_width; ++i) to[i] = from[i] * factor;
+  }
+}
+
+/// Ranks that hold the same slice each add their share of it: replicas are a power of two in practice, where that is
+/// exact.
+std::vector<float> gather_gradient(const Context& context, const Parameter& parameter, TensorParallelPlace place) {
+  const Tensor& gradient = parameter.value.grad_slot()->tensor;
+  std::vector<float> local = gradient ? to_floats(gradient) : std::vector<float>();
+  if (parameter.shard.kind == ShardKind::replicated || place.size == 1) return local;
+  Tensor full = context.zeros(parameter.full_shape, DType::f32);
+  if (!local.empty()) {
+    auto factor = 1.0f / static_cast<float>(shard_replicas(parameter.shard, place));
+    place_slice(parameter, local, factor, {full.data<float>(), static_cast<size_t>(full.num_elements())});
+  }
+  context.tensor_parallel->all_reduce(full, ReduceOp::sum);
+  return to_floats(full);
+}
+
+struct OpenRow {
+  size_t index = 0;
+  std::vector<int32_t> ids;
+  int64_t cached = 0;
+};
+
+/// Logits of the next token of every open row, [rows, vocabulary].
+TokenValues next_logits(Context& context, CausalLanguageModel& model, std::vector<OpenRow>& rows, KvCache* cache) {
+  Batch batch;
+  std::vector<int32_t> last;
+  for (OpenRow& row : rows) {
+    auto begin = row.ids.begin() + (cache == nullptr ? 0 : row.cached);
+    batch.add({begin, row.ids.end()}, cache == nullptr ? 0 : row.cached, static_cast<int64_t>(row.index));
+    last.push_back(static_cast<int32_t>(batch.num_tokens() - 1));
+    row.cached = static_cast<int64_t>(row.ids.size());
+  }
+  Tensor hidden = model.hidden(context, batch, cache);
+  return to_token_values(model.logits(context, gather_rows(context, hidden, last)));
+}
+
+}  // namespace
+
+TokenValues to_token_values(const Tensor& tensor) {
+  return {.width = tensor.size(-1), .values = to_floats(tensor)};
+}
+
+ObservedValues run_forward(const Context& context, CausalLanguageModel& model, const Batch& batch) {
+  ObservedValues observed;
+  Context watched = context;
+  watched.observer = [&](std::string_view name, const Tensor& value) {
+    observed.insert_or_assign(std::string(name), to_token_values(value));
+  };
+  Tensor hidden = model.hidden(watched, batch, nullptr);
+  watched.observer = nullptr;
+  observed.insert_or_assign("final", to_token_values(hidden));
+  observed.insert_or_assign("logits", to_token_values(model.logits(watched, hidden)));
+  return observed;
+}
+
+double run_training_pass(const Context& context,
+                         CausalLanguageModel& model,
+                         const Batch& batch,
+                         const std::vector<int32_t>& targets,
+                         const std::vector<float>& weights,
+                         const GradientSink& sink) {
+  set_trainable(model, true);
+  Context recording = context;
+  Tape tape;
+  recording.tape = &tape;
+  Tensor hidden = model.hidden(recording, batch, nullptr);
+  LanguageModelLoss loss = language_model_loss(recording, model, hidden, targets, weights);
+  tape.backward(recording, loss.loss);
+  finish_gradients(recording, model);
+  for (Parameter& parameter : model.parameters().all()) {
+    sink(parameter, gather_gradient(context, parameter, model.parameters().place()));
+  }
+  set_trainable(model, false);
+  return to_floats(loss.loss)[0];
+}
+
+std::vector<GreedyRow> run_greedy(const Context& context, CausalLanguageModel& model, const GreedyRequest& request) {
+  Context running = context;
+  std::vector<GreedyRow> results(request.prompts.size());
+  std::vector<OpenRow> open;
+  int64_t longest = 1;
+  for (size_t i = 0; i < request.prompts.size(); ++i) {
+    open.push_back({.index = i, .ids = request.prompts[i]});
+    longest = std::max(longest, static_cast<int64_t>(request.prompts[i].size()) + request.num_new_tokens[i]);
+  }
+  std::unique_ptr<KvCache> cache;
+  if (request.use_cache) {
+    cache = std::make_unique<KvCache>(
+        running, model.kv_cache_shape(request.cache_dtype), static_cast<int64_t>(open.size()), longest);
+  }
+  auto is_done = [&](const OpenRow& row) {
+    const std::vector<int32_t>& made = results[row.index].new_ids;
+    return static_cast<int64_t>(made.size()) >= request.num_new_tokens[row.index] ||
+           (!made.empty() && made.back() == request.end_id);
+  };
+  std::erase_if(open, is_done);
+  while (!open.empty()) {
+    TokenValues logits = next_logits(running, model, open, cache.get());
+    for (size_t i = 0; i < open.size(); ++i) {
+      std::span<const float> row = logits.row(static_cast<int64_t>(i));
+      std::vector<float> values(row.begin(), row.end());
+      auto next = request.choose ? request.choose(open[i].ids, values) : static_cast<int32_t>(argmax(values));
+      open[i].ids.push_back(next);
+      results[open[i].index].new_ids.push_back(next);
+      results[open[i].index].step_logits.push_back(std::move(values));
+    }
+    std::erase_if(open, is_done);
+  }
+  return results;
+}
+
+}  // namespace weft

@@ -1,0 +1,67 @@
+// Runs of a model with everything that a golden file may hold brought out: intermediate values, gradients of whole
+// parameters, continuations.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+
+namespace weft {
+
+/// Values of the packed tokens of a batch, [tokens, width] in f32.
+struct TokenValues {
+  int64_t width = 0;
+  std::vector<float> values;
+
+  int64_t rows() const { return width == 0 ? 0 : static_cast<int64_t>(values.size()) / width; }
+  std::span<const float> row(int64_t index) const {
+    return {values.data() + index * width, static_cast<size_t>(width)};
+  }
+};
+
+/// By the names that the model observes ("hidden/0", …, "final"), and "logits".
+using ObservedValues = std::map<std::string, TokenValues, std::less<>>;
+
+TokenValues to_token_values(const Tensor& tensor);
+
+/// A forward pass without a cache.
+ObservedValues run_forward(const Context& context, CausalLanguageModel& model, const Batch& batch);
+
+/// Receives the gradient of a whole parameter, gathered from all ranks; empty where no gradient arrived.
+using GradientSink = std::function<void(const Parameter& parameter, std::vector<float> gradient)>;
+
+/// Forward, loss (a target and a weight a token; targets of −1 are ignored), backward. Hands every parameter's gradient
+/// to `sink` and returns the loss. The model must have been loaded for training.
+double run_training_pass(const Context& context,
+                         CausalLanguageModel& model,
+                         const Batch& batch,
+                         const std::vector<int32_t>& targets,
+                         const std::vector<float>& weights,
+                         const GradientSink& sink);
+
+/// Chooses the next id from all of a row's ids so far and its logits, which it may change.
+using ChooseNext = std::function<int32_t(std::span<const int32_t> ids, std::span<float> logits)>;
+
+struct GreedyRequest {
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<int64_t> num_new_tokens;  // a row
+  int32_t end_id = -1;                  // a row ends with it; −1: never
+  bool use_cache = true;                // else the whole sequence is run again at every step
+  DType cache_dtype = DType::f32;
+  ChooseNext choose;  // null: the largest logit
+};
+
+struct GreedyRow {
+  std::vector<int32_t> new_ids;
+  std::vector<std::vector<float>> step_logits;  // what chose each new id
+};
+
+/// All rows in one batch of ragged lengths; rows leave it as they end.
+std::vector<GreedyRow> run_greedy(const Context& context, CausalLanguageModel& model, const GreedyRequest& request);
+
+}  // namespace weft
