@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Runs clang-tidy on our sources, two at once, and remembers what was clean.
+
+    scripts/clang_tidy.py build/release            all our sources in that build's compile_commands.json
+    scripts/clang_tidy.py build/release src/core   those whose path contains one of the given parts
+
+A file is checked again when it, a header of ours it includes, its compile command or .clang-tidy changed. The
+includes come from ninja's dependency log, so build first.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OURS = ("kernels/", "src/", "launcher/", "tests/")
+STAMPS = ROOT / "build" / "tidy"
+# Flags of g++ that clang 14 does not know must not count as findings.
+EXTRA = ["--extra-arg=-Wno-unknown-warning-option", "--extra-arg=-Wno-ignored-optimization-argument"]
+
+
+def relative(path: str, folder: str) -> str:
+    return os.path.relpath(os.path.join(folder, path), ROOT)
+
+
+def dependencies(build: pathlib.Path) -> dict[str, list[str]]:
+    """Object file → our headers and sources that it was made of."""
+    listing = subprocess.run(["ninja", "-C", str(build), "-t", "deps"], capture_output=True, text=True, check=True)
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in listing.stdout.splitlines():
+        if line.startswith("    "):
+            path = relative(line.strip(), str(build))
+            if path.startswith(OURS):
+                current.append(path)
+        elif ": #deps" in line:
+            current = found.setdefault(line.split(":")[0], [])
+    return found
+
+
+def fingerprint(command: str, files: list[str]) -> str:
+    digest = hashlib.sha256(command.encode())
+    for path in [".clang-tidy", *sorted(set(files))]:
+        digest.update(path.encode())
+        digest.update((ROOT / path).read_bytes())
+    return digest.hexdigest()
+
+
+def check(build: pathlib.Path, path: str, stamp: pathlib.Path) -> str | None:
+    """Returns the findings, or None when there are none."""
+    command = ["clang-tidy", "-p", str(build), "--quiet", *EXTRA, path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        stamp.touch()
+        return None
+    return result.stdout + re.sub(r"\d+ warnings? .*\n|Suppressed .*\n|Use -header-filter.*\n", "", result.stderr)
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        return 2
+    build = pathlib.Path(sys.argv[1]).resolve()
+    parts = sys.argv[2:]
+    headers = dependencies(build)
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    work = []
+    num_sources = 0
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        path = relative(entry["file"], entry["directory"])
+        if not path.startswith(OURS) or (parts and not any(part in path for part in parts)):
+            continue
+        num_sources += 1
+        entry_output = re.search(r" -o (\S+)", entry["command"])
+        files = headers.get(entry_output.group(1), []) if entry_output else []
+        stamp = STAMPS / fingerprint(entry["command"], [path, *files])
+        if not stamp.exists():
+            work.append((path, stamp))
+    num_dirty = 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(check, build, path, stamp): path for path, stamp in work}
+        for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
+            findings = future.result()
+            print(f"[{done}/{len(work)}] {futures[future]}{'' if findings is None else ': findings'}", flush=True)
+            if findings is not None:
+                num_dirty += 1
+                print(findings, flush=True)
+    print(f"note: {num_sources} files, {num_sources - len(work)} unchanged since they were clean")
+    if num_dirty:
+        print(f"{num_dirty} of {num_sources} files have findings")
+    return 1 if num_dirty else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
