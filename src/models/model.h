@@ -1,4 +1,5 @@
-// The interface of every decoder-only language model: generation, perplexity, verification and training see nothing more.
+// The interface of every decoder-only language model: generation, perplexity, verification and training see nothing
+// more.
 #pragma once
 
 #include <cstdint>
@@ -55,11 +56,13 @@ class CausalLanguageModel {
 
   virtual const ModelInfo& info() const = 0;
 
-  /// Hidden states after the final norm, [tokens, hidden_size]. With a cache the new keys and values are written to it and past ones are read;
-  /// without one every sequence must have past == 0. Ids must lie in [0, vocab_size) (Error(bad_input) otherwise).
+  /// Hidden states after the final norm, [tokens, hidden_size]. With a cache the new keys and values are written to it
+  /// and past ones are read; without one every sequence must have past == 0. Ids must lie in [0, vocab_size)
+  /// (Error(bad_input) otherwise).
   virtual Tensor hidden(Context& context, const Batch& batch, KvCache* cache) = 0;
 
-  /// This rank's columns of the logits of some hidden states, f32 (f64 for f64), final soft cap applied: [rows, local vocabulary].
+  /// This rank's columns of the logits of some hidden states, f32 (f64 for f64), final soft cap applied: [rows, local
+  /// vocabulary].
   virtual Tensor local_logits(Context& context, const Tensor& hidden) = 0;
 
   /// Logits over the whole vocabulary on every rank, [rows, vocab_size]; not for training.
@@ -77,8 +80,8 @@ class CausalLanguageModel {
   ParameterStore parameters_;
 };
 
-/// Sum over tokens of weight · −log p(target) / sum of weights, and the loss a token. Targets of −1 are ignored. Vocabulary-parallel: the whole logits
-/// never exist on a rank.
+/// Sum over tokens of weight · −log p(target) / sum of weights, and the loss a token. Targets of −1 are ignored.
+/// Vocabulary-parallel: the whole logits never exist on a rank.
 struct LanguageModelLoss {
   Tensor loss;        // one element, f32 or f64
   Tensor token_loss;  // [tokens], 0 where ignored
@@ -88,6 +91,10 @@ LanguageModelLoss language_model_loss(Context& context,
                                       const Tensor& hidden,
                                       const std::vector<int32_t>& targets,
                                       const std::vector<float>& weights);
+
+/// After backward: sums the gradients of key/value projections over the ranks that hold the same heads. Every rank
+/// calls it.
+void finish_gradients(Context& context, CausalLanguageModel& model);
 
 /// Makes every parameter's value want a gradient (before a training forward) or not.
 void set_trainable(CausalLanguageModel& model, bool trainable);

@@ -1,46 +1,45 @@
 // Families and where they come from: opening a model by path, sizing it, loading it.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "models/family.h"
 #include "models/model.h"
 
 namespace weft {
 
-class CheckpointReader;
-class ModelConfig;
-struct WeightMap;
-
 /// What the user says about a model; the same flags in every command.
 struct ModelOptions {
-  std::string path;    // folder or file; or, for planning, a shape file of configs/models/
-  std::string family;  // empty: as the config says; the seed's names ("llama", "yi", "qwen", "gemma", …) and ours are known
-  std::string compat;  // "bert4keras3": the seed's arithmetic; empty: the original model's
+  std::string path;  // folder or file; or, for planning, a shape file of configs/models/
+  std::string
+      family;  // empty: as the config says; bert4keras3's names ("llama", "yi", "qwen", "gemma", …) and ours are known
+  std::string compat;  // "bert4keras3": its arithmetic; empty: the original model's
 };
 
 /// A model whose config was read and whose checkpoint was opened, but nothing loaded.
 struct OpenedModel {
   std::string path;
-  std::string format;  // "huggingface", "keras_hdf5", "gguf", "shape" (a config without weights)
-  std::string family;
-  std::unique_ptr<CheckpointReader> reader;  // null for "shape"
+  ModelFormat format = ModelFormat::huggingface;
+  std::shared_ptr<const CheckpointReader> reader;  // null for a config without weights
   std::shared_ptr<const ModelConfig> config;
+  const Family* family = nullptr;
+  DecoderConfig settings;
 
-  /// Declares the model for a place among tensor-parallel ranks.
-  std::unique_ptr<CausalLanguageModel> make(TensorParallelPlace place) const;
-  /// Name and transform of each parameter in this format (models/weight_map.h).
-  const WeightMap& weight_map() const;
-
-  bool compat = false;
-  const struct Family* entry = nullptr;
+  /// Declares the model for a place among tensor-parallel ranks. Throws Error(bad_input) when the ranks cannot share
+  /// it.
+  std::unique_ptr<CausalLanguageModel> make(TensorParallelPlace place) const { return make_decoder(settings, place); }
+  /// Name and layout of each parameter in this format.
+  const WeightMap& weight_map() const { return family->weight_map(format); }
 };
 
 /// Throws Error(bad_input) for everything in the config that cannot be.
 OpenedModel open_model(const ModelOptions& options);
+
+/// "huggingface", "keras_hdf5", "gguf"
+std::string_view model_format_name(ModelFormat format);
 
 /// Names of all families, for messages and --help.
 std::vector<std::string> family_names();
@@ -58,7 +57,21 @@ struct LoadReport {
   double seconds = 0;
 };
 
-/// Reads this rank's slices straight into place. Checks first that every parameter exists with the right shape and that nothing unknown is left over.
-LoadReport load_parameters(const Context& context, const OpenedModel& opened, CausalLanguageModel& model, const LoadOptions& options);
+/// Reads this rank's slices straight into place. Checks first that every parameter exists with the right shape and that
+/// nothing unknown is left over.
+LoadReport load_parameters(const Context& context,
+                           const OpenedModel& opened,
+                           CausalLanguageModel& model,
+                           const LoadOptions& options);
+
+/// Random values of the right scale instead of a checkpoint: normal with standard deviation 0.02, norms around their
+/// neutral value. The same values at every tensor-parallel degree.
+void initialise_parameters(const Context& context,
+                           CausalLanguageModel& model,
+                           const LoadOptions& options,
+                           uint64_t seed);
+
+/// Bytes that a parameter's local slice takes in memory under these options.
+int64_t parameter_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options);
 
 }  // namespace weft

@@ -1,0 +1,262 @@
+#include "models/decoder_config.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "checkpoint/reader.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kDefaultContext = 8192;
+constexpr double kMaxTheta = 1e12;
+
+void read_heads(DecoderConfig& config,
+                const ModelConfig& source,
+                const char* heads_key,
+                const char* kv_heads_key,
+                const char* head_dim_key) {
+  ModelInfo& info = config.info;
+  info.num_heads = source.size(heads_key, kMaxHeads);
+  info.num_kv_heads = source.size_or(kv_heads_key, info.num_heads, kMaxHeads);
+  if (info.num_heads % info.num_kv_heads != 0) {
+    fail_input("{}: {} query heads cannot share {} key/value heads; '{}' must divide '{}'",
+               source.path(),
+               info.num_heads,
+               info.num_kv_heads,
+               kv_heads_key,
+               heads_key);
+  }
+  if (!source.has(head_dim_key) && info.hidden_size % info.num_heads != 0) {
+    fail_input("{}: hidden size {} is no multiple of {} heads and '{}' is absent",
+               source.path(),
+               info.hidden_size,
+               info.num_heads,
+               head_dim_key);
+  }
+  info.head_dim = source.size_or(head_dim_key, info.hidden_size / info.num_heads, 1024);
+  if (info.head_dim % 2 != 0)
+    fail_input("{}: head size {} is odd; rotary positions need pairs", source.path(), info.head_dim);
+}
+
+void read_end_ids(ModelInfo& info, const ModelConfig& config, std::string_view key) {
+  for (int64_t id : config.integers(key)) {
+    if (id >= 0 && id < info.vocab_size) info.end_ids.push_back(static_cast<int32_t>(id));
+  }
+}
+
+DecoderConfig read_huggingface(const ModelConfig& source, bool tied_by_default) {
+  DecoderConfig config;
+  ModelInfo& info = config.info;
+  info.vocab_size = source.size("vocab_size");
+  info.hidden_size = source.size("hidden_size");
+  info.intermediate_size = source.size("intermediate_size");
+  info.num_layers = source.size("num_hidden_layers", kMaxLayers);
+  info.max_positions = source.size_or("max_position_embeddings", kDefaultContext, int64_t{1} << 30);
+  info.tied_embedding = source.boolean_or("tie_word_embeddings", tied_by_default);
+  read_heads(config, source, "num_attention_heads", "num_key_value_heads", "head_dim");
+  read_end_ids(info, source, "eos_token_id");
+  config.norm.eps = source.number_or("rms_norm_eps", 1e-6, 0, 1);
+  config.inverse_frequency = huggingface_inverse_frequency(source, info.head_dim);
+  return config;
+}
+
+/// bert4keras3 names: num_attention_heads is the number of key/value heads when query_head is given.
+DecoderConfig read_seed(const ModelSource& from, bool tied_by_default) {
+  const ModelConfig& source = from.config;
+  DecoderConfig config;
+  ModelInfo& info = config.info;
+  info.vocab_size = source.size("vocab_size");
+  info.hidden_size = source.size("hidden_size");
+  info.intermediate_size = source.size("intermediate_size");
+  info.num_layers = source.size("num_hidden_layers", kMaxLayers);
+  info.max_positions = source.size_or("max_position_embeddings", kDefaultContext, int64_t{1} << 30);
+  info.tied_embedding = source.boolean_or("share_emebding", tied_by_default);
+  read_heads(config,
+             source,
+             source.has("query_head") ? "query_head" : "num_attention_heads",
+             "num_attention_heads",
+             "attention_head_size");
+  config.norm.eps = source.number_or("rms_norm_eps", 1e-6, 0, 1);
+  config.qkv_bias = source.boolean_or("use_bias", false);
+  config.output_bias = source.boolean_or("o_bias", config.qkv_bias);
+  double theta = source.number_or("max_wavelength", 10000, 1, kMaxTheta);
+  double divisor = from.compat ? source.number_or("scaling_factor", 1, 1e-3, 1e6) : 1;
+  config.inverse_frequency = inverse_frequency(theta, info.head_dim, divisor);
+  return config;
+}
+
+/// Llama 3.1 files hold the scaling of its frequencies as a tensor of divisors.
+void divide_by_rope_factors(std::vector<double>& frequencies, const CheckpointReader& reader) {
+  const TensorInfo* info = reader.find("rope_freqs.weight");
+  if (info == nullptr) return;
+  if (info->shape != Shape{static_cast<int64_t>(frequencies.size())}) {
+    fail_input("{}: rope_freqs.weight is {}, expected [{}]", info->file, to_string(info->shape), frequencies.size());
+  }
+  std::vector<double> factors(frequencies.size());
+  reader.read("rope_freqs.weight", factors.data(), DType::f64);
+  for (size_t i = 0; i < factors.size(); ++i) frequencies[i] /= factors[i];
+}
+
+std::vector<double> gguf_inverse_frequency(const ModelSource& from, int64_t head_dim) {
+  const ModelConfig& source = from.config;
+  if (source.size_or(gguf_key(from, "rope.dimension_count"), head_dim) != head_dim) {
+    fail_input("{}: rotary positions on only part of a head are not supported for this family", source.path());
+  }
+  auto frequencies =
+      inverse_frequency(source.number_or(gguf_key(from, "rope.freq_base"), 10000, 1, kMaxTheta), head_dim);
+  std::string scaling = source.string_or(gguf_key(from, "rope.scaling.type"), "none");
+  if (scaling == "linear") {
+    double factor = source.number_or(gguf_key(from, "rope.scaling.factor"), 1, 1e-3, 1e6);
+    for (double& frequency : frequencies) frequency /= factor;
+  } else if (scaling != "none") {
+    fail_input("{}: rope scaling '{}' is not supported; known are none and linear", source.path(), printable(scaling));
+  }
+  if (from.reader != nullptr) divide_by_rope_factors(frequencies, *from.reader);
+  return frequencies;
+}
+
+DecoderConfig read_gguf(const ModelSource& from) {
+  const ModelConfig& source = from.config;
+  WEFT_ASSERT(from.reader != nullptr);
+  DecoderConfig config;
+  ModelInfo& info = config.info;
+  const TensorInfo& table = from.reader->info("token_embd.weight");
+  if (table.shape.rank() != 2)
+    fail_input("{}: token_embd.weight is {}, expected a matrix", table.file, to_string(table.shape));
+  info.vocab_size = table.shape[0];
+  info.hidden_size = source.size(gguf_key(from, "embedding_length"));
+  info.intermediate_size = source.size(gguf_key(from, "feed_forward_length"));
+  info.num_layers = source.size(gguf_key(from, "block_count"), kMaxLayers);
+  info.max_positions = source.size_or(gguf_key(from, "context_length"), kDefaultContext, int64_t{1} << 30);
+  info.tied_embedding = from.reader->find("output.weight") == nullptr;
+  read_heads(config,
+             source,
+             gguf_key(from, "attention.head_count").c_str(),
+             gguf_key(from, "attention.head_count_kv").c_str(),
+             gguf_key(from, "attention.key_length").c_str());
+  read_end_ids(info, source, "tokenizer.ggml.eos_token_id");
+  config.norm.eps = source.number_or(gguf_key(from, "attention.layer_norm_rms_epsilon"), 1e-6, 0, 1);
+  config.inverse_frequency = gguf_inverse_frequency(from, info.head_dim);
+  return config;
+}
+
+/// transformers 5 writes rope_parameters, 4 writes rope_theta beside rope_scaling.
+std::string rope_key(const ModelConfig& config, std::string_view name) {
+  return (config.has("rope_parameters") ? "rope_parameters." : "rope_scaling.") + std::string(name);
+}
+
+void scale_llama3(const ModelConfig& config, std::vector<double>& frequencies) {
+  double factor = config.number_or(rope_key(config, "factor"), 8, 1, 1e6);
+  double low = config.number_or(rope_key(config, "low_freq_factor"), 1, 1e-6, 1e6);
+  double high = config.number_or(rope_key(config, "high_freq_factor"), 4, 1e-6, 1e6);
+  double original = config.number_or(rope_key(config, "original_max_position_embeddings"), 8192, 1, 1e9);
+  if (high <= low) fail_input("{}: rope scaling needs high_freq_factor > low_freq_factor", config.path());
+  for (double& frequency : frequencies) {
+    double wavelength = 2 * std::numbers::pi / frequency;
+    if (wavelength < original / high) continue;
+    if (wavelength > original / low) {
+      frequency /= factor;
+    } else {
+      double smooth = (original / wavelength - low) / (high - low);
+      frequency = (1 - smooth) * frequency / factor + smooth * frequency;
+    }
+  }
+}
+
+}  // namespace
+
+std::string gguf_key(const ModelSource& source, std::string_view name) {
+  return source.config.string_or("general.architecture", "llama") + "." + std::string(name);
+}
+
+std::vector<double> inverse_frequency(double theta, int64_t head_dim, double exponent_divisor) {
+  std::vector<double> frequencies;
+  for (int64_t m = 0; m < head_dim / 2; ++m) {
+    frequencies.push_back(
+        std::pow(theta, -2.0 * static_cast<double>(m) / exponent_divisor / static_cast<double>(head_dim)));
+  }
+  return frequencies;
+}
+
+std::vector<double> huggingface_inverse_frequency(const ModelConfig& config, int64_t head_dim) {
+  const char* theta_key = config.has("rope_parameters") ? "rope_parameters.rope_theta" : "rope_theta";
+  auto frequencies = inverse_frequency(config.number_or(theta_key, 10000, 1, kMaxTheta), head_dim);
+  std::string type =
+      config.string_or(rope_key(config, "rope_type"), config.string_or(rope_key(config, "type"), "default"));
+  if (type == "llama3") {
+    scale_llama3(config, frequencies);
+  } else if (type == "linear") {
+    double factor = config.number_or(rope_key(config, "factor"), 1, 1e-3, 1e6);
+    for (double& frequency : frequencies) frequency /= factor;
+  } else if (type != "default") {
+    fail_input(
+        "{}: rope scaling '{}' is not supported; known are default, linear and llama3", config.path(), printable(type));
+  }
+  return frequencies;
+}
+
+DecoderConfig read_common(const ModelSource& source, bool tied_by_default) {
+  DecoderConfig config = source.format == ModelFormat::huggingface ? read_huggingface(source.config, tied_by_default)
+                         : source.format == ModelFormat::gguf      ? read_gguf(source)
+                                                                   : read_seed(source, tied_by_default);
+  config.attention_scale = 1 / std::sqrt(static_cast<double>(config.info.head_dim));
+  return config;
+}
+
+WeightMap huggingface_weights() {
+  WeightMap map;
+  for (const char* name : {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"})
+    map.rows.push_back({name, name});
+  for (const char* part : {"input_layernorm.weight",
+                           "post_attention_layernorm.weight",
+                           "pre_feedforward_layernorm.weight",
+                           "post_feedforward_layernorm.weight",
+                           "self_attn.q_proj.weight",
+                           "self_attn.k_proj.weight",
+                           "self_attn.v_proj.weight",
+                           "self_attn.o_proj.weight",
+                           "self_attn.q_proj.bias",
+                           "self_attn.k_proj.bias",
+                           "self_attn.v_proj.bias",
+                           "self_attn.o_proj.bias",
+                           "mlp.gate_proj.weight",
+                           "mlp.up_proj.weight",
+                           "mlp.down_proj.weight"}) {
+    std::string name = "model.layers.{i}." + std::string(part);
+    map.rows.push_back({name, name});
+  }
+  // A tied head may be stored again; old files keep the rotary buffers.
+  map.ignored = {"lm_head.weight", "*.rotary_emb.inv_freq"};
+  return map;
+}
+
+WeightMap gguf_weights(bool permuted, bool norm_plus_one) {
+  WeightTransform rotary = permuted ? WeightTransform::rotary_permuted : WeightTransform::none;
+  WeightTransform norm = norm_plus_one ? WeightTransform::minus_one : WeightTransform::none;
+  WeightMap map;
+  auto layer = [&](const char* ours, const char* theirs, WeightTransform transform = WeightTransform::none) {
+    map.rows.push_back({"model.layers.{i}." + std::string(ours), "blk.{i}." + std::string(theirs), transform});
+  };
+  map.rows.push_back({"model.embed_tokens.weight", "token_embd.weight"});
+  map.rows.push_back({"model.norm.weight", "output_norm.weight", norm});
+  map.rows.push_back({"lm_head.weight", "output.weight"});
+  layer("input_layernorm.weight", "attn_norm.weight", norm);
+  layer("self_attn.q_proj.weight", "attn_q.weight", rotary);
+  layer("self_attn.k_proj.weight", "attn_k.weight", rotary);
+  layer("self_attn.v_proj.weight", "attn_v.weight");
+  layer("self_attn.o_proj.weight", "attn_output.weight");
+  layer("self_attn.q_proj.bias", "attn_q.bias", rotary);
+  layer("self_attn.k_proj.bias", "attn_k.bias", rotary);
+  layer("self_attn.v_proj.bias", "attn_v.bias");
+  layer("mlp.gate_proj.weight", "ffn_gate.weight");
+  layer("mlp.up_proj.weight", "ffn_up.weight");
+  layer("mlp.down_proj.weight", "ffn_down.weight");
+  map.ignored = {"rope_freqs.weight"};
+  return map;
+}
+
+}  // namespace weft

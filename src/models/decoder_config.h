@@ -1,0 +1,27 @@
+// The settings that decoder configs of all families spell alike, read once for each format.
+#pragma once
+
+#include "models/family.h"
+#include "models/model_config.h"
+
+namespace weft {
+
+/// Sizes, rotary frequencies, end ids, tied embedding (as the config says, `tied_by_default` when it does not).
+DecoderConfig read_common(const ModelSource& source, bool tied_by_default);
+
+/// theta^(−2m/dim), scaled as rope_parameters / rope_scaling say: "default", "linear" or "llama3" (Llama 3.1).
+std::vector<double> huggingface_inverse_frequency(const ModelConfig& config, int64_t head_dim);
+
+/// theta^(−2m/dim); with bert4keras3's arithmetic the exponent is divided by `scaling_factor` as well.
+std::vector<double> inverse_frequency(double theta, int64_t head_dim, double exponent_divisor = 1);
+
+/// A GGUF key of this architecture: "llama." + name.
+std::string gguf_key(const ModelSource& source, std::string_view name);
+
+/// {i}-rows under the names that Hugging Face uses, which are ours.
+WeightMap huggingface_weights();
+/// llama.cpp's names. `permuted` for architectures whose converter reorders the rows of q and k; norms hold 1 + w with
+/// `norm_plus_one`.
+WeightMap gguf_weights(bool permuted, bool norm_plus_one);
+
+}  // namespace weft

@@ -1,0 +1,143 @@
+// Gemma 2: Gemma with norms after both branches, soft caps on scores and logits, and a sliding window in every other
+// layer (Gemma team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024).
+
+#include <cmath>
+
+#include "core/error.h"
+#include "models/decoder_config.h"
+
+namespace weft {
+namespace {
+
+constexpr double kMaxCap = 1e6;
+
+std::vector<int64_t> alternate_windows(int64_t window, int64_t num_layers) {
+  std::vector<int64_t> windows;
+  for (int64_t layer = 0; layer < num_layers; ++layer) windows.push_back(layer % 2 == 0 ? window : 0);
+  return windows;
+}
+
+void read_huggingface(const ModelConfig& source, DecoderConfig& config) {
+  config.qkv_bias = config.output_bias = source.boolean_or("attention_bias", false);
+  config.attention_scale =
+      1 / std::sqrt(source.number_or("query_pre_attn_scalar", static_cast<double>(config.info.head_dim), 1e-6, 1e9));
+  config.attention_soft_cap = source.number_or("attn_logit_softcapping", 0, 0, kMaxCap);
+  config.logit_soft_cap = source.number_or("final_logit_softcapping", 0, 0, kMaxCap);
+  int64_t window = source.size_or("sliding_window", 4096, int64_t{1} << 30);
+  config.windows = alternate_windows(window, config.info.num_layers);
+  std::vector<std::string> types = source.strings("layer_types");
+  if (types.empty()) return;
+  if (static_cast<int64_t>(types.size()) != config.info.num_layers) {
+    fail_input("{}: 'layer_types' lists {} layers, 'num_hidden_layers' says {}",
+               source.path(),
+               types.size(),
+               config.info.num_layers);
+  }
+  for (size_t layer = 0; layer < types.size(); ++layer) {
+    if (types[layer] != "sliding_attention" && types[layer] != "full_attention") {
+      fail_input("{}: layer type '{}' is unknown; expected sliding_attention or full_attention",
+                 source.path(),
+                 printable(types[layer]));
+    }
+    config.windows[layer] = types[layer] == "sliding_attention" ? window : 0;
+  }
+}
+
+void read_seed(const ModelSource& from, DecoderConfig& config) {
+  const ModelConfig& source = from.config;
+  if (!source.boolean_or("use_post_ffw_norm", false) || !source.boolean_or("use_post_attention_norm", false)) {
+    fail_input("{}: use_post_ffw_norm and use_post_attention_norm must be true for gemma2", source.path());
+  }
+  if (!source.boolean_or("query_head_dim_normalize", true)) {
+    config.attention_scale = 1 / std::sqrt(static_cast<double>(config.info.hidden_size / config.info.num_heads));
+  }
+  config.attention_soft_cap = source.number_or("logit_soft_cap", 0, 0, kMaxCap);
+  // bert4keras3 lacks the cap on the logits; every Gemma 2 was trained with 30.
+  config.logit_soft_cap = from.compat ? 0 : source.number_or("final_logit_softcapping", 30, 0, kMaxCap);
+  if (source.boolean_or("use_sliding_window_attention", false)) {
+    config.windows =
+        alternate_windows(source.size_or("sliding_window_size", 4096, int64_t{1} << 30), config.info.num_layers);
+  }
+}
+
+void read_gguf(const ModelSource& from, DecoderConfig& config) {
+  const ModelConfig& source = from.config;
+  config.attention_soft_cap = source.number_or(gguf_key(from, "attn_logit_softcapping"), 50, 0, kMaxCap);
+  config.logit_soft_cap = source.number_or(gguf_key(from, "final_logit_softcapping"), 30, 0, kMaxCap);
+  config.windows = alternate_windows(source.size_or(gguf_key(from, "attention.sliding_window"), 4096, int64_t{1} << 30),
+                                     config.info.num_layers);
+  // The format does not hold query_pre_attn_scalar. Of the released sizes only 27b, the one with 46 layers, departs
+  // from head_dim.
+  if (config.info.num_layers == 46) {
+    config.attention_scale =
+        1 / std::sqrt(static_cast<double>(config.info.hidden_size) / static_cast<double>(config.info.num_heads));
+  }
+}
+
+DecoderConfig read_gemma2(const ModelSource& source) {
+  DecoderConfig config = read_common(source, true);
+  config.norm.weight_offset = 1;
+  config.norm_after_branches = true;
+  config.embedding_scale = std::sqrt(static_cast<double>(config.info.hidden_size));
+  config.activation = Activation::gelu_tanh;
+  switch (source.format) {
+    case ModelFormat::huggingface:
+      read_huggingface(source.config, config);
+      break;
+    case ModelFormat::keras_hdf5:
+      read_seed(source, config);
+      break;
+    case ModelFormat::gguf:
+      read_gguf(source, config);
+      break;
+  }
+  return config;
+}
+
+WeightMap gemma2_keras_weights() {
+  constexpr WeightTransform kTranspose = WeightTransform::transpose;
+  constexpr WeightTransform kHeadsIn = WeightTransform::heads_in;
+  const std::string layer = "model.layers.{i}.";
+  const std::string attention = "layers/gemma2_attention{#i}/";
+  const std::string mlp = "layers/gemma_feed_forward{#i}/";
+  return {.rows = {{"model.embed_tokens.weight", "layers/embedding/vars/0"},
+                   {layer + "input_layernorm.weight", "layers/rms_normalization{#4i}/vars/0"},
+                   {layer + "self_attn.q_proj.weight", attention + "query_dense/vars/0", kHeadsIn},
+                   {layer + "self_attn.k_proj.weight", attention + "key_dense/vars/0", kHeadsIn},
+                   {layer + "self_attn.v_proj.weight", attention + "value_dense/vars/0", kHeadsIn},
+                   {layer + "self_attn.o_proj.weight", attention + "output_dense/vars/0", WeightTransform::heads_out},
+                   {layer + "post_attention_layernorm.weight", "layers/rms_normalization{#4i+1}/vars/0"},
+                   {layer + "pre_feedforward_layernorm.weight", "layers/rms_normalization{#4i+2}/vars/0"},
+                   {layer + "mlp.gate_proj.weight", mlp + "i0_dense/vars/0", kTranspose},
+                   {layer + "mlp.up_proj.weight", mlp + "i1_dense/vars/0", kTranspose},
+                   {layer + "mlp.down_proj.weight", mlp + "o_dense/vars/0", kTranspose},
+                   {layer + "post_feedforward_layernorm.weight", "layers/rms_normalization{#4i+3}/vars/0"},
+                   {"model.norm.weight", "layers/rms_normalization{#4L}/vars/0"},
+                   {"lm_head.weight", "layers/dense/vars/0", kTranspose}},
+          .ignored = {"*seed_generator*"}};
+}
+
+WeightMap gemma2_gguf_weights() {
+  constexpr WeightTransform kMinusOne = WeightTransform::minus_one;
+  WeightMap map = gguf_weights(false, true);
+  map.rows.push_back(
+      {"model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.post_attention_norm.weight", kMinusOne});
+  map.rows.push_back({"model.layers.{i}.pre_feedforward_layernorm.weight", "blk.{i}.ffn_norm.weight", kMinusOne});
+  map.rows.push_back({"model.layers.{i}.post_feedforward_layernorm.weight", "blk.{i}.post_ffw_norm.weight", kMinusOne});
+  return map;
+}
+
+}  // namespace
+
+Family gemma2_family() {
+  return {.name = "gemma2",
+          .huggingface_types = {"gemma2"},
+          .seed_names = {"gemma2"},
+          .gguf_architectures = {"gemma2"},
+          .read_config = read_gemma2,
+          .huggingface = huggingface_weights(),
+          .keras_hdf5 = gemma2_keras_weights(),
+          .gguf = gemma2_gguf_weights()};
+}
+
+}  // namespace weft

@@ -1,0 +1,240 @@
+// Filling a model's parameters: from a checkpoint, each rank only its slices, or with random values.
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <numbers>
+#include <set>
+#include <thread>
+
+#include "checkpoint/reader.h"
+#include "core/error.h"
+#include "core/progress.h"
+#include "models/registry.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kChunkBytes = 8 << 20;
+
+size_t packed_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options) {
+  if (!parameter.is_matrix || options.for_training) return 0;
+  auto query = context.kernels().linear.packed_bytes;
+  return query == nullptr ? 0 : query(parameter.local_shape[0], parameter.local_shape[1], options.dtype);
+}
+
+void allocate(const Context& context, Parameter& parameter, const LoadOptions& options) {
+  size_t packed = packed_bytes(context, parameter, options);
+  parameter.value =
+      packed > 0 ? Tensor::packed(context.allocator, parameter.local_shape, options.dtype, packed, MemoryTag::weights)
+                 : context.empty(parameter.local_shape, options.dtype, MemoryTag::weights);
+}
+
+/// A stretch of rows of one parameter: what one thread reads at a time.
+struct Chunk {
+  Parameter* parameter;
+  const WeightSource* source;
+  int64_t begin, end;
+};
+
+int64_t row_bytes(const Parameter& parameter, DType dtype) {
+  int64_t width = parameter.local_shape.rank() == 1 ? 1 : parameter.local_shape[1];
+  return width * static_cast<int64_t>(dtype_bytes(dtype));
+}
+
+std::vector<Chunk> split_into_chunks(CausalLanguageModel& model,
+                                     const std::vector<WeightSource>& sources,
+                                     DType dtype) {
+  std::vector<Chunk> chunks;
+  size_t index = 0;
+  for (Parameter& parameter : model.parameters().all()) {
+    const WeightSource& source = sources[index++];
+    int64_t rows = parameter.local_shape[0];
+    bool any_rows = source.transform == WeightTransform::none || source.transform == WeightTransform::transpose;
+    int64_t step = any_rows
+                       ? std::max<int64_t>(1, kChunkBytes / row_bytes(parameter, dtype) / kPackRowBlock) * kPackRowBlock
+                       : rows;
+    for (int64_t begin = 0; begin < rows; begin += step) {
+      chunks.push_back({&parameter, &source, begin, std::min(rows, begin + step)});
+    }
+  }
+  return chunks;
+}
+
+/// Rows [begin, end) of a parameter's slice come from `fill(into)`; they are packed on the way where the parameter is.
+template <typename Fill>
+void place_rows(const Context& context, Parameter& parameter, int64_t begin, int64_t end, const Fill& fill) {
+  Tensor& value = parameter.value;
+  int64_t bytes = row_bytes(parameter, value.dtype());
+  if (value.layout() == Layout::row_major) {
+    fill(static_cast<std::byte*>(value.raw()) + begin * bytes);
+    return;
+  }
+  std::vector<std::byte> rows(static_cast<size_t>((end - begin) * bytes));
+  fill(rows.data());
+  Stream stream = context.stream();
+  stream.num_threads = 1;
+  context.kernels().linear.pack({.rows = rows.data(),
+                                 .packed = value.raw(),
+                                 .row_begin = begin,
+                                 .num_rows = end - begin,
+                                 .out_features = value.size(0),
+                                 .in_features = value.size(1),
+                                 .dtype = value.dtype()},
+                                stream);
+}
+
+/// Runs work(i) for all i on several threads; the first exception is thrown again here.
+template <typename Work>
+void run_on_threads(int num_threads, size_t count, const Work& work) {
+  std::atomic<size_t> next{0};
+  std::exception_ptr failure;
+  std::mutex failure_mutex;
+  auto loop = [&] {
+    for (size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
+      try {
+        work(i);
+      } catch (...) {
+        std::lock_guard lock(failure_mutex);
+        if (failure == nullptr) failure = std::current_exception();
+        next.store(count);
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < std::min<size_t>(static_cast<size_t>(num_threads), count); ++i) threads.emplace_back(loop);
+  loop();
+  for (std::thread& thread : threads) thread.join();
+  if (failure != nullptr) std::rethrow_exception(failure);
+}
+
+void check_source(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
+  const TensorInfo* info = opened.reader->find(source.theirs);
+  if (info == nullptr) {
+    fail_input("{}: tensor {} is missing ({} {}); wrong config for these weights, or an incomplete download?",
+               opened.path,
+               source.theirs,
+               parameter.name,
+               to_string(parameter.full_shape));
+  }
+  Shape expected = format_shape(source.transform, parameter);
+  if (info->shape != expected) {
+    fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
+               info->file,
+               source.theirs,
+               to_string(info->shape),
+               to_string(expected));
+  }
+}
+
+std::vector<WeightSource> resolve_sources(const OpenedModel& opened, CausalLanguageModel& model) {
+  const WeightMap& map = opened.weight_map();
+  std::vector<WeightSource> sources;
+  std::set<std::string, std::less<>> used;
+  for (Parameter& parameter : model.parameters().all()) {
+    sources.push_back(find_source(map, parameter, model.info().num_layers));
+    check_source(opened, parameter, sources.back());
+    used.insert(sources.back().theirs);
+  }
+  for (const std::string& name : opened.reader->names()) {
+    if (used.count(name) == 0 && !is_ignored(map, name)) {
+      fail_input("{}: tensor {} {} has no place in a {} of {} layers; wrong config or family for these weights?",
+                 opened.reader->info(name).file,
+                 printable(name),
+                 to_string(opened.reader->info(name).shape),
+                 model.info().family,
+                 model.info().num_layers);
+    }
+  }
+  return sources;
+}
+
+int64_t total_bytes(CausalLanguageModel& model) {
+  int64_t total = 0;
+  for (const Parameter& parameter : model.parameters().all()) total += static_cast<int64_t>(parameter.value.bytes());
+  return total;
+}
+
+/// A normal number by Box and Muller from the two uniform ones of an element.
+float normal(const RandomKey& key, uint64_t index) {
+  float radius = std::sqrt(-2 * std::log(1 - key.uniform(2 * index)));
+  return radius * std::cos(2 * std::numbers::pi_v<float> * key.uniform(2 * index + 1));
+}
+
+void fill_random(
+    const Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key, void* into, DType dtype) {
+  bool is_norm = parameter.full_shape.rank() == 1;
+  int64_t width = is_norm ? 1 : parameter.full_shape[1];
+  int64_t row_offset = parameter.range.dim == 0 ? parameter.range.begin : 0;
+  int64_t column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0;
+  int64_t columns = is_norm ? 1 : parameter.local_shape[1];
+  std::vector<float> row(static_cast<size_t>(columns));
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      auto index = static_cast<uint64_t>((row_offset + i) * width + column_begin + j);
+      row[static_cast<size_t>(j)] = 0.02f * normal(key, index) + (is_norm ? 1.0f : 0.0f);
+    }
+    auto* target = static_cast<std::byte*>(into) + static_cast<size_t>((i - begin) * columns) * dtype_bytes(dtype);
+    convert_dtype(row.data(), DType::f32, target, dtype, columns);
+  }
+}
+
+}  // namespace
+
+int64_t parameter_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options) {
+  size_t packed = packed_bytes(context, parameter, options);
+  if (packed > 0) return static_cast<int64_t>(packed);
+  return parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(options.dtype));
+}
+
+LoadReport load_parameters(const Context& context,
+                           const OpenedModel& opened,
+                           CausalLanguageModel& model,
+                           const LoadOptions& options) {
+  auto start = std::chrono::steady_clock::now();
+  if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
+  std::vector<WeightSource> sources = resolve_sources(opened, model);
+  for (Parameter& parameter : model.parameters().all()) allocate(context, parameter, options);
+  LoadReport report;
+  report.weight_bytes = total_bytes(model);
+  int64_t bytes_before = opened.reader->bytes_read();
+  Progress progress("loading weights", report.weight_bytes, options.show_progress);
+  std::vector<Chunk> chunks = split_into_chunks(model, sources, options.dtype);
+  run_on_threads(options.num_threads, chunks.size(), [&](size_t i) {
+    const Chunk& chunk = chunks[i];
+    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, [&](void* into) {
+      read_rows(*opened.reader, *chunk.source, *chunk.parameter, chunk.begin, chunk.end, into, options.dtype);
+    });
+    progress.add((chunk.end - chunk.begin) * row_bytes(*chunk.parameter, options.dtype));
+  });
+  report.bytes_read = opened.reader->bytes_read() - bytes_before;
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+void initialise_parameters(const Context& context,
+                           CausalLanguageModel& model,
+                           const LoadOptions& options,
+                           uint64_t seed) {
+  std::vector<WeightSource> no_sources(model.parameters().all().size());
+  for (Parameter& parameter : model.parameters().all()) allocate(context, parameter, options);
+  std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options.dtype);
+  uint32_t site = 0;
+  std::vector<uint32_t> sites;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (i > 0 && chunks[i].parameter != chunks[i - 1].parameter) ++site;
+    sites.push_back(site);
+  }
+  run_on_threads(options.num_threads, chunks.size(), [&](size_t i) {
+    const Chunk& chunk = chunks[i];
+    RandomKey key{.seed = seed, .site = sites[i]};
+    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, [&](void* into) {
+      fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
+    });
+  });
+}
+
+}  // namespace weft

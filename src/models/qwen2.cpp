@@ -1,0 +1,50 @@
+// Qwen1.5 and Qwen2: Llama's decoder with biases on q, k and v, and optionally a sliding window in the upper layers
+// (Yang et al., "Qwen2 Technical Report", 2024).
+
+#include "core/error.h"
+#include "models/decoder_config.h"
+#include "models/llama_weights.h"
+
+namespace weft {
+namespace {
+
+std::vector<int64_t> read_windows(const ModelConfig& config, int64_t num_layers) {
+  if (!config.boolean_or("use_sliding_window", false) || !config.has("sliding_window")) return {};
+  int64_t window = config.size("sliding_window", int64_t{1} << 30);
+  int64_t first = config.size_or("max_window_layers", num_layers);
+  std::vector<int64_t> windows;
+  for (int64_t layer = 0; layer < num_layers; ++layer) windows.push_back(layer >= first ? window : 0);
+  return windows;
+}
+
+DecoderConfig read_qwen2(const ModelSource& source) {
+  DecoderConfig config = read_common(source, false);
+  config.norm.round_before_weight = true;
+  if (source.format != ModelFormat::keras_hdf5) config.qkv_bias = true;
+  if (source.format == ModelFormat::huggingface) {
+    config.activation = parse_activation(source.config.string_or("hidden_act", "silu"));
+    config.windows = read_windows(source.config, config.info.num_layers);
+  }
+  return config;
+}
+
+WeightMap qwen2_gguf_weights() {
+  WeightMap map = gguf_weights(false, false);
+  map.rows.push_back({"model.layers.{i}.post_attention_layernorm.weight", "blk.{i}.ffn_norm.weight"});
+  return map;
+}
+
+}  // namespace
+
+Family qwen2_family() {
+  return {.name = "qwen2",
+          .huggingface_types = {"qwen2"},
+          .seed_names = {"qwen"},
+          .gguf_architectures = {"qwen2"},
+          .read_config = read_qwen2,
+          .huggingface = huggingface_weights(),
+          .keras_hdf5 = llama_keras_weights(),
+          .gguf = qwen2_gguf_weights()};
+}
+
+}  // namespace weft

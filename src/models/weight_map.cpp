@@ -1,0 +1,302 @@
+#include "models/weight_map.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "checkpoint/reader.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+/// "2i+1", "i", "2L", "4i+3" → value.
+int64_t evaluate(std::string_view expression, int64_t layer, int64_t num_layers) {
+  int64_t factor = 1;
+  size_t position = 0;
+  if (expression[0] >= '0' && expression[0] <= '9') {
+    position = static_cast<size_t>(
+        std::from_chars(expression.data(), expression.data() + expression.size(), factor).ptr - expression.data());
+  }
+  WEFT_ASSERT(position < expression.size() && (expression[position] == 'i' || expression[position] == 'L'),
+              "weight map: {}",
+              expression);
+  int64_t value = factor * (expression[position] == 'i' ? layer : num_layers);
+  ++position;
+  if (position < expression.size()) {
+    int64_t constant = 0;
+    std::from_chars(expression.data() + position + 1, expression.data() + expression.size(), constant);
+    value += constant;
+  }
+  return value;
+}
+
+std::string fill_in(std::string_view pattern, int64_t layer, int64_t num_layers) {
+  std::string result;
+  while (!pattern.empty()) {
+    size_t open = pattern.find('{');
+    result += pattern.substr(0, open);
+    if (open == std::string_view::npos) break;
+    size_t close = pattern.find('}', open);
+    std::string_view inside = pattern.substr(open + 1, close - open - 1);
+    if (inside[0] == '#') {
+      int64_t number = evaluate(inside.substr(1), layer, num_layers);
+      if (number != 0) result += "_" + std::to_string(number);
+    } else {
+      result += std::to_string(evaluate(inside, layer, num_layers));
+    }
+    pattern.remove_prefix(close + 1);
+  }
+  return result;
+}
+
+/// The layer number if `name` is `pattern` with {i} filled in (0 for a pattern without), else −1.
+int64_t match_layer(std::string_view pattern, std::string_view name) {
+  size_t open = pattern.find("{i}");
+  if (open == std::string_view::npos) return pattern == name ? 0 : -1;
+  std::string_view tail = pattern.substr(open + 3);
+  if (name.size() <= open + tail.size() || name.substr(0, open) != pattern.substr(0, open)) return -1;
+  if (name.substr(name.size() - tail.size()) != tail) return -1;
+  std::string_view digits = name.substr(open, name.size() - open - tail.size());
+  int64_t layer = -1;
+  auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
+  return error == std::errc() && end == digits.data() + digits.size() ? layer : -1;
+}
+
+bool matches_wildcard(std::string_view pattern, std::string_view name) {
+  size_t star = pattern.find('*');
+  if (star == std::string_view::npos) return pattern == name;
+  if (name.substr(0, star) != pattern.substr(0, star)) return false;
+  std::string_view rest = pattern.substr(star + 1);
+  for (size_t begin = star; begin <= name.size(); ++begin) {
+    if (matches_wildcard(rest, name.substr(begin))) return true;
+  }
+  return false;
+}
+
+/// Index, in the rows of a head as the file orders them, of our row.
+int64_t permuted_row(int64_t row, int64_t head_dim) {
+  int64_t head = row / head_dim;
+  int64_t within = row % head_dim;
+  int64_t half = head_dim / 2;
+  return head * head_dim + (within < half ? 2 * within : 2 * (within - half) + 1);
+}
+
+int64_t head_dim_of(const Parameter& parameter) {
+  int dim = parameter.shard.kind == ShardKind::head_columns ? 1 : 0;
+  WEFT_ASSERT(parameter.shard.num_heads > 0, "{} has no heads", parameter.name);
+  return parameter.full_shape[dim] / parameter.shard.num_heads;
+}
+
+/// Copies elements of `size` bytes: target(i, j) = source(j, i) for i < rows, j < columns.
+void transpose(const std::byte* source, std::byte* target, int64_t rows, int64_t columns, size_t size) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
+    for (int64_t j0 = 0; j0 < columns; j0 += kBlock) {
+      for (int64_t i = i0; i < std::min(rows, i0 + kBlock); ++i) {
+        for (int64_t j = j0; j < std::min(columns, j0 + kBlock); ++j) {
+          std::copy_n(source + static_cast<size_t>(j * rows + i) * size,
+                      size,
+                      target + static_cast<size_t>(i * columns + j) * size);
+        }
+      }
+    }
+  }
+}
+
+struct Reading {
+  const CheckpointReader& reader;
+  const WeightSource& source;
+  const Parameter& parameter;
+  DType dtype;
+
+  /// What this rank holds of dim `dim` of our matrix, of which rows [begin, end) of dim 0 are wanted.
+  std::array<int64_t, 2> range(int dim, int64_t begin, int64_t end) const {
+    int64_t offset = parameter.range.dim == dim ? parameter.range.begin : 0;
+    if (dim == 0) return {offset + begin, offset + end};
+    return {offset, offset + parameter.local_shape[dim]};
+  }
+
+  void box(std::initializer_list<std::array<int64_t, 2>> ranges, void* into) const {
+    std::array<int64_t, Shape::kMaxRank> begin{};
+    std::array<int64_t, Shape::kMaxRank> end{};
+    size_t rank = 0;
+    for (const auto& one : ranges) {
+      begin[rank] = one[0];
+      end[rank++] = one[1];
+    }
+    reader.read_slice(source.theirs, {begin.data(), rank}, {end.data(), rank}, into, dtype);
+  }
+};
+
+void read_plain(const Reading& reading, int64_t begin, int64_t end, void* into) {
+  if (reading.parameter.full_shape.rank() == 1) {
+    reading.box({reading.range(0, begin, end)}, into);
+  } else {
+    reading.box({reading.range(0, begin, end), reading.range(1, begin, end)}, into);
+  }
+}
+
+void read_transposed(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t rows = end - begin;
+  int64_t columns = reading.parameter.local_shape[1];
+  std::vector<std::byte> buffer(static_cast<size_t>(rows * columns) * dtype_bytes(reading.dtype));
+  reading.box({reading.range(1, begin, end), reading.range(0, begin, end)}, buffer.data());
+  transpose(buffer.data(), into, rows, columns, dtype_bytes(reading.dtype));
+}
+
+/// theirs [H, in, d]; whole heads are read, of which rows [begin, end) are kept.
+void read_heads_in(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t head_dim = head_dim_of(reading.parameter);
+  int64_t columns = reading.parameter.local_shape[1];
+  size_t size = dtype_bytes(reading.dtype);
+  std::vector<std::byte> buffer(static_cast<size_t>(head_dim * columns) * size);
+  std::vector<std::byte> head_rows(buffer.size());
+  auto [first, last] = reading.range(0, begin, end);
+  for (int64_t head = first / head_dim; head * head_dim < last; ++head) {
+    reading.box({{head, head + 1}, {0, columns}, {0, head_dim}}, buffer.data());
+    transpose(buffer.data(), head_rows.data(), head_dim, columns, size);
+    int64_t from = std::max(first, head * head_dim);
+    int64_t to = std::min(last, (head + 1) * head_dim);
+    size_t row_bytes = static_cast<size_t>(columns) * size;
+    std::copy_n(head_rows.data() + static_cast<size_t>(from - head * head_dim) * row_bytes,
+                static_cast<size_t>(to - from) * row_bytes,
+                into + static_cast<size_t>(from - first) * row_bytes);
+  }
+}
+
+/// theirs [H, d, out], that is [H·d, out]: a transpose over flattened heads.
+void read_heads_out(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t head_dim = head_dim_of(reading.parameter);
+  auto [first, last] = reading.range(1, 0, 0);
+  int64_t rows = end - begin;
+  int64_t columns = last - first;
+  std::vector<std::byte> buffer(static_cast<size_t>(rows * columns) * dtype_bytes(reading.dtype));
+  reading.box({{first / head_dim, last / head_dim}, {0, head_dim}, reading.range(0, begin, end)}, buffer.data());
+  transpose(buffer.data(), into, rows, columns, dtype_bytes(reading.dtype));
+}
+
+void read_rotary_permuted(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t head_dim = head_dim_of(reading.parameter);
+  auto [first, last] = reading.range(0, begin, end);
+  int64_t head_begin = first / head_dim * head_dim;
+  int64_t head_end = (last + head_dim - 1) / head_dim * head_dim;
+  bool is_matrix = reading.parameter.full_shape.rank() == 2;
+  int64_t columns = is_matrix ? reading.parameter.local_shape[1] : 1;
+  size_t row_bytes = static_cast<size_t>(columns) * dtype_bytes(reading.dtype);
+  std::vector<std::byte> buffer(static_cast<size_t>(head_end - head_begin) * row_bytes);
+  if (is_matrix) {
+    reading.box({{head_begin, head_end}, {0, columns}}, buffer.data());
+  } else {
+    reading.box({{head_begin, head_end}}, buffer.data());
+  }
+  for (int64_t row = first; row < last; ++row) {
+    const std::byte* from = buffer.data() + static_cast<size_t>(permuted_row(row, head_dim) - head_begin) * row_bytes;
+    std::copy_n(from, row_bytes, into + static_cast<size_t>(row - first) * row_bytes);
+  }
+}
+
+void read_minus_one(Reading reading, int64_t begin, int64_t end, void* into) {
+  DType dtype = reading.dtype;
+  reading.dtype = DType::f32;
+  std::vector<float> values(static_cast<size_t>(end - begin));
+  read_plain(reading, begin, end, values.data());
+  for (float& value : values) value -= 1.0f;
+  convert_dtype(values.data(), DType::f32, into, dtype, end - begin);
+}
+
+}  // namespace
+
+WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64_t num_layers) {
+  for (const WeightRow& row : map.rows) {
+    int64_t layer = match_layer(row.ours, parameter.name);
+    if (layer >= 0) return {fill_in(row.theirs, layer, num_layers), row.transform};
+  }
+  fail_input("this checkpoint format has no place for {}", parameter.name);
+}
+
+bool is_ignored(const WeightMap& map, std::string_view name) {
+  return std::any_of(map.ignored.begin(), map.ignored.end(), [&](const std::string& pattern) {
+    return matches_wildcard(pattern, name);
+  });
+}
+
+Shape format_shape(WeightTransform transform, const Parameter& parameter) {
+  const Shape& shape = parameter.full_shape;
+  switch (transform) {
+    case WeightTransform::transpose:
+      return {shape[1], shape[0]};
+    case WeightTransform::heads_in:
+      return {parameter.shard.num_heads, shape[1], head_dim_of(parameter)};
+    case WeightTransform::heads_out:
+      return {parameter.shard.num_heads, head_dim_of(parameter), shape[0]};
+    default:
+      return shape;
+  }
+}
+
+std::vector<float> to_format(WeightTransform transform,
+                             const Parameter& parameter,
+                             const std::vector<float>& full,
+                             bool is_gradient) {
+  const Shape& shape = parameter.full_shape;
+  std::vector<float> result(full.size());
+  const auto* source = reinterpret_cast<const std::byte*>(full.data());
+  auto* target = reinterpret_cast<std::byte*>(result.data());
+  switch (transform) {
+    case WeightTransform::none:
+      return full;
+    case WeightTransform::transpose:
+    case WeightTransform::heads_out:
+      transpose(source, target, shape[1], shape[0], sizeof(float));
+      return result;
+    case WeightTransform::heads_in: {
+      int64_t head_dim = head_dim_of(parameter);
+      size_t head_bytes = static_cast<size_t>(head_dim * shape[1]) * sizeof(float);
+      for (size_t head = 0; head < static_cast<size_t>(parameter.shard.num_heads); ++head) {
+        transpose(source + head * head_bytes, target + head * head_bytes, shape[1], head_dim, sizeof(float));
+      }
+      return result;
+    }
+    case WeightTransform::rotary_permuted: {
+      int64_t columns = shape.rank() == 2 ? shape[1] : 1;
+      for (int64_t row = 0; row < shape[0]; ++row) {
+        std::copy_n(
+            full.data() + row * columns, columns, result.data() + permuted_row(row, head_dim_of(parameter)) * columns);
+      }
+      return result;
+    }
+    case WeightTransform::minus_one:
+      std::transform(
+          full.begin(), full.end(), result.begin(), [&](float value) { return is_gradient ? value : value + 1.0f; });
+      return result;
+  }
+  return result;
+}
+
+void read_rows(const CheckpointReader& reader,
+               const WeightSource& source,
+               const Parameter& parameter,
+               int64_t begin,
+               int64_t end,
+               void* into,
+               DType dtype) {
+  Reading reading{reader, source, parameter, dtype};
+  auto* bytes = static_cast<std::byte*>(into);
+  switch (source.transform) {
+    case WeightTransform::none:
+      return read_plain(reading, begin, end, into);
+    case WeightTransform::transpose:
+      return read_transposed(reading, begin, end, bytes);
+    case WeightTransform::heads_in:
+      return read_heads_in(reading, begin, end, bytes);
+    case WeightTransform::heads_out:
+      return read_heads_out(reading, begin, end, bytes);
+    case WeightTransform::rotary_permuted:
+      return read_rotary_permuted(reading, begin, end, bytes);
+    case WeightTransform::minus_one:
+      return read_minus_one(reading, begin, end, into);
+  }
+}
+
+}  // namespace weft

@@ -1,0 +1,72 @@
+// How a family's weights are called and laid out in a checkpoint format: rows of data, read in both directions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/shape.h"
+#include "nn/parameter.h"
+
+namespace weft {
+
+class CheckpointReader;
+
+/// How their tensor becomes ours. Ours is [out, in] for matrices; H is the parameter's number of heads, d = out / H (in
+/// / H for heads_out).
+enum class WeightTransform : uint8_t {
+  none,
+  transpose,        // theirs [in, out]
+  heads_in,         // theirs [H, in, d]: an einsum projection into heads
+  heads_out,        // theirs [H, d, out]: an einsum projection out of heads
+  rotary_permuted,  // theirs has each head's rows ordered (0, d/2, 1, d/2 + 1, …): rotation of neighbours
+  minus_one,        // theirs holds 1 + w
+};
+
+/// Names with placeholders: {i} is the layer; {#2i+1} is Keras' numbering ("" for 0, else "_n"), L in it is the number
+/// of layers.
+struct WeightRow {
+  std::string ours;
+  std::string theirs;
+  WeightTransform transform = WeightTransform::none;
+};
+
+struct WeightMap {
+  std::vector<WeightRow> rows;
+  /// Tensors that may be in the file and are not needed; * stands for anything.
+  std::vector<std::string> ignored;
+};
+
+/// Where one parameter lies in a checkpoint.
+struct WeightSource {
+  std::string theirs;
+  WeightTransform transform = WeightTransform::none;
+};
+
+/// The row of a parameter, names filled in. Throws Error(bad_input) when the format has no place for it.
+WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64_t num_layers);
+
+bool is_ignored(const WeightMap& map, std::string_view name);
+
+/// The shape that a parameter has in the checkpoint.
+Shape format_shape(WeightTransform transform, const Parameter& parameter);
+
+/// A whole parameter (or its gradient), row-major [out, in], in the layout of the format. `minus_one` values gain the
+/// one unless they are gradients.
+std::vector<float> to_format(WeightTransform transform,
+                             const Parameter& parameter,
+                             const std::vector<float>& full,
+                             bool is_gradient);
+
+/// Reads rows [begin, end) of this rank's slice (dim 0 of local_shape) into `into`, row-major in `dtype`. For `none`
+/// nothing else is allocated; other transforms may need a buffer of that size.
+void read_rows(const CheckpointReader& reader,
+               const WeightSource& source,
+               const Parameter& parameter,
+               int64_t begin,
+               int64_t end,
+               void* into,
+               DType dtype);
+
+}  // namespace weft
