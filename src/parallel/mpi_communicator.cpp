@@ -136,16 +136,17 @@ std::unique_ptr<NodeExchange> MpiCommunicator::make_exchange() const {
   return opened ? std::move(exchange) : nullptr;
 }
 
-/// Starts a call. True if it went through shared memory, and then the ranks' `bytes` lie there.
+/// Starts a call. True if all of it went through shared memory: then the ranks' `bytes` lie there.
 bool MpiCommunicator::begin(const CallSignature& call, const void* data, size_t bytes) {
   if (options_.activity) options_.activity->set_op(call_name(call.kind));
-  if (exchange_ && bytes <= NodeExchange::kSlotBytes) {
+  if (exchange_) {
+    const bool fits = bytes <= NodeExchange::kSlotBytes;
     // A message sent earlier may still need this rank's hand to leave it.
-    exchange_->show(call, data, bytes, [this] {
+    exchange_->show(call, fits ? data : nullptr, fits ? bytes : 0, [this] {
       int pending = 0;
       MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, communicator_, &pending, MPI_STATUS_IGNORE);
     });
-    return true;
+    return fits;
   }
   if (options_.check_calls) compare_calls(call);
   return false;

@@ -20,8 +20,8 @@ struct MpiOptions {
   int64_t max_message_bytes = int64_t{1} << 30;
   /// Small calls between ranks of one node go through shared memory, at a fifth of MPI's latency.
   bool use_shared_memory = true;
-  /// Compares kind, op, dtype and shape of every large call between ranks, at the price of one more small collective.
-  /// Calls through shared memory are always compared.
+  /// Compares kind, op, dtype and shape of every call between ranks that share no memory, at the price of one more
+  /// small collective. Ranks that do share memory are always compared.
   bool check_calls = kCheckCallsByDefault;
   /// Told the name of every operation; may be null.
   std::shared_ptr<Activity> activity = nullptr;

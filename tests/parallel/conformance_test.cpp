@@ -14,8 +14,12 @@ namespace {
 
 const std::vector<DType> kReducible = {DType::f32, DType::bf16, DType::f64, DType::i32, DType::i64};
 const std::vector<DType> kAll = {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::u8};
-// Below and above what goes through shared memory, not divisible by any number of ranks, and none at all.
-const std::vector<int64_t> kCounts = {0, 1, 2, 5, 576, 4608, 65537, 1234567};
+
+/// None at all, then below and above what goes through shared memory, not divisible by the number of ranks.
+std::vector<int64_t> counts(DType dtype) {
+  if (dtype == DType::f32 || dtype == DType::bf16) return {0, 1, 2, 5, 576, 4608, 65537, 1234567};
+  return {0, 3, 4609, 150001};
+}
 
 Tensor make(const Shape& shape, DType dtype) {
   return Tensor::zeros(make_cpu_allocator(), shape, dtype);
@@ -132,7 +136,7 @@ TEST_P(CommunicatorTest, AllReduceEqualsTheReductionRoundedOnce) {
   run([](Communicator& world) {
     for (DType dtype : kReducible) {
       for (ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
-        for (int64_t count : kCounts) {
+        for (int64_t count : counts(dtype)) {
           Tensor tensor = filled(dtype, count, world.rank());
           world.all_reduce(tensor, op);
           expect_elements(tensor, describe(world, dtype, count), [&](int64_t i) {
@@ -176,7 +180,7 @@ TEST_P(CommunicatorTest, MaximumAndMinimumKeepNan) {
 TEST_P(CommunicatorTest, AllGatherOrdersByRank) {
   run([](Communicator& world) {
     for (DType dtype : kAll) {
-      for (int64_t count : kCounts) {
+      for (int64_t count : counts(dtype)) {
         Tensor input = filled(dtype, count, world.rank());
         Tensor output = make({world.size(), count}, dtype);
         world.all_gather(input, output);
@@ -192,7 +196,7 @@ TEST_P(CommunicatorTest, ReduceScatterGivesEachRankItsPart) {
   run([](Communicator& world) {
     for (DType dtype : kReducible) {
       for (ReduceOp op : {ReduceOp::sum, ReduceOp::max}) {
-        for (int64_t count : kCounts) {
+        for (int64_t count : counts(dtype)) {
           Tensor input = filled(dtype, count * world.size(), world.rank());
           Tensor output = make({count}, dtype);
           world.reduce_scatter(input, output, op);
@@ -209,7 +213,7 @@ TEST_P(CommunicatorTest, BroadcastReachesAllFromAnyRoot) {
   run([](Communicator& world) {
     for (DType dtype : kAll) {
       for (int root = 0; root < world.size(); ++root) {
-        for (int64_t count : kCounts) {
+        for (int64_t count : counts(dtype)) {
           Tensor tensor = filled(dtype, count, world.rank());
           world.broadcast(tensor, root);
           expect_elements(
@@ -231,7 +235,7 @@ TEST_P(CommunicatorTest, SendAndReceiveGoRoundTheRing) {
     const int next = (world.rank() + 1) % world.size();
     const int previous = (world.rank() + world.size() - 1) % world.size();
     for (DType dtype : kAll) {
-      for (int64_t count : kCounts) {
+      for (int64_t count : counts(dtype)) {
         Tensor sent = filled(dtype, count, world.rank());
         Tensor received = make({count}, dtype);
         if (world.rank() % 2 == 0) world.send(sent, next);
@@ -332,6 +336,11 @@ TEST_P(CommunicatorTest, MismatchThrowsOnEveryRank) {
   };
   mismatch("f32 [8], rank 1 calls all_reduce(sum) of f32 [7]", [](Communicator& world, bool odd) {
     Tensor tensor = make({odd ? 7 : 8}, DType::f32);
+    world.all_reduce(tensor, ReduceOp::sum);
+  });
+  // One side small enough for shared memory, the other not.
+  mismatch("rank 1 calls all_reduce(sum) of f32 [800000]", [](Communicator& world, bool odd) {
+    Tensor tensor = make({odd ? 800000 : 8}, DType::f32);
     world.all_reduce(tensor, ReduceOp::sum);
   });
   mismatch("all_reduce(max)", [](Communicator& world, bool odd) {

@@ -1,0 +1,213 @@
+#include "launcher/launch.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "core/error.h"
+#include "launcher/commands.h"
+
+namespace weft {
+namespace {
+
+std::vector<std::string> mpirun_command(const LaunchOptions& options, const LaunchEnvironment& environment) {
+  std::vector<std::string> line = {"mpirun", "-n", std::to_string(options.num_ranks)};
+  if (!options.hostfile.empty()) line.insert(line.end(), {"--hostfile", options.hostfile});
+  // Open MPI pins each rank to one core when there are only one or two of them.
+  line.insert(line.end(), {"--bind-to", "none", "--map-by", "slot", "--oversubscribe"});
+  if (environment.is_root) line.emplace_back("--allow-run-as-root");
+  return line;
+}
+
+std::vector<std::string> srun_command(const LaunchOptions& options) {
+  return {"srun", "-n", std::to_string(options.num_ranks), "--mpi=pmix", "--cpu-bind=none", "--kill-on-bad-exit=1"};
+}
+
+/// Slots of each host in an Open MPI hostfile: "name slots=8 max_slots=8", # for comments; one slot if not said.
+std::vector<int> hostfile_slots(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) fail(ExitCode::usage, "hostfile {}: {}", printable(path), std::strerror(errno));
+  std::vector<int> slots;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line.substr(0, line.find('#')));
+    std::string word;
+    if (!(words >> word)) continue;
+    slots.push_back(1);
+    while (words >> word) {
+      if (word.rfind("slots=", 0) == 0) slots.back() = std::max(1, std::atoi(word.c_str() + 6));
+    }
+  }
+  if (slots.empty())
+    fail(ExitCode::usage, "hostfile {} names no host; expected lines like: node1 slots=8", printable(path));
+  return slots;
+}
+
+bool is_installed(const std::string& program) {
+  std::istringstream folders(std::getenv("PATH") != nullptr ? std::getenv("PATH") : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (access((folder + "/" + program).c_str(), X_OK) == 0) return true;
+  }
+  return false;
+}
+
+void check_installed(const std::string& program) {
+  if (is_installed(program)) return;
+  if (program == "srun") fail(ExitCode::usage, "srun not found; --srun works inside a Slurm allocation only");
+  fail(ExitCode::usage,
+       "mpirun not found; install it (apt-get install openmpi-bin) or, inside a Slurm allocation, use --srun");
+}
+
+sigset_t stop_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int signal : {SIGINT, SIGTERM}) sigaddset(&signals, signal);
+  return signals;
+}
+
+/// Becomes the command, under the signal mask that this process had. But SIGINT stays blocked: a Ctrl-C reaches the whole
+/// foreground process group, and mpirun would take its ranks down on its own account.
+[[noreturn]] void become(const std::vector<std::string>& arguments, sigset_t mask) {
+  sigaddset(&mask, SIGINT);
+  sigprocmask(SIG_SETMASK, &mask, nullptr);
+  std::vector<char*> pointers;
+  for (const std::string& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
+  pointers.push_back(nullptr);
+  execvp(pointers[0], pointers.data());
+  constexpr int kCannotExecute = 127;
+  _exit(kCannotExecute);
+}
+
+int exit_code_of(int status) {
+  constexpr int kSignalBase = 128;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : kSignalBase + WTERMSIG(status);
+}
+
+/// Waits for the child; passes requests to stop on. All signals of interest are blocked and taken one by one here, so
+/// that none is lost between a check and a wait.
+int supervise(pid_t child) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kInsistWithin = std::chrono::seconds(2);
+  sigset_t signals = stop_signals();
+  sigaddset(&signals, SIGCHLD);
+  Clock::time_point last_request{};
+  while (true) {
+    int status = 0;
+    if (waitpid(child, &status, WNOHANG) == child) return exit_code_of(status);
+    int signal = 0;
+    sigwait(&signals, &signal);
+    if (signal == SIGCHLD) continue;
+    const Clock::time_point now = Clock::now();
+    const bool insists = last_request != Clock::time_point{} && now - last_request < kInsistWithin;
+    last_request = now;
+    kill(child, insists ? SIGTERM : SIGUSR1);
+  }
+}
+
+std::string own_path() {
+  std::array<char, 4096> path{};
+  const ssize_t length = readlink("/proc/self/exe", path.data(), path.size() - 1);
+  return length > 0 ? std::string(path.data(), static_cast<size_t>(length)) : "weft";
+}
+
+}  // namespace
+
+LaunchEnvironment current_launch_environment() {
+  LaunchEnvironment environment{.program = own_path(), .is_root = geteuid() == 0, .omp_num_threads = {}};
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) == 0) environment.num_cores = CPU_COUNT(&cores);
+  if (const char* threads = std::getenv("OMP_NUM_THREADS")) environment.omp_num_threads = threads;
+  return environment;
+}
+
+int ranks_per_host(const LaunchOptions& options) {
+  if (options.hostfile.empty()) return options.num_ranks;
+  const std::vector<int> slots = hostfile_slots(options.hostfile);
+  int64_t total = 0;
+  for (int count : slots) total += count;
+  const auto num_hosts = static_cast<int>(slots.size());
+  if (options.num_ranks > total) return (options.num_ranks + num_hosts - 1) / num_hosts;
+  return std::min(options.num_ranks, *std::max_element(slots.begin(), slots.end()));
+}
+
+std::vector<std::string> launch_command(const LaunchOptions& options, const LaunchEnvironment& environment) {
+  if (options.num_ranks < 1) fail(ExitCode::usage, "cannot launch {} ranks; expected -n 1 or more", options.num_ranks);
+  if (options.command.empty()) {
+    fail(ExitCode::usage,
+         "nothing to launch; put a command after --, as in: weft launch -n 2 -- generate --model DIR …");
+  }
+  const int threads = std::max(1, environment.num_cores / ranks_per_host(options));
+  const std::string threads_setting =
+      "OMP_NUM_THREADS=" + environment.omp_num_threads.value_or(std::to_string(threads));
+  std::vector<std::string> line = options.use_srun ? srun_command(options) : mpirun_command(options, environment);
+  if (options.use_srun) {
+    line.push_back("--export=ALL," + threads_setting);
+  } else {
+    line.insert(line.end(), {"-x", threads_setting});
+  }
+  line.push_back(environment.program);
+  line.insert(line.end(), options.command.begin(), options.command.end());
+  return line;
+}
+
+std::string quote_for_shell(const std::vector<std::string>& arguments) {
+  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=:,+@%";
+  std::string line;
+  for (const std::string& argument : arguments) {
+    if (!line.empty()) line += ' ';
+    if (!argument.empty() && argument.find_first_not_of(kPlain) == std::string::npos) {
+      line += argument;
+      continue;
+    }
+    line += '\'';
+    for (char c : argument) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
+int run_launch(const LaunchOptions& options) {
+  const std::vector<std::string> line = launch_command(options, current_launch_environment());
+  if (!options.dry_run) check_installed(line[0]);
+  fmt::print(stderr, "weft: {}\n", quote_for_shell(line));
+  if (options.dry_run) return 0;
+  sigset_t signals = stop_signals();
+  sigaddset(&signals, SIGCHLD);
+  sigset_t before;
+  sigprocmask(SIG_BLOCK, &signals, &before);
+  const pid_t child = fork();
+  if (child == 0) become(line, before);
+  if (child < 0) fail(ExitCode::failure, "cannot start {}: {}", line[0], std::strerror(errno));
+  const int code = supervise(child);
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  return code;
+}
+
+void add_launch_command(CLI::App& app, CommandContext& context) {
+  CLI::App* command = app.add_subcommand("launch", "Run a command on several ranks: the parent of mpirun or srun");
+  auto options = std::make_shared<LaunchOptions>();
+  command->add_option("-n,--ranks", options->num_ranks, "Number of ranks")->required();
+  command->add_option("--hostfile", options->hostfile, "Open MPI hostfile: a host a line, as in: node1 slots=8");
+  command->add_flag("--srun", options->use_srun, "Use srun instead of mpirun, inside a Slurm allocation");
+  command->add_flag("--dry-run", options->dry_run, "Print the line that would be run");
+  command->add_option("command", options->command, "After --: the command for every rank, with its options");
+  command->footer("Example:\n  weft launch -n 2 -- generate --model ./SmolLM2-135M-Instruct --prompt 'The sea'");
+  command->callback([options, &context] {
+    context.run = [options](MpiSession&) { return static_cast<ExitCode>(run_launch(*options)); };
+  });
+}
+
+}  // namespace weft
