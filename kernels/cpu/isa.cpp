@@ -45,8 +45,12 @@ std::atomic<CpuIsa>& current_isa() {
 
 }  // namespace
 
-CpuIsa cpu_isa() { return current_isa().load(std::memory_order_relaxed); }
+CpuIsa cpu_isa() {
+  return current_isa().load(std::memory_order_relaxed);
+}
 
-void set_cpu_isa(CpuIsa isa) { current_isa().store(std::min(isa, processor_isa()), std::memory_order_relaxed); }
+void set_cpu_isa(CpuIsa isa) {
+  current_isa().store(std::min(isa, processor_isa()), std::memory_order_relaxed);
+}
 
 }  // namespace weft

@@ -1,0 +1,69 @@
+#include "kernels/elementwise.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/loops.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scratch.h"
+
+namespace weft {
+namespace {
+
+// An exponential or ten rounds of Philox cost several times what a streamed element does.
+constexpr int64_t kCostOfFunction = 4;
+
+void axpby(const AxpbyArgs& args, const Stream& stream) {
+  check_loop_dtype(args.x_dtype, "axpby");
+  check_loop_dtype(args.y_dtype, "axpby");
+  parallel_for(stream.num_threads, args.count, kMinElementsPerThread, [&](int64_t begin, int64_t end) {
+    cpu_loops().axpby(args, begin, end);
+  });
+}
+
+void soft_cap(const SoftCapArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "soft_cap");
+  parallel_for(
+      stream.num_threads, args.count, kMinElementsPerThread / kCostOfFunction, [&](int64_t begin, int64_t end) {
+        cpu_loops().soft_cap(args, begin, end);
+      });
+}
+
+void soft_cap_backward(const SoftCapBackwardArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "soft_cap_backward");
+  parallel_for(stream.num_threads, args.count, kMinElementsPerThread, [&](int64_t begin, int64_t end) {
+    cpu_loops().soft_cap_backward(args, begin, end);
+  });
+}
+
+void softmax(const SoftmaxArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "softmax");
+  parallel_for(stream.num_threads, args.rows, row_grain(args.width * kCostOfFunction), [&](int64_t begin, int64_t end) {
+    cpu_loops().softmax(args, begin, end);
+  });
+}
+
+void softmax_backward(const SoftmaxBackwardArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "softmax_backward");
+  parallel_for(stream.num_threads, args.rows, row_grain(args.width), [&](int64_t begin, int64_t end) {
+    cpu_loops().softmax_backward(args, begin, end);
+  });
+}
+
+void dropout(const DropoutArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "dropout");
+  parallel_for(stream.num_threads, args.rows, row_grain(args.width * kCostOfFunction), [&](int64_t begin, int64_t end) {
+    cpu_loops().dropout(args, begin, end);
+  });
+}
+
+}  // namespace
+
+ElementwiseKernels cpu_elementwise_kernels() {
+  return {.axpby = axpby,
+          .soft_cap = soft_cap,
+          .soft_cap_backward = soft_cap_backward,
+          .softmax = softmax,
+          .softmax_backward = softmax_backward,
+          .dropout = dropout};
+}
+
+}  // namespace weft

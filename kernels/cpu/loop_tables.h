@@ -1,0 +1,35 @@
+// The loops as functions of one instruction set's namespace, and the table that holds them. See loops.h for what each
+// does.
+#pragma once
+
+#include "kernels/cpu/loops.h"
+
+namespace weft::WEFT_ISA {
+
+void rms_norm_forward(const RmsNormForwardArgs&, int64_t begin, int64_t end);
+void rms_norm_backward_input(const RmsNormBackwardArgs&, void* inv_rms, int64_t begin, int64_t end);
+void rms_norm_backward_weight(const RmsNormBackwardArgs&, const void* inv_rms, int64_t begin, int64_t end);
+void rope_table(const RopeTableArgs&, int64_t begin, int64_t end);
+void rope_rotate(const RopeArgs&, int64_t begin, int64_t end);
+void gated_forward(const GatedActivationForwardArgs&, int64_t begin, int64_t end);
+void gated_backward(const GatedActivationBackwardArgs&, int64_t begin, int64_t end);
+void embedding_forward(const EmbeddingForwardArgs&, int64_t begin, int64_t end);
+void embedding_backward(const EmbeddingBackwardArgs&, int64_t begin, int64_t end);
+void scatter_add_rows(const GatherRowsArgs&, int64_t begin, int64_t end);
+void axpby(const AxpbyArgs&, int64_t begin, int64_t end);
+void soft_cap(const SoftCapArgs&, int64_t begin, int64_t end);
+void soft_cap_backward(const SoftCapBackwardArgs&, int64_t begin, int64_t end);
+void softmax(const SoftmaxArgs&, int64_t begin, int64_t end);
+void softmax_backward(const SoftmaxBackwardArgs&, int64_t begin, int64_t end);
+void dropout(const DropoutArgs&, int64_t begin, int64_t end);
+void row_maximum(const RowMaximumArgs&, int64_t begin, int64_t end);
+void row_sum_exp(const RowSumExpArgs&, int64_t begin, int64_t end);
+void cross_entropy_backward(const CrossEntropyBackwardArgs&, int64_t begin, int64_t end);
+int64_t attention_forward_scratch(const AttentionForwardArgs&, int64_t query_count);
+void attention_forward(const AttentionForwardArgs&, const AttentionWork&);
+void attention_decode(const AttentionForwardArgs&, const AttentionDecodeWork&);
+void attention_merge(const AttentionForwardArgs&, const AttentionMergeWork&);
+int64_t attention_backward_scratch(const AttentionBackwardArgs&, int64_t query_count);
+void attention_backward(const AttentionBackwardArgs&, const AttentionBackwardWork&);
+
+}  // namespace weft::WEFT_ISA

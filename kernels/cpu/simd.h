@@ -1,0 +1,245 @@
+// Vectors of the instruction set that a *_loops.cpp file is compiled for, by the compiler's vector extensions; and
+// small matrix products with them.
+#pragma once
+
+#include "kernels/cpu/loop_math.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace weft::WEFT_ISA {
+
+// Columns of vectors in a tile of a product: a tile's sums must fit the registers (32 with AVX-512, else 16).
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+inline constexpr int kTileColumns = 4;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+inline constexpr int kTileColumns = 2;
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kTileColumns = 2;
+#endif
+inline constexpr int kTileRows = 6;
+
+template <typename R>
+struct Simd;
+template <>
+struct Simd<float> {
+  typedef float Vector __attribute__((vector_size(kVectorBytes)));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef int32_t Integer __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Simd<double> {
+  typedef double Vector __attribute__((vector_size(kVectorBytes)));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef int64_t Integer __attribute__((vector_size(kVectorBytes)));
+};
+template <typename R>
+using Vector = typename Simd<R>::Vector;
+template <typename R>
+using IntegerVector = typename Simd<R>::Integer;
+using HalfWords = uint16_t __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));
+using Words = uint32_t __attribute__((vector_size(kVectorBytes)));
+
+template <typename R>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(R));
+
+template <typename R>
+WEFT_INLINE Vector<R> load_vector(const R* from) {
+  return *reinterpret_cast<const typename Simd<R>::Unaligned*>(from);
+}
+template <typename R>
+WEFT_INLINE void store_vector(R* to, Vector<R> value) {
+  *reinterpret_cast<typename Simd<R>::Unaligned*>(to) = value;
+}
+
+template <typename R>
+WEFT_INLINE R horizontal_sum(Vector<R> value) {
+  R sum = 0;
+  for (int lane = 0; lane < kLanes<R>; ++lane) sum += value[lane];
+  return sum;
+}
+template <typename R>
+WEFT_INLINE R horizontal_maximum(Vector<R> value) {
+  R maximum = value[0];
+  for (int lane = 1; lane < kLanes<R>; ++lane) maximum = value[lane] > maximum ? value[lane] : maximum;
+  return maximum;
+}
+
+/// 2^x for x ≤ 0 (relative error 1e-7; 0 below the normal range; NaN for NaN). Minimax polynomial on |f| ≤ 1/2.
+WEFT_INLINE Vector<float> exp2_of_negative(Vector<float> x) {
+#if defined(__AVX512F__)
+  Vector<float> n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  constexpr float kRoundToInteger = 12582912.0f;
+  x = x < -127.0f ? Vector<float>{} - 127.0f : x;
+  Vector<float> shifted = x + kRoundToInteger;
+  Vector<float> n = shifted - kRoundToInteger;
+#endif
+  Vector<float> f = x - n;
+  Vector<float> p = f * 1.326459053e-3f + 9.671619019e-3f;
+  p = p * f + 5.550735032e-2f;
+  p = p * f + 0.2402224046f;
+  p = p * f + 0.6931469764f;
+  p = p * f + 1.0f;
+#if defined(__AVX512F__)
+  return _mm512_scalef_ps(p, n);
+#else
+  using Integers = IntegerVector<float>;
+  Integers exponent = reinterpret_cast<Integers>(shifted) - __builtin_bit_cast(int32_t, kRoundToInteger);
+  return p * reinterpret_cast<Vector<float> >((exponent + 127) << 23);
+#endif
+}
+WEFT_INLINE Vector<double> exp2_of_negative(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_exp2(x[lane]);
+  return x;
+}
+
+/// tanh by (1 − e^−2|x|) / (1 + e^−2|x|): absolute error 1e-7.
+WEFT_INLINE Vector<float> tanh_of(Vector<float> x) {
+  Vector<float> size = x < 0.0f ? -x : x;
+  Vector<float> e = exp2_of_negative(size * -2.88539008f);
+  Vector<float> t = (1.0f - e) / (1.0f + e);
+  return x < 0.0f ? -t : t;
+}
+WEFT_INLINE Vector<double> tanh_of(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_tanh(x[lane]);
+  return x;
+}
+
+// How a product is formed. The left factor is read an element at a time and broadcast, the right one a vector at a
+// time; an element holds `kDepth` consecutive steps of the sum.
+
+template <typename R>
+struct FmaProduct {
+  using Sum = R;
+  using Element = R;
+  using Left = R;
+  static constexpr int kDepth = 1;
+  static WEFT_INLINE Left left(const Element* a) { return *a; }
+  static WEFT_INLINE Vector<R> right(const Element* b) { return load_vector(b); }
+  static WEFT_INLINE Vector<R> multiply_add(Left a, Vector<R> b, Vector<R> sum) { return sum + a * b; }
+};
+
+#if defined(__AVX512BF16__)
+/// Pairs of bf16, summed in f32 by vdpbf16ps.
+struct Bf16Product {
+  using Sum = float;
+  using Element = bfloat16;
+  using Left = __m512bh;
+  static constexpr int kDepth = 2;
+  static WEFT_INLINE Left left(const Element* a) {
+    int32_t pair;
+    __builtin_memcpy(&pair, a, sizeof(pair));
+    return reinterpret_cast<Left>(_mm512_set1_epi32(pair));
+  }
+  static WEFT_INLINE __m512bh right(const Element* b) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(b)); }
+  static WEFT_INLINE Vector<float> multiply_add(Left a, __m512bh b, Vector<float> sum) {
+    return _mm512_dpbf16_ps(sum, a, b);
+  }
+};
+#endif
+
+/// c[r, column] = Σ_step a[r, step]·b[step, column] for `rows` rows and `columns` vectors, plus the old c[r, column]
+/// when `accumulate`, times scale[r] when given. Strides are in elements.
+template <typename Product>
+struct ProductArgs {
+  const typename Product::Element* a = nullptr;
+  int64_t a_row = 0, a_step = 0;
+  const typename Product::Element* b = nullptr;
+  int64_t b_step = 0;
+  int64_t steps = 0;
+  typename Product::Sum* c = nullptr;
+  int64_t c_row = 0;
+  bool accumulate = false;
+  const typename Product::Sum* scale = nullptr;
+};
+
+template <typename Product, int rows, int columns>
+WEFT_INLINE void multiply_tile(const ProductArgs<Product>& args) {
+  using R = typename Product::Sum;
+  constexpr int kVectorElements = kLanes<R> * Product::kDepth;
+  Vector<R> sums[rows][columns];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int column = 0; column < columns; ++column) {
+      sums[r][column] = Vector<R>{};
+      if (args.accumulate) sums[r][column] = load_vector(args.c + r * args.c_row + column * kLanes<R>);
+      if (args.scale != nullptr) sums[r][column] *= args.scale[r];
+    }
+  }
+  const typename Product::Element* a = args.a;
+  const typename Product::Element* b = args.b;
+  for (int64_t step = 0; step < args.steps; ++step, a += args.a_step, b += args.b_step) {
+    decltype(Product::right(b)) right[columns];
+#pragma GCC unroll 4
+    for (int column = 0; column < columns; ++column) right[column] = Product::right(b + column * kVectorElements);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      typename Product::Left left = Product::left(a + r * args.a_row);
+#pragma GCC unroll 4
+      for (int column = 0; column < columns; ++column) {
+        sums[r][column] = Product::multiply_add(left, right[column], sums[r][column]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int column = 0; column < columns; ++column) {
+      store_vector(args.c + r * args.c_row + column * kLanes<R>, sums[r][column]);
+    }
+  }
+}
+
+/// `rows` rows by `width` columns, a multiple of the lanes.
+template <typename Product, int rows>
+void multiply_rows(ProductArgs<Product> args, int64_t width) {
+  using R = typename Product::Sum;
+  constexpr int kVectorElements = kLanes<R> * Product::kDepth;
+  int64_t vectors = width / kLanes<R>;
+  for (; vectors >= kTileColumns; vectors -= kTileColumns) {
+    multiply_tile<Product, rows, kTileColumns>(args);
+    args.b += kTileColumns * kVectorElements;
+    args.c += kTileColumns * kLanes<R>;
+  }
+  for (; vectors > 0; --vectors) {
+    multiply_tile<Product, rows, 1>(args);
+    args.b += kVectorElements;
+    args.c += kLanes<R>;
+  }
+}
+
+/// The same for any number of rows, without scales.
+template <typename Product>
+void multiply_any_rows(ProductArgs<Product> args, int64_t rows, int64_t width) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    multiply_rows<Product, kTileRows>(args, width);
+    args.a += kTileRows * args.a_row;
+    args.c += kTileRows * args.c_row;
+  }
+  for (; rows > 0; --rows) {
+    multiply_rows<Product, 1>(args, width);
+    args.a += args.a_row;
+    args.c += args.c_row;
+  }
+}
+
+/// Cuts memory into arrays, each aligned to 64 bytes. With a null start it only counts.
+struct ScratchCutter {
+  uintptr_t start = 0;
+  int64_t used = 0;
+
+  template <typename T>
+  WEFT_INLINE T* cut(int64_t count) {
+    T* array = reinterpret_cast<T*>(start + static_cast<uintptr_t>(used));
+    used += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return array;
+  }
+};
+
+}  // namespace weft::WEFT_ISA
