@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "autograd/context.h"
 #include "models/registry.h"
@@ -42,9 +43,9 @@ void add_threads_option(CLI::App& command, CommonOptions& options);
 /// Sets the log level (warnings only on ranks other than 0). To be called first in a command's run.
 void configure_log(const CommonOptions& options, const MpiSession& session);
 
-/// Threads for this rank: what was asked for, else the processors this process may use divided among the ranks of its
-/// host.
-int resolve_threads(const CommonOptions& options);
+/// Threads for this rank: --threads, else OMP_NUM_THREADS, else the processors that it may use, of which each rank of
+/// the host gets its share. Logs a warning when mpirun bound the ranks to fewer.
+int resolve_threads(const CommonOptions& options, const MpiSession& session);
 
 /// A model in memory, ready to run. Declared so that members are destroyed in a working order; stays where it was made
 /// (the context points to the mesh).
@@ -75,6 +76,9 @@ void report_memory(const CommonOptions& options, const MpiSession& session, cons
 
 /// Gives rank 0's bytes to all ranks of a communicator.
 void broadcast_string(const Context& context, Communicator& communicator, std::string& bytes);
+
+/// The same for lists of token ids.
+void broadcast_ids(const Context& context, Communicator& communicator, std::vector<std::vector<int32_t>>& lists);
 
 /// A whole file, or standard input for "-". Throws Error(bad_input) when it can't be read; `what` names it in the
 /// message ("prompt file").

@@ -1,0 +1,226 @@
+// weft chat: a conversation.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <thread>
+
+#include "core/log.h"
+#include "generate/generator.h"
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/interrupt.h"
+#include "launcher/line_reader.h"
+#include "launcher/mpi_session.h"
+#include "launcher/sampling_options.h"
+#include "tokenizer/chat_template.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  weft chat --model SmolLM2-135M-Instruct
+  weft chat --model gemma-2-2b-it.gguf --temperature 0.7 --top-p 0.9
+  weft launch -n 2 -- chat --model Meta-Llama-3.1-8B-Instruct --system "Answer briefly."
+  printf 'Hello\nAnd now in French\n' | weft chat --model SmolLM2-135M-Instruct --quiet
+
+A line is a message. Commands: /reset forgets the conversation, /system TEXT sets the system message (and forgets), /exit
+leaves, as does the end of the input. Ctrl-C stops the answer; at the prompt it leaves.)";
+
+struct ChatOptions {
+  CommonOptions common;
+  SamplingFlags sampling;
+  std::string system;
+  std::string format;
+};
+
+/// What rank 0 makes of a line. The other ranks see only the resulting prompts.
+class Conversation {
+ public:
+  Conversation(const ChatOptions& options, const Tokenizer& tokenizer)
+      : tokenizer_(tokenizer), format_(options.format) {
+    set_system(options.system);
+  }
+
+  void set_system(const std::string& text) {
+    messages_.clear();
+    if (!text.empty()) messages_.push_back({"system", text});
+  }
+  void reset() {
+    std::erase_if(messages_, [](const ChatMessage& message) { return message.role != "system"; });
+  }
+
+  std::vector<int32_t> ask(const std::string& text) {
+    messages_.push_back({"user", text});
+    return tokenizer_.encode(render_chat(tokenizer_, messages_, true, format_), false);
+  }
+  void answer(const std::string& text) { messages_.push_back({"assistant", text}); }
+  void take_back() { messages_.pop_back(); }
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string format_;
+  std::vector<ChatMessage> messages_;
+};
+
+/// Reads standard input on rank 0 and hands the prompts to all ranks.
+class ChatInput {
+ public:
+  ChatInput(Conversation* conversation, InferenceModel& loaded, InterruptFlag& interrupt)
+      : conversation_(conversation), loaded_(loaded), interrupt_(interrupt), reader_(STDIN_FILENO) {}
+
+  /// The next prompt; empty at the end of the conversation. The ranks that wait sleep most of the time, and the
+  /// watchdog sees them alive.
+  std::vector<int32_t> next_prompt() {
+    constexpr int kPollMs = 10;
+    Communicator& ranks = loaded_.mesh->tensor_parallel();
+    if (ranks.rank() == 0) show_prompt();
+    for (;;) {
+      std::vector<std::vector<int32_t>> lists;
+      if (ranks.rank() == 0) {
+        lists = poll_input(ranks.size() == 1 ? -1 : kPollMs);
+      } else {
+        std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
+      }
+      broadcast_ids(loaded_.context, ranks, lists);
+      if (!lists.empty()) return lists[0];
+    }
+  }
+
+ private:
+  /// No list: nothing yet. One: a prompt, empty when the conversation is over.
+  std::vector<std::vector<int32_t>> poll_input(int timeout_ms) {
+    std::string line;
+    LineReader::State state = reader_.next(timeout_ms, line);
+    if (interrupt_.is_set() || state == LineReader::State::end) {
+      if (is_terminal_) std::fputs("\n", stderr);
+      return {{}};
+    }
+    if (state == LineReader::State::nothing_yet) return {};
+    if (line == "/exit" || line == "/quit") return {{}};
+    if (!line.starts_with('/')) return ask(line);
+    run_command(line);
+    show_prompt();
+    return {};
+  }
+
+  std::vector<std::vector<int32_t>> ask(const std::string& line) {
+    if (line.find_first_not_of(" \t") == std::string::npos) {
+      show_prompt();
+      return {};
+    }
+    return {conversation_->ask(line)};
+  }
+
+  void run_command(const std::string& line) {
+    constexpr std::string_view kSystem = "/system ";
+    if (line == "/reset") {
+      conversation_->reset();
+    } else if (line.starts_with(kSystem)) {
+      conversation_->set_system(line.substr(kSystem.size()));
+    } else {
+      std::fputs("commands: /reset, /system TEXT, /exit; Ctrl-C stops an answer\n", stderr);
+    }
+  }
+
+  void show_prompt() {
+    if (is_terminal_) std::fputs("> ", stderr);
+  }
+
+  Conversation* conversation_;
+  InferenceModel& loaded_;
+  InterruptFlag& interrupt_;
+  LineReader reader_;
+  // mpirun stands between a terminal and the rank; weft launch says so.
+  bool is_terminal_ = isatty(STDIN_FILENO) == 1 || std::getenv("WEFT_TERMINAL") != nullptr;
+};
+
+void write_answer(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+/// Answers one prompt on all ranks. A conversation that has outgrown the context is the user's to shorten, and no end
+/// of the program.
+void answer_prompt(Generator& generator,
+                   const GenerationRequest& request,
+                   const GenerationHooks& hooks,
+                   Conversation* conversation) {
+  try {
+    GenerationResult result = generator.run(std::span(&request, 1), hooks)[0];
+    if (!conversation) return;
+    write_answer("\n");
+    conversation->answer(result.text);
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::bad_input) throw;
+    if (!conversation) return;
+    conversation->take_back();
+    log::error("{}; /reset begins a new conversation", error.what());
+  }
+}
+
+/// Ids that end an answer, from rank 0's tokenizer and the model's config.
+std::vector<int32_t> agreed_end_ids(InferenceModel& loaded) {
+  std::vector<std::vector<int32_t>> lists = {loaded.model->info().end_ids};
+  if (loaded.tokenizer) {
+    const auto& ids = loaded.tokenizer->end_ids();
+    lists[0].insert(lists[0].end(), ids.begin(), ids.end());
+  }
+  broadcast_ids(loaded.context, loaded.mesh->tensor_parallel(), lists);
+  return lists[0];
+}
+
+ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
+  configure_log(options.common, session);
+  GenerationRequest request = request_from_flags(options.sampling);
+  check_sampler_options(request.sampling, std::numeric_limits<int32_t>::max());
+  bool all_ranks_decode = !request.stop_strings.empty();
+  auto loaded = load_model_for_inference(
+      options.common, session, all_ranks_decode ? TokenizerUse::all_ranks : TokenizerUse::rank_zero);
+  bool is_rank_zero = session.rank() == 0;
+  std::unique_ptr<Conversation> conversation;
+  if (is_rank_zero) conversation = std::make_unique<Conversation>(options, *loaded->tokenizer);
+  if (!options.sampling.ignores_end) request.end_ids = agreed_end_ids(*loaded);
+  Generator generator(loaded->context,
+                      *loaded->model,
+                      {.cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()});
+  InterruptFlag interrupt(false);
+  ChatInput input(conversation.get(), *loaded, interrupt);
+  GenerationHooks hooks;
+  hooks.should_stop = [&] { return interrupt.is_set_on_rank_zero(loaded->context); };
+  if (is_rank_zero) hooks.on_token = [](size_t, int32_t, std::string_view text) { write_answer(text); };
+  for (;; ++request.sequence) {
+    interrupt.clear();
+    request.prompt = input.next_prompt();
+    if (request.prompt.empty()) break;
+    answer_prompt(generator, request, hooks, conversation.get());
+  }
+  report_memory(options.common, session, loaded->context);
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_chat_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<ChatOptions>();
+  constexpr int64_t kLongAnswer = 1024;
+  options->sampling.max_new_tokens = kLongAnswer;
+  CLI::App* command = app.add_subcommand("chat", "Talks with an instruct model");
+  command->footer(kFooter);
+  add_model_options(*command, options->common);
+  command->add_option("--system", options->system, "System message");
+  command->add_option("--chat-format",
+                      options->format,
+                      "Name of a built-in chat format (chatml, llama3, …) instead of the model's own");
+  add_sampling_options(*command, options->sampling);
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback(
+      [options, &context] { context.run = [options](MpiSession& session) { return run_chat(*options, session); }; });
+}
+
+}  // namespace weft

@@ -1,0 +1,203 @@
+#include "launcher/common.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <future>
+
+#include "core/log.h"
+#include "launcher/mpi_session.h"
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+
+void add_output_options(CLI::App& command, CommonOptions& options) {
+  auto* quiet = command.add_flag("-q,--quiet", options.quiet, "Only warnings and errors on standard error");
+  command.add_flag("-v,--verbose", options.verbose, "Details on standard error, from every rank")->excludes(quiet);
+}
+
+void add_model_options(CLI::App& command, CommonOptions& options) {
+  command
+      .add_option(
+          "-m,--model", options.model.path, "Folder (Hugging Face, Keras .weights.h5 with config.json) or .gguf file")
+      ->required();
+  command.add_option("--family", options.model.family, "Family, where the config doesn't say it or is to be overruled");
+  command
+      .add_option(
+          "--compat", options.model.compat, "Arithmetic of another program where it departs from the original model")
+      ->check(CLI::IsMember({"bert4keras3"}));
+}
+
+void add_threads_option(CLI::App& command, CommonOptions& options) {
+  command
+      .add_option("--threads", options.threads, "Threads a rank (0: the processors shared among the ranks of the host)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+}
+
+void add_compute_options(CLI::App& command, CommonOptions& options) {
+  command
+      .add_option("--tensor-parallel",
+                  options.tensor_parallel,
+                  "Ranks that share the weights (0: all). Ranks are started by mpirun or weft launch")
+      ->check(CLI::Range(0, 65536))
+      ->capture_default_str();
+  command.add_option("--dtype", options.dtype, "Type to compute in, bf16 or f32; sums are f32 in both")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  command.add_option("--device", options.device, "Where to compute")->capture_default_str();
+  add_threads_option(command, options);
+  command.add_flag("--memory", options.show_memory, "Report each rank's memory by kind at the end");
+}
+
+void configure_log(const CommonOptions& options, const MpiSession& session) {
+  auto level = options.quiet ? log::Level::warning : options.verbose ? log::Level::debug : log::Level::info;
+  bool is_other_rank = session.rank() != 0;
+  if (is_other_rank && level == log::Level::info) level = log::Level::warning;
+  log::configure(level, is_other_rank ? fmt::format("rank {}", session.rank()).c_str() : "");
+}
+
+int resolve_threads(const CommonOptions& options, const MpiSession& session) {
+  auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  int share = std::max(1, online / session.local_size());
+  const char* openmp_threads = std::getenv("OMP_NUM_THREADS");
+  int wanted = options.threads > 0 ? options.threads : openmp_threads ? std::atoi(openmp_threads) : 0;
+  if (std::string warning = session.binding_warning(wanted > 0 ? wanted : share); !warning.empty())
+    log::warning("{}", warning);
+  if (wanted > 0) return wanted;
+  cpu_set_t allowed;
+  int available = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  return std::max(1, std::min(available, share));
+}
+
+void check_device(const CommonOptions& options) {
+  if (options.device == "cpu") return;
+  if (options.device == "cuda")
+    fail(ExitCode::usage, "--device cuda: this build has no CUDA kernels; use --device cpu");
+  fail(ExitCode::usage, "--device {}: unknown device; known are cpu and cuda", printable(options.device));
+}
+
+namespace {
+
+void check_ranks(const CommonOptions& options, int world_size) {
+  int wanted = options.tensor_parallel;
+  if (wanted == 0 || wanted == world_size) return;
+  fail(ExitCode::usage,
+       "--tensor-parallel {} with {} rank(s): inference shares the weights among all ranks; start as many with `weft "
+       "launch -n {} -- …` or "
+       "`mpirun -n {} weft …`",
+       wanted,
+       world_size,
+       wanted,
+       wanted);
+}
+
+void log_load(const InferenceModel& loaded, int num_ranks, int num_threads) {
+  const ModelInfo& info = loaded.model->info();
+  double seconds = std::max(loaded.report.seconds, 1e-9);
+  log::info(
+      "{}: {} of {} layers, {} on {} rank(s) x {} thread(s); {:.1f} MB of weights a rank, read in {:.2f} s ({:.2f} "
+      "GB/s)",
+      std::filesystem::path(loaded.opened.path).lexically_normal().filename().string(),
+      info.family,
+      info.num_layers,
+      dtype_name(loaded.dtype),
+      num_ranks,
+      num_threads,
+      static_cast<double>(loaded.report.weight_bytes) / 1e6,
+      loaded.report.seconds,
+      static_cast<double>(loaded.report.bytes_read) / 1e9 / seconds);
+}
+
+}  // namespace
+
+std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
+                                                         MpiSession& session,
+                                                         TokenizerUse tokenizer) {
+  check_device(options);
+  check_ranks(options, session.world()->size());
+  auto loaded = std::make_unique<InferenceModel>();
+  loaded->mesh = std::make_unique<Mesh>(session.world(), options.tensor_parallel);
+  Communicator& ranks = loaded->mesh->tensor_parallel();
+  loaded->context = make_cpu_context(resolve_threads(options, session));
+  if (ranks.size() > 1) loaded->context.tensor_parallel = &ranks;
+  loaded->dtype = parse_dtype(options.dtype);
+  loaded->opened = open_model(options.model);
+  std::future<std::shared_ptr<const Tokenizer>> pending_tokenizer;
+  if (tokenizer == TokenizerUse::all_ranks || (tokenizer == TokenizerUse::rank_zero && ranks.rank() == 0)) {
+    pending_tokenizer = std::async(std::launch::async, load_tokenizer, options.model.path);
+  }
+  loaded->model = loaded->opened.make({.rank = ranks.rank(), .size = ranks.size()});
+  loaded->report = load_parameters(loaded->context,
+                                   loaded->opened,
+                                   *loaded->model,
+                                   {.dtype = loaded->dtype,
+                                    .for_training = false,
+                                    .show_progress = ranks.rank() == 0 && !options.quiet,
+                                    .num_threads = loaded->context.num_threads});
+  if (pending_tokenizer.valid()) loaded->tokenizer = pending_tokenizer.get();
+  log_load(*loaded, ranks.size(), loaded->context.num_threads);
+  return loaded;
+}
+
+void report_memory(const CommonOptions& options, const MpiSession& session, const Context& context) {
+  if (!options.show_memory) return;
+  fmt::print(stderr, "rank {} memory: {}\n", session.rank(), context.allocator->memory().report());
+}
+
+void broadcast_string(const Context& context, Communicator& communicator, std::string& bytes) {
+  if (communicator.size() == 1) return;
+  Tensor length = context.empty({1}, DType::i64, MemoryTag::comm);
+  length.data<int64_t>()[0] = static_cast<int64_t>(bytes.size());
+  communicator.broadcast(length, 0);
+  int64_t size = length.data<int64_t>()[0];
+  if (size == 0) {
+    bytes.clear();
+    return;
+  }
+  Tensor content = context.empty({size}, DType::u8, MemoryTag::comm);
+  if (communicator.rank() == 0) std::memcpy(content.raw(), bytes.data(), bytes.size());
+  communicator.broadcast(content, 0);
+  bytes.assign(reinterpret_cast<const char*>(content.raw()), static_cast<size_t>(size));
+}
+
+void broadcast_ids(const Context& context, Communicator& communicator, std::vector<std::vector<int32_t>>& lists) {
+  std::vector<int32_t> flat;
+  for (const auto& list : lists) {
+    flat.push_back(static_cast<int32_t>(list.size()));
+    flat.insert(flat.end(), list.begin(), list.end());
+  }
+  std::string bytes(reinterpret_cast<const char*>(flat.data()), flat.size() * sizeof(int32_t));
+  broadcast_string(context, communicator, bytes);
+  flat.resize(bytes.size() / sizeof(int32_t));
+  if (!flat.empty()) std::memcpy(flat.data(), bytes.data(), bytes.size());
+  lists.clear();
+  for (size_t place = 0; place < flat.size(); place += static_cast<size_t>(flat[place]) + 1) {
+    auto begin = flat.begin() + static_cast<std::ptrdiff_t>(place) + 1;
+    lists.emplace_back(begin, begin + flat[place]);
+  }
+}
+
+std::string read_text(const std::string& path, std::string_view what) {
+  bool is_stdin = path == "-";
+  int file = is_stdin ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) fail_input("{} {}: {}", what, printable(path), std::strerror(errno));
+  std::string text;
+  std::string buffer(1 << 16, '\0');
+  ssize_t count = 0;
+  while ((count = read(file, buffer.data(), buffer.size())) > 0) text.append(buffer, 0, static_cast<size_t>(count));
+  int error = errno;
+  if (!is_stdin) close(file);
+  if (count < 0) fail_input("{} {}: {}", what, printable(path), std::strerror(error));
+  return text;
+}
+
+}  // namespace weft

@@ -1,0 +1,294 @@
+// weft generate: continues prompts.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+#include "generate/generator.h"
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/interrupt.h"
+#include "launcher/mpi_session.h"
+#include "launcher/sampling_options.h"
+#include "tokenizer/chat_template.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  weft generate --model SmolLM2-135M-Instruct --chat "Why is the sky blue?"
+  weft generate --model gemma-2-2b.gguf --prompt "Once upon" --temperature 0.8 --top-p 0.95 --seed 7
+  weft generate --model Qwen2-7B --prompt-file questions.txt --chat --batch 16 --json > answers.jsonl
+  cat article.txt | weft generate --model Meta-Llama-3-8B --prompt-file - --whole-file --max-new-tokens 200
+  weft launch -n 2 -- generate --model SmolLM2-135M-Instruct --chat "Hello"     (two ranks share the weights)
+
+Standard output carries the answers only, one a prompt in the order of the prompts; with --json one object a line.)";
+
+struct GenerateOptions {
+  CommonOptions common;
+  SamplingFlags sampling;
+  std::vector<std::string> positional_prompts;
+  std::vector<std::string> prompts;
+  std::string prompt_file;
+  std::string system;
+  int64_t batch = 8;
+  int64_t prefill_chunk = 512;
+  int64_t num_return_sequences = 1;
+  bool takes_whole_file = false;
+  bool is_chat = false;
+  bool is_raw = false;
+  bool uses_ids = false;
+  bool prints_json = false;
+  bool is_streaming_off = false;
+};
+
+/// The prompts of the command line, then those of the file.
+std::vector<std::string> collect_prompts(const GenerateOptions& options) {
+  std::vector<std::string> prompts = options.positional_prompts;
+  prompts.insert(prompts.end(), options.prompts.begin(), options.prompts.end());
+  if (options.prompt_file.empty()) return prompts;
+  std::string text = read_text(options.prompt_file, "prompt file");
+  if (options.takes_whole_file) {
+    prompts.push_back(std::move(text));
+    return prompts;
+  }
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = std::min(text.find('\n', begin), text.size());
+    size_t length = end - begin;
+    if (length > 0 && text[end - 1] == '\r') --length;
+    if (length > 0) prompts.push_back(text.substr(begin, length));
+    begin = end + 1;
+  }
+  if (prompts.empty()) fail_input("prompt file {}: no prompt in it; write one a line", printable(options.prompt_file));
+  return prompts;
+}
+
+/// "1 2 3" or "1, 2, 3"
+std::vector<int32_t> parse_ids(const std::string& text) {
+  std::vector<int32_t> ids;
+  const char* end = text.data() + text.size();
+  for (const char* place = text.data(); place != end;) {
+    if (*place == ' ' || *place == ',' || *place == '\n' || *place == '\t' || *place == '[' || *place == ']') {
+      ++place;
+      continue;
+    }
+    int32_t id = 0;
+    auto [after, error] = std::from_chars(place, end, id);
+    if (error != std::errc()) fail_input("prompt \"{}\": --ids takes token ids, such as \"1 2 3\"", printable(text));
+    ids.push_back(id);
+    place = after;
+  }
+  return ids;
+}
+
+std::vector<int32_t> encode_prompt(const GenerateOptions& options,
+                                   const Tokenizer* tokenizer,
+                                   const std::string& prompt) {
+  if (options.uses_ids) return parse_ids(prompt);
+  if (!options.is_chat) return tokenizer->encode(prompt, !options.is_raw);
+  std::vector<ChatMessage> messages;
+  if (!options.system.empty()) messages.push_back({"system", options.system});
+  messages.push_back({"user", prompt});
+  return tokenizer->encode(render_chat(*tokenizer, messages, true), false);
+}
+
+/// Prints answers in the order of the prompts as they become complete, or one answer as it grows.
+class AnswerPrinter {
+ public:
+  AnswerPrinter(const GenerateOptions& options, const std::vector<std::string>& prompts, size_t num_answers)
+      : options_(options), prompts_(prompts), results_(num_answers) {
+    is_streaming_ = num_answers == 1 && !options.prints_json && !options.is_streaming_off && !options.uses_ids;
+  }
+
+  void on_token(std::string_view text) {
+    if (!is_streaming_ || text.empty()) return;
+    write(text);
+  }
+
+  void on_finish(size_t index, const GenerationResult& result) {
+    results_[index] = std::make_unique<GenerationResult>(result);
+    for (; next_ < results_.size() && results_[next_]; ++next_) {
+      print(next_, *results_[next_]);
+      results_[next_].reset();
+    }
+  }
+
+ private:
+  void print(size_t index, const GenerationResult& result) {
+    if (options_.prints_json) {
+      write(to_json(index, result) + "\n");
+    } else if (options_.uses_ids) {
+      write(fmt::format("{}\n", fmt::join(result.ids, " ")));
+    } else {
+      if (!is_streaming_) write(result.text);
+      if (!result.text.ends_with('\n')) write("\n");
+    }
+  }
+
+  std::string to_json(size_t index, const GenerationResult& result) const {
+    auto num_tokens = static_cast<double>(result.ids.size());
+    auto sequences = static_cast<size_t>(options_.num_return_sequences);
+    nlohmann::ordered_json object = {
+        {"prompt", prompts_[index / sequences]},
+        {"sequence", index % sequences},
+        {"text", result.text},
+        {"ids", result.ids},
+        {"finish_reason", finish_reason_name(result.finish_reason)},
+        {"prompt_tokens", result.prompt_tokens},
+        {"new_tokens", result.ids.size()},
+        {"first_token_seconds", result.first_token_seconds},
+        {"tokens_per_second", result.decode_seconds > 0 ? (num_tokens - 1) / result.decode_seconds : 0.0},
+    };
+    return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+
+  static void write(std::string_view text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+
+  const GenerateOptions& options_;
+  const std::vector<std::string>& prompts_;
+  std::vector<std::unique_ptr<GenerationResult>> results_;
+  size_t next_ = 0;
+  bool is_streaming_ = false;
+};
+
+void check_usage(const GenerateOptions& options) {
+  auto refuse = [](std::string_view what) { fail(ExitCode::usage, "generate: {}", what); };
+  if (options.positional_prompts.empty() && options.prompts.empty() && options.prompt_file.empty()) {
+    refuse("no prompt; give it as an argument, with --prompt, or with --prompt-file (- is standard input)");
+  }
+  if (options.uses_ids && options.is_chat) refuse("--ids and --chat exclude each other");
+  if (!options.system.empty() && !options.is_chat) refuse("--system needs --chat");
+  SamplerOptions sampling = request_from_flags(options.sampling).sampling;
+  check_sampler_options(sampling, std::numeric_limits<int32_t>::max());
+  if (options.num_return_sequences > 1 && sampling.greedy) {
+    refuse(
+        "--num-return-sequences without sampling gives the same answer each time; add --temperature, --top-k or "
+        "--top-p");
+  }
+}
+
+TokenizerUse tokenizer_use(const GenerateOptions& options) {
+  if (!options.sampling.stop_strings.empty()) return TokenizerUse::all_ranks;
+  return options.uses_ids ? TokenizerUse::nowhere : TokenizerUse::rank_zero;
+}
+
+std::vector<int32_t> end_ids_of(const InferenceModel& loaded) {
+  std::vector<int32_t> ids = loaded.model->info().end_ids;
+  if (loaded.tokenizer) ids.insert(ids.end(), loaded.tokenizer->end_ids().begin(), loaded.tokenizer->end_ids().end());
+  return ids;
+}
+
+/// The same requests on every rank; only rank 0 has the prompts' text and, mostly, the tokenizer.
+std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
+                                             const InferenceModel& loaded,
+                                             const std::vector<std::string>& prompts) {
+  std::vector<std::vector<int32_t>> lists;
+  Communicator& ranks = loaded.mesh->tensor_parallel();
+  if (ranks.rank() == 0) {
+    lists.push_back(end_ids_of(loaded));
+    for (const std::string& prompt : prompts) lists.push_back(encode_prompt(options, loaded.tokenizer.get(), prompt));
+  }
+  broadcast_ids(loaded.context, ranks, lists);
+  std::vector<GenerationRequest> requests;
+  for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
+    for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
+      GenerationRequest request = request_from_flags(options.sampling);
+      request.prompt = lists[prompt];
+      if (!options.sampling.ignores_end) request.end_ids = lists[0];
+      request.sequence = requests.size();
+      requests.push_back(std::move(request));
+    }
+  }
+  return requests;
+}
+
+void log_stats(const GenerationStats& stats, size_t num_answers) {
+  auto rate = [](int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0; };
+  log::info(
+      "{} prompt tokens ({} more from the cache) in {:.2f} s, {:.1f} tokens/s; {} new tokens, decode {:.2f} s, {:.1f} "
+      "tokens/s",
+      stats.prompt_tokens,
+      stats.reused_tokens,
+      stats.prefill_seconds,
+      rate(stats.prompt_tokens, stats.prefill_seconds),
+      stats.new_tokens,
+      stats.decode_seconds,
+      rate(stats.new_tokens - static_cast<int64_t>(num_answers), stats.decode_seconds));
+}
+
+ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
+  configure_log(options.common, session);
+  check_usage(options);
+  std::vector<std::string> prompts;
+  if (session.rank() == 0) prompts = collect_prompts(options);
+  auto loaded = load_model_for_inference(options.common, session, tokenizer_use(options));
+  std::vector<GenerationRequest> requests = make_requests(options, *loaded, prompts);
+  Generator generator(loaded->context,
+                      *loaded->model,
+                      {.cache_dtype = loaded->dtype,
+                       .max_batch = options.batch,
+                       .prefill_chunk = options.prefill_chunk,
+                       .tokenizer = loaded->tokenizer.get()});
+  InterruptFlag interrupt(true);
+  GenerationHooks hooks;
+  bool was_interrupted = false;
+  hooks.should_stop = [&] { return was_interrupted = interrupt.is_set_on_rank_zero(loaded->context); };
+  AnswerPrinter printer(options, prompts, requests.size());
+  if (session.rank() == 0) {
+    hooks.on_token = [&](size_t, int32_t, std::string_view text) { printer.on_token(text); };
+    hooks.on_finish = [&](size_t index, const GenerationResult& result) { printer.on_finish(index, result); };
+  }
+  generator.run(requests, hooks);
+  log_stats(generator.stats(), requests.size());
+  report_memory(options.common, session, loaded->context);
+  return was_interrupted ? ExitCode::interrupted : ExitCode::ok;
+}
+
+void add_options(CLI::App& command, GenerateOptions& options) {
+  command.add_option("prompts", options.positional_prompts, "Prompts");
+  command.add_option("-p,--prompt", options.prompts, "A prompt (repeatable)")->allow_extra_args(false);
+  command.add_option("--prompt-file", options.prompt_file, "File with a prompt a line; - is standard input");
+  command.add_flag("--whole-file", options.takes_whole_file, "The whole file is one prompt");
+  command.add_flag("--chat", options.is_chat, "Puts each prompt into the model's chat format");
+  command.add_option("--system", options.system, "System message, with --chat");
+  auto* ids = command.add_flag("--ids", options.uses_ids, "Prompts are token ids; the answers are printed as ids too");
+  command.add_flag("--raw", options.is_raw, "Adds no special tokens to prompts")->excludes(ids);
+  command.add_flag(
+      "--json", options.prints_json, "One JSON object a line: prompt, text, ids, finish_reason, tokens_per_second, …");
+  command.add_flag("--no-stream", options.is_streaming_off, "Prints an answer when it is complete");
+  command.add_option("--batch", options.batch, "Answers that grow at a time")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command.add_option("--prefill-chunk", options.prefill_chunk, "Prompt tokens computed at a time")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--num-return-sequences", options.num_return_sequences, "Answers a prompt")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<GenerateOptions>();
+  CLI::App* command = app.add_subcommand("generate", "Continues prompts, or answers them with --chat");
+  command->footer(kFooter);
+  add_model_options(*command, options->common);
+  add_options(*command, *options);
+  add_sampling_options(*command, options->sampling);
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback([options, &context] {
+    context.run = [options](MpiSession& session) { return run_generate(*options, session); };
+  });
+}
+
+}  // namespace weft

@@ -1,0 +1,23 @@
+// Ctrl-C as a wish to stop: SIGINT, and SIGUSR1 by which weft launch passes it on to the ranks.
+#pragma once
+
+#include "autograd/context.h"
+
+namespace weft {
+
+/// While one exists, the two signals set a flag instead of ending the process. One at a time.
+class InterruptFlag {
+ public:
+  /// `once`: a second signal ends the process as usual.
+  explicit InterruptFlag(bool once);
+  ~InterruptFlag();
+  InterruptFlag(const InterruptFlag&) = delete;
+  InterruptFlag& operator=(const InterruptFlag&) = delete;
+
+  bool is_set() const;
+  void clear();
+  /// Whether rank 0 was interrupted: the same answer on all ranks, which call it together.
+  bool is_set_on_rank_zero(const Context& context) const;
+};
+
+}  // namespace weft

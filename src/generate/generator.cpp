@@ -1,0 +1,352 @@
+#include "generate/generator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "core/error.h"
+#include "generate/stop_filter.h"
+#include "ops/embedding.h"
+
+namespace weft {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
+  return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
+}
+
+/// Copies what the slots of a cache hold to a larger one.
+void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
+  const KvCacheShape& shape = from.shape();
+  size_t token_bytes = static_cast<size_t>(shape.head_dim) * dtype_bytes(shape.dtype);
+  auto copy = [&](Tensor& source, Tensor& target) {
+    for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+      auto offset = [&](const KvCache& cache) {
+        return static_cast<size_t>((slot * shape.num_kv_heads + head) * cache.max_tokens()) * token_bytes;
+      };
+      std::memcpy(static_cast<std::byte*>(target.raw()) + offset(to),
+                  static_cast<const std::byte*>(source.raw()) + offset(from),
+                  static_cast<size_t>(tokens) * token_bytes);
+    }
+  };
+  for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+    copy(from.keys(layer), to.keys(layer));
+    copy(from.values(layer), to.values(layer));
+  }
+}
+
+}  // namespace
+
+std::string_view finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::length:
+      return "length";
+    case FinishReason::end:
+      return "end";
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::interrupted:
+      return "interrupted";
+  }
+  return "";
+}
+
+/// A prompt and its answer while they hold a slot. The tokens not yet in the cache are its work: many for a prompt, one
+/// while it answers.
+struct Generator::Sequence {
+  Sequence(const GenerationRequest& request_in, size_t index_in, const Tokenizer* tokenizer)
+      : request(request_in), index(index_in), tokens(request_in.prompt), filter(request_in.stop_strings) {
+    if (tokenizer) decoder.emplace(*tokenizer, true);
+  }
+
+  int64_t pending() const { return static_cast<int64_t>(tokens.size()) - cached; }
+  int64_t num_new() const { return static_cast<int64_t>(tokens.size() - request.prompt.size()); }
+
+  const GenerationRequest& request;
+  size_t index;
+  int64_t limit = 0;  // new tokens at most
+  int64_t slot = 0;
+  std::vector<int32_t> tokens;
+  int64_t cached = 0;
+  /// A sequence whose prompt begins alike and is being computed: its keys and values are copied once `shared` tokens
+  /// are there.
+  const Sequence* donor = nullptr;
+  int64_t shared = 0;
+  std::optional<StreamingDecoder> decoder;
+  StopFilter filter;
+  Clock::time_point start = Clock::now();
+  Clock::time_point first_token;
+  bool is_finished = false;
+};
+
+Generator::Generator(Context& context, CausalLanguageModel& model, const GeneratorOptions& options)
+    : context_(context), model_(model), options_(options), sampler_(model.info().vocab_size) {
+  if (options_.max_batch < 1)
+    fail(ExitCode::usage, "the batch must hold at least 1 sequence, not {}", options_.max_batch);
+  if (options_.prefill_chunk < 1) {
+    fail(ExitCode::usage, "prompts are computed at least 1 token at a time, not {}", options_.prefill_chunk);
+  }
+}
+
+Generator::~Generator() = default;
+
+std::vector<GenerationResult> Generator::run(std::span<const GenerationRequest> requests,
+                                             const GenerationHooks& hooks) {
+  for (size_t index = 0; index < requests.size(); ++index) check(requests[index], index);
+  std::vector<GenerationResult> results(requests.size());
+  if (requests.empty()) return results;
+  results_ = &results;
+  hooks_ = &hooks;
+  active_.clear();
+  for (Slot& slot : slots_) slot.sequence = nullptr;
+  reserve_cache(requests);
+  auto batch_limit = static_cast<size_t>(options_.max_batch);
+  size_t next = 0;
+  while (next < requests.size() || !active_.empty()) {
+    if (hooks.should_stop && hooks.should_stop()) {
+      for (; next < requests.size(); ++next) results[next].finish_reason = FinishReason::interrupted;
+      for (auto& sequence : active_) finish(*sequence, FinishReason::interrupted);
+      remove_finished();
+      break;
+    }
+    while (next < requests.size() && active_.size() < batch_limit) {
+      admit(requests, next);
+      ++next;
+    }
+    step();
+  }
+  return results;
+}
+
+void Generator::check(const GenerationRequest& request, size_t index) const {
+  const ModelInfo& info = model_.info();
+  auto length = static_cast<int64_t>(request.prompt.size());
+  check_sampler_options(request.sampling, info.vocab_size);
+  if (length == 0) fail_input("prompt {} has no tokens; give it some text", index + 1);
+  if (info.max_positions > 0 && length >= info.max_positions) {
+    fail_input(
+        "prompt {} has {} tokens, but the model's context is {} tokens for prompt and answer together; shorten the "
+        "prompt",
+        index + 1,
+        length,
+        info.max_positions);
+  }
+  for (int32_t id : request.prompt) {
+    if (id < 0 || id >= info.vocab_size) {
+      fail_input("prompt {} has token id {}, but the model's ids are 0 to {}; is this the model's tokenizer?",
+                 index + 1,
+                 id,
+                 info.vocab_size - 1);
+    }
+  }
+  if (request.max_new_tokens < 1)
+    fail(ExitCode::usage, "max-new-tokens must be at least 1, not {}", request.max_new_tokens);
+  if (!request.stop_strings.empty() && !options_.tokenizer) fail(ExitCode::usage, "stop strings need a tokenizer");
+}
+
+int64_t Generator::token_limit(const GenerationRequest& request) const {
+  int64_t context = model_.info().max_positions;
+  int64_t room =
+      (context > 0 ? context : std::numeric_limits<int32_t>::max()) - static_cast<int64_t>(request.prompt.size());
+  return std::min(request.max_new_tokens, room);
+}
+
+/// Makes the cache hold the longest request. One that grows at least doubles, so that a long conversation copies
+/// little.
+void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
+  int64_t tokens = 0;
+  for (const GenerationRequest& request : requests) {
+    tokens = std::max(tokens, static_cast<int64_t>(request.prompt.size()) + token_limit(request));
+  }
+  int64_t num_slots = std::min<int64_t>(options_.max_batch, static_cast<int64_t>(requests.size()));
+  if (cache_) {
+    if (cache_->num_slots() >= num_slots && cache_->max_tokens() >= tokens) return;
+    num_slots = std::max(num_slots, cache_->num_slots());
+    if (cache_->max_tokens() < tokens) tokens = std::max(tokens, 2 * cache_->max_tokens());
+    tokens = std::max(tokens, cache_->max_tokens());
+  }
+  constexpr int64_t kRounding = 64;
+  tokens = (tokens + kRounding - 1) / kRounding * kRounding;
+  auto cache = std::make_unique<KvCache>(context_, model_.kv_cache_shape(options_.cache_dtype), num_slots, tokens);
+  for (size_t slot = 0; slot < slots_.size(); ++slot) {
+    copy_cache(*cache_, *cache, static_cast<int64_t>(slot), static_cast<int64_t>(slots_[slot].tokens.size()));
+  }
+  cache_ = std::move(cache);
+  slots_.resize(static_cast<size_t>(num_slots));
+}
+
+void Generator::admit(std::span<const GenerationRequest> requests, size_t index) {
+  auto sequence = std::make_unique<Sequence>(requests[index], index, options_.tokenizer);
+  sequence->limit = token_limit(requests[index]);
+  find_shared_prefix(*sequence);
+  stats_.reused_tokens += std::max(sequence->cached, sequence->shared);
+  Slot& slot = slots_[static_cast<size_t>(sequence->slot)];
+  slot.sequence = sequence.get();
+  slot.tokens.clear();
+  active_.push_back(std::move(sequence));
+  copy_from_donors();
+}
+
+/// Takes the free slot that already holds the longest beginning of the prompt, or, when a sequence at work has a longer
+/// one, that as the donor.
+void Generator::find_shared_prefix(Sequence& sequence) {
+  // The last token is always computed, for its logits.
+  auto prompt = std::span(sequence.tokens).first(sequence.tokens.size() - 1);
+  int64_t best = -1;
+  for (size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].sequence) continue;
+    int64_t shared = common_prefix(prompt, slots_[slot].tokens);
+    bool is_better =
+        best < 0 || shared > sequence.cached ||
+        (shared == sequence.cached && slots_[slot].tokens.size() < slots_[static_cast<size_t>(best)].tokens.size());
+    if (!is_better) continue;
+    best = static_cast<int64_t>(slot);
+    sequence.cached = shared;
+  }
+  sequence.slot = best;
+  constexpr int64_t kWorthCopying = 16;
+  for (const auto& other : active_) {
+    int64_t shared = common_prefix(prompt, other->request.prompt);
+    if (shared < std::max(kWorthCopying, sequence.cached + 1) || shared <= sequence.shared) continue;
+    sequence.donor = other.get();
+    sequence.shared = shared;
+  }
+}
+
+/// One pass of the model: a token for each answer, and parts of prompts up to the chunk's size; then a draw for each
+/// sequence that has no more to compute.
+void Generator::step() {
+  auto start = Clock::now();
+  batch_.ids.clear();
+  batch_.sequences.clear();
+  rows_.clear();
+  sampled_.clear();
+  int64_t prompt_tokens = 0;
+  for (auto& sequence : active_) {
+    if (sequence->num_new() > 0) add_to_batch(*sequence, 1);
+  }
+  for (auto& sequence : active_) {
+    if (sequence->num_new() > 0 || sequence->donor) continue;
+    int64_t count = std::min(sequence->pending(), options_.prefill_chunk - prompt_tokens);
+    if (count == 0) continue;
+    add_to_batch(*sequence, count);
+    prompt_tokens += count;
+  }
+  Tensor hidden = model_.hidden(context_, batch_, cache_.get());
+  copy_from_donors();
+  if (!rows_.empty()) {
+    bool is_every_row = static_cast<int64_t>(rows_.size()) == batch_.num_tokens();
+    Tensor logits = model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_));
+    draw(logits);
+  }
+  remove_finished();
+  stats_.prompt_tokens += prompt_tokens;
+  stats_.new_tokens += static_cast<int64_t>(sampled_.size());
+  (prompt_tokens > 0 ? stats_.prefill_seconds : stats_.decode_seconds) += seconds_since(start);
+}
+
+void Generator::add_to_batch(Sequence& sequence, int64_t count) {
+  auto begin = sequence.tokens.begin() + sequence.cached;
+  batch_.sequences.push_back(
+      {.begin = batch_.num_tokens(), .length = count, .past = sequence.cached, .slot = sequence.slot});
+  batch_.ids.insert(batch_.ids.end(), begin, begin + count);
+  sequence.cached += count;
+  if (sequence.pending() > 0) return;
+  rows_.push_back(static_cast<int32_t>(batch_.num_tokens() - 1));
+  sampled_.push_back(&sequence);
+}
+
+/// Gives the sequences that wait for a prompt like theirs what has been computed of it, before that one can leave its
+/// slot.
+void Generator::copy_from_donors() {
+  for (auto& sequence : active_) {
+    if (!sequence->donor || sequence->donor->cached < sequence->shared) continue;
+    cache_->copy_slot(sequence->donor->slot, sequence->slot, sequence->shared);
+    sequence->cached = sequence->shared;
+    sequence->donor = nullptr;
+  }
+}
+
+void Generator::draw(Tensor& logits) {
+  for (size_t row = 0; row < sampled_.size(); ++row) {
+    Sequence& sequence = *sampled_[row];
+    const GenerationRequest& request = sequence.request;
+    std::span<float> values = row_of_logits(logits, static_cast<int64_t>(row));
+    if (sequence.num_new() < request.min_new_tokens) {
+      for (int32_t id : request.end_ids) {
+        if (id >= 0 && id < model_.info().vocab_size)
+          values[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
+      }
+    }
+    auto step_number = static_cast<uint64_t>(sequence.num_new());
+    accept(sequence, sampler_.sample(values, sequence.tokens, request.sampling, request.sequence, step_number));
+  }
+}
+
+std::span<float> Generator::row_of_logits(Tensor& logits, int64_t row) {
+  auto width = static_cast<size_t>(logits.size(-1));
+  size_t offset = static_cast<size_t>(row) * width;
+  if (logits.dtype() == DType::f32) return {logits.data<float>() + offset, width};
+  converted_row_.resize(width);
+  const auto* from = static_cast<const std::byte*>(logits.raw()) + offset * dtype_bytes(logits.dtype());
+  convert_dtype(from, logits.dtype(), converted_row_.data(), DType::f32, static_cast<int64_t>(width));
+  return converted_row_;
+}
+
+void Generator::accept(Sequence& sequence, int32_t id) {
+  if (sequence.num_new() == 0) sequence.first_token = Clock::now();
+  sequence.tokens.push_back(id);
+  const auto& end_ids = sequence.request.end_ids;
+  bool is_end = std::find(end_ids.begin(), end_ids.end(), id) != end_ids.end();
+  bool is_last = is_end || sequence.num_new() >= sequence.limit;
+  std::string text;
+  if (sequence.decoder) {
+    if (!is_end) text = sequence.filter.push(sequence.decoder->push(id));
+    if (is_last) text += sequence.filter.push(sequence.decoder->finish());
+    if (is_last) text += sequence.filter.finish();
+  }
+  (*results_)[sequence.index].text += text;
+  if (hooks_->on_token) hooks_->on_token(sequence.index, id, text);
+  if (sequence.filter.found()) {
+    finish(sequence, FinishReason::stop);
+  } else if (is_last) {
+    finish(sequence, is_end ? FinishReason::end : FinishReason::length);
+  }
+}
+
+void Generator::finish(Sequence& sequence, FinishReason reason) {
+  GenerationResult& result = (*results_)[sequence.index];
+  auto prompt_length = static_cast<std::ptrdiff_t>(sequence.request.prompt.size());
+  result.ids.assign(sequence.tokens.begin() + prompt_length, sequence.tokens.end());
+  result.finish_reason = reason;
+  result.prompt_tokens = prompt_length;
+  if (!result.ids.empty()) {
+    result.first_token_seconds = std::chrono::duration<double>(sequence.first_token - sequence.start).count();
+    result.decode_seconds = seconds_since(sequence.first_token);
+  }
+  sequence.is_finished = true;
+  if (hooks_->on_finish) hooks_->on_finish(sequence.index, result);
+}
+
+/// Frees the slots of finished sequences; what they hold stays for later prompts.
+void Generator::remove_finished() {
+  for (auto& sequence : active_) {
+    if (!sequence->is_finished) continue;
+    Slot& slot = slots_[static_cast<size_t>(sequence->slot)];
+    sequence->tokens.resize(static_cast<size_t>(sequence->cached));
+    slot.tokens = std::move(sequence->tokens);
+    slot.sequence = nullptr;
+  }
+  std::erase_if(active_, [](const auto& sequence) { return sequence->is_finished; });
+}
+
+}  // namespace weft

@@ -1,0 +1,122 @@
+// Continues prompts: any number at a time, each with its own options, over a cache whose slots are reused as answers
+// end.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "generate/sampler.h"
+#include "models/model.h"
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+
+struct GenerationRequest {
+  std::vector<int32_t> prompt;
+  SamplerOptions sampling;
+  /// Tells apart the draws of requests with the same seed: the index in what the user asked for.
+  uint64_t sequence = 0;
+  int64_t max_new_tokens = 128;
+  int64_t min_new_tokens = 0;  // before this many, no end id is drawn
+  std::vector<int32_t> end_ids;
+  std::vector<std::string> stop_strings;  // the answer ends before the first of them; needs a tokenizer
+};
+
+enum class FinishReason : uint8_t { length, end, stop, interrupted };
+
+/// "length", "end", "stop", "interrupted"
+std::string_view finish_reason_name(FinishReason reason);
+
+struct GenerationResult {
+  std::vector<int32_t> ids;  // the answer, with the end id that ended it
+  std::string text;          // without it and without special tokens; empty without a tokenizer
+  FinishReason finish_reason = FinishReason::length;
+  int64_t prompt_tokens = 0;
+  double first_token_seconds = 0;  // from its turn to the first token
+  double decode_seconds = 0;       // from the first token to the last
+};
+
+/// Totals over all calls of run.
+struct GenerationStats {
+  int64_t prompt_tokens = 0;  // computed
+  int64_t reused_tokens = 0;  // of prompts, found in the cache
+  int64_t new_tokens = 0;
+  double prefill_seconds = 0;  // of the steps that had a part of a prompt in them
+  double decode_seconds = 0;   // of the others
+};
+
+struct GeneratorOptions {
+  DType cache_dtype = DType::f32;
+  int64_t max_batch = 8;        // answers that grow at a time
+  int64_t prefill_chunk = 512;  // prompt tokens computed at a time
+  const Tokenizer* tokenizer = nullptr;
+};
+
+struct GenerationHooks {
+  /// Every token as it is drawn; `text` is what became certain with it (may be empty), none with the end id.
+  std::function<void(size_t request, int32_t id, std::string_view text)> on_token;
+  /// Every result when it is complete, in the order of finishing.
+  std::function<void(size_t request, const GenerationResult& result)> on_finish;
+  /// Asked before every step; on true all answers end as they are. Must give the same answer on every rank.
+  std::function<bool()> should_stop;
+};
+
+/// Every rank runs the same requests and takes the same decisions, since all see the same logits. What the cache holds
+/// stays from call to call: a prompt that begins like an earlier one or like its answer is computed only from where
+/// they part.
+class Generator {
+ public:
+  /// Keeps references to both.
+  Generator(Context& context, CausalLanguageModel& model, const GeneratorOptions& options);
+  ~Generator();
+
+  /// One result a request, in order. Throws Error(bad_input) for a prompt that is empty, beyond the context or has
+  /// unknown ids, and Error(usage) for options without a meaning, before anything is computed.
+  std::vector<GenerationResult> run(std::span<const GenerationRequest> requests, const GenerationHooks& hooks = {});
+
+  const GenerationStats& stats() const { return stats_; }
+
+ private:
+  struct Sequence;
+  struct Slot {
+    std::vector<int32_t> tokens;  // whose keys and values it holds; current only while free
+    Sequence* sequence = nullptr;
+  };
+
+  void check(const GenerationRequest& request, size_t index) const;
+  int64_t token_limit(const GenerationRequest& request) const;
+  void reserve_cache(std::span<const GenerationRequest> requests);
+  void admit(std::span<const GenerationRequest> requests, size_t index);
+  void find_shared_prefix(Sequence& sequence);
+  void step();
+  void add_to_batch(Sequence& sequence, int64_t count);
+  void copy_from_donors();
+  void draw(Tensor& logits);
+  std::span<float> row_of_logits(Tensor& logits, int64_t row);
+  void accept(Sequence& sequence, int32_t id);
+  void finish(Sequence& sequence, FinishReason reason);
+  void remove_finished();
+
+  Context& context_;
+  CausalLanguageModel& model_;
+  GeneratorOptions options_;
+  Sampler sampler_;
+  std::unique_ptr<KvCache> cache_;
+  std::vector<Slot> slots_;
+  std::vector<std::unique_ptr<Sequence>> active_;
+  std::vector<GenerationResult>* results_ = nullptr;
+  const GenerationHooks* hooks_ = nullptr;
+  GenerationStats stats_;
+
+  // Reused from step to step.
+  Batch batch_;
+  std::vector<int32_t> rows_;
+  std::vector<Sequence*> sampled_;
+  std::vector<float> converted_row_;
+};
+
+}  // namespace weft
