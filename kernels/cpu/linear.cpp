@@ -1,30 +1,35 @@
 #include "core/error.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/linear_bf16.h"
+#include "kernels/cpu/linear_f32.h"
 #include "kernels/cpu/linear_plain.h"
+#include "kernels/cpu/packed_weights.h"
 
 namespace weft {
 namespace {
 
-void forward(const LinearForwardArgs& args, const Stream& stream) {
+[[noreturn]] void fail_dtype(DType dtype) {
+  fail(ExitCode::failure, "linear has no cpu kernel for {}", dtype_name(dtype));
+}
+
+void plain_forward(const LinearForwardArgs& args, const Stream& stream) {
   for (const LinearWeight& weight : args.weights) {
     WEFT_ASSERT(weight.layout == Layout::row_major);
-    switch (args.dtype) {
-      case DType::f64:
-        plain_linear_forward<double, double>(args, weight, stream.num_threads);
-        break;
-      case DType::f32:
-        plain_linear_forward<float, float>(args, weight, stream.num_threads);
-        break;
-      case DType::bf16:
-        if (args.y_dtype == DType::f32) {
-          plain_linear_forward<bfloat16, float>(args, weight, stream.num_threads);
-        } else {
-          plain_linear_forward<bfloat16, bfloat16>(args, weight, stream.num_threads);
-        }
-        break;
-      default:
-        fail(ExitCode::failure, "linear has no {} kernel", dtype_name(args.dtype));
-    }
+    plain_linear_forward<double>(args, weight, stream.num_threads);
+  }
+}
+
+void forward(const LinearForwardArgs& args, const Stream& stream) {
+  WEFT_ASSERT(args.y_dtype == args.dtype || (args.dtype == DType::bf16 && args.y_dtype == DType::f32));
+  switch (args.dtype) {
+    case DType::f64:
+      return plain_forward(args, stream);
+    case DType::f32:
+      return linear_f32_forward(args, stream);
+    case DType::bf16:
+      return linear_bf16_forward(args, stream);
+    default:
+      fail_dtype(args.dtype);
   }
 }
 
@@ -33,41 +38,36 @@ void backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {
     case DType::f64:
       return plain_linear_backward_input<double>(args, stream.num_threads);
     case DType::f32:
-      return plain_linear_backward_input<float>(args, stream.num_threads);
+      return linear_f32_backward_input(args, stream);
     case DType::bf16:
-      return plain_linear_backward_input<bfloat16>(args, stream.num_threads);
+      return linear_bf16_backward_input(args, stream);
     default:
-      fail(ExitCode::failure, "linear has no {} kernel", dtype_name(args.dtype));
+      fail_dtype(args.dtype);
   }
-}
-
-template <typename T>
-void backward_weight_of(const LinearBackwardWeightArgs& args, const Stream& stream) {
-  if (args.dw != nullptr) plain_linear_backward_weight<T>(args, stream.num_threads);
-  if (args.dbias != nullptr) plain_linear_backward_bias<T>(args, stream.num_threads);
 }
 
 void backward_weight(const LinearBackwardWeightArgs& args, const Stream& stream) {
   switch (args.dtype) {
     case DType::f64:
-      return backward_weight_of<double>(args, stream);
+      if (args.dw != nullptr) plain_linear_backward_weight<double>(args, stream.num_threads);
+      if (args.dbias != nullptr) plain_linear_backward_bias<double>(args, stream.num_threads);
+      return;
     case DType::f32:
-      return backward_weight_of<float>(args, stream);
+      if (args.dw != nullptr) linear_f32_backward_weight(args, stream);
+      if (args.dbias != nullptr) plain_linear_backward_bias<float>(args, stream.num_threads);
+      return;
     case DType::bf16:
-      return backward_weight_of<bfloat16>(args, stream);
+      if (args.dw != nullptr) linear_bf16_backward_weight(args, stream);
+      if (args.dbias != nullptr) plain_linear_backward_bias<bfloat16>(args, stream.num_threads);
+      return;
     default:
-      fail(ExitCode::failure, "linear has no {} kernel", dtype_name(args.dtype));
+      fail_dtype(args.dtype);
   }
 }
 
-size_t packed_bytes(int64_t, int64_t, DType) {
-  return 0;
-}
-void pack(const PackArgs&, const Stream&) {
-  fail(ExitCode::failure, "linear packs no weights on this machine");
-}
-void unpack_rows(const UnpackRowsArgs&, const Stream&) {
-  fail(ExitCode::failure, "linear packs no weights on this machine");
+/// f32 weights stay row-major: reading them in dot products is as fast, and oneDNN takes them as they are.
+size_t packed_bytes(int64_t out_features, int64_t in_features, DType dtype) {
+  return dtype == DType::bf16 ? packed_weight_bytes(out_features, in_features) : 0;
 }
 
 }  // namespace
@@ -77,8 +77,8 @@ LinearKernels cpu_linear_kernels() {
           .backward_input = backward_input,
           .backward_weight = backward_weight,
           .packed_bytes = packed_bytes,
-          .pack = pack,
-          .unpack_rows = unpack_rows};
+          .pack = pack_weight,
+          .unpack_rows = unpack_weight_rows};
 }
 
 }  // namespace weft

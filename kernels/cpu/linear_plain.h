@@ -26,19 +26,19 @@ Accumulator<T> dot_product(const T* a, const T* b, int64_t count) {
 }
 
 /// y = x · wᵀ + bias for one row-major weight.
-template <typename T, typename Y>
+template <typename T>
 void plain_linear_forward(const LinearForwardArgs& args, const LinearWeight& weight, int num_threads) {
   const T* x = static_cast<const T*>(args.x);
   const T* w = static_cast<const T*>(weight.weight);
   const T* bias = static_cast<const T*>(weight.bias);
-  Y* y = static_cast<Y*>(weight.y);
+  T* y = static_cast<T*>(weight.y);
   int64_t depth = args.in_features;
   parallel_for(num_threads, weight.out_features, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       for (int64_t m = 0; m < args.rows; ++m) {
         Accumulator<T> sum = dot_product(x + m * depth, w + n * depth, depth);
         if (bias != nullptr) sum += static_cast<Accumulator<T>>(bias[n]);
-        y[m * weight.out_features + n] = static_cast<Y>(sum);
+        y[m * weight.out_features + n] = static_cast<T>(sum);
       }
     }
   });

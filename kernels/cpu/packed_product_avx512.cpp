@@ -1,0 +1,19 @@
+#include "kernels/cpu/packed_product.h"
+
+namespace weft {
+namespace {
+
+#include "kernels/cpu/lanes_generic.inl"
+
+constexpr int kMaxTileRows = 8;
+constexpr int kMaxTilePanels = 2;
+
+#include "kernels/cpu/packed_product.inl"
+
+}  // namespace
+
+void packed_product_avx512(const PackedProduct& product) {
+  packed_product(product);
+}
+
+}  // namespace weft

@@ -1,0 +1,19 @@
+#include "kernels/cpu/packed_product.h"
+
+namespace weft {
+namespace {
+
+#include "kernels/cpu/lanes_generic.inl"
+
+constexpr int kMaxTileRows = 2;
+constexpr int kMaxTilePanels = 1;
+
+#include "kernels/cpu/packed_product.inl"
+
+}  // namespace
+
+void packed_product_portable(const PackedProduct& product) {
+  packed_product(product);
+}
+
+}  // namespace weft
