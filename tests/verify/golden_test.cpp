@@ -1,0 +1,110 @@
+// Every golden file of the families that Weft runs, at every number of ranks that their heads allow.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <mutex>
+#include <string>
+
+#include "parallel/thread_communicator.h"
+#include "verify/verifier.h"
+
+namespace weft {
+namespace {
+
+struct GoldenCase {
+  const char* name;
+  int num_heads;  // query heads: what limits the tensor-parallel degree
+  std::vector<std::string> not_compared = {};
+};
+
+const std::vector<GoldenCase>& cases() {
+  static const std::string kRightPadded = "generate/hf_right_padded_new_tokens";
+  static const std::vector<std::string> kWindowedCache = {"generate/batch", "generate/batch_end", "generate/single"};
+  static const std::vector<GoldenCase> all = {{"hf/llama_gqa", 4, {kRightPadded}},
+                                              {"hf/llama31_rope", 4, {kRightPadded}},
+                                              {"hf/qwen2", 4, {kRightPadded}},
+                                              {"hf/gemma", 4, {kRightPadded}},
+                                              {"hf/gemma2", 4, {kRightPadded}},
+                                              {"hf/gemma2_bf16", 4, {kRightPadded}},
+                                              {"seed/llama-bf16", 6},
+                                              {"seed/llama-gqa", 6},
+                                              {"seed/llama-mha", 2},
+                                              {"seed/llama-scaled", 6},
+                                              {"seed/yi-gqa", 6},
+                                              {"seed/qwen1.5-mha", 2},
+                                              {"seed/qwen2-bf16", 6},
+                                              {"seed/qwen2-tied", 6},
+                                              {"seed/qwen2-untied", 6},
+                                              {"seed/gemma-bf16", 4},
+                                              {"seed/gemma-gqa", 4},
+                                              {"seed/gemma-lora", 4},
+                                              {"seed/gemma-mha-proba", 4},
+                                              {"seed/gemma-mqa", 4},
+                                              {"seed/gemma2-bf16", 4},
+                                              {"seed/gemma2-hiddennorm", 4},
+                                              {"seed/gemma2-window", 4, kWindowedCache}};
+  return all;
+}
+
+std::string folder_of(const GoldenCase& golden_case) {
+  return std::string(WEFT_TEST_DATA "/") + golden_case.name;
+}
+
+VerifyReport verify_on_ranks(const std::string& folder, int num_ranks, DType dtype) {
+  std::mutex mutex;
+  VerifyReport report;
+  run_thread_ranks(num_ranks, [&](std::shared_ptr<Communicator> communicator) {
+    Context context = make_cpu_context(1);
+    context.tensor_parallel = communicator.get();
+    GoldenFile golden(folder + "/golden.h5");
+    OpenedModel opened = open_model(with_golden_options({.path = folder}, golden));
+    VerifyReport mine = verify_model(context, opened, golden, {.dtype = dtype});
+    if (communicator->rank() == 0) {
+      std::lock_guard lock(mutex);
+      report = std::move(mine);
+    }
+  });
+  return report;
+}
+
+std::vector<std::string> names_of(const std::vector<NotCompared>& entries) {
+  std::vector<std::string> names;
+  for (const NotCompared& entry : entries) names.push_back(entry.name);
+  return names;
+}
+
+class Golden : public testing::TestWithParam<size_t> {
+ protected:
+  const GoldenCase& golden_case() const { return cases()[GetParam()]; }
+
+  void expect_pass(int num_ranks, DType dtype) {
+    SCOPED_TRACE(testing::Message() << num_ranks << " ranks, " << dtype_name(dtype));
+    VerifyReport report = verify_on_ranks(folder_of(golden_case()), num_ranks, dtype);
+    EXPECT_TRUE(report.passed()) << to_text(report);
+    EXPECT_EQ(names_of(report.not_compared), golden_case().not_compared) << "datasets that nobody compared";
+  }
+};
+
+TEST_P(Golden, PassesInFloat32AtEveryDegreeThatTheHeadsAllow) {
+  for (int num_ranks : {1, 2, 4}) {
+    if (golden_case().num_heads % num_ranks == 0) expect_pass(num_ranks, DType::f32);
+  }
+}
+
+TEST_P(Golden, PassesInBfloat16WithItsTolerance) {
+  expect_pass(1, DType::bf16);
+  expect_pass(2, DType::bf16);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         Golden,
+                         testing::Range<size_t>(0, cases().size()),
+                         [](const testing::TestParamInfo<size_t>& info) {
+                           std::string name = cases()[info.param].name;
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace weft
