@@ -31,6 +31,14 @@ void add_penalty_options(CLI::App& command, SamplingFlags& flags) {
                   "MIN MAX: the penalty to the power of how often the token occurred, from MIN times on, at most MAX")
       ->expected(2)
       ->group(kSampling);
+  command
+      .add_option("--padded-length",
+                  flags.sampler.padded_length,
+                  "As bert4keras3, whose rows are padded with id 0 to this length: zeros not yet written count as past "
+                  "tokens (0: never)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group(kSampling);
 }
 
 }  // namespace

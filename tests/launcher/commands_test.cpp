@@ -1,0 +1,314 @@
+// The built program on tiny real checkpoints: answers, shapes of output, exit codes.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+
+const fs::path kData = WEFT_TEST_DATA;
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string contents(const fs::path& path) {
+  std::stringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+/// A folder of its own for each test, with a tiny model that has a tokenizer.
+class Commands : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "weft_commands_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    model_ = folder_ / "tiny_llama";
+    fs::create_directory(model_);
+    for (const char* name : {"config.json", "model.safetensors"})
+      fs::create_symlink(kData / "hf/llama_gqa" / name, model_ / name);
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+      fs::create_symlink(kData / "tiny_tokenizer" / name, model_ / name);
+    }
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  /// Runs `weft ARGUMENTS`, with `prefix` before it, through the shell.
+  Outcome weft(const std::string& arguments, const std::string& input = {}, const std::string& prefix = {}) const {
+    std::ofstream(folder_ / "in", std::ios::binary) << input;
+    std::string line = fmt::format(
+        "cd '{0}' && {1} timeout 60 '{2}' {3} <in >out 2>err", folder_.string(), prefix, WEFT_BINARY, arguments);
+    int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
+  }
+
+  Outcome generate(const std::string& arguments, const std::string& input = {}) const {
+    return weft("generate --model tiny_llama --dtype f32 --quiet " + arguments, input);
+  }
+
+  /// One line that starts with "error" and no more.
+  static void expect_one_line_error(const Outcome& outcome, int exit_code, const testing::Matcher<std::string>& says) {
+    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_THAT(outcome.err, says);
+  }
+
+  fs::path folder_;
+  fs::path model_;
+};
+
+const std::string kPrompt = "'135 109 109 31 96 76 48'";
+// Of tests/data/hf/llama_gqa/golden.h5, generate/new_tokens; prompts of 7, 4 and 5 tokens.
+const std::string kAnswers =
+    "102 140 63 157 65 44 72 124 71 105 75 11 26 152 2 86\n"
+    "115 64 111 10 79 63 75 123 21 136 106 59 158 42 77 53\n"
+    "97 106 68 142 111 11 46 78 150 13 114 132 15 109 19 153\n";
+
+TEST_F(Commands, GreedyIdsAreTheReferencesAtEveryBatchSize) {
+  for (int batch : {1, 2, 3}) {
+    Outcome outcome = generate(fmt::format(
+        "--ids {} '10 52 80 153' '98,43,146,147,14' --batch {} --ignore-end --max-new-tokens 16", kPrompt, batch));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out, kAnswers);
+    EXPECT_EQ(outcome.err, "");
+  }
+}
+
+TEST_F(Commands, PromptsComeFromArgumentsOptionsFilesAndStandardInput) {
+  std::ofstream(folder_ / "prompts.txt") << "10 52 80 153\r\n\n98 43 146 147 14\n";
+  std::string flags = " --ids --ignore-end --max-new-tokens 16 ";
+  EXPECT_EQ(generate(flags + kPrompt + " --prompt-file prompts.txt").out, kAnswers);
+  EXPECT_EQ(generate(flags + "--prompt-file -", "135 109 109 31 96 76 48\n10 52 80 153\n98 43 146 147 14").out,
+            kAnswers);
+  EXPECT_EQ(generate(flags + "--prompt-file - --whole-file", "135 109 109\n31 96 76 48\n").out,
+            kAnswers.substr(0, kAnswers.find('\n') + 1));
+  EXPECT_EQ(generate(flags + "-p " + kPrompt + " -p '10 52 80 153' --prompt='98 43 146 147 14'").out, kAnswers);
+}
+
+TEST_F(Commands, JsonHasOneObjectAnAnswer) {
+  Outcome outcome = generate(
+      "--json 'the fox' 'The lazy dog' --max-new-tokens 5 --temperature 1 --num-return-sequences 2 --ignore-end");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  std::string line;
+  int count = 0;
+  for (; std::getline(lines, line); ++count) {
+    json object = json::parse(line);
+    EXPECT_EQ(object.at("prompt"), count < 2 ? "the fox" : "The lazy dog");
+    EXPECT_EQ(object.at("sequence"), count % 2);
+    EXPECT_EQ(object.at("ids").size(), 5u);
+    EXPECT_EQ(object.at("new_tokens"), 5);
+    EXPECT_EQ(object.at("finish_reason"), "length");
+    EXPECT_TRUE(object.at("text").is_string());
+    EXPECT_GT(object.at("tokens_per_second").get<double>(), 0);
+    EXPECT_GT(object.at("prompt_tokens").get<int>(), 1);
+  }
+  EXPECT_EQ(count, 4);
+}
+
+TEST_F(Commands, SamplingIsDecidedByTheSeedAlone) {
+  std::string prompts =
+      " --ids '1 2 3' '4 5' '6 7 8 9' --temperature 1.3 --top-p 0.95 --ignore-end --max-new-tokens 12 ";
+  std::string reference = generate(prompts + "--seed 5 --batch 3").out;
+  EXPECT_EQ(generate(prompts + "--seed 5 --batch 1").out, reference);
+  EXPECT_EQ(generate(prompts + "--seed 5 --batch 2 --prefill-chunk 1").out, reference);
+  EXPECT_NE(generate(prompts + "--seed 6").out, reference);
+}
+
+TEST_F(Commands, StreamedTextEqualsTheWholeText) {
+  std::string flags = "'the quick brown' --max-new-tokens 60 --ignore-end --temperature 2 --seed 3";
+  Outcome streamed = generate(flags);
+  Outcome whole = generate(flags + " --no-stream");
+  ASSERT_EQ(streamed.exit_code, 0) << streamed.err;
+  EXPECT_EQ(streamed.out, whole.out);
+  std::string text = json::parse(generate(flags + " --json").out).at("text");
+  EXPECT_EQ(streamed.out, text.ends_with('\n') ? text : text + "\n");
+}
+
+TEST_F(Commands, AStopStringEndsTheAnswerBeforeIt) {
+  std::string flags = "'the quick brown' --max-new-tokens 60 --ignore-end --json ";
+  std::string text = json::parse(generate(flags).out).at("text");
+  ASSERT_GT(text.size(), 12u);
+  std::string stop = text.substr(6, 4);
+  json object = json::parse(generate(flags + fmt::format("--stop '{}'", stop)).out);
+  EXPECT_EQ(object.at("text"), text.substr(0, text.find(stop)));
+  EXPECT_EQ(object.at("finish_reason"), "stop");
+}
+
+TEST_F(Commands, TheSeedsPenaltiesGiveTheSeedsTokens) {
+  // tests/data/seed/llama-gqa/golden.h5, generate_penalty/p1 … p5: rows padded to 16, all begun where the longest
+  // prompt ends.
+  struct Case {
+    std::string flags;
+    std::string answers;
+  };
+  std::string last = "107 59 20 117 114 33 89 115 42\n";
+  std::string middle = "51 68 15 108 115 92 20 122 83\n";
+  std::vector<Case> cases = {
+      {"--penalty 1.5", "65 2 38 112 59 89 92 73 122\n" + middle + last},
+      {"--penalty 1.3 --penalty-window 8", "65 2 38 112 59 89 2 103 117\n" + middle + last},
+      {"--penalty 1.2 --max-penalty-range 1 3", "65 2 2 65 75 65 23 79 51\n" + middle + last},
+      {"--penalty 1.4 --penalty-window 8 --max-penalty-range 2 4 --temperature 0.7 --greedy",
+       "65 2 2 65 75 51 68 51 88\n" + middle + "107 59 20 117 114 33 33 102 115\n"},
+      {"--temperature 2 --greedy", "65 2 2 65 65 65 94 103 2\n" + middle + "107 59 20 117 114 33 33 33 37\n"},
+  };
+  for (const Case& each : cases) {
+    Outcome outcome = weft(fmt::format(
+        "generate --model '{}' --family llama --compat bert4keras3 --dtype f32 --quiet --ids '44 31 109 80 24 0 0' "
+        "'26 43 7 0 0 0 0' '49 94 10 119 71 108 27' --max-new-tokens 9 --ignore-end --padded-length 16 "
+        "--penalty-window-mode block {}",
+        (kData / "seed/llama-gqa").string(),
+        each.flags));
+    EXPECT_EQ(outcome.out, each.answers) << each.flags << outcome.err;
+  }
+}
+
+TEST_F(Commands, HelpShowsExamplesAndStandardErrorStaysEmpty) {
+  for (const char* command :
+       {"generate", "chat", "perplexity", "tokenize", "launch", "inspect", "plan", "verify", "bench"}) {
+    Outcome outcome = weft(fmt::format("{} --help", command));
+    EXPECT_EQ(outcome.exit_code, 0) << command;
+    EXPECT_THAT(outcome.out, HasSubstr("Examples:")) << command;
+    EXPECT_EQ(outcome.err, "");
+  }
+  Outcome version = weft("--version");
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_THAT(version.out, testing::MatchesRegex("weft [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+}
+
+TEST_F(Commands, WrongCommandLinesExitWithTwo) {
+  expect_one_line_error(weft(""), 2, HasSubstr("--help"));
+  expect_one_line_error(weft("generate"), 2, HasSubstr("--model"));
+  expect_one_line_error(weft("generate --model tiny_llama --nonsense x"), 2, HasSubstr("nonsense"));
+  expect_one_line_error(weft("frobnicate"), 2, HasSubstr("frobnicate"));
+  expect_one_line_error(generate(""), 2, HasSubstr("--prompt-file"));
+  expect_one_line_error(generate("x --temperature -1"), 2, HasSubstr("temperature"));
+  expect_one_line_error(generate("x --top-p 0"), 2, HasSubstr("top-p"));
+  expect_one_line_error(generate("x --max-penalty-range 3 1"), 2, HasSubstr("max-penalty-range"));
+  expect_one_line_error(generate("x --num-return-sequences 3"), 2, HasSubstr("sampling"));
+  expect_one_line_error(generate("x --ids --chat"), 2, HasSubstr("--ids"));
+  expect_one_line_error(generate("x --device cuda"), 2, HasSubstr("CUDA"));
+  expect_one_line_error(
+      generate("x --tensor-parallel 2"), 2, AllOf(HasSubstr("--tensor-parallel 2"), HasSubstr("weft launch -n 2")));
+  expect_one_line_error(weft("generate --model tiny_llama --dtype f8 x"), 2, HasSubstr("dtype"));
+}
+
+TEST_F(Commands, UnusableInputExitsWithThree) {
+  std::string many;
+  for (int i = 0; i < 200; ++i) many += "7 ";
+  expect_one_line_error(
+      generate("--ids --prompt-file -", many), 3, AllOf(HasSubstr("200"), HasSubstr("128"), HasSubstr("shorten")));
+  expect_one_line_error(generate("--ids '1 2 160'"), 3, AllOf(HasSubstr("160"), HasSubstr("159")));
+  expect_one_line_error(generate("--ids '1 two'"), 3, HasSubstr("token ids"));
+  expect_one_line_error(generate("--ids ''"), 3, HasSubstr("no tokens"));
+  expect_one_line_error(generate("--prompt-file absent.txt"), 3, HasSubstr("absent.txt"));
+  expect_one_line_error(weft("generate --model absent --quiet x"), 3, HasSubstr("absent"));
+  fs::remove(model_ / "tokenizer.json");
+  expect_one_line_error(generate("x"), 3, HasSubstr("token"));
+  EXPECT_EQ(generate("--ids '1 2' --max-new-tokens 2").exit_code, 0);
+}
+
+TEST_F(Commands, ChatKeepsTheConversationAndTakesCommands) {
+  std::string flags = "chat --model tiny_llama --dtype f32 --quiet --max-new-tokens 6 --ignore-end";
+  Outcome once = weft(flags, "the fox\n");
+  ASSERT_EQ(once.exit_code, 0) << once.err;
+  EXPECT_NE(once.out, "");
+  Outcome twice = weft(flags, "the fox\nthe fox\n");
+  ASSERT_TRUE(twice.out.starts_with(once.out));
+  EXPECT_NE(twice.out, once.out + once.out) << "the second answer knows the first message";
+  EXPECT_EQ(weft(flags, "the fox\n/reset\nthe fox\n/exit\nthe dog\n").out, once.out + once.out);
+  Outcome system = weft(flags, "/system the\nthe fox\n");
+  EXPECT_EQ(system.out, weft(flags + " --system the", "the fox\n").out);
+  EXPECT_NE(system.out, once.out);
+  EXPECT_THAT(weft(flags, "/help\n").err, HasSubstr("/reset"));
+  Outcome beyond = weft(flags, std::string(400, '!') + "\nthe fox\n");
+  EXPECT_EQ(beyond.exit_code, 0);
+  EXPECT_THAT(beyond.err, AllOf(HasSubstr("context"), HasSubstr("/reset")));
+  EXPECT_EQ(beyond.out, once.out);
+}
+
+TEST_F(Commands, ChatAnswersAsGenerateDoes) {
+  Outcome chat = weft("chat --model tiny_llama --dtype f32 --quiet --max-new-tokens 20 --ignore-end", "the fox\n");
+  Outcome generated = generate("--chat 'the fox' --max-new-tokens 20 --ignore-end --json");
+  EXPECT_EQ(chat.out, json::parse(generated.out).at("text").get<std::string>() + "\n");
+}
+
+TEST_F(Commands, TokenizeTextAndBack) {
+  EXPECT_EQ(weft("tokenize --tokenizer tiny_llama --text 'the quick fox'").out, "95 140 136\n");
+  EXPECT_EQ(weft("tokenize --tokenizer tiny_llama/tokenizer.json --add-special-tokens", "the quick fox").out,
+            "1 95 140 136\n");
+  EXPECT_EQ(weft("tokenize --tokenizer tiny_llama --decode", "95 140,136\n").out, "the quick fox");
+}
+
+TEST_F(Commands, TokenizeJsonLinesAndBack) {
+  std::string lines;
+  for (int i = 0; i < 500; ++i)
+    lines += json{{"text", fmt::format("the fox {} \n \"quoted\" dog", i)}, {"other", i}}.dump() + "\n";
+  for (int threads : {1, 3}) {
+    Outcome ids = weft(fmt::format("tokenize --tokenizer tiny_llama --jsonl --threads {}", threads), lines);
+    ASSERT_EQ(ids.exit_code, 0) << ids.err;
+    Outcome texts = weft("tokenize --tokenizer tiny_llama --jsonl --decode", ids.out);
+    std::istringstream stream(texts.out);
+    std::string line;
+    int count = 0;
+    for (; std::getline(stream, line); ++count) {
+      EXPECT_EQ(json::parse(line), (json{{"text", fmt::format("the fox {} \n \"quoted\" dog", count)}}));
+    }
+    EXPECT_EQ(count, 500);
+  }
+  // Id 80 is the first byte of two, alone no character.
+  EXPECT_EQ(weft("tokenize --tokenizer tiny_llama --jsonl --decode", "{\"ids\":[80]}").out,
+            "{\"text\":\"\xEF\xBF\xBD\"}\n");
+}
+
+TEST_F(Commands, TokenizeNamesTheLineThatItCannotUse) {
+  auto refuse = [&](const std::string& flags, const std::string& input, const testing::Matcher<std::string>& says) {
+    Outcome outcome = weft("tokenize --tokenizer tiny_llama " + flags, input);
+    EXPECT_EQ(outcome.exit_code, 3);
+    EXPECT_THAT(outcome.err, says);
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  };
+  refuse("--jsonl", "{\"text\": \"a\"}\n{\"txt\": \"a\"}\n", HasSubstr("line 2"));
+  refuse("--jsonl", "nonsense\n", HasSubstr("line 1"));
+  refuse("--jsonl", "{\"text\": 7}\n", HasSubstr("line 1"));
+  refuse("--jsonl --decode", "{\"ids\": [1, -3]}\n", AllOf(HasSubstr("line 1"), HasSubstr("-3")));
+  refuse("--jsonl --decode", "{\"ids\": [1, 4000000000]}\n", HasSubstr("line 1"));
+  refuse("--decode", "1 2 x", HasSubstr("x"));
+  refuse("--decode", "1 99999", HasSubstr("99999"));
+}
+
+TEST_F(Commands, PerplexityPrintsOneLineOrJson) {
+  std::string text;
+  for (int i = 0; i < 60; ++i) text += "the quick fox jumps over the lazy dog. ";
+  std::ofstream(folder_ / "text.txt") << text;
+  Outcome outcome = weft("perplexity --model tiny_llama --dtype f32 --quiet --text text.txt --max-tokens 300");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out,
+              testing::MatchesRegex("perplexity [0-9]+\\.[0-9]{4} \\(300 tokens, nll [0-9]+\\.[0-9]{4}\\)\n"));
+  Outcome overlapping = weft(
+      "perplexity --model tiny_llama --dtype f32 --quiet --text text.txt --max-tokens 300 --context 64 --stride 16 "
+      "--json");
+  json object = json::parse(overlapping.out);
+  EXPECT_EQ(object.at("tokens"), 300);
+  EXPECT_EQ(object.at("scored_tokens"), 299);
+  EXPECT_NEAR(std::exp(object.at("nll").get<double>()), object.at("perplexity").get<double>(), 1e-6);
+  expect_one_line_error(
+      weft("perplexity --model tiny_llama --quiet --text text.txt --context 500"), 2, HasSubstr("128"));
+}
+
+}  // namespace
