@@ -1,0 +1,81 @@
+#include "ops/collective.h"
+
+#include <gtest/gtest.h>
+
+#include "autograd/tape.h"
+#include "ops/elementwise.h"
+#include "parallel/thread_communicator.h"
+#include "support/grad_check.h"
+
+namespace weft {
+namespace {
+
+using testing::random_tensor;
+
+Tensor with_slot(Tensor tensor) {
+  tensor.set_grad_slot(std::make_shared<GradSlot>());
+  return tensor;
+}
+
+/// Runs body on `size` thread ranks, each with a context and a tape of its own.
+void on_ranks(int size, const std::function<void(Context&, Communicator&)>& body) {
+  run_thread_ranks(size, [&](std::shared_ptr<Communicator> communicator) {
+    Context context = make_cpu_context(1);
+    context.tensor_parallel = communicator.get();
+    Tape tape;
+    context.tape = &tape;
+    body(context, *communicator);
+  });
+}
+
+TEST(Collective, CopyToTpSumsTheGradientOverRanks) {
+  on_ranks(3, [](Context& context, Communicator& group) {
+    Tensor x = with_slot(random_tensor(context, {2, 3}, 1));
+    Tensor y = scale(context, copy_to_tp(context, x), 1.0 + group.rank());
+    add_grad(context, y.grad_slot(), random_tensor(context, {2, 3}, 5));
+    context.tape->backward(context);
+    Tensor expected = random_tensor(context, {2, 3}, 5);
+    Tensor grad = take_grad(x.grad_slot());
+    for (int i = 0; i < 6; ++i) EXPECT_NEAR(grad.data<double>()[i], 6.0 * expected.data<double>()[i], 1e-12);
+  });
+}
+
+TEST(Collective, ReduceFromTpSumsValuesAndPassesTheGradientOn) {
+  on_ranks(2, [](Context& context, Communicator& group) {
+    Tensor x = with_slot(random_tensor(context, {2, 3}, 1 + static_cast<uint64_t>(group.rank())));
+    Tensor y = reduce_from_tp(context, scale(context, x, 1.0));
+    Tensor first = random_tensor(context, {2, 3}, 1);
+    Tensor second = random_tensor(context, {2, 3}, 2);
+    for (int i = 0; i < 6; ++i)
+      EXPECT_NEAR(y.data<double>()[i], first.data<double>()[i] + second.data<double>()[i], 1e-12);
+    add_grad(context, y.grad_slot(), random_tensor(context, {2, 3}, 5));
+    context.tape->backward(context);
+    Tensor grad = take_grad(x.grad_slot());
+    for (int i = 0; i < 6; ++i) EXPECT_EQ(grad.data<double>()[i], random_tensor(context, {2, 3}, 5).data<double>()[i]);
+  });
+}
+
+TEST(Collective, GatherColumnsPutsUnevenPartsSideBySide) {
+  constexpr int64_t kTotal = 7;
+  on_ranks(3, [](Context& context, Communicator& group) {
+    int64_t begin = even_part_begin(kTotal, group.rank(), 3);
+    int64_t end = even_part_begin(kTotal, group.rank() + 1, 3);
+    Tensor whole = random_tensor(context, {2, kTotal}, 1);
+    Tensor part = context.empty({2, end - begin}, DType::f64);
+    for (int64_t row = 0; row < 2; ++row) {
+      for (int64_t column = begin; column < end; ++column) {
+        part.data<double>()[row * (end - begin) + column - begin] = whole.data<double>()[row * kTotal + column];
+      }
+    }
+    part = with_slot(part);
+    Tensor y = gather_columns_from_tp(context, part, kTotal);
+    for (int64_t i = 0; i < 2 * kTotal; ++i) EXPECT_EQ(y.data<double>()[i], whole.data<double>()[i]);
+    add_grad(context, y.grad_slot(), random_tensor(context, {2, kTotal}, 1));
+    context.tape->backward(context);
+    Tensor grad = take_grad(part.grad_slot());
+    for (int64_t i = 0; i < part.num_elements(); ++i) EXPECT_EQ(grad.data<double>()[i], part.data<double>()[i]);
+  });
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,183 @@
+// Every op's backward against finite differences. A new op needs a case here: EveryNodeHasACase reads the sources.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <sstream>
+
+#include "ops/activation.h"
+#include "ops/attention.h"
+#include "ops/collective.h"
+#include "ops/cross_entropy.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "ops/rope.h"
+#include "support/grad_check.h"
+
+namespace weft {
+namespace {
+
+using testing::check_gradients;
+using testing::random_tensor;
+using Inputs = std::vector<Tensor>;
+
+class Gradient : public ::testing::Test {
+ protected:
+  Tensor random(const Shape& shape, uint64_t seed, double scale = 1.0) {
+    return random_tensor(context_, shape, seed, scale);
+  }
+  Context context_ = make_cpu_context(2);
+};
+
+TEST_F(Gradient, linear) {
+  check_gradients(
+      context_, {random({5, 3}, 1), random({4, 3}, 2), random({4}, 3)}, [](Context& context, const Inputs& in) {
+        return linear(context, in[0], {&in[1], &in[2]});
+      });
+}
+
+TEST_F(Gradient, linear_of_several_weights) {
+  check_gradients(
+      context_, {random({5, 3}, 1), random({4, 3}, 2), random({4, 3}, 3)}, [](Context& context, const Inputs& in) {
+        std::array<LinearParameters, 2> weights = {{{&in[1], nullptr}, {&in[2], nullptr}}};
+        std::vector<Tensor> y = linear_group(context, in[0], weights, DType::f64);
+        return gated_activation(context, y[0], y[1], Activation::silu);
+      });
+}
+
+TEST_F(Gradient, rms_norm) {
+  for (float offset : {0.0f, 1.0f}) {
+    check_gradients(context_, {random({4, 7}, 1), random({7}, 2)}, [&](Context& context, const Inputs& in) {
+      return rms_norm(context, in[0], in[1], {.eps = 1e-3, .weight_offset = offset});
+    });
+  }
+}
+
+TEST_F(Gradient, rms_norm_after_addition) {
+  check_gradients(
+      context_, {random({4, 6}, 1), random({4, 6}, 2), random({6}, 3)}, [](Context& context, const Inputs& in) {
+        ResidualNorm joined = add_rms_norm(context, in[0], in[1], in[2], {.eps = 1e-3});
+        return add(context, joined.normed, scale(context, joined.sum, 0.7));
+      });
+}
+
+TEST_F(Gradient, rms_norm_after_addition_whose_sum_is_unused) {
+  check_gradients(
+      context_, {random({4, 6}, 1), random({4, 6}, 2), random({6}, 3)}, [](Context& context, const Inputs& in) {
+        return add_rms_norm(context, in[0], in[1], in[2], {.eps = 1e-3}).normed;
+      });
+}
+
+TEST_F(Gradient, rope) {
+  std::vector<int32_t> positions = {0, 3, 1, 9, 100};
+  for (bool interleaved : {false, true}) {
+    check_gradients(context_, {random({5, 16}, 1)}, [&](Context& context, const Inputs& in) {
+      Tensor table = rope_table(context, positions, {1.0, 0.3, 0.01}, DType::f64);
+      return rope(context, in[0], table, 8, interleaved);
+    });
+  }
+}
+
+TEST_F(Gradient, attention) {
+  std::vector<AttentionSpan> spans = {{.begin = 0, .length = 5}, {.begin = 5, .length = 1}, {.begin = 6, .length = 4}};
+  for (AttentionMask mask : {AttentionMask{.scale = 0.5f},
+                             AttentionMask{.scale = 0.5f, .soft_cap = 2.0f},
+                             AttentionMask{.scale = 0.7f, .window = 2},
+                             AttentionMask{.scale = 0.5f, .causal = false}}) {
+    check_gradients(context_,
+                    {random({10, 12}, 1), random({10, 6}, 2), random({10, 6}, 3)},
+                    [&](Context& context, const Inputs& in) {
+                      return attention(context, in[0], in[1], in[2], spans, {.head_dim = 3, .mask = mask});
+                    });
+  }
+}
+
+TEST_F(Gradient, gated_activation) {
+  for (Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::identity}) {
+    check_gradients(context_, {random({3, 5}, 1, 3.0), random({3, 5}, 2)}, [&](Context& context, const Inputs& in) {
+      return gated_activation(context, in[0], in[1], activation);
+    });
+  }
+}
+
+TEST_F(Gradient, embedding) {
+  std::vector<int32_t> ids = {2, 0, 5, 2, 9};
+  check_gradients(context_, {random({6, 4}, 1)}, [&](Context& context, const Inputs& in) {
+    return embedding(context, in[0], ids, 1, 1.5f);
+  });
+}
+
+TEST_F(Gradient, gather_rows) {
+  std::vector<int32_t> rows = {3, 1, 3};
+  check_gradients(context_, {random({4, 3}, 1)}, [&](Context& context, const Inputs& in) {
+    return gather_rows(context, in[0], rows);
+  });
+}
+
+TEST_F(Gradient, axpby) {
+  check_gradients(context_, {random({4, 3}, 1), random({4, 3}, 2)}, [](Context& context, const Inputs& in) {
+    return add(context, scale(context, in[0], -2.5), in[1]);
+  });
+}
+
+TEST_F(Gradient, of_a_tensor_used_twice) {
+  check_gradients(context_, {random({4, 3}, 1)}, [](Context& context, const Inputs& in) {
+    return gated_activation(context, in[0], add(context, in[0], in[0]), Activation::silu);
+  });
+}
+
+TEST_F(Gradient, soft_cap) {
+  check_gradients(context_, {random({4, 3}, 1, 5.0)}, [](Context& context, const Inputs& in) {
+    return soft_cap(context, in[0], 2.0f);
+  });
+}
+
+TEST_F(Gradient, softmax) {
+  check_gradients(
+      context_, {random({4, 6}, 1, 2.0)}, [](Context& context, const Inputs& in) { return softmax(context, in[0]); });
+}
+
+TEST_F(Gradient, dropout) {
+  check_gradients(context_, {random({6, 8}, 1)}, [](Context& context, const Inputs& in) {
+    return dropout(context, in[0], 0.4f, {.site = 3, .global_width = 8});
+  });
+}
+
+TEST_F(Gradient, cross_entropy) {
+  std::vector<int32_t> targets = {2, -1, 0, 6};
+  std::vector<float> weights = {1.0f, 1.0f, 0.25f, 2.0f};
+  check_gradients(context_, {random({4, 7}, 1, 3.0)}, [&](Context& context, const Inputs& in) {
+    return cross_entropy(context, in[0], targets, weights, 0).loss;
+  });
+}
+
+TEST(Gradients, EveryNodeHasACase) {
+  namespace fs = std::filesystem;
+  // The collectives' conjugates are checked across ranks in tensor_parallel_test.cpp.
+  std::string covered = "copy_to_tp reduce_from_tp gather_columns_from_tp";
+  for (int i = 0; i < ::testing::UnitTest::GetInstance()->total_test_suite_count(); ++i) {
+    const ::testing::TestSuite* tests = ::testing::UnitTest::GetInstance()->GetTestSuite(i);
+    for (int j = 0; j < tests->total_test_count(); ++j) covered += std::string(" ") + tests->GetTestInfo(j)->name();
+  }
+  std::regex node_name(R"re(name\(\) const override \{ return "([a-z_]+)")re");
+  int found = 0;
+  for (const auto& entry : fs::directory_iterator(fs::path(WEFT_TEST_DATA) / "../../src/ops")) {
+    std::ifstream file(entry.path());
+    std::stringstream text;
+    text << file.rdbuf();
+    std::string source = text.str();
+    for (std::sregex_iterator match(source.begin(), source.end(), node_name), end; match != end; ++match) {
+      ++found;
+      EXPECT_NE(covered.find((*match)[1]), std::string::npos) << "no gradient case for " << (*match)[1];
+    }
+  }
+  EXPECT_GE(found, 10);
+}
+
+}  // namespace
+}  // namespace weft
