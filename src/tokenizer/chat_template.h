@@ -14,9 +14,10 @@ struct ChatMessage {
   std::string content;
 };
 
-/// The prompt text of a conversation in the tokenizer's own format. `format` names one of the built-in formats ("llama3", "chatml", "gemma", …); empty
-/// recognises the tokenizer's chat template. The text already holds every special token: encode it without adding any.
-/// Throws Error(bad_input) when the model has no chat format that is known, or the format does not allow a role.
+/// The prompt text of a conversation in the tokenizer's own format. `format` names one of the built-in formats
+/// ("llama3", "chatml", "gemma", …); empty recognises the tokenizer's chat template. The text already holds every
+/// special token: encode it without adding any. Throws Error(bad_input) when the model has no chat format that is
+/// known, or the format does not allow a role.
 std::string render_chat(const Tokenizer& tokenizer,
                         std::span<const ChatMessage> messages,
                         bool add_generation_prompt,

@@ -11,6 +11,16 @@
 
 namespace weft {
 
+/// A decoding under way. Not thread-safe; the tokenizer must outlive it.
+class TokenDecoder {
+ public:
+  virtual ~TokenDecoder() = default;
+  /// Appends the text that became certain with this id.
+  virtual void push(int32_t id, std::string& out) = 0;
+  /// Appends what was held back. Nothing may be pushed afterwards.
+  virtual void finish(std::string& out) = 0;
+};
+
 /// Immutable once loaded; all methods may be called from several threads.
 class Tokenizer {
  public:
@@ -21,11 +31,13 @@ class Tokenizer {
   /// One more than the largest id.
   virtual int32_t vocab_size() const = 0;
 
-  /// Ids of a text (any bytes; what is not valid UTF-8 is treated as the reference implementation does). Special tokens written in the text
-  /// are recognised. With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are added.
+  /// Ids of a text (any bytes; what is not valid UTF-8 is treated as the reference implementation does). Special tokens
+  /// written in the text are recognised. With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are
+  /// added.
   virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
-  /// Bytes of the ids. May end inside a UTF-8 character: see StreamingDecoder.
-  virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const = 0;
+  /// Text of the ids, always valid UTF-8: bytes that form no character become U+FFFD. Ids without a token are left out.
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
+  virtual std::unique_ptr<TokenDecoder> start_decoding(bool skip_special_tokens) const = 0;
 
   virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;
   virtual std::string id_to_token(int32_t id) const = 0;
@@ -38,23 +50,21 @@ class Tokenizer {
   virtual const std::string& chat_template() const = 0;
 };
 
-/// A folder (tokenizer.json with tokenizer_config.json beside it, or tokenizer.model / spiece.model), a tokenizer.json, a sentencepiece .model or a .gguf
-/// file. Throws Error(bad_input) naming the file and what in it cannot be used.
+/// A folder (tokenizer.json with tokenizer_config.json beside it, or tokenizer.model / spiece.model), a tokenizer.json,
+/// a sentencepiece .model or a .gguf file. Throws Error(bad_input) naming the file and what in it cannot be used.
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 
-/// Turns ids into text as they come, holding back bytes that end inside a UTF-8 character.
+/// Turns ids into text as they come, in constant time each, holding back bytes that end inside a UTF-8 character.
 class StreamingDecoder {
  public:
+  /// The tokenizer must outlive it.
   StreamingDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);
   /// The text that became certain with this id (may be empty). Concatenated over all calls plus finish() it equals decode() of all ids.
   std::string push(int32_t id);
   std::string finish();
 
  private:
-  const Tokenizer& tokenizer_;
-  bool skip_special_tokens_;
-  std::vector<int32_t> ids_;
-  size_t printed_bytes_ = 0;
+  std::unique_ptr<TokenDecoder> decoder_;
 };
 
 }  // namespace weft

@@ -1,0 +1,282 @@
+// The tokenizer inside a GGUF file (keys: ggml's docs/gguf.md, "tokenizer.ggml.*"). The file names its pre-tokenizer by a word that
+// stands for a split; the words and splits are llama.cpp's.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "checkpoint/gguf.h"
+#include "core/error.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/loaders.h"
+#include "tokenizer/pipeline_tokenizer.h"
+#include "tokenizer/split_pattern.h"
+#include "tokenizer/unicode.h"
+
+namespace weft {
+
+namespace {
+
+enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+
+constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
+
+constexpr std::string_view kGpt4oPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kTekkenPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
+    R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kDeepseek3Pattern =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|)"
+    R"( ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+enum class Digits : uint8_t { as_pattern, individual };
+
+/// What a name in tokenizer.ggml.pre stands for: splits applied one after the other, each cutting what the one before left.
+struct PreTokenizerName {
+  std::string_view name;
+  std::array<std::string_view, 5> patterns;
+  Digits digits = Digits::as_pattern;
+  bool ignore_merges = false;
+  bool adds_bos = false;
+  bool is_nfc = false;
+};
+
+const std::vector<PreTokenizerName>& pre_tokenizer_names() {
+  static constexpr std::string_view kThreeDigits = R"(\p{N}{1,3})";
+  static const std::vector<PreTokenizerName> kNames = {
+      {.name = "default", .patterns = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
+      {.name = "gpt-2", .patterns = {kGpt2Pattern}},
+      {.name = "mpt", .patterns = {kGpt2Pattern}},
+      {.name = "olmo", .patterns = {kGpt2Pattern}},
+      {.name = "smollm", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
+      {.name = "starcoder", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
+      {.name = "refact", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
+      {.name = "command-r", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
+      {.name = "codeshell", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
+      {.name = "exaone", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
+      {.name = "falcon", .patterns = {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Pattern, "[0-9][0-9][0-9]"}},
+      {.name = "llama-bpe", .patterns = {kLlama3Pattern}, .ignore_merges = true, .adds_bos = true},
+      {.name = "llama3", .patterns = {kLlama3Pattern}, .ignore_merges = true, .adds_bos = true},
+      {.name = "llama-v3", .patterns = {kLlama3Pattern}, .ignore_merges = true, .adds_bos = true},
+      {.name = "falcon3", .patterns = {kLlama3Pattern}, .ignore_merges = true},
+      {.name = "dbrx", .patterns = {kLlama3Pattern}},
+      {.name = "smaug-bpe", .patterns = {kLlama3Pattern}},
+      {.name = "chatglm-bpe", .patterns = {kLlama3Pattern}},
+      {.name = "qwen2", .patterns = {kQwen2Pattern}, .is_nfc = true},
+      {.name = "deepseek-r1-qwen", .patterns = {kQwen2Pattern}, .is_nfc = true},
+      {.name = "stablelm2", .patterns = {kQwen2Pattern}},
+      {.name = "deepseek-coder",
+       .patterns = {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)", R"([一-龥ࠀ-一가-퟿]+)", R"(\p{N})"}},
+      {.name = "deepseek-v3", .patterns = {kThreeDigits, R"([一-龥぀-ゟ゠-ヿ]+)", kDeepseek3Pattern}},
+      {.name = "tekken", .patterns = {kTekkenPattern}, .ignore_merges = true, .adds_bos = true},
+      {.name = "gpt-4o", .patterns = {kGpt4oPattern}},
+      {.name = "llama4", .patterns = {kGpt4oPattern}},
+  };
+  return kNames;
+}
+
+const PreTokenizerName& find_pre_tokenizer(const GgufMetadata& metadata) {
+  const std::string name = metadata.get_string("tokenizer.ggml.pre").value_or("default");
+  std::string known;
+  for (const PreTokenizerName& candidate : pre_tokenizer_names()) {
+    if (candidate.name == name) return candidate;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", candidate.name);
+  }
+  fail_input("{}: tokenizer.ggml.pre '{}' is not supported; known are {}", metadata.path, printable(name), known);
+}
+
+/// The arrays of the vocabulary, checked to be of one length.
+struct TokenList {
+  const std::vector<std::string>& tokens;
+  std::vector<int64_t> types;
+
+  int64_t type(size_t id) const { return types.empty() ? kNormal : types[id]; }
+};
+
+TokenList read_tokens(const GgufMetadata& metadata) {
+  const std::vector<std::string>* tokens = metadata.get_strings("tokenizer.ggml.tokens");
+  if (tokens == nullptr || tokens->empty()) fail_input("{}: no tokenizer.ggml.tokens, so no tokenizer", metadata.path);
+  TokenList list{.tokens = *tokens, .types = {}};
+  if (const GgufValue* value = metadata.find("tokenizer.ggml.token_type")) {
+    const auto* types = std::get_if<std::vector<int64_t>>(value);
+    if (types == nullptr || types->size() != tokens->size()) {
+      fail_input("{}: tokenizer.ggml.token_type should hold {} integers, one a token", metadata.path, tokens->size());
+    }
+    list.types = *types;
+  }
+  for (size_t id = 0; id < tokens->size(); ++id) {
+    if (!is_valid_utf8((*tokens)[id])) {
+      fail_input("{}: token {} is not valid UTF-8 ('{}')", metadata.path, id, printable((*tokens)[id]));
+    }
+  }
+  return list;
+}
+
+std::optional<int32_t> read_id(const GgufMetadata& metadata, std::string_view key, int32_t vocab_size) {
+  const std::optional<int64_t> id = metadata.get_int(key);
+  if (!id || *id == -1 || *id == 0xFFFFFFFF) return std::nullopt;  // both stand for "none"
+  if (*id < 0 || *id >= vocab_size) fail_input("{}: {} is {}, the vocabulary ends at {}", metadata.path, key, *id, vocab_size - 1);
+  return static_cast<int32_t>(*id);
+}
+
+PipelineParts start_parts(const GgufMetadata& metadata, const TokenList& list) {
+  PipelineParts parts;
+  parts.where = metadata.path;
+  parts.vocabulary = std::make_unique<Vocabulary>(list.tokens.size());
+  for (size_t id = 0; id < list.tokens.size(); ++id) {
+    const std::string& token = list.tokens[id];
+    parts.vocabulary->add(token, static_cast<int32_t>(id));
+    const bool is_control = list.type(id) == kControl;
+    if (is_control || list.type(id) == kUserDefined) {
+      parts.added_tokens.push_back({.content = token, .id = static_cast<int32_t>(id), .is_special = is_control});
+    }
+  }
+  return parts;
+}
+
+void add_special_ids(const GgufMetadata& metadata, bool adds_bos_by_default, PipelineParts& parts) {
+  const int32_t size = parts.vocabulary->size();
+  TokenizerSettings settings;
+  for (const std::string_view key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+    if (const auto id = read_id(metadata, key, size)) settings.end_ids.push_back(*id);
+  }
+  parts.bos_id = read_id(metadata, "tokenizer.ggml.bos_token_id", size);
+  parts.end_ids = resolve_end_ids(settings, view_of(parts));
+  parts.chat_template = metadata.get_string("tokenizer.chat_template").value_or("");
+  const bool adds_bos = metadata.get_bool("tokenizer.ggml.add_bos_token").value_or(adds_bos_by_default);
+  if (adds_bos && parts.bos_id) parts.prefix_ids.push_back(*parts.bos_id);
+  const auto eos = read_id(metadata, "tokenizer.ggml.eos_token_id", size);
+  if (metadata.get_bool("tokenizer.ggml.add_eos_token").value_or(false) && eos) parts.suffix_ids.push_back(*eos);
+}
+
+std::vector<BpeMerge> read_merges(const GgufMetadata& metadata, const Vocabulary& vocabulary) {
+  const std::vector<std::string>* lines = metadata.get_strings("tokenizer.ggml.merges");
+  if (lines == nullptr) fail_input("{}: no tokenizer.ggml.merges, which a gpt2 tokenizer needs", metadata.path);
+  std::vector<BpeMerge> merges;
+  merges.reserve(lines->size());
+  for (const std::string& line : *lines) {
+    // A half may begin with the separator itself.
+    const size_t space = line.find(' ', 1);
+    const std::string_view left = std::string_view(line).substr(0, space);
+    const std::string_view right = space == std::string::npos ? "" : std::string_view(line).substr(space + 1);
+    const BpeMerge merge{.left = vocabulary.find(left),
+                         .right = vocabulary.find(right),
+                         .merged = vocabulary.find(std::string(left) + std::string(right)),
+                         .rank = static_cast<int32_t>(merges.size())};
+    if (space == std::string::npos || merge.left < 0 || merge.right < 0 || merge.merged < 0) {
+      fail_input("{}: merge {} ('{}') is not two tokens that form a third", metadata.path, merges.size(), printable(line));
+    }
+    merges.push_back(merge);
+  }
+  return merges;
+}
+
+PipelineParts read_byte_level(const GgufMetadata& metadata, const TokenList& list) {
+  const PreTokenizerName& pre = find_pre_tokenizer(metadata);
+  PipelineParts parts = start_parts(metadata, list);
+  parts.type = "byte_level_bpe";
+  parts.model = std::make_unique<BpeModel>(*parts.vocabulary,
+                                           read_merges(metadata, *parts.vocabulary),
+                                           BpeOptions{.byte_level = true, .ignore_merges = pre.ignore_merges});
+  if (pre.is_nfc) {
+    Normalizers stages;
+    stages.push_back(make_unicode_normalizer(UnicodeForm::nfc));
+    parts.normalizer = NormalizerChain(std::move(stages));
+  }
+  if (pre.digits == Digits::individual) parts.pre_tokenizers.push_back(make_digit_split(true));
+  for (const std::string_view pattern : pre.patterns) {
+    if (!pattern.empty()) parts.pre_tokenizers.push_back(make_pattern_split(pattern, metadata.path));
+  }
+  parts.decoder.push_back(make_byte_level_decoder());
+  add_special_ids(metadata, pre.adds_bos, parts);
+  return parts;
+}
+
+/// Sentencepiece's BPE merges any two neighbours whose union is a piece, best score first: as merges, every cut of every piece in two pieces.
+std::vector<BpeMerge> merges_from_scores(const TokenList& list,
+                                         const std::vector<double>& scores,
+                                         const Vocabulary& vocabulary) {
+  std::vector<double> order = scores;
+  std::sort(order.begin(), order.end(), std::greater<>());
+  order.erase(std::unique(order.begin(), order.end()), order.end());
+  std::vector<BpeMerge> merges;
+  for (size_t id = 0; id < list.tokens.size(); ++id) {
+    const std::string_view piece = list.tokens[id];
+    if (list.type(id) != kNormal || vocabulary.find(piece) != static_cast<int32_t>(id)) continue;
+    const auto rank = std::lower_bound(order.begin(), order.end(), scores[id], std::greater<>()) - order.begin();
+    const char* end = piece.data() + piece.size();
+    for (const char* cut = piece.data(); cut < end;) {
+      next_character(cut);
+      const auto length = static_cast<size_t>(cut - piece.data());
+      const int32_t left = length < piece.size() ? vocabulary.find(piece.substr(0, length)) : -1;
+      const int32_t right = left < 0 ? -1 : vocabulary.find(piece.substr(length));
+      if (right < 0 || list.type(static_cast<size_t>(left)) != kNormal || list.type(static_cast<size_t>(right)) != kNormal) {
+        continue;
+      }
+      merges.push_back(
+          {.left = left, .right = right, .merged = static_cast<int32_t>(id), .rank = static_cast<int32_t>(rank)});
+    }
+  }
+  return merges;
+}
+
+std::vector<double> read_scores(const GgufMetadata& metadata, size_t num_tokens) {
+  const GgufValue* value = metadata.find("tokenizer.ggml.scores");
+  const auto* scores = value == nullptr ? nullptr : std::get_if<std::vector<double>>(value);
+  const auto is_finite = [](double score) { return std::isfinite(score); };
+  if (scores == nullptr || scores->size() != num_tokens || !std::all_of(scores->begin(), scores->end(), is_finite)) {
+    fail_input("{}: tokenizer.ggml.scores should hold {} finite numbers, one a token", metadata.path, num_tokens);
+  }
+  return *scores;
+}
+
+/// The cuts of a piece grow with the square of its length; published pieces stay below 100 bytes.
+void check_piece_lengths(const GgufMetadata& metadata, const TokenList& list) {
+  constexpr size_t kMaxPieceBytes = 1024;
+  for (size_t id = 0; id < list.tokens.size(); ++id) {
+    if (list.tokens[id].size() > kMaxPieceBytes) {
+      fail_input("{}: token {} has {} bytes; the limit is {}", metadata.path, id, list.tokens[id].size(), kMaxPieceBytes);
+    }
+  }
+}
+
+PipelineParts read_sentencepiece(const GgufMetadata& metadata, const TokenList& list) {
+  check_piece_lengths(metadata, list);
+  PipelineParts parts = start_parts(metadata, list);
+  parts.type = "sentencepiece_bpe";
+  BpeOptions options{.byte_fallback = true, .fuse_unknown = true};
+  if (const auto id = read_id(metadata, "tokenizer.ggml.unknown_token_id", parts.vocabulary->size())) {
+    options.unknown_token = parts.vocabulary->token(*id);
+  }
+  const std::vector<BpeMerge> merges =
+      merges_from_scores(list, read_scores(metadata, list.tokens.size()), *parts.vocabulary);
+  parts.model = std::make_unique<BpeModel>(*parts.vocabulary, merges, std::move(options));
+  const bool adds_space = metadata.get_bool("tokenizer.ggml.add_space_prefix").value_or(true);
+  Normalizers stages;
+  if (adds_space) stages.push_back(make_prepend(std::string(kSpaceSymbol)));
+  stages.push_back(make_replace(" ", std::string(kSpaceSymbol)));
+  parts.normalizer = NormalizerChain(std::move(stages));
+  parts.decoder.push_back(make_replace_decoder(make_literal_matcher(std::string(kSpaceSymbol)), " "));
+  parts.decoder.push_back(make_byte_fallback_decoder());
+  if (adds_space) parts.decoder.push_back(make_strip_decoder(" ", 1, 0, /*of_whole_text=*/true));
+  add_special_ids(metadata, /*adds_bos_by_default=*/true, parts);
+  return parts;
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata) {
+  const std::string model = metadata.get_string("tokenizer.ggml.model").value_or("");
+  if (model.empty()) fail_input("{}: no tokenizer.ggml.model, so no tokenizer", metadata.path);
+  const TokenList list = read_tokens(metadata);
+  if (model == "gpt2") return make_pipeline_tokenizer(read_byte_level(metadata, list));
+  if (model == "llama") return make_pipeline_tokenizer(read_sentencepiece(metadata, list));
+  fail_input("{}: tokenizer.ggml.model '{}' is not supported; known are gpt2 and llama", metadata.path, printable(model));
+}
+
+}  // namespace weft

@@ -1,0 +1,24 @@
+// One function a file format, on bytes in memory or parsed metadata; load_tokenizer chooses among them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_settings.h"
+
+namespace weft {
+
+class GgufMetadata;
+
+/// All throw Error(bad_input) naming `where`.
+std::shared_ptr<const Tokenizer> load_tokenizer_json_text(std::string_view text,
+                                                          const std::string& where,
+                                                          const TokenizerSettings& settings = {});
+std::shared_ptr<const Tokenizer> load_sentencepiece_bytes(std::string_view bytes,
+                                                          const std::string& where,
+                                                          const TokenizerSettings& settings = {});
+std::shared_ptr<const Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata);
+
+}  // namespace weft

@@ -1,0 +1,185 @@
+#include "tokenizer/normalizer.h"
+
+#include <utf8proc.h>
+
+#include "tokenizer/byte_alphabet.h"
+#include "tokenizer/unicode.h"
+
+namespace weft {
+
+namespace {
+
+class Strip : public Normalizer {
+ public:
+  Strip(bool left, bool right) : left_(left), right_(right) {}
+  std::string_view normalize(std::string_view text, std::string&) const override {
+    const char* begin = text.data();
+    const char* end = begin + text.size();
+    while (left_ && begin < end) {
+      const char* next = begin;
+      if (!is_space(next_character(next))) break;
+      begin = next;
+    }
+    while (right_ && begin < end) {
+      const char* last = previous_character(begin, end);
+      const char* position = last;
+      if (!is_space(next_character(position))) break;
+      end = last;
+    }
+    return {begin, static_cast<size_t>(end - begin)};
+  }
+
+ private:
+  bool left_;
+  bool right_;
+};
+
+class Prepend : public Normalizer {
+ public:
+  explicit Prepend(std::string prefix) : prefix_(std::move(prefix)) {}
+  std::string_view normalize(std::string_view text, std::string& buffer) const override {
+    if (text.empty()) return text;
+    buffer.assign(prefix_);
+    buffer.append(text);
+    return buffer;
+  }
+
+ private:
+  std::string prefix_;
+};
+
+/// One byte replaced by a string: what vocabularies with U+2581 for the space need for every text.
+class ReplaceByte : public Normalizer {
+ public:
+  ReplaceByte(char byte, std::string content) : byte_(byte), content_(std::move(content)) {}
+  std::string_view normalize(std::string_view text, std::string& buffer) const override {
+    if (text.find(byte_) == std::string_view::npos) return text;
+    buffer.clear();
+    buffer.reserve(text.size() + text.size() / 2);
+    size_t begin = 0;
+    for (size_t end = text.find(byte_); end != std::string_view::npos; end = text.find(byte_, begin)) {
+      buffer.append(text.substr(begin, end - begin));
+      buffer.append(content_);
+      begin = end + 1;
+    }
+    buffer.append(text.substr(begin));
+    return buffer;
+  }
+
+ private:
+  char byte_;
+  std::string content_;
+};
+
+class Replace : public Normalizer {
+ public:
+  Replace(std::unique_ptr<Matcher> matcher, std::string content)
+      : matcher_(std::move(matcher)), content_(std::move(content)) {}
+  std::string_view normalize(std::string_view text, std::string& buffer) const override {
+    std::optional<TextSpan> match = matcher_->find(text, 0);
+    if (!match) return text;
+    buffer.clear();
+    size_t copied = 0;
+    while (match) {
+      buffer.append(text.substr(copied, match->begin - copied));
+      buffer.append(content_);
+      copied = match->end;
+      size_t from = match->end;
+      if (match->begin == match->end) {
+        if (from == text.size()) break;
+        const char* next = text.data() + from;
+        next_character(next);
+        from = static_cast<size_t>(next - text.data());
+      }
+      match = matcher_->find(text, from);
+    }
+    buffer.append(text.substr(copied));
+    return buffer;
+  }
+
+ private:
+  std::unique_ptr<Matcher> matcher_;
+  std::string content_;
+};
+
+/// A rewriting that looks at one character at a time.
+class CharacterMap : public Normalizer {
+ public:
+  using Function = void (*)(char32_t character, std::string& out);
+  explicit CharacterMap(Function function) : function_(function) {}
+  std::string_view normalize(std::string_view text, std::string& buffer) const override {
+    buffer.clear();
+    const char* position = text.data();
+    const char* end = position + text.size();
+    while (position < end) function_(next_character(position), buffer);
+    return buffer;
+  }
+
+ private:
+  Function function_;
+};
+
+void lowercase(char32_t character, std::string& out) {
+  // The only character whose full lower case is longer than one character.
+  if (character == 0x130) {
+    out += "i\xCC\x87";
+  } else {
+    append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(character))), out);
+  }
+}
+
+void drop_marks(char32_t character, std::string& out) {
+  if (!is_mark(character)) append_utf8(character, out);
+}
+
+void clean_nmt(char32_t character, std::string& out) {
+  const bool is_dropped = (character >= 0x1 && character <= 0x8) || character == 0xB ||
+                          (character >= 0xE && character <= 0x1F) || character == 0x7F || character == 0x8F ||
+                          character == 0x9F;
+  if (is_dropped) return;
+  const bool becomes_space = character == 0x9 || character == 0xA || character == 0xC || character == 0xD ||
+                             character == 0x1680 || (character >= 0x200B && character <= 0x200F) ||
+                             character == 0x2028 || character == 0x2029 || character == 0x2581 ||
+                             character == 0xFEFF || character == 0xFFFD;
+  append_utf8(becomes_space ? U' ' : character, out);
+}
+
+class ByteLevelNormalizer : public Normalizer {
+ public:
+  std::string_view normalize(std::string_view text, std::string& buffer) const override {
+    buffer.clear();
+    append_alphabet(text, buffer);
+    return buffer;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Normalizer> make_lowercase() { return std::make_unique<CharacterMap>(lowercase); }
+std::unique_ptr<Normalizer> make_strip_accents() { return std::make_unique<CharacterMap>(drop_marks); }
+std::unique_ptr<Normalizer> make_nmt() { return std::make_unique<CharacterMap>(clean_nmt); }
+std::unique_ptr<Normalizer> make_strip(bool left, bool right) { return std::make_unique<Strip>(left, right); }
+std::unique_ptr<Normalizer> make_prepend(std::string prefix) { return std::make_unique<Prepend>(std::move(prefix)); }
+std::unique_ptr<Normalizer> make_byte_level_normalizer() { return std::make_unique<ByteLevelNormalizer>(); }
+
+std::unique_ptr<Normalizer> make_replace(std::string literal, std::string content) {
+  if (literal.size() == 1) return std::make_unique<ReplaceByte>(literal[0], std::move(content));
+  return make_replace(make_literal_matcher(std::move(literal)), std::move(content));
+}
+
+std::unique_ptr<Normalizer> make_replace(std::unique_ptr<Matcher> matcher, std::string content) {
+  return std::make_unique<Replace>(std::move(matcher), std::move(content));
+}
+
+std::string_view NormalizerChain::normalize(std::string_view text, std::string (&buffers)[2]) const {
+  size_t next = 0;
+  for (const auto& stage : stages_) {
+    const std::string_view result = stage->normalize(text, buffers[next]);
+    // Strip returns a part of its input, which may lie in the other buffer: only a result in this one uses it up.
+    if (result.data() == buffers[next].data() && !result.empty()) next = 1 - next;
+    text = result;
+  }
+  return text;
+}
+
+}  // namespace weft

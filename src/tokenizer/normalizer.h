@@ -1,0 +1,54 @@
+// Rewriting a segment before it is cut: Unicode forms, replacements, case.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tokenizer/pre_tokenizer.h"
+
+namespace weft {
+
+/// Valid UTF-8 in, valid UTF-8 out. Immutable.
+class Normalizer {
+ public:
+  virtual ~Normalizer() = default;
+  /// Returns `text` itself when nothing changes, else the result, written to `buffer`.
+  virtual std::string_view normalize(std::string_view text, std::string& buffer) const = 0;
+};
+
+enum class UnicodeForm : uint8_t { nfc, nfd, nfkc, nfkd };
+
+std::unique_ptr<Normalizer> make_unicode_normalizer(UnicodeForm form);
+std::unique_ptr<Normalizer> make_lowercase();
+/// Removes marks (category M).
+std::unique_ptr<Normalizer> make_strip_accents();
+/// Removes white space at the ends.
+std::unique_ptr<Normalizer> make_strip(bool left, bool right);
+/// Puts `prefix` before any text that is not empty.
+std::unique_ptr<Normalizer> make_prepend(std::string prefix);
+std::unique_ptr<Normalizer> make_replace(std::string literal, std::string content);
+std::unique_ptr<Normalizer> make_replace(std::unique_ptr<Matcher> matcher, std::string content);
+/// Sentencepiece's clean-up of control characters and exotic spaces.
+std::unique_ptr<Normalizer> make_nmt();
+/// Bytes spelled in the byte alphabet.
+std::unique_ptr<Normalizer> make_byte_level_normalizer();
+
+using Normalizers = std::vector<std::unique_ptr<Normalizer>>;
+
+/// The stages one after the other.
+class NormalizerChain {
+ public:
+  NormalizerChain() = default;
+  explicit NormalizerChain(Normalizers stages) : stages_(std::move(stages)) {}
+  /// The result lies in `text` or in one of the buffers, which must outlive it.
+  std::string_view normalize(std::string_view text, std::string (&buffers)[2]) const;
+  bool empty() const { return stages_.empty(); }
+
+ private:
+  Normalizers stages_;
+};
+
+}  // namespace weft

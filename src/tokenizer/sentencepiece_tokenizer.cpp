@@ -1,0 +1,263 @@
+// Sentencepiece models (.model, spiece.model): validated here, encoded by the sentencepiece library, decoded here.
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <sentencepiece_processor.h>
+
+#include <cmath>
+#include <unordered_set>
+
+#include "core/error.h"
+#include "tokenizer/loaders.h"
+#include "tokenizer/sentencepiece_charsmap.h"
+#include "tokenizer/sentencepiece_model.pb.h"
+#include "tokenizer/unicode.h"
+#include "tokenizer/vocabulary.h"
+
+namespace weft {
+
+namespace {
+
+using sentencepiece::Model;
+using sentencepiece::Trainer;
+using Piece = Model::Piece;
+
+// The library's costs grow with the longest piece; published models stay below 100 bytes.
+constexpr size_t kMaxPieceBytes = 1024;
+// Sums of scores must stay finite; published models use 0 to about -10^6.
+constexpr float kMaxScore = 1e9F;
+// The library counts bytes in 32 bits.
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
+
+/// -1 unless the piece is spelled <0xXX>.
+int byte_of_piece(std::string_view piece) {
+  static constexpr std::string_view kDigits = "0123456789ABCDEF";
+  if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
+  const size_t high = kDigits.find(piece[3]);
+  const size_t low = kDigits.find(piece[4]);
+  if (high == std::string_view::npos || low == std::string_view::npos) return -1;
+  return static_cast<int>(high * 16 + low);
+}
+
+void validate_piece(const Piece& piece, int index, const std::string& where) {
+  const std::string& text = piece.piece();
+  if (text.empty() || text.size() > kMaxPieceBytes || text.find('\0') != std::string::npos || !is_valid_utf8(text)) {
+    fail_input("{}: piece {} ('{}', {} bytes) is not 1 to {} bytes of text; the file is damaged",
+               where,
+               index,
+               printable(text, 40),
+               text.size(),
+               kMaxPieceBytes);
+  }
+  if (!std::isfinite(piece.score()) || std::fabs(piece.score()) > kMaxScore) {
+    fail_input("{}: piece {} '{}' has score {}; the file is damaged", where, index, printable(text), piece.score());
+  }
+  if (piece.type() == Piece::BYTE && byte_of_piece(text) < 0) {
+    fail_input("{}: byte piece {} is spelled '{}', expected <0x00> to <0xFF>", where, index, printable(text));
+  }
+}
+
+void validate_pieces(const Model& model, const std::string& where) {
+  std::unordered_set<std::string_view> seen;
+  int num_of_type[Piece::Type_MAX + 1] = {};
+  for (int i = 0; i < model.pieces_size(); ++i) {
+    const Piece& piece = model.pieces(i);
+    validate_piece(piece, i, where);
+    ++num_of_type[piece.type()];
+    if (!seen.insert(piece.piece()).second) {
+      fail_input("{}: piece {} '{}' occurs twice", where, i, printable(piece.piece()));
+    }
+  }
+  if (num_of_type[Piece::UNKNOWN] != 1 || num_of_type[Piece::NORMAL] == 0) {
+    fail_input("{}: {} unknown pieces and {} normal ones, expected 1 and at least 1",
+               where,
+               num_of_type[Piece::UNKNOWN],
+               num_of_type[Piece::NORMAL]);
+  }
+  const int expected_bytes = model.trainer().byte_fallback() ? 256 : 0;
+  if (num_of_type[Piece::BYTE] != expected_bytes) {
+    fail_input("{}: {} byte pieces, expected {}", where, num_of_type[Piece::BYTE], expected_bytes);
+  }
+}
+
+Model parse_model(std::string_view bytes, const std::string& where) {
+  Model model;
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
+  if (!model.ParseFromZeroCopyStream(&stream)) {
+    fail_input("{}: not a sentencepiece model; is the file complete?", where);
+  }
+  const Trainer::ModelType type = model.trainer().model_type();
+  if (type != Trainer::UNIGRAM && type != Trainer::BPE) {
+    fail_input("{}: sentencepiece model of type {} is not supported; known are UNIGRAM (1) and BPE (2)",
+               where,
+               static_cast<int>(type));
+  }
+  if (model.trainer().treat_whitespace_as_suffix() || !model.denormalizer().precompiled_charsmap().empty() ||
+      !model.normalizer().escape_whitespaces()) {
+    fail_input("{}: a model with treat_whitespace_as_suffix, a denormalizer or unescaped spaces is not supported", where);
+  }
+  validate_pieces(model, where);
+  validate_charsmap(model.normalizer().precompiled_charsmap(), where);
+  return model;
+}
+
+struct DecodeRules {
+  std::string unknown_surface;
+  bool drops_first_space = false;
+  bool drops_all_first_spaces = false;
+};
+
+/// What the library's Decode does, a piece at a time.
+class SentencepieceDecoder : public TokenDecoder {
+ public:
+  SentencepieceDecoder(const Model& model, const DecodeRules& rules) : model_(model), rules_(rules) {}
+
+  void push(int32_t id, std::string& out) override {
+    if (id < 0 || id >= model_.pieces_size()) return;
+    const Piece& piece = model_.pieces(id);
+    if (piece.type() == Piece::BYTE) {
+      bytes_.push_back(static_cast<char>(byte_of_piece(piece.piece())));
+      give_bytes(false, out);
+      return;
+    }
+    give_bytes(true, out);
+    const bool may_drop_space = !has_text_ && !dropped_space_;
+    dropped_space_ = false;
+    if (piece.type() == Piece::CONTROL) return;
+    if (piece.type() == Piece::UNKNOWN) return give(rules_.unknown_surface, out);
+    std::string_view text = piece.piece();
+    if (may_drop_space && rules_.drops_first_space && text.starts_with(kSpaceSymbol)) {
+      text.remove_prefix(kSpaceSymbol.size());
+      dropped_space_ = !rules_.drops_all_first_spaces;
+    }
+    give_unescaped(text, out);
+  }
+
+  void finish(std::string& out) override { give_bytes(true, out); }
+
+ private:
+  void give(std::string_view text, std::string& out) {
+    has_text_ = has_text_ || !text.empty();
+    out.append(text);
+  }
+
+  void give_unescaped(std::string_view text, std::string& out) {
+    while (!text.empty()) {
+      const size_t symbol = text.find(kSpaceSymbol);
+      give(text.substr(0, symbol), out);
+      if (symbol == std::string_view::npos) return;
+      give(" ", out);
+      text.remove_prefix(symbol + kSpaceSymbol.size());
+    }
+  }
+
+  /// One U+FFFD for each byte that belongs to no character; the last bytes may wait for more.
+  void give_bytes(bool is_end, std::string& out) {
+    std::string_view rest = bytes_;
+    while (!rest.empty()) {
+      const Utf8Character character = read_utf8(rest);
+      if (character.status == Utf8Status::incomplete && !is_end) break;
+      const bool is_valid = character.status == Utf8Status::valid;
+      const size_t length = is_valid ? static_cast<size_t>(character.length) : 1;
+      give(is_valid ? rest.substr(0, length) : kReplacementCharacter, out);
+      rest.remove_prefix(length);
+    }
+    bytes_.erase(0, bytes_.size() - rest.size());
+  }
+
+  const Model& model_;
+  const DecodeRules& rules_;
+  std::string bytes_;
+  bool has_text_ = false;
+  bool dropped_space_ = false;  // by the piece before
+};
+
+class SentencepieceTokenizer : public Tokenizer {
+ public:
+  SentencepieceTokenizer(Model model, const std::string& where, const TokenizerSettings& settings)
+      : model_(std::move(model)),
+        rules_{.unknown_surface = model_.trainer().unk_surface(),
+               .drops_first_space =
+                   model_.normalizer().add_dummy_prefix() || model_.normalizer().remove_extra_whitespaces(),
+               .drops_all_first_spaces = model_.normalizer().remove_extra_whitespaces()},
+        ids_(static_cast<size_t>(model_.pieces_size())),
+        chat_template_(settings.chat_template) {
+    for (int i = 0; i < model_.pieces_size(); ++i) ids_.set(model_.pieces(i).piece(), i);
+    bos_id_ = control_id(model_.trainer().bos_piece());
+    const VocabularyView view{.find = [&](std::string_view token) { return token_to_id(token); },
+                              .is_special = [&](int32_t id) { return is_special(id); },
+                              .size = vocab_size()};
+    TokenizerSettings ends = settings;
+    if (control_id(model_.trainer().eos_piece())) ends.end_tokens.push_back(model_.trainer().eos_piece());
+    end_ids_ = resolve_end_ids(ends, view);
+    load_library(where);
+  }
+
+  std::string_view type() const override {
+    return model_.trainer().model_type() == Trainer::UNIGRAM ? "unigram" : "sentencepiece_bpe";
+  }
+  int32_t vocab_size() const override { return model_.pieces_size(); }
+
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
+    if (text.size() > kMaxTextBytes) fail_input("a text of {} bytes; at most {} at a time", text.size(), kMaxTextBytes);
+    std::vector<int> ids;
+    const auto status = processor_.Encode(text, &ids);
+    if (!status.ok()) fail_input("sentencepiece cannot encode this text: {}", printable(status.ToString()));
+    if (add_special_tokens && bos_id_) ids.insert(ids.begin(), *bos_id_);
+    return ids;
+  }
+
+  std::unique_ptr<TokenDecoder> start_decoding(bool) const override {
+    return std::make_unique<SentencepieceDecoder>(model_, rules_);
+  }
+
+  std::optional<int32_t> token_to_id(std::string_view token) const override {
+    const int32_t id = ids_.find(token);
+    return id < 0 ? std::nullopt : std::optional(id);
+  }
+  std::string id_to_token(int32_t id) const override {
+    return id >= 0 && id < model_.pieces_size() ? model_.pieces(id).piece() : std::string();
+  }
+  bool is_special(int32_t id) const override {
+    return id >= 0 && id < model_.pieces_size() && model_.pieces(id).type() == Piece::CONTROL;
+  }
+  std::optional<int32_t> bos_id() const override { return bos_id_; }
+  const std::vector<int32_t>& end_ids() const override { return end_ids_; }
+  const std::string& chat_template() const override { return chat_template_; }
+
+ private:
+  std::optional<int32_t> control_id(const std::string& piece) const {
+    const int32_t id = ids_.find(piece);
+    return id >= 0 && is_special(id) ? std::optional(id) : std::nullopt;
+  }
+
+  void load_library(const std::string& where) {
+    Model checked = model_;
+    checked.clear_self_test();  // the library would run it
+    try {
+      const auto status = processor_.LoadFromSerializedProto(checked.SerializeAsString());
+      if (!status.ok()) fail_input("{}: sentencepiece refuses the model: {}", where, printable(status.ToString()));
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      fail_input("{}: sentencepiece refuses the model: {}", where, printable(error.what()));
+    }
+  }
+
+  Model model_;
+  DecodeRules rules_;
+  StringTable ids_;
+  ::sentencepiece::SentencePieceProcessor processor_;
+  std::optional<int32_t> bos_id_;
+  std::vector<int32_t> end_ids_;
+  std::string chat_template_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> load_sentencepiece_bytes(std::string_view bytes,
+                                                          const std::string& where,
+                                                          const TokenizerSettings& settings) {
+  return std::make_shared<SentencepieceTokenizer>(parse_model(bytes, where), where, settings);
+}
+
+}  // namespace weft

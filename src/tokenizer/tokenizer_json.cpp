@@ -1,0 +1,155 @@
+#include "tokenizer/tokenizer_json.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/json_fields.h"
+#include "tokenizer/json_stages.h"
+#include "tokenizer/loaders.h"
+#include "tokenizer/tokenizer_document.h"
+
+namespace weft {
+
+namespace {
+
+using nlohmann::json;
+
+/// The merges by id. The merged token is spelled by both halves, without the second one's continuation prefix.
+std::vector<BpeMerge> resolve_merges(const TokenizerDocument& document,
+                                     const Vocabulary& vocabulary,
+                                     const std::string& continuing_subword_prefix) {
+  std::vector<BpeMerge> merges;
+  merges.reserve(document.merges.size());
+  std::string merged;
+  const auto id_of = [&](std::string_view token) {
+    const int32_t id = vocabulary.find(token);
+    if (id < 0) {
+      fail_input("{}: merge {} needs the token '{}', which the vocabulary lacks",
+                 document.where,
+                 merges.size(),
+                 printable(token));
+    }
+    return id;
+  };
+  for (const TokenizerDocument::Merge& merge : document.merges) {
+    const std::string_view left = document.view(merge.left);
+    std::string_view right = document.view(merge.right);
+    const int32_t right_id = id_of(right);
+    if (right.starts_with(continuing_subword_prefix)) right.remove_prefix(continuing_subword_prefix.size());
+    merged.assign(left);
+    merged.append(right);
+    merges.push_back({.left = id_of(left),
+                      .right = right_id,
+                      .merged = id_of(merged),
+                      .rank = static_cast<int32_t>(merges.size())});
+  }
+  return merges;
+}
+
+std::vector<AddedToken> read_added_tokens(const JsonFields& root, size_t num_tokens) {
+  std::vector<AddedToken> tokens;
+  if (root.find("added_tokens") == nullptr) return tokens;
+  for (const json& item : root.array("added_tokens")) {
+    const JsonFields fields(item, root.where() + ": added_tokens");
+    const int64_t id = fields.integer("id");
+    std::string content = fields.string("content");
+    check_token_id(id, num_tokens + root.array("added_tokens").size(), content, root.where());
+    const bool is_special = fields.boolean_or("special", false);
+    tokens.push_back({.content = std::move(content),
+                      .id = static_cast<int32_t>(id),
+                      .is_special = is_special,
+                      .single_word = fields.boolean_or("single_word", false),
+                      .lstrip = fields.boolean_or("lstrip", false),
+                      .rstrip = fields.boolean_or("rstrip", false),
+                      .is_normalized = fields.boolean_or("normalized", !is_special)});
+  }
+  return tokens;
+}
+
+std::unique_ptr<Vocabulary> read_vocabulary(const TokenizerDocument& document) {
+  auto vocabulary = std::make_unique<Vocabulary>(document.vocabulary.size());
+  for (const TokenizerDocument::Token& token : document.vocabulary) {
+    check_token_id(token.id, document.vocabulary.size(), document.view(token.text), document.where);
+    vocabulary->add(document.view(token.text), static_cast<int32_t>(token.id));
+  }
+  return vocabulary;
+}
+
+/// Older files leave the type out.
+void check_model_type(const JsonFields& model) {
+  const std::string type = model.string_or("type", "BPE");
+  if (type == "BPE") return;
+  fail_input("{}: model of type '{}' is not supported; known is BPE", model.where(), printable(type));
+}
+
+std::unique_ptr<WordModel> read_bpe_model(const TokenizerDocument& document,
+                                          const JsonFields& model,
+                                          const Vocabulary& vocabulary,
+                                          bool is_byte_level) {
+  BpeOptions options{.byte_level = is_byte_level,
+                     .byte_fallback = model.boolean_or("byte_fallback", false),
+                     .ignore_merges = model.boolean_or("ignore_merges", false),
+                     .fuse_unknown = model.boolean_or("fuse_unk", false),
+                     .unknown_token = model.string_or("unk_token", ""),
+                     .continuing_subword_prefix = model.string_or("continuing_subword_prefix", ""),
+                     .end_of_word_suffix = model.string_or("end_of_word_suffix", "")};
+  if (!options.unknown_token.empty() && vocabulary.find(options.unknown_token) < 0) {
+    fail_input("{}: the unknown token '{}' is not in the vocabulary", model.where(), printable(options.unknown_token));
+  }
+  if (is_byte_level && !(options.continuing_subword_prefix + options.end_of_word_suffix).empty()) {
+    fail_input("{}: a byte-level vocabulary with continuing_subword_prefix or end_of_word_suffix is not supported",
+               model.where());
+  }
+  const std::vector<BpeMerge> merges = resolve_merges(document, vocabulary, options.continuing_subword_prefix);
+  return std::make_unique<BpeModel>(vocabulary, merges, std::move(options));
+}
+
+const json& stage_of(const JsonFields& root, std::string_view key) {
+  static const json kNone;
+  const json* stage = root.find(key);
+  return stage == nullptr ? kNone : *stage;
+}
+
+}  // namespace
+
+PipelineParts read_tokenizer_json(std::string_view text, const std::string& where) {
+  const TokenizerDocument document = parse_tokenizer_document(text, where);
+  const JsonFields root(*document.rest, where);
+  const JsonFields model = root.object("model");
+  check_model_type(model);
+  if (document.vocabulary.empty()) fail_input("{}: model.vocab has no tokens", where);
+
+  PipelineParts parts;
+  parts.where = where;
+  parts.vocabulary = read_vocabulary(document);
+  PreTokenizerPlan plan = read_pre_tokenizer(stage_of(root, "pre_tokenizer"), where + ": pre_tokenizer");
+  parts.type = plan.is_byte_level ? "byte_level_bpe" : "bpe";
+  parts.model = read_bpe_model(document, model, *parts.vocabulary, plan.is_byte_level);
+  parts.pre_tokenizers = std::move(plan.stages);
+  parts.added_tokens = read_added_tokens(root, document.vocabulary.size());
+  for (const AddedToken& token : parts.added_tokens) parts.vocabulary->add(token.content, token.id);
+  parts.normalizer = read_normalizer(stage_of(root, "normalizer"), where + ": normalizer");
+  SpecialIds special =
+      read_post_processor(stage_of(root, "post_processor"), *parts.vocabulary, where + ": post_processor");
+  parts.prefix_ids = std::move(special.before);
+  parts.suffix_ids = std::move(special.after);
+  parts.decoder = read_decoder(stage_of(root, "decoder"), where + ": decoder");
+  return parts;
+}
+
+std::shared_ptr<const Tokenizer> load_tokenizer_json_text(std::string_view text,
+                                                          const std::string& where,
+                                                          const TokenizerSettings& settings) {
+  PipelineParts parts = read_tokenizer_json(text, where);
+  const VocabularyView view = view_of(parts);
+  parts.bos_id = resolve_bos(settings, view);
+  if (!parts.bos_id && !parts.prefix_ids.empty()) parts.bos_id = parts.prefix_ids.front();
+  parts.end_ids = resolve_end_ids(settings, view);
+  parts.chat_template = settings.chat_template;
+  return make_pipeline_tokenizer(std::move(parts));
+}
+
+}  // namespace weft

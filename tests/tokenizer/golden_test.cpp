@@ -1,0 +1,69 @@
+// Ids and texts equal those of the reference implementations on every line of the goldens.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_files.h"
+
+namespace weft {
+namespace {
+
+using ::testing::Ge;
+
+struct GoldenCase {
+  const char* folder;
+  const Tokenizer& (*tokenizer)();
+  size_t min_rows;
+};
+
+class TokenizerGolden : public ::testing::TestWithParam<GoldenCase> {
+ protected:
+  const Tokenizer& tokenizer() const { return GetParam().tokenizer(); }
+  std::vector<test::GoldenRow> rows() const {
+    auto all = test::read_golden(GetParam().folder);
+    EXPECT_THAT(all.size(), Ge(GetParam().min_rows));
+    return all;
+  }
+};
+
+TEST_P(TokenizerGolden, EncodesEveryLineToTheReferenceIds) {
+  for (const test::GoldenRow& row : rows()) EXPECT_EQ(tokenizer().encode(row.text, false), row.ids) << "row " << row.label;
+}
+
+TEST_P(TokenizerGolden, AddsTheSpecialTokensOfTheReference) {
+  for (const test::GoldenRow& row : rows()) {
+    if (!row.ids_special) continue;
+    EXPECT_EQ(tokenizer().encode(row.text, true), *row.ids_special) << "row " << row.label;
+  }
+}
+
+TEST_P(TokenizerGolden, DecodesEveryLineToTheReferenceText) {
+  for (const test::GoldenRow& row : rows()) {
+    if (!row.decoded) continue;
+    EXPECT_EQ(tokenizer().decode(row.ids, false), *row.decoded) << "row " << row.label;
+    if (!row.decoded_skip) continue;
+    EXPECT_EQ(tokenizer().decode(*row.ids_special, true), *row.decoded_skip) << "row " << row.label;
+  }
+}
+
+TEST_P(TokenizerGolden, StreamingGivesTheSameText) {
+  for (const test::GoldenRow& row : rows()) {
+    StreamingDecoder decoder(tokenizer(), false);
+    std::string text;
+    for (const int32_t id : row.ids) text += decoder.push(id);
+    text += decoder.finish();
+    EXPECT_EQ(text, tokenizer().decode(row.ids, false)) << "row " << row.label;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(References,
+                         TokenizerGolden,
+                         ::testing::Values(GoldenCase{"gemini", test::gemma_tokenizer, 431},
+                                           GoldenCase{"llama3_1", test::llama3_tokenizer, 431},
+                                           GoldenCase{"smollm2", test::smollm2_tokenizer, 431},
+                                           GoldenCase{"spm_bpe", test::sentencepiece_bpe_tokenizer, 431},
+                                           GoldenCase{"spm_unigram", test::sentencepiece_unigram_tokenizer, 431}),
+                         [](const auto& instance) { return std::string(instance.param.folder); });
+
+}  // namespace
+}  // namespace weft

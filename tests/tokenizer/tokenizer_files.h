@@ -1,0 +1,41 @@
+// The reference data of the tokenizer tests: real tokenizers, and what the reference implementations make of 431 strings.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tokenizer/tokenizer.h"
+
+namespace weft::test {
+
+std::string tokenizer_data(const std::string& name);
+
+/// Unpacks tests/data/tokenizers/NAME.xz into a folder of this process and returns the new file's path.
+std::string unpack(const std::string& name);
+
+std::string read_file(const std::string& path);
+/// Writes a file into a folder of this process and returns its path.
+std::string write_file(const std::string& name, const std::string& bytes);
+
+/// The tokenizers of the goldens, each loaded once a process.
+const Tokenizer& gemma_tokenizer();
+const Tokenizer& llama3_tokenizer();
+const Tokenizer& smollm2_tokenizer();
+const Tokenizer& sentencepiece_bpe_tokenizer();
+const Tokenizer& sentencepiece_unigram_tokenizer();
+
+struct GoldenRow {
+  std::string label;  // the row's number in its file
+  std::string text;   // bytes, not always valid UTF-8
+  std::vector<int32_t> ids;
+  std::optional<std::vector<int32_t>> ids_special;  // with the post-processor
+  std::optional<std::string> decoded;               // of ids, special tokens kept
+  std::optional<std::string> decoded_skip;          // of ids_special, special tokens left out
+};
+
+/// The rows of tests/data/tokenizers/FOLDER/golden.jsonl.
+std::vector<GoldenRow> read_golden(const std::string& folder);
+
+}  // namespace weft::test
