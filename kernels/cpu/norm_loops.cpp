@@ -13,15 +13,9 @@ WEFT_INLINE Real<T> sum_of_squares(const T* x, int64_t width) {
 }
 
 template <typename T>
-WEFT_INLINE Real<T> add_residual(const T* x, const T* residual, T* sum, int64_t width) {
-  Real<T> squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < width; ++i) {
-    T rounded = round_to<T>(load(x[i]) + load(residual[i]));
-    sum[i] = rounded;
-    squares += load(rounded) * load(rounded);
-  }
-  return squares;
+WEFT_INLINE void add_residual(const T* x, const T* residual, T* sum, int64_t width) {
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i) sum[i] = round_to<T>(load(x[i]) + load(residual[i]));
 }
 
 template <typename T>
@@ -49,15 +43,12 @@ void forward_rows(const RmsNormForwardArgs& args, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     int64_t at = row * args.width;
     const T* input = static_cast<const T*>(args.x) + at;
-    Real<T> squares;
     if (args.residual != nullptr) {
       T* sum = static_cast<T*>(args.sum) + at;
-      squares = add_residual(input, static_cast<const T*>(args.residual) + at, sum, args.width);
+      add_residual(input, static_cast<const T*>(args.residual) + at, sum, args.width);
       input = sum;
-    } else {
-      squares = sum_of_squares(input, args.width);
     }
-    Real<T> inv_rms = inverse_rms<T>(squares, args.width, args.eps);
+    Real<T> inv_rms = inverse_rms<T>(sum_of_squares(input, args.width), args.width, args.eps);
     if (args.inv_rms != nullptr) args.inv_rms[row] = static_cast<float>(inv_rms);
     scale_row(args, input, static_cast<T*>(args.y) + at, inv_rms);
   }

@@ -1,0 +1,162 @@
+#include "kernel_test.h"
+
+namespace weft {
+namespace {
+
+template <typename T>
+class GatedActivationOfDType : public ::testing::Test {};
+TYPED_TEST_SUITE(GatedActivationOfDType, KernelDTypes);
+
+constexpr Activation kActivations[] = {
+    Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::relu, Activation::identity};
+
+double reference_activation(Activation activation, double x) {
+  switch (activation) {
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::gelu_erf:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::relu:
+      return std::max(x, 0.0);
+    case Activation::identity:
+      return x;
+  }
+  return 0;
+}
+
+TYPED_TEST(GatedActivationOfDType, ForwardEqualsReferenceAtEveryLength) {
+  using T = TypeParam;
+  for (Activation activation : kActivations) {
+    for (int64_t count : odd_widths()) {
+      SCOPED_TRACE(count);
+      for_each_isa([&](const Stream& stream) {
+        Guarded<T> gate(count, 1), up(count, 2), y(count, 3);
+        fill_random(gate, 1, 3);
+        fill_random(up, 2);
+        cpu().activation.gated_forward({.gate = gate.data(),
+                                        .up = up.data(),
+                                        .y = y.data(),
+                                        .count = count,
+                                        .activation = activation,
+                                        .dtype = DTypeOf<T>::value},
+                                       stream);
+        std::vector<double> expected(count);
+        for (int64_t i = 0; i < count; ++i)
+          expected[i] = reference_activation(activation, to_double(gate[i])) * to_double(up[i]);
+        expect_close(y, expected, tolerance<T>());
+      });
+    }
+  }
+}
+
+// Gates from the far negative to the far positive: the tails of exp, tanh and erf.
+TEST(GatedActivation, TailsAreAccurate) {
+  constexpr int64_t kCount = 40001;
+  for (Activation activation : kActivations) {
+    for_each_isa([&](const Stream& stream) {
+      Guarded<float> gate(kCount), up(kCount, 0, 1.0f), y(kCount);
+      std::vector<double> expected(kCount);
+      for (int64_t i = 0; i < kCount; ++i) {
+        gate[i] = static_cast<float>(i - kCount / 2) * 0.005f;
+        expected[i] = reference_activation(activation, gate[i]);
+      }
+      cpu().activation.gated_forward(
+          {.gate = gate.data(), .up = up.data(), .y = y.data(), .count = kCount, .activation = activation}, stream);
+      expect_close(y, expected, {.relative = 2e-6, .absolute = 2e-7});
+    });
+  }
+}
+
+TEST(GatedActivation, InfinityAndNanKeepTheirMeaning) {
+  for_each_isa([&](const Stream& stream) {
+    Guarded<float> gate(20, 0, 1.0f), up(20, 0, 1.0f), y(20);
+    gate[3] = std::nanf("");
+    gate[4] = INFINITY;
+    up[18] = std::nanf("");
+    for (Activation activation : kActivations) {
+      cpu().activation.gated_forward(
+          {.gate = gate.data(), .up = up.data(), .y = y.data(), .count = 20, .activation = activation}, stream);
+      for (int64_t i = 0; i < 20; ++i) EXPECT_EQ(std::isnan(y[i]), i == 3 || i == 18) << i;
+      EXPECT_EQ(y[4], INFINITY);
+    }
+  });
+}
+
+TEST(GatedActivation, BackwardEqualsCentredDifferences) {
+  constexpr int64_t kCount = 41;
+  for (Activation activation : kActivations) {
+    for_each_isa([&](const Stream& stream) {
+      Guarded<double> gate(kCount), up(kCount), y(kCount), dy(kCount), dgate(kCount), dup(kCount);
+      fill_random(gate, 1, 2);
+      fill_random(up, 2);
+      fill_random(dy, 3);
+      auto loss = [&] {
+        cpu().activation.gated_forward({.gate = gate.data(),
+                                        .up = up.data(),
+                                        .y = y.data(),
+                                        .count = kCount,
+                                        .activation = activation,
+                                        .dtype = DType::f64},
+                                       stream);
+        return weighted_sum(dy, y);
+      };
+      cpu().activation.gated_backward({.gate = gate.data(),
+                                       .up = up.data(),
+                                       .dy = dy.data(),
+                                       .dgate = dgate.data(),
+                                       .dup = dup.data(),
+                                       .count = kCount,
+                                       .activation = activation,
+                                       .dtype = DType::f64},
+                                      stream);
+      expect_gradient(gate, dgate, loss);
+      expect_gradient(up, dup, loss);
+    });
+  }
+}
+
+TYPED_TEST(GatedActivationOfDType, BackwardEqualsDouble) {
+  using T = TypeParam;
+  constexpr int64_t kCount = 20011;
+  for (Activation activation : kActivations) {
+    Guarded<T> gate(kCount, 1), up(kCount, 1), dy(kCount, 1);
+    Guarded<double> gate_double(kCount), up_double(kCount), dy_double(kCount), dgate_double(kCount), dup_double(kCount);
+    fill_random(gate, 1, 2);
+    fill_random(up, 2);
+    fill_random(dy, 3);
+    for (int64_t i = 0; i < kCount; ++i) {
+      gate_double[i] = to_double(gate[i]);
+      up_double[i] = to_double(up[i]);
+      dy_double[i] = to_double(dy[i]);
+    }
+    GatedActivationBackwardArgs args{.gate = gate_double.data(),
+                                     .up = up_double.data(),
+                                     .dy = dy_double.data(),
+                                     .dgate = dgate_double.data(),
+                                     .dup = dup_double.data(),
+                                     .count = kCount,
+                                     .activation = activation,
+                                     .dtype = DType::f64};
+    cpu().activation.gated_backward(args, {});
+    for_each_isa([&](const Stream& stream) {
+      Guarded<T> dgate(kCount, 1), dup(kCount, 1);
+      args.gate = gate.data();
+      args.up = up.data();
+      args.dy = dy.data();
+      args.dgate = dgate.data();
+      args.dup = nullptr;
+      args.dtype = DTypeOf<T>::value;
+      cpu().activation.gated_backward(args, stream);
+      args.dgate = nullptr;
+      args.dup = dup.data();
+      cpu().activation.gated_backward(args, stream);
+      expect_close(dgate, dgate_double.values(), tolerance<T>(), 4);
+      expect_close(dup, dup_double.values(), tolerance<T>(), 4);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace weft

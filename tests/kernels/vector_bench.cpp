@@ -1,0 +1,156 @@
+// Speed of the vector kernels at the shapes of real models: GFLOP/s of attention, GB/s of what memory bounds. Not a test: run by hand.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <random>
+#include <vector>
+
+#include "core/memory.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/kernels.h"
+
+namespace weft {
+namespace {
+
+double median_seconds(const std::function<void()>& body) {
+  using Clock = std::chrono::steady_clock;
+  body();
+  std::vector<double> seconds;
+  auto start = Clock::now();
+  while (seconds.size() < 7 || (Clock::now() - start < std::chrono::milliseconds(300) && seconds.size() < 2000)) {
+    auto begin = Clock::now();
+    body();
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+/// Random bf16 or f32 numbers of size 1.
+std::vector<std::byte> random_elements(int64_t count, DType dtype) {
+  std::mt19937 generator(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(generator);
+  std::vector<std::byte> bytes(static_cast<size_t>(count) * dtype_bytes(dtype));
+  convert_dtype(values.data(), DType::f32, bytes.data(), dtype, count);
+  return bytes;
+}
+
+struct Shape {
+  const char* model;
+  int64_t num_heads, num_kv_heads, head_dim;
+  float soft_cap;
+};
+constexpr Shape kShapes[] = {{"SmolLM2-135M", 9, 3, 64, 0}, {"Llama3-8B", 32, 8, 128, 0}, {"Gemma2-2B", 8, 4, 256, 50}};
+
+void bench_attention(const Shape& shape, DType dtype, int64_t batch, int64_t queries, int64_t keys, const Stream& stream) {
+  auto q = random_elements(batch * queries * shape.num_heads * shape.head_dim, dtype);
+  auto k = random_elements(batch * keys * shape.num_kv_heads * shape.head_dim, dtype);
+  auto v = random_elements(batch * keys * shape.num_kv_heads * shape.head_dim, dtype);
+  std::vector<std::byte> out(q.size());
+  std::vector<AttentionSequence> sequences;
+  size_t sequence_bytes = k.size() / static_cast<size_t>(batch);
+  for (int64_t i = 0; i < batch; ++i) {
+    sequences.push_back({.query_begin = i * queries,
+                         .query_count = queries,
+                         .key_count = keys,
+                         .keys = k.data() + static_cast<size_t>(i) * sequence_bytes,
+                         .values = v.data() + static_cast<size_t>(i) * sequence_bytes,
+                         .key_token_stride = shape.head_dim,
+                         .key_head_stride = keys * shape.head_dim});
+  }
+  AttentionForwardArgs args{.q = q.data(),
+                            .out = out.data(),
+                            .log_sum_exp = nullptr,
+                            .sequences = sequences,
+                            .num_heads = shape.num_heads,
+                            .num_kv_heads = shape.num_kv_heads,
+                            .head_dim = shape.head_dim,
+                            .mask = {.scale = 0.1f, .soft_cap = shape.soft_cap},
+                            .dtype = dtype};
+  double seconds = median_seconds([&] { kernels(DeviceType::cpu).attention.forward(args, stream); });
+  double pairs = static_cast<double>(batch * queries) * (static_cast<double>(keys) - 0.5 * static_cast<double>(queries - 1));
+  double flops = 4 * pairs * static_cast<double>(shape.num_heads * shape.head_dim);
+  fmt::print("{:14} {:5} batch {} queries {:5} keys {:5} threads {}: {:9.1f} us {:8.1f} GFLOP/s {:7.1f} GB/s\n",
+             shape.model,
+             dtype_name(dtype),
+             batch,
+             queries,
+             keys,
+             stream.num_threads,
+             seconds * 1e6,
+             flops / seconds * 1e-9,
+             static_cast<double>(k.size() + v.size()) / seconds * 1e-9);
+}
+
+void bench_streaming(int64_t rows, DType dtype, const Stream& stream) {
+  constexpr int64_t kWidth = 576, kIntermediate = 1536;
+  auto x = random_elements(rows * kIntermediate, dtype), residual = random_elements(rows * kIntermediate, dtype);
+  auto weight = random_elements(kIntermediate, dtype);
+  std::vector<std::byte> sum(x.size()), y(x.size());
+  const KernelTable& table = kernels(DeviceType::cpu);
+  auto report = [&](const char* name, double seconds, int64_t elements) {
+    fmt::print("{:14} {:5} rows {:5} threads {}: {:9.2f} us {:7.1f} GB/s\n",
+               name,
+               dtype_name(dtype),
+               rows,
+               stream.num_threads,
+               seconds * 1e6,
+               static_cast<double>(elements) * static_cast<double>(dtype_bytes(dtype)) / seconds * 1e-9);
+  };
+  RmsNormForwardArgs norm{.x = x.data(),
+                          .residual = residual.data(),
+                          .weight = weight.data(),
+                          .sum = sum.data(),
+                          .y = y.data(),
+                          .inv_rms = nullptr,
+                          .rows = rows,
+                          .width = kWidth,
+                          .dtype = dtype};
+  report("rms_norm", median_seconds([&] { table.rms_norm.forward(norm, stream); }), 4 * rows * kWidth);
+  for (Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf}) {
+    GatedActivationForwardArgs gated{.gate = x.data(),
+                                     .up = residual.data(),
+                                     .y = y.data(),
+                                     .count = rows * kIntermediate,
+                                     .activation = activation,
+                                     .dtype = dtype};
+    constexpr const char* kNames[] = {"silu", "gelu_tanh", "gelu_erf"};
+    report(kNames[static_cast<size_t>(activation)],
+           median_seconds([&] { table.activation.gated_forward(gated, stream); }),
+           3 * rows * kIntermediate);
+  }
+  std::vector<float> cos_sin(static_cast<size_t>(rows) * 64, 0.7f);
+  RopeArgs rope{.x = x.data(), .cos_sin = cos_sin.data(), .rows = rows, .num_heads = 9, .head_dim = 64, .rotary_dim = 64, .dtype = dtype};
+  report("rope", median_seconds([&] { table.rope.rotate(rope, stream); }), 2 * rows * kWidth);
+  SoftmaxArgs softmax{.x = x.data(), .y = y.data(), .rows = rows, .width = kIntermediate, .dtype = dtype};
+  report("softmax", median_seconds([&] { table.elementwise.softmax(softmax, stream); }), 2 * rows * kIntermediate);
+}
+
+void run_all() {
+  auto allocator = make_cpu_allocator();
+  int threads = std::getenv("THREADS") != nullptr ? std::atoi(std::getenv("THREADS")) : 2;
+  Stream stream{.device = {}, .num_threads = threads, .workspace = allocator.get()};
+  for (DType dtype : {DType::bf16, DType::f32}) {
+    for (const Shape& shape : kShapes) {
+      bench_attention(shape, dtype, 1, 512, 512, stream);
+      bench_attention(shape, dtype, 1, 2048, 2048, stream);
+      for (int64_t batch : {1, 8}) {
+        for (int64_t keys : {16, 128, 512, 2048, 8192}) bench_attention(shape, dtype, batch, 1, keys, stream);
+      }
+    }
+    for (int64_t rows : {1, 8, 512}) bench_streaming(rows, dtype, stream);
+  }
+}
+
+}  // namespace
+}  // namespace weft
+
+int main() {
+  weft::run_all();
+  return 0;
+}
