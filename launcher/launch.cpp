@@ -7,7 +7,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -18,7 +17,6 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "launcher/commands.h"
 
 namespace weft {
 namespace {
@@ -77,8 +75,8 @@ sigset_t stop_signals() {
   return signals;
 }
 
-/// Becomes the command, under the signal mask that this process had. But SIGINT stays blocked: a Ctrl-C reaches the whole
-/// foreground process group, and mpirun would take its ranks down on its own account.
+/// Becomes the command, under the signal mask that this process had. But SIGINT stays blocked: a Ctrl-C reaches the
+/// whole foreground process group, and mpirun would take its ranks down on its own account.
 [[noreturn]] void become(const std::vector<std::string>& arguments, sigset_t mask) {
   sigaddset(&mask, SIGINT);
   sigprocmask(SIG_SETMASK, &mask, nullptr);
@@ -194,20 +192,6 @@ int run_launch(const LaunchOptions& options) {
   const int code = supervise(child);
   sigprocmask(SIG_SETMASK, &before, nullptr);
   return code;
-}
-
-void add_launch_command(CLI::App& app, CommandContext& context) {
-  CLI::App* command = app.add_subcommand("launch", "Run a command on several ranks: the parent of mpirun or srun");
-  auto options = std::make_shared<LaunchOptions>();
-  command->add_option("-n,--ranks", options->num_ranks, "Number of ranks")->required();
-  command->add_option("--hostfile", options->hostfile, "Open MPI hostfile: a host a line, as in: node1 slots=8");
-  command->add_flag("--srun", options->use_srun, "Use srun instead of mpirun, inside a Slurm allocation");
-  command->add_flag("--dry-run", options->dry_run, "Print the line that would be run");
-  command->add_option("command", options->command, "After --: the command for every rank, with its options");
-  command->footer("Example:\n  weft launch -n 2 -- generate --model ./SmolLM2-135M-Instruct --prompt 'The sea'");
-  command->callback([options, &context] {
-    context.run = [options](MpiSession&) { return static_cast<ExitCode>(run_launch(*options)); };
-  });
 }
 
 }  // namespace weft

@@ -67,7 +67,12 @@ void NodeExchange::unlink(const std::string& name) {
   shm_unlink(name.c_str());
 }
 
-NodeExchange::NodeExchange(void* region, int rank, int size) : region_(region), rank_(rank), size_(size) {}
+NodeExchange::NodeExchange(void* region, int rank, int size)
+    : region_(region),
+      rank_(rank),
+      size_(size),
+      // Where ranks share cores, to spin is to keep the awaited rank from running.
+      num_spins_(size <= sysconf(_SC_NPROCESSORS_ONLN) ? 2000 : 0) {}
 
 NodeExchange::~NodeExchange() {
   munmap(region_, region_bytes(size_));
@@ -104,14 +109,13 @@ void NodeExchange::wait_for(int rank, const std::function<void()>& while_waiting
   using Clock = std::chrono::steady_clock;
   // Ranks that compute alike arrive within microseconds; after that somebody else may need this core, and a rank that
   // waits for the user's next question should cost nothing.
-  constexpr int kSpins = 2000;
   constexpr auto kYieldFor = std::chrono::milliseconds(20);
   constexpr auto kShortSleep = std::chrono::microseconds(50);
   constexpr auto kShortSleepFor = std::chrono::milliseconds(500);
   constexpr auto kLongSleep = std::chrono::milliseconds(2);
 
   const std::atomic<uint64_t>& shown = slot(rank).exchange;
-  for (int spin = 0; spin < kSpins; ++spin) {
+  for (int spin = 0; spin < num_spins_; ++spin) {
     if (shown.load(std::memory_order_acquire) == exchange_) return;
     relax();
   }

@@ -44,6 +44,7 @@ class NodeExchange {
   void* region_;
   int rank_;
   int size_;
+  int num_spins_;
   uint64_t exchange_ = 0;
 };
 

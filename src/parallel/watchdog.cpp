@@ -97,7 +97,6 @@ class Watchdog::Client {
   }
 
   void run() {
-    LoopClock loop_clock;
     Clock::time_point next_beat = Clock::now();
     last_echo_ = Clock::now();
     while (!stopping_) {
@@ -106,7 +105,7 @@ class Watchdog::Client {
         next_beat = Clock::now() + options_.heartbeat;
       }
       wait_for_input();
-      last_echo_ += loop_clock.tick();
+      last_echo_ += loop_clock_.tick();
       hear();
     }
   }
@@ -152,6 +151,7 @@ class Watchdog::Client {
   /// All other ranks notice at the same time; rank 1 speaks, and the rest only if that did not end the job.
   [[noreturn]] void leave_without_hub(const std::string& what) const {
     if (rank_ != 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    if (loop_clock_.was_away()) _exit(kCommunication);
     print_error_line(fmt::format("rank 0 (host {}, process {}) {}; last operation {}, step {}; ending the job",
                                  hub_host_,
                                  hub_pid_,
@@ -169,6 +169,7 @@ class Watchdog::Client {
   std::string hub_op_ = "start-up";
   int64_t hub_pid_ = 0;
   int64_t hub_step_ = 0;
+  LoopClock loop_clock_;
   Clock::time_point last_echo_;
   std::mutex mutex_;  // of sending, and of the verdict
   std::condition_variable verdict_arrived_;

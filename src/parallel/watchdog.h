@@ -16,7 +16,7 @@ struct WatchdogOptions {
   /// delay them by seconds.
   std::chrono::milliseconds deadline{8000};
   /// Time for the other ranks to fail too, after one has failed, before the job is ended.
-  std::chrono::milliseconds grace{2000};
+  std::chrono::milliseconds grace{1500};
 };
 
 /// Every rank sends its heartbeat over TCP to rank 0, where a thread answers them (on one node over the loopback

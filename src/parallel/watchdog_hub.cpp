@@ -53,7 +53,9 @@ LoopClock::Clock::duration LoopClock::tick() {
   constexpr Clock::duration kAway = std::chrono::seconds(2);
   const Clock::time_point now = Clock::now();
   const Clock::duration gap = now - std::exchange(last_, now);
-  return gap > kAway ? gap : Clock::duration::zero();
+  if (gap <= kAway) return Clock::duration::zero();
+  back_ = now;
+  return gap;
 }
 
 Watchdog::Hub::Hub(int num_ranks,
@@ -201,6 +203,7 @@ void Watchdog::Hub::end_job_without(int rank, const Member& member, const std::s
   // A failure that was reported before is the cause, unless it is about the lost peer.
   const Verdict verdict = judge(outcomes_, num_ranks_);
   if (verdict.code != 0 && verdict.code != kCommunication) end_job(verdict);
+  if (loop_clock_.was_away()) end_job({.code = kCommunication, .line = {}});
   end_job({.code = kCommunication,
            .line = fmt::format("rank {} (host {}, process {}) {}; last operation {}, step {}; ending the job",
                                rank,

@@ -37,8 +37,12 @@ class LoopClock {
   using Clock = std::chrono::steady_clock;
   /// The time by which deadlines must move, since this process was away; zero in normal operation.
   Clock::duration tick();
+  /// True in the seconds after an absence: what has become of the others meanwhile is not news, they have said it
+  /// themselves.
+  bool was_away() const { return Clock::now() - back_ < std::chrono::seconds(5); }
 
  private:
+  Clock::time_point back_ = Clock::now() - std::chrono::hours(1);
   Clock::time_point last_ = Clock::now();
 };
 
