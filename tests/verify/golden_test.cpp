@@ -57,8 +57,8 @@ VerifyReport verify_on_ranks(const std::string& folder, int num_ranks, DType dty
     Context context = make_cpu_context(1);
     context.tensor_parallel = communicator.get();
     GoldenFile golden(folder + "/golden.h5");
-    OpenedModel opened = open_model(with_golden_options({.path = folder}, golden));
-    VerifyReport mine = verify_model(context, opened, golden, {.dtype = dtype});
+    OpenedModel opened = open_model(with_golden_options({.path = folder, .family = {}, .compat = {}}, golden));
+    VerifyReport mine = verify_model(context, opened, golden, {.dtype = dtype, .tolerance = {}});
     if (communicator->rank() == 0) {
       std::lock_guard lock(mutex);
       report = std::move(mine);
@@ -99,8 +99,8 @@ TEST_P(Golden, PassesInBfloat16WithItsTolerance) {
 INSTANTIATE_TEST_SUITE_P(Cases,
                          Golden,
                          testing::Range<size_t>(0, cases().size()),
-                         [](const testing::TestParamInfo<size_t>& info) {
-                           std::string name = cases()[info.param].name;
+                         [](const testing::TestParamInfo<size_t>& golden) {
+                           std::string name = cases()[golden.param].name;
                            std::replace_if(
                                name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
                            return name;

@@ -1,0 +1,40 @@
+// The measurements behind `weft bench`.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "launcher/common.h"
+#include "parallel/communicator.h"
+#include "plan/memory_plan.h"
+
+namespace weft {
+
+struct BenchOptions {
+  CommonOptions common;
+  Workload workload;
+  int repetitions = 3;
+  TensorParallelPlace as_rank;  // load only: the share of rank `rank` of `size`; size 0: this launch's own
+  std::string text_file;        // tokenize only; empty: text of random tokens
+};
+
+struct BenchResult {
+  std::vector<double> values = {};  // one a repetition
+  std::string unit;
+  double bound = 0;     // what the machine allows, in the same unit
+  std::string formula;  // of the bound
+  std::vector<std::pair<std::string, double>> details = {};
+
+  double median() const;
+};
+
+/// All ranks call these; the result is rank 0's.
+BenchResult bench_load(const BenchOptions& options, MpiSession& session);
+BenchResult bench_prefill(const BenchOptions& options, MpiSession& session);
+BenchResult bench_decode(const BenchOptions& options, MpiSession& session);
+BenchResult bench_tokenize(const BenchOptions& options, MpiSession& session);
+
+}  // namespace weft

@@ -1,0 +1,135 @@
+// weft plan: the memory of a launch, before anything is loaded.
+#include "plan/memory_plan.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/model_summary.h"
+#include "launcher/mpi_session.h"
+
+namespace weft {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kFooter = R"(Examples:
+  weft plan --model configs/models/gemma2-27b.json --tensor-parallel 8
+  weft plan --model SmolLM2-135M-Instruct.Q4_1.gguf --batch 8 --context 8192 --json
+  weft plan --model configs/models/llama3-8b.json --memory-per-rank 12GB
+
+Prints what rank 0, which holds the largest share, needs: weights, key/value cache, activations at their highest, buffers (scratch
+and communication). The numbers are those that --memory reports after a run.)";
+
+struct PlanCommand {
+  CommonOptions common;
+  Workload workload;
+  int64_t context_tokens = 0;
+  std::string memory_per_rank;
+  bool prints_json = false;
+};
+
+Workload resolve_workload(const PlanCommand& options, const ModelInfo& info, int num_threads) {
+  Workload workload = options.workload;
+  workload.num_threads = num_threads;
+  int64_t context = options.context_tokens;
+  if (context == 0) context = std::min<int64_t>(4096, info.max_positions > 0 ? info.max_positions : 4096);
+  if (info.max_positions > 0 && context > info.max_positions) {
+    fail_input("--context {}: this model was made for {} tokens", context, info.max_positions);
+  }
+  if (workload.new_tokens >= context) workload.new_tokens = std::max<int64_t>(1, context / 2);
+  workload.prompt_tokens = std::max<int64_t>(1, context - workload.new_tokens);
+  return workload;
+}
+
+Json plan_json(const MemoryPlan& plan) {
+  return {{"weights", plan.weights},
+          {"kv_cache", plan.kv_cache},
+          {"activations", plan.activations},
+          {"buffers", plan.buffers()},
+          {"total", plan.total()}};
+}
+
+void print_line(const char* what, int64_t bytes) {
+  fmt::print("  {:<12} {:>12}\n", what, format_bytes(bytes));
+}
+
+void print_suggestion(const std::string& memory_per_rank, int degree) {
+  if (degree == 0) {
+    fmt::print("no tensor-parallel degree up to 64 fits {} a rank\n", memory_per_rank);
+  } else {
+    fmt::print("smallest tensor-parallel degree that fits {} a rank: {}\n", memory_per_rank, degree);
+  }
+}
+
+ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
+  configure_log(options.common, session);
+  check_device(options.common);
+  if (session.rank() != 0) return ExitCode::ok;
+  OpenedModel opened = open_model(options.common.model);
+  int num_ranks = options.common.tensor_parallel > 0 ? options.common.tensor_parallel : session.size();
+  DType dtype = parse_dtype(options.common.dtype);
+  Workload workload = resolve_workload(options, opened.settings.info, resolve_threads(options.common, session));
+  MemoryPlan plan = plan_memory(opened, {.rank = 0, .size = num_ranks}, dtype, workload);
+  Json result = {{"model", opened.path},
+                 {"tensor_parallel", num_ranks},
+                 {"dtype", dtype_name(dtype)},
+                 {"batch", workload.batch},
+                 {"context", workload.context()},
+                 {"bytes_per_rank", plan_json(plan)}};
+  int degree = 0;
+  if (!options.memory_per_rank.empty()) {
+    degree = smallest_fitting_degree(opened, dtype, workload, parse_bytes(options.memory_per_rank));
+    result["smallest_tensor_parallel"] = degree == 0 ? Json(nullptr) : Json(degree);
+  }
+  if (options.prints_json) {
+    fmt::print("{}\n", result.dump(-1, ' ', false, Json::error_handler_t::replace));
+    return ExitCode::ok;
+  }
+  fmt::print("{}: {} rank(s), {}, batch {}, {} tokens of context; each rank at most\n",
+             model_name(opened.path),
+             num_ranks,
+             dtype_name(dtype),
+             workload.batch,
+             workload.context());
+  print_line("weights", plan.weights);
+  print_line("kv cache", plan.kv_cache);
+  print_line("activations", plan.activations);
+  print_line("buffers", plan.buffers());
+  print_line("total", plan.total());
+  if (!options.memory_per_rank.empty()) print_suggestion(options.memory_per_rank, degree);
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<PlanCommand>();
+  CLI::App* command = app.add_subcommand("plan", "Says what memory a launch would need, before anything is loaded");
+  command->footer(kFooter);
+  add_model_options(*command, options->common);
+  command->add_option("--batch", options->workload.batch, "Answers at a time")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--context", options->context_tokens, "Tokens of prompt and answer (0: the model's context, at most 4096)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+  command->add_option("--new-tokens", options->workload.new_tokens, "How many of them the answer has")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->capture_default_str();
+  command->add_option(
+      "--memory-per-rank", options->memory_per_rank, "Also says the smallest degree that fits, e.g. 24GB");
+  command->add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback(
+      [options, &context] { context.run = [options](MpiSession& session) { return run_plan(*options, session); }; });
+}
+
+}  // namespace weft

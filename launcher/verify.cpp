@@ -1,0 +1,103 @@
+// weft verify: holds a model against the outputs of a reference implementation.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "core/log.h"
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/mpi_session.h"
+#include "parallel/thread_communicator.h"
+#include "verify/verifier.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  weft verify --model llama --golden llama/golden.h5
+  weft verify --model seed/gemma-gqa --golden seed/gemma-gqa/golden.h5 --family gemma --compat bert4keras3
+  weft verify --model gemma2 --golden gemma2/golden.h5 --tensor-parallel 2      (ranks as threads of one process)
+  mpirun -n 2 weft verify --model gemma2 --golden gemma2/golden.h5 --json
+
+Prints a line a tensor: the largest absolute and relative difference, the tolerance, ok or FAIL. Exit code 0 only if something
+was compared and all of it passed, else 6. docs/golden-files.md describes the file and how to make one.)";
+
+struct VerifyCommand {
+  CommonOptions common;
+  std::string golden;
+  std::optional<double> tolerance;
+  bool prints_json = false;
+};
+
+VerifyReport verify_on_rank(const VerifyCommand& options, Communicator& ranks, int num_threads) {
+  Context context = make_cpu_context(num_threads);
+  if (ranks.size() > 1) context.tensor_parallel = &ranks;
+  GoldenFile golden(options.golden);
+  OpenedModel opened = open_model(with_golden_options(options.common.model, golden));
+  return verify_model(context,
+                      opened,
+                      golden,
+                      {.dtype = parse_dtype(options.common.dtype),
+                       .tolerance = options.tolerance,
+                       .num_threads = num_threads,
+                       .show_progress = ranks.rank() == 0 && !options.common.quiet});
+}
+
+/// Without mpirun, --tensor-parallel N takes N threads of this process as ranks.
+VerifyReport verify_on_thread_ranks(const VerifyCommand& options, int num_threads) {
+  int num_ranks = options.common.tensor_parallel;
+  log::info("{} ranks as threads of one process; under mpirun they are processes", num_ranks);
+  VerifyReport report;
+  std::mutex mutex;
+  run_thread_ranks(num_ranks, [&](std::shared_ptr<Communicator> ranks) {
+    VerifyReport mine = verify_on_rank(options, *ranks, std::max(1, num_threads / num_ranks));
+    std::lock_guard lock(mutex);
+    if (ranks->rank() == 0) report = std::move(mine);
+  });
+  return report;
+}
+
+ExitCode run_verify(const VerifyCommand& options, MpiSession& session) {
+  configure_log(options.common, session);
+  check_device(options.common);
+  int num_threads = resolve_threads(options.common, session);
+  VerifyReport report;
+  if (session.size() == 1 && options.common.tensor_parallel > 1) {
+    report = verify_on_thread_ranks(options, num_threads);
+  } else {
+    Mesh mesh(session.world(), options.common.tensor_parallel);
+    report = verify_on_rank(options, mesh.tensor_parallel(), num_threads);
+  }
+  if (session.rank() == 0) {
+    fmt::print("{}", options.prints_json ? to_json(report) + "\n" : to_text(report));
+    if (report.compared.empty()) {
+      log::error("golden file {}: holds nothing that can be compared; docs/golden-files.md describes what can",
+                 options.golden);
+    }
+  }
+  return report.passed() ? ExitCode::ok : ExitCode::verification_failed;
+}
+
+}  // namespace
+
+void add_verify_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<VerifyCommand>();
+  options->common.dtype = "f32";
+  CLI::App* command = app.add_subcommand("verify", "Compares a model with the outputs of a reference implementation");
+  command->footer(kFooter);
+  add_model_options(*command, options->common);
+  command->add_option("--golden", options->golden, "HDF5 file of inputs and reference outputs")->required();
+  command
+      ->add_option("--tolerance", options->tolerance, "In place of every tolerance of the file (of the same measures)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback(
+      [options, &context] { context.run = [options](MpiSession& session) { return run_verify(*options, session); }; });
+}
+
+}  // namespace weft

@@ -1,0 +1,77 @@
+#include "plan/speed_bounds.h"
+
+#include <algorithm>
+
+namespace weft {
+namespace {
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+/// Whether a pass reads all of a parameter; of an untied token table it reads a row a token.
+bool is_read_whole(const Parameter& parameter, const ModelInfo& info) {
+  return parameter.name != kEmbedding || info.tied_embedding;
+}
+
+/// The matrix that makes logits of hidden states.
+bool is_output_head(const Parameter& parameter, const ModelInfo& info) {
+  return parameter.name == (info.tied_embedding ? kEmbedding : "lm_head.weight");
+}
+
+int64_t window_of(const OpenedModel& opened, int64_t layer) {
+  const std::vector<int64_t>& windows = opened.settings.windows;
+  return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
+}
+
+/// Keys that the queries at positions 0 … tokens − 1 see, together.
+double visible_keys(int64_t tokens, int64_t window) {
+  auto n = static_cast<double>(tokens);
+  if (window <= 0 || tokens <= window) return n * (n + 1) / 2;
+  auto w = static_cast<double>(window);
+  return w * (w + 1) / 2 + (n - w) * w;
+}
+
+}  // namespace
+
+DecodeCost decode_cost(const OpenedModel& opened,
+                       const CausalLanguageModel& model,
+                       DType dtype,
+                       const Workload& workload) {
+  DecodeCost cost;
+  const ModelInfo& info = model.info();
+  for (const Parameter& parameter : model.parameters().all()) {
+    if (!is_read_whole(parameter, info)) continue;
+    cost.weight_bytes += parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(dtype));
+  }
+  KvCacheShape cache = model.kv_cache_shape(dtype);
+  int64_t token_bytes = 2 * cache.num_kv_heads * cache.head_dim * static_cast<int64_t>(dtype_bytes(dtype));
+  int64_t tokens = workload.prompt_tokens + workload.new_tokens / 2;
+  for (int64_t layer = 0; layer < info.num_layers; ++layer) {
+    int64_t window = window_of(opened, layer);
+    cost.cache_bytes += workload.batch * token_bytes * (window > 0 ? std::min(window, tokens) : tokens);
+  }
+  return cost;
+}
+
+double prefill_flops(const OpenedModel& opened, const CausalLanguageModel& model, const Workload& workload) {
+  const ModelInfo& info = model.info();
+  auto batch = static_cast<double>(workload.batch);
+  double tokens = batch * static_cast<double>(workload.prompt_tokens);
+  double flops = 0;
+  int64_t query_columns = 0;
+  for (const Parameter& parameter : model.parameters().all()) {
+    if (parameter.name == "model.layers.0.self_attn.q_proj.weight") query_columns = parameter.local_shape[0];
+    auto elements = static_cast<double>(parameter.local_shape.num_elements());
+    if (is_output_head(parameter, info)) {
+      flops += 2 * batch * elements;
+    } else if (parameter.is_matrix) {
+      flops += 2 * tokens * elements;
+    }
+  }
+  for (int64_t layer = 0; layer < info.num_layers; ++layer) {
+    flops +=
+        4 * batch * static_cast<double>(query_columns) * visible_keys(workload.prompt_tokens, window_of(opened, layer));
+  }
+  return flops;
+}
+
+}  // namespace weft
