@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <string>
+#include <string_view>
 
 #include "core/log.h"
 #include "launcher/commands.h"
@@ -37,11 +38,13 @@ bool is_speaking_rank() {
 }
 
 /// Prints the help or version that was asked for, or what is wrong with the command line.
-ExitCode report_parse_end(const CLI::App& app, const CLI::ParseError& end) {
+ExitCode report_parse_end(const CLI::App& app, const CLI::ParseError& end, std::string_view first_argument) {
   bool is_answer = end.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success);
   if (is_speaking_rank()) {
     if (is_answer) {
       app.exit(end);
+    } else if (app.get_subcommands().empty() && !first_argument.empty() && !first_argument.starts_with('-')) {
+      log::error("{} is no command of weft; see `weft --help`", printable(first_argument));
     } else {
       std::string command = "weft";
       for (const CLI::App* chosen : app.get_subcommands()) command += " " + chosen->get_name();
@@ -62,7 +65,7 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& end) {
-    return static_cast<int>(report_parse_end(app, end));
+    return static_cast<int>(report_parse_end(app, end, argc > 1 ? argv[1] : ""));
   }
   MpiSession session(argc, argv);
   return session.run([&] { return static_cast<int>(context.run(session)); });

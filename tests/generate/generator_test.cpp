@@ -211,7 +211,7 @@ TEST(Generator, TheSeedsPaddedRowsArePenalisedAsItDoes) {
   // zeros count as id 0.
   Context context = make_cpu_context(1);
   ToyModel model;
-  GenerationRequest request = greedy_request(make_prompt(3, 4), 60);
+  GenerationRequest request = greedy_request({1, 2, 3}, 61);
   request.sampling.penalty = 1e6;
   auto ids = Generator(context, model, {}).run(std::span(&request, 1))[0].ids;
   std::vector<int32_t> sorted(ids);
