@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
+#include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "core/progress.h"
+#include "core/log.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -57,21 +59,27 @@ void print_result(const PerplexityCommand& options, const PerplexityResult& resu
   fmt::print("{}\n", object.dump());
 }
 
+/// A line every few seconds.
+std::function<void(int64_t, double)> progress_logger(int64_t work) {
+  using Clock = std::chrono::steady_clock;
+  static constexpr auto kInterval = std::chrono::seconds(3);
+  return [work, next = Clock::now() + kInterval](int64_t tokens, double nll) mutable {
+    if (Clock::now() < next || tokens == work) return;
+    next = Clock::now() + kInterval;
+    log::info("{} of {} tokens, perplexity {:.4f} so far", tokens, work, std::exp(nll));
+  };
+}
+
 ExitCode run_perplexity(const PerplexityCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
   std::vector<int32_t> ids = read_tokens(options, *loaded);
   PerplexityOptions windows = options.windows;
   windows.cache_dtype = loaded->dtype;
-  bool is_rank_zero = session.rank() == 0;
-  int64_t work = perplexity_work(loaded->model->info(), static_cast<int64_t>(ids.size()), windows);
-  PerplexityResult result;
-  {
-    Progress progress("perplexity, tokens", work, is_rank_zero && !options.common.quiet);
-    windows.on_progress = [&](int64_t tokens) { progress.add(tokens); };
-    result = measure_perplexity(loaded->context, *loaded->model, ids, windows);
-  }
-  if (is_rank_zero) print_result(options, result, ids.size());
+  windows.on_progress =
+      progress_logger(perplexity_work(loaded->model->info(), static_cast<int64_t>(ids.size()), windows));
+  PerplexityResult result = measure_perplexity(loaded->context, *loaded->model, ids, windows);
+  if (session.rank() == 0) print_result(options, result, ids.size());
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
 }

@@ -84,6 +84,7 @@ PerplexityResult measure_perplexity(Context& context,
   KvCache cache(context, model.kv_cache_shape(options.cache_dtype), 1, std::min(windows.context, num_tokens));
   PerplexityResult result;
   double sum = 0;
+  int64_t work_done = 0;
   for_each_window(windows, num_tokens, [&](int64_t window_begin, int64_t window_end, int64_t first_scored) {
     for (int64_t begin = window_begin; begin < window_end; begin += kHiddenRows) {
       int64_t end = std::min(begin + kHiddenRows, window_end);
@@ -97,7 +98,10 @@ PerplexityResult measure_perplexity(Context& context,
         result.scored_tokens += is_scored ? 1 : 0;
       }
       sum += sum_losses(context, model, hidden, targets);
-      if (options.on_progress) options.on_progress(end - begin);
+      work_done += end - begin;
+      if (options.on_progress && result.scored_tokens > 0) {
+        options.on_progress(work_done, sum / static_cast<double>(result.scored_tokens));
+      }
     }
   });
   result.nll = sum / static_cast<double>(result.scored_tokens);

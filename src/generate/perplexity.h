@@ -12,8 +12,8 @@ struct PerplexityOptions {
   int64_t context = 0;  // tokens a window; 0: the model's context, at most 2048
   int64_t stride = 0;   // from one window's begin to the next one's; 0: context, that is, no overlap
   DType cache_dtype = DType::f32;
-  /// Called after each piece of work with the tokens that it took.
-  std::function<void(int64_t tokens)> on_progress;
+  /// Called after each piece of work: tokens run through the model so far, and the mean so far.
+  std::function<void(int64_t tokens, double nll)> on_progress;
 };
 
 struct PerplexityResult {
