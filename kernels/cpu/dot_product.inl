@@ -18,11 +18,17 @@ static inline FloatVector load_some_floats(const float* values, int64_t count) {
   return vector;
 }
 
+/// Halves folded onto each other until one lane holds the sum of all.
 static inline float sum_of(FloatVector vector) {
-  float sum = 0;
+  typedef int IndexVector __attribute__((vector_size(kVectorBytes)));
+#pragma GCC unroll 8
+  for (int distance = static_cast<int>(kVectorFloats / 2); distance > 0; distance /= 2) {
+    IndexVector partner;
 #pragma GCC unroll 16
-  for (int64_t i = 0; i < kVectorFloats; ++i) sum += vector[i];
-  return sum;
+    for (int i = 0; i < static_cast<int>(kVectorFloats); ++i) partner[i] = i ^ distance;
+    vector += __builtin_shuffle(vector, partner);
+  }
+  return vector[0];
 }
 
 template <int kRows, int kWeights>

@@ -15,7 +15,7 @@ namespace weft {
 namespace {
 
 /// What of x a core keeps in its second-level cache beside the panels that stream past.
-constexpr int64_t kRowBlockBytes = 256 << 10;
+constexpr int64_t kRowBlockBytes = 512 << 10;
 /// Weights of one task: long enough to stream, short enough to share out evenly.
 constexpr int64_t kTaskBytes = 32 << 10;
 /// Flops of one task when there are many rows: some 50 µs.
@@ -23,6 +23,8 @@ constexpr int64_t kTaskFlops = 16 << 20;
 /// Scratch for a row-major weight that is packed on the fly.
 constexpr int64_t kPackBytes = 4 << 20;
 constexpr int64_t kRowGranule = 8;
+/// Up to here memory is the bound.
+constexpr int64_t kFewRows = 16;
 
 PackedProductFunction product_function() {
 #if defined(__x86_64__)
@@ -55,8 +57,9 @@ class TaskGrid {
     num_row_blocks_ = (rows + row_block_ - 1) / row_block_;
     int64_t panel_bytes = std::max<int64_t>(1, panel_elements(in_features) * 2);
     int64_t panel_flops = std::min(row_block_, rows) * panel_bytes;
-    panel_chunk_ = std::max(kTaskBytes / panel_bytes, round_up(kTaskFlops / panel_flops, 2));
-    panel_chunk_ = std::max<int64_t>(1, panel_chunk_);
+    panel_chunk_ = std::max<int64_t>(1, kTaskBytes / panel_bytes);
+    // A tile of many rows spans two panels.
+    if (rows > kFewRows) panel_chunk_ = round_up(std::max(panel_chunk_, kTaskFlops / panel_flops), 2);
   }
 
   int64_t chunks(int64_t panels) const { return (panels + panel_chunk_ - 1) / panel_chunk_; }

@@ -1,15 +1,14 @@
 // The products of packed_product.h, for the instruction set that the including file is compiled for. That file gives
-// Lanes (16 sums), Pairs (16 pairs of bf16), the operations on them, and kMaxTileRows × kMaxTilePanels, the largest
-// tile whose sums fit in registers. Everything here is static: nothing may be shared between instruction sets.
+// Lanes (16 sums), Pairs (16 pairs of bf16), the operations on them, and the tiles whose sums fit in registers:
+// kStreamedRows by one panel where memory is the bound, kTileRows by kTilePanels where arithmetic is.
+// Everything here is static: nothing may be shared between instruction sets.
 
 /// Keeps one base pointer for three rows, so that a tile needs few address registers; the compiler would otherwise keep
 /// a pointer a row and spill them.
 static constexpr int kRowsPerBase = 3;
 
-/// With few rows a product is bound by memory, and asking ahead for what follows in the stream pays; with more the
-/// instructions cost more than they bring.
-static constexpr int kMaxStreamedRows = 8;
-static constexpr int64_t kPrefetchElements = 2048;
+/// How far ahead of itself a tile that streams asks for its panel, and on into the next one: 8 KB.
+static constexpr int64_t kPrefetchElements = 4096;
 
 struct TileInput {
   const uint16_t* x;       // first row of the tile
@@ -17,12 +16,6 @@ struct TileInput {
   const uint16_t* panels;  // first panel of the tile
   int64_t panel_stride;    // elements
 };
-
-template <int kPanels>
-static inline void prefetch_panels(const uint16_t* panels, int64_t panel_stride) {
-#pragma GCC unroll 16
-  for (int p = 0; p < kPanels; ++p) __builtin_prefetch(panels + p * panel_stride + kPrefetchElements);
-}
 
 template <int kRows, int kPanels>
 static inline __attribute__((always_inline)) void add_pair(const uint16_t* const (&bases)[(kRows + 2) / kRowsPerBase],
@@ -73,7 +66,7 @@ static inline __attribute__((always_inline)) void sum_tile(const TileInput& inpu
       const uint16_t* shifted[kBases];
 #pragma GCC unroll 16
       for (int b = 0; b < kBases; ++b) shifted[b] = bases[b] + 2 * u;
-      if (kRows <= kMaxStreamedRows) prefetch_panels<kPanels>(panels + u * 2 * kPanelWidth, input.panel_stride);
+      if (kPanels == 1) __builtin_prefetch(panels + u * 2 * kPanelWidth + kPrefetchElements);
       add_pair<kRows, kPanels>(shifted, input.x_stride, panels + u * 2 * kPanelWidth, input.panel_stride, chains[u]);
     }
     panels += kUnroll * 2 * kPanelWidth;
@@ -142,31 +135,32 @@ static void multiply_tile(const PackedProduct& product, int64_t row_begin, int64
 
 using TileFunction = void (*)(const PackedProduct&, int64_t row_begin, int64_t panel_begin);
 
-/// The tile of `rows` rows by kPanels panels, found at compile time among 1 … kMaxTileRows.
-template <int kPanels, int kRows = kMaxTileRows>
+/// The tile of `rows` rows by kPanels panels, found at compile time among 1 … kRows.
+template <int kRows, int kPanels>
 static TileFunction tile_function(int64_t rows) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return tile_function<kPanels, kRows - 1>(rows);
+    if (rows < kRows) return tile_function<kRows - 1, kPanels>(rows);
   }
   return multiply_tile<kRows, kPanels>;
 }
 
-/// Rows are cut into tiles as equal as can be; the tiles of one panel group follow each other, so that its weights come
-/// from memory once.
-template <int kPanels>
-static void multiply_panel_group(const PackedProduct& product, int64_t panel_begin) {
-  int64_t tiles = (product.rows + kMaxTileRows - 1) / kMaxTileRows;
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    int64_t begin = product.rows * tile / tiles;
-    int64_t end = product.rows * (tile + 1) / tiles;
-    tile_function<kPanels>(end - begin)(product, begin, panel_begin);
+/// Multiplies groups of kPanels panels as long as they are whole, and returns the panel after them. Rows are cut into
+/// tiles as equal as can be; the tiles of one group follow each other, so that its weights come from memory once.
+template <int kMaxRows, int kPanels>
+static int64_t multiply_panel_groups(const PackedProduct& product, int64_t panel) {
+  int64_t tiles = (product.rows + kMaxRows - 1) / kMaxRows;
+  for (; panel + kPanels <= product.panel_end; panel += kPanels) {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      int64_t begin = product.rows * tile / tiles;
+      int64_t end = product.rows * (tile + 1) / tiles;
+      tile_function<kMaxRows, kPanels>(end - begin)(product, begin, panel);
+    }
   }
+  return panel;
 }
 
 static void packed_product(const PackedProduct& product) {
   int64_t panel = product.panel_begin;
-  for (; panel + kMaxTilePanels <= product.panel_end; panel += kMaxTilePanels) {
-    multiply_panel_group<kMaxTilePanels>(product, panel);
-  }
-  for (; panel < product.panel_end; ++panel) multiply_panel_group<1>(product, panel);
+  if (product.rows > kStreamedRows) panel = multiply_panel_groups<kTileRows, kTilePanels>(product, panel);
+  multiply_panel_groups<kStreamedRows, 1>(product, panel);
 }

@@ -91,8 +91,9 @@ inline void store_bf16(uint16_t* values, Lanes lanes, int64_t count) {
   __builtin_memcpy(values, &halves, static_cast<size_t>(count) * sizeof(uint16_t));
 }
 
-constexpr int kMaxTileRows = 4;
-constexpr int kMaxTilePanels = 1;
+constexpr int kStreamedRows = 4;
+constexpr int kTileRows = 4;
+constexpr int kTilePanels = 1;
 
 #include "kernels/cpu/packed_product.inl"
 

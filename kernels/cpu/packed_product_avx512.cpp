@@ -5,8 +5,9 @@ namespace {
 
 #include "kernels/cpu/lanes_generic.inl"
 
-constexpr int kMaxTileRows = 8;
-constexpr int kMaxTilePanels = 2;
+constexpr int kStreamedRows = 4;
+constexpr int kTileRows = 8;
+constexpr int kTilePanels = 2;
 
 #include "kernels/cpu/packed_product.inl"
 

@@ -50,8 +50,9 @@ inline void store_bf16(uint16_t* values, Lanes lanes, int64_t count) {
   _mm256_mask_storeu_epi16(values, first_lanes(count), (__m256i)_mm512_cvtneps_pbh(lanes));
 }
 
-constexpr int kMaxTileRows = 8;
-constexpr int kMaxTilePanels = 2;
+constexpr int kStreamedRows = 16;
+constexpr int kTileRows = 8;
+constexpr int kTilePanels = 2;
 
 #include "kernels/cpu/packed_product.inl"
 

@@ -5,8 +5,9 @@ namespace {
 
 #include "kernels/cpu/lanes_generic.inl"
 
-constexpr int kMaxTileRows = 2;
-constexpr int kMaxTilePanels = 1;
+constexpr int kStreamedRows = 2;
+constexpr int kTileRows = 2;
+constexpr int kTilePanels = 1;
 
 #include "kernels/cpu/packed_product.inl"
 

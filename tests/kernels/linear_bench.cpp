@@ -6,85 +6,94 @@
 #include <chrono>
 #include <cstdlib>
 #include <functional>
+#include <memory>
+#include <span>
 #include <vector>
 
-#include "core/memory.h"
-#include "core/random.h"
+#include "core/tensor.h"
 #include "kernels/cpu/cpu_kernels.h"
 
 namespace weft {
 namespace {
 
-struct Shape {
+struct CallShape {
   int64_t in_features;
   std::vector<int64_t> out_features;  // one call
 };
 
-const std::vector<Shape> kLayer = {{576, {576, 192, 192}}, {576, {576}}, {576, {1536, 1536}}, {1536, {576}}};
-const Shape kHead = {576, {49152}};
+const std::vector<CallShape> kLayer = {{576, {576, 192, 192}}, {576, {576}}, {576, {1536, 1536}}, {1536, {576}}};
+const CallShape kHead = {576, {49152}};
 constexpr int kNumLayers = 30;
 
-using Buffer = std::vector<uint32_t>;
-
-/// Random values of either type: two bf16 or one f32 near one half.
-Buffer random_buffer(size_t bytes, DType dtype) {
-  Buffer buffer(bytes / 4 + 1);
+/// Random values of either type, two bf16 or one f32 between 0.5 and 1, in memory as the product allocates it.
+Tensor random_buffer(const std::shared_ptr<Allocator>& allocator, size_t bytes, DType dtype) {
+  auto count = static_cast<int64_t>(bytes / 4 + 1);
+  Tensor buffer = Tensor::empty(allocator, Shape{count}, DType::i32, MemoryTag::weights);
   uint32_t state = 12345;
-  for (uint32_t& word : buffer) {
+  for (int32_t& word : std::span(buffer.data<int32_t>(), static_cast<size_t>(count))) {
     state = state * 1664525u + 1013904223u;
-    word = dtype == DType::bf16 ? (0x3f003f00u | ((state >> 8) & 0x007f007fu)) : (0x3f000000u | (state >> 9));
+    word = static_cast<int32_t>(dtype == DType::bf16 ? 0x3f003f00u | ((state >> 8) & 0x007f007fu)
+                                                     : 0x3f000000u | (state >> 9));
   }
   return buffer;
 }
 
 struct Call {
-  Shape shape;
-  std::vector<Buffer> weights, outputs;
+  CallShape shape;
+  std::vector<Tensor> weights, outputs;
   std::vector<LinearWeight> views;
 };
 
-Call make_call(const Shape& shape, int64_t rows, DType dtype) {
+Call make_call(const std::shared_ptr<Allocator>& allocator, const CallShape& shape, int64_t rows, DType dtype) {
   LinearKernels kernels = cpu_linear_kernels();
   Call call{.shape = shape, .weights = {}, .outputs = {}, .views = {}};
   for (int64_t n : shape.out_features) {
     size_t packed = kernels.packed_bytes(n, shape.in_features, dtype);
     size_t bytes = packed != 0 ? packed : static_cast<size_t>(n * shape.in_features) * dtype_bytes(dtype);
-    call.weights.push_back(random_buffer(bytes, dtype));
-    call.outputs.emplace_back(static_cast<size_t>(rows * n));
-    call.views.push_back({.weight = call.weights.back().data(),
-                          .y = call.outputs.back().data(),
+    call.weights.push_back(random_buffer(allocator, bytes, dtype));
+    call.outputs.push_back(Tensor::empty(allocator, Shape{rows * n}, dtype));
+    call.views.push_back({.weight = call.weights.back().raw(),
+                          .y = call.outputs.back().raw(),
                           .out_features = n,
                           .layout = packed != 0 ? Layout::packed : Layout::row_major});
   }
   return call;
 }
 
-double median_seconds(int repeats, const std::function<void()>& body) {
+struct Timing {
+  double median_seconds, best_seconds;
+};
+
+Timing measure(int repeats, const std::function<void()>& body) {
   std::vector<double> seconds;
   for (int i = 0; i < repeats; ++i) {
     auto start = std::chrono::steady_clock::now();
     body();
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  std::nth_element(seconds.begin(), seconds.begin() + repeats / 2, seconds.end());
-  return seconds[repeats / 2];
+  std::sort(seconds.begin(), seconds.end());
+  return {.median_seconds = seconds[seconds.size() / 2], .best_seconds = seconds.front()};
 }
 
 /// All products of a forward of `rows` tokens, each with weights of its own, the head for at most 8 rows.
-void bench_model(int64_t rows, DType dtype, const Stream& stream, const MachinePeaks& peaks) {
+void bench_model(const std::shared_ptr<Allocator>& allocator,
+                 int64_t rows,
+                 DType dtype,
+                 const Stream& stream,
+                 const MachinePeaks& peaks) {
   std::vector<Call> calls;
   for (int layer = 0; layer < kNumLayers; ++layer) {
-    for (const Shape& shape : kLayer) calls.push_back(make_call(shape, rows, dtype));
+    for (const CallShape& shape : kLayer) calls.push_back(make_call(allocator, shape, rows, dtype));
   }
-  if (rows <= 8) calls.push_back(make_call(kHead, rows, dtype));
-  Buffer x = random_buffer(static_cast<size_t>(rows) * 1536 * dtype_bytes(dtype), dtype);
+  if (rows <= 8) calls.push_back(make_call(allocator, kHead, rows, dtype));
+  Tensor x = random_buffer(allocator, static_cast<size_t>(rows) * 1536 * dtype_bytes(dtype), dtype);
   double weights = 0;
   for (const Call& call : calls) {
     for (int64_t n : call.shape.out_features) weights += static_cast<double>(n * call.shape.in_features);
   }
-  double seconds = median_seconds(rows <= 8 ? 31 : 5, [&] {
+  Timing timing = measure(rows <= 16 ? 31 : 5, [&] {
     for (const Call& call : calls) {
-      cpu_linear_kernels().forward({.x = x.data(),
+      cpu_linear_kernels().forward({.x = x.raw(),
                                     .weights = call.views,
                                     .rows = rows,
                                     .in_features = call.shape.in_features,
@@ -93,16 +102,19 @@ void bench_model(int64_t rows, DType dtype, const Stream& stream, const MachineP
                                    stream);
     }
   });
-  double bandwidth = weights * static_cast<double>(dtype_bytes(dtype)) / seconds;
-  double flops = 2 * weights * static_cast<double>(rows) / seconds;
-  fmt::print("{} {:5} rows: {:8.3f} ms {:6.1f} GB/s ({:3.0f} %) {:7.1f} GFLOP/s ({:3.0f} %)\n",
-             dtype_name(dtype),
-             rows,
-             seconds * 1e3,
-             bandwidth * 1e-9,
-             100 * bandwidth / peaks.memory_bytes_per_second,
-             flops * 1e-9,
-             100 * flops / peaks.matmul_flops_per_second);
+  double bytes = weights * static_cast<double>(dtype_bytes(dtype));
+  double flops = 2 * weights * static_cast<double>(rows);
+  for (double seconds : {timing.median_seconds, timing.best_seconds}) {
+    fmt::print("{} {:5} rows {}: {:8.3f} ms {:6.1f} GB/s ({:3.0f} %) {:7.1f} GFLOP/s ({:3.0f} %)\n",
+               dtype_name(dtype),
+               rows,
+               seconds == timing.median_seconds ? "median" : "best  ",
+               seconds * 1e3,
+               bytes / seconds * 1e-9,
+               100 * bytes / seconds / peaks.memory_bytes_per_second,
+               flops / seconds * 1e-9,
+               100 * flops / seconds / peaks.matmul_flops_per_second);
+  }
 }
 
 void bench(int threads) {
@@ -115,7 +127,7 @@ void bench(int threads) {
                peaks.memory_bytes_per_second * 1e-9,
                peaks.matmul_flops_per_second * 1e-9,
                threads);
-    for (int64_t rows : {1, 2, 4, 8, 16, 512, 2048}) bench_model(rows, dtype, stream, peaks);
+    for (int64_t rows : {1, 2, 4, 8, 16, 512, 2048}) bench_model(allocator, rows, dtype, stream, peaks);
   }
 }
 
