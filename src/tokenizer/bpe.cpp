@@ -85,9 +85,17 @@ void BpeModel::build_merge_table(const std::vector<BpeMerge>& merges) {
   }
 }
 
+bool BpeModel::covers_all_characters() const {
+  for (size_t byte = 0; byte < 256; ++byte) {
+    const bool is_covered = byte_ids_[byte] >= 0 || (byte < 128 && ascii_ids_[byte] >= 0);
+    if (!is_covered) return false;
+  }
+  return true;
+}
+
 void BpeModel::build_boundaries(const std::vector<BpeMerge>& merges) {
-  const bool has_all_bytes = std::find(byte_ids_.begin(), byte_ids_.end(), -1) == byte_ids_.end();
-  if (options_.byte_level || !options_.byte_fallback || !has_all_bytes) return;
+  // An unknown character could vanish or fuse with another, so that chunks would not be independent.
+  if (options_.byte_level || !options_.byte_fallback || !covers_all_characters()) return;
   if (!options_.continuing_subword_prefix.empty() || !options_.end_of_word_suffix.empty()) return;
   ascii_pairs_.assign(kPairClasses * kPairClasses, false);
   pair_bits_.assign(std::bit_ceil(merges.size() / 4 + 16), 0);

@@ -72,6 +72,7 @@ class BpeModel : public WordModel {
   };
 
   void build_merge_table(const std::vector<BpeMerge>& merges);
+  bool covers_all_characters() const;
   void build_boundaries(const std::vector<BpeMerge>& merges);
   void build_whole_words();
   const Merge* find_merge(int32_t left, int32_t right) const;
