@@ -47,13 +47,17 @@ class Commands : public testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  /// Runs `weft ARGUMENTS`, with `prefix` before it, through the shell.
-  Outcome weft(const std::string& arguments, const std::string& input = {}, const std::string& prefix = {}) const {
+  /// Runs a line of shell in the test's folder. `WEFT` stands for the program.
+  Outcome shell(std::string line, const std::string& input = {}) const {
     std::ofstream(folder_ / "in", std::ios::binary) << input;
-    std::string line = fmt::format(
-        "cd '{0}' && {1} timeout 60 '{2}' {3} <in >out 2>err", folder_.string(), prefix, WEFT_BINARY, arguments);
-    int status = std::system(line.c_str());
+    for (size_t place = 0; (place = line.find("WEFT", place)) != std::string::npos;)
+      line.replace(place, 4, "'" WEFT_BINARY "'");
+    int status = std::system(fmt::format("cd '{}' && ({}) <in >out 2>err", folder_.string(), line).c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
+  }
+
+  Outcome weft(const std::string& arguments, const std::string& input = {}) const {
+    return shell("timeout 60 WEFT " + arguments, input);
   }
 
   Outcome generate(const std::string& arguments, const std::string& input = {}) const {
@@ -309,6 +313,62 @@ TEST_F(Commands, PerplexityPrintsOneLineOrJson) {
   EXPECT_NEAR(std::exp(object.at("nll").get<double>()), object.at("perplexity").get<double>(), 1e-6);
   expect_one_line_error(
       weft("perplexity --model tiny_llama --quiet --text text.txt --context 500"), 2, HasSubstr("128"));
+}
+
+/// The same on two ranks that share the weights.
+TEST_F(Commands, TwoRanksAnswerAsOne) {
+  std::string flags = " --model tiny_llama --dtype f32 --quiet ";
+  std::string drawing =
+      "generate" + flags +
+      "'the fox' 'a dog' --temperature 1.2 --seed 9 --max-new-tokens 20 --stop e --json --num-return-sequences 3";
+  auto texts = [](const Outcome& outcome) {
+    std::vector<std::string> found;
+    std::istringstream lines(outcome.out);
+    for (std::string line; std::getline(lines, line);) found.push_back(json::parse(line).at("text"));
+    return found;
+  };
+  Outcome shared = weft("launch -n 2 -- " + drawing);
+  EXPECT_EQ(shared.exit_code, 0) << shared.err;
+  EXPECT_EQ(texts(shared).size(), 6u);
+  EXPECT_EQ(texts(shared), texts(weft(drawing)));
+
+  std::string chat = "chat" + flags + "--max-new-tokens 6 --ignore-end";
+  std::string conversation = "the fox\n/reset\na dog\nquick jumps\n";
+  EXPECT_EQ(weft("launch -n 2 -- " + chat, conversation).out, weft(chat, conversation).out);
+
+  std::string perplexity = "perplexity" + flags + "--json --text -";
+  auto nll = [](const Outcome& outcome) { return json::parse(outcome.out).at("nll").get<double>(); };
+  std::string text = "the quick fox jumps over the lazy dog";
+  EXPECT_NEAR(nll(weft("launch -n 2 -- " + perplexity, text)), nll(weft(perplexity, text)), 1e-5);
+}
+
+TEST_F(Commands, EveryRankLeavesWithTheExitCode) {
+  std::string flags = "launch -n 2 -- generate --model tiny_llama --quiet ";
+  Outcome bad_input = weft(flags + "--ids '1 2 160'");
+  EXPECT_EQ(bad_input.exit_code, 3);
+  EXPECT_THAT(bad_input.err, HasSubstr("160"));
+  EXPECT_EQ(weft(flags + "--prompt-file absent.txt").exit_code, 3);
+  Outcome usage = weft(flags + "x --tensor-parallel 1");
+  EXPECT_EQ(usage.exit_code, 2);
+  EXPECT_THAT(usage.err, HasSubstr("--tensor-parallel 1"));
+}
+
+TEST_F(Commands, CtrlCAtThePromptLeavesTheChat) {
+  Outcome outcome = shell(
+      "(echo the fox; sleep 3) | timeout --preserve-status -s INT 1.5 WEFT chat --model tiny_llama --dtype f32 "
+      "--quiet");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_NE(outcome.out, "");
+}
+
+TEST_F(Commands, CtrlCEndsGenerateWithWhatIsComplete) {
+  Outcome outcome = shell(
+      "timeout --preserve-status -s INT 1.5 WEFT generate --model tiny_llama --quiet --ids 7 --temperature 1 "
+      "--num-return-sequences 4096 "
+      "--max-new-tokens 120 --batch 1 --ignore-end");
+  EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
+  EXPECT_NE(outcome.out, "");
+  EXPECT_TRUE(outcome.out.ends_with('\n'));
 }
 
 }  // namespace
