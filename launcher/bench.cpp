@@ -32,12 +32,13 @@ struct BenchKind {
   BenchResult (*run)(const BenchOptions& options, MpiSession& session);
   int64_t prompt_tokens;  // defaults
   int64_t new_tokens;
+  int repetitions;
 };
 
-constexpr BenchKind kKinds[] = {{"load", bench_load, 0, 0},
-                                {"prefill", bench_prefill, 512, 1},
-                                {"decode", bench_decode, 32, 128},
-                                {"tokenize", bench_tokenize, 0, 0}};
+constexpr BenchKind kKinds[] = {{"load", bench_load, 0, 0, 1},
+                                {"prefill", bench_prefill, 512, 1, 3},
+                                {"decode", bench_decode, 32, 128, 3},
+                                {"tokenize", bench_tokenize, 0, 0, 3}};
 
 struct BenchCommand {
   std::string kind;
@@ -115,6 +116,7 @@ ExitCode run_bench(BenchCommand command, MpiSession& session) {
   const BenchKind& kind = find_kind(command.kind);
   options.workload.prompt_tokens = command.prompt_tokens > 0 ? command.prompt_tokens : kind.prompt_tokens;
   options.workload.new_tokens = command.new_tokens > 0 ? command.new_tokens : kind.new_tokens;
+  if (options.repetitions == 0) options.repetitions = kind.repetitions;
   options.as_rank = command.as_rank.empty() ? TensorParallelPlace{.rank = 0, .size = 0} : parse_place(command.as_rank);
   BenchResult result = kind.run(options, session);
   if (session.rank() != 0) return ExitCode::ok;
@@ -146,9 +148,8 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   command->add_option("--new-tokens", options->new_tokens, "Of each answer in decode (0: 128)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  command->add_option("--repetitions", options->options.repetitions, "The median counts")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  command->add_option("--repetitions", options->options.repetitions, "The median counts (0: 1 for load, else 3)")
+      ->check(CLI::Range(0, 1000));
   command->add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
   command->add_option("--text", options->options.text_file, "tokenize: the text (default: 1 MB of random tokens)");
   command->add_flag("--json", options->prints_json, "Prints a JSON object");

@@ -160,8 +160,8 @@ void print_text(const Json& d) {
   auto number = [&](const char* key) { return d[key].get<int64_t>(); };
   fmt::print("model       {} ({})\n", d["model"].get<std::string>(), d["format"].get<std::string>());
   fmt::print("family      {}\n", d["family"].get<std::string>());
-  fmt::print("parameters  {:.1f} million{}\n",
-             static_cast<double>(number("parameters")) / 1e6,
+  fmt::print("parameters  {}{}\n",
+             format_count(number("parameters")),
              d["tied_embedding"].get<bool>() ? ", output head tied to the token table" : "");
   fmt::print("shape       {} layers, hidden {}, feed-forward {}, {} heads of {} ({} key/value), vocabulary {}\n",
              number("layers"),

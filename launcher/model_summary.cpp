@@ -20,6 +20,13 @@ std::string format_bytes(int64_t bytes) {
   return fmt::format("{:.1f} kB", value / 1e3);
 }
 
+std::string format_count(int64_t count) {
+  auto value = static_cast<double>(count);
+  if (count >= 1'000'000'000) return fmt::format("{:.2f} billion", value / 1e9);
+  if (count >= 1'000'000) return fmt::format("{:.1f} million", value / 1e6);
+  return std::to_string(count);
+}
+
 int64_t parse_bytes(const std::string& text) {
   static constexpr std::pair<std::string_view, double> kUnits[] = {{"", 1},
                                                                    {"B", 1},

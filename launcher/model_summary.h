@@ -11,6 +11,9 @@ namespace weft {
 /// "1.52 GB", "268.9 MB", "12.3 kB"
 std::string format_bytes(int64_t bytes);
 
+/// "27.23 billion", "134.5 million", "122304"
+std::string format_count(int64_t count);
+
 /// Bytes of "24GB", "16GiB", "500MB" or a plain number. Throws Error(usage).
 int64_t parse_bytes(const std::string& text);
 

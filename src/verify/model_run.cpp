@@ -22,32 +22,42 @@ std::vector<float> to_floats(const Tensor& tensor) {
   return values;
 }
 
-/// Copies a rank's slice of a parameter into a tensor of the full shape, times `factor`.
-void place_slice(const Parameter& parameter, std::span<const float> slice, float factor, std::span<float> full) {
+/// How many ranks hold each index of the dimension that a parameter is split along.
+std::vector<int> count_holders(const Parameter& parameter, int num_ranks) {
+  std::vector<int> holders(static_cast<size_t>(parameter.full_shape[parameter.range.dim]));
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    ShardRange range = shard_range(parameter.shard, parameter.full_shape, {.rank = rank, .size = num_ranks});
+    for (int64_t i = range.begin; i < range.end; ++i) ++holders[static_cast<size_t>(i)];
+  }
+  return holders;
+}
+
+/// Copies a rank's slice of a parameter into a tensor of the full shape, each element as this rank's share among its
+/// holders.
+void place_slice(const Parameter& parameter, std::span<const float> slice, int num_ranks, std::span<float> full) {
+  std::vector<int> holders = count_holders(parameter, num_ranks);
   int dim = parameter.range.dim;
   int64_t inner = 1;
   for (int d = dim + 1; d < parameter.full_shape.rank(); ++d) inner *= parameter.full_shape[d];
   int64_t outer = 1;
   for (int d = 0; d < dim; ++d) outer *= parameter.full_shape[d];
-  int64_t slice_width = (parameter.range.end - parameter.range.begin) * inner;
-  int64_t full_width = parameter.full_shape[dim] * inner;
+  const float* from = slice.data();
   for (int64_t o = 0; o < outer; ++o) {
-    float* to = full.data() + o * full_width + parameter.range.begin * inner;
-    const float* from = slice.data() + o * slice_width;
-    for (int64_t i = 0; i < slice_width; ++i) to[i] = from[i] * factor;
+    for (int64_t i = parameter.range.begin; i < parameter.range.end; ++i) {
+      float share = 1.0f / static_cast<float>(holders[static_cast<size_t>(i)]);
+      float* to = full.data() + (o * parameter.full_shape[dim] + i) * inner;
+      for (int64_t j = 0; j < inner; ++j) to[j] = *from++ * share;
+    }
   }
 }
 
-/// Ranks that hold the same slice each add their share of it: replicas are a power of two in practice, where that is
-/// exact.
 std::vector<float> gather_gradient(const Context& context, const Parameter& parameter, TensorParallelPlace place) {
   const Tensor& gradient = parameter.value.grad_slot()->tensor;
   std::vector<float> local = gradient ? to_floats(gradient) : std::vector<float>();
   if (parameter.shard.kind == ShardKind::replicated || place.size == 1) return local;
   Tensor full = context.zeros(parameter.full_shape, DType::f32);
   if (!local.empty()) {
-    auto factor = 1.0f / static_cast<float>(shard_replicas(parameter.shard, place));
-    place_slice(parameter, local, factor, {full.data<float>(), static_cast<size_t>(full.num_elements())});
+    place_slice(parameter, local, place.size, {full.data<float>(), static_cast<size_t>(full.num_elements())});
   }
   context.tensor_parallel->all_reduce(full, ReduceOp::sum);
   return to_floats(full);

@@ -106,7 +106,7 @@ INSTANTIATE_TEST_SUITE_P(Runs,
                                          RunCase{"mid_bf16_2_ranks", mid_gemma2, 2, DType::bf16, kLongPrompt},
                                          RunCase{"mid_bf16_4_ranks", mid_gemma2, 4, DType::bf16, kLongBatch},
                                          RunCase{"mid_bf16_batch", mid_gemma2, 1, DType::bf16, kLongBatch}),
-                         [](const testing::TestParamInfo<RunCase>& info) { return info.param.name; });
+                         [](const testing::TestParamInfo<RunCase>& run) { return run.param.name; });
 
 TEST(MemoryPlan, Gemma2With27BillionParametersNeedsWhatItsShapeSays) {
   OpenedModel opened =
