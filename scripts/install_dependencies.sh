@@ -11,10 +11,10 @@ packages=(
   libprotobuf-dev protobuf-compiler
   libopenmpi-dev openmpi-bin
   libhdf5-dev libsentencepiece-dev libdnnl-dev libutf8proc-dev libpcre2-dev
+  libgtest-dev libgmock-dev
   python3 python3-pip python3-venv unzip
 )
 test_packages=(
-  libgtest-dev libgmock-dev
   clang clang-tidy clang-format libclang-rt-14-dev libomp-dev
   hdf5-tools xz-utils util-linux procps
 )
