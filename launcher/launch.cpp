@@ -56,7 +56,7 @@ std::vector<int> hostfile_slots(const std::string& path) {
 bool is_installed(const std::string& program) {
   std::istringstream folders(std::getenv("PATH") != nullptr ? std::getenv("PATH") : "");
   for (std::string folder; std::getline(folders, folder, ':');) {
-    if (access((folder + "/" + program).c_str(), X_OK) == 0) return true;
+    if (access(folder.append("/").append(program).c_str(), X_OK) == 0) return true;
   }
   return false;
 }
@@ -81,6 +81,7 @@ sigset_t stop_signals() {
   sigaddset(&mask, SIGINT);
   sigprocmask(SIG_SETMASK, &mask, nullptr);
   std::vector<char*> pointers;
+  pointers.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
   execvp(pointers[0], pointers.data());

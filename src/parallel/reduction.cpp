@@ -68,6 +68,14 @@ void reduce_parts(DType dtype, ReduceOp op, std::span<const void* const> parts, 
   }
 }
 
+std::vector<const void*> strided_parts(const void* first, int64_t stride, int count) {
+  std::vector<const void*> parts(static_cast<size_t>(count));
+  for (int part = 0; part < count; ++part) {
+    parts[static_cast<size_t>(part)] = static_cast<const std::byte*>(first) + part * stride;
+  }
+  return parts;
+}
+
 void check_reducible(DType dtype) {
   if (dtype != DType::f16 && dtype != DType::u8) return;
   fail(ExitCode::communication, "cannot reduce {} tensors: expected f32, bf16, f64, i32 or i64", dtype_name(dtype));

@@ -163,8 +163,8 @@ class ThreadCommunicator final : public Communicator {
     const int64_t count = part_begin(tensor.num_elements(), rank_ + 1) - begin;
     const size_t offset = static_cast<size_t>(begin) * dtype_bytes(tensor.dtype());
     const size_t bytes = static_cast<size_t>(count) * dtype_bytes(tensor.dtype());
-    std::vector<const void*> parts;
-    for (int other = 0; other < size(); ++other) parts.push_back(output_of(other) + offset);
+    std::vector<const void*> parts(static_cast<size_t>(size()));
+    for (int other = 0; other < size(); ++other) parts[static_cast<size_t>(other)] = output_of(other) + offset;
     if (count > 0) reduce_parts(tensor.dtype(), op, parts, output_of(rank_) + offset, count);
     for (int other = 0; other < size(); ++other) {
       if (other != rank_ && bytes > 0) std::memcpy(output_of(other) + offset, output_of(rank_) + offset, bytes);
@@ -184,10 +184,10 @@ class ThreadCommunicator final : public Communicator {
 
   void reduce_scatter(const Tensor& input, Tensor& output, ReduceOp op) override {
     open({.signature = reduce_scatter_signature(input, output, op, size()), .input = input.raw()});
-    std::vector<const void*> parts;
+    std::vector<const void*> parts(static_cast<size_t>(size()));
+    const size_t offset = static_cast<size_t>(rank_) * output.bytes();
     for (int other = 0; other < size(); ++other) {
-      parts.push_back(static_cast<const std::byte*>(group_->call(other).input) +
-                      static_cast<size_t>(rank_) * output.bytes());
+      parts[static_cast<size_t>(other)] = static_cast<const std::byte*>(group_->call(other).input) + offset;
     }
     if (output.num_elements() > 0) reduce_parts(output.dtype(), op, parts, output.raw(), output.num_elements());
     group_->close();
@@ -257,22 +257,25 @@ std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int size) {
   WEFT_ASSERT(size > 0, "{} ranks", size);
   auto group = std::make_shared<Group>(size);
   std::vector<std::unique_ptr<Communicator>> communicators;
+  communicators.reserve(static_cast<size_t>(size));
   for (int rank = 0; rank < size; ++rank) communicators.push_back(std::make_unique<ThreadCommunicator>(group, rank));
   return communicators;
 }
 
-void run_thread_ranks(int size, const std::function<void(std::shared_ptr<Communicator>)>& body) {
+void run_thread_ranks(int size, const std::function<void(const std::shared_ptr<Communicator>&)>& body) {
   auto communicators = make_thread_communicators(size);
   std::vector<std::exception_ptr> errors(communicators.size());
   std::vector<std::thread> threads;
   for (size_t rank = 0; rank < communicators.size(); ++rank) {
-    threads.emplace_back([&body, &error = errors[rank], own = std::move(communicators[rank])]() mutable {
-      try {
-        body(std::move(own));
-      } catch (...) {
-        error = std::current_exception();
-      }
-    });
+    threads.emplace_back(
+        [&body, &error = errors[rank], own = std::shared_ptr<Communicator>(std::move(communicators[rank]))]() mutable {
+          try {
+            body(own);
+          } catch (...) {
+            error = std::current_exception();
+          }
+          own.reset();
+        });
   }
   for (std::thread& thread : threads) thread.join();
   std::exception_ptr first;

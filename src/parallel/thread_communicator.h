@@ -16,6 +16,6 @@ std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int size);
 /// Runs body(communicator) in `size` threads and joins them; a rank that throws lets go of its communicator at once.
 /// Rethrows the first error by rank that isn't Error(communication), since those are often only its consequence; else
 /// the first error.
-void run_thread_ranks(int size, const std::function<void(std::shared_ptr<Communicator>)>& body);
+void run_thread_ranks(int size, const std::function<void(const std::shared_ptr<Communicator>&)>& body);
 
 }  // namespace weft

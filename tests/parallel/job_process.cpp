@@ -26,6 +26,7 @@ JobProcess::JobProcess(const std::vector<std::string>& arguments) {
     close(ends[0]);
     close(ends[1]);
     std::vector<char*> pointers;
+    pointers.reserve(arguments.size() + 1);
     for (const std::string& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
     pointers.push_back(nullptr);
     execvp(pointers[0], pointers.data());
@@ -68,6 +69,7 @@ std::vector<pid_t> JobProcess::wait_until_ready(int num_ranks) {
   }
   start_ = Clock::now();
   std::vector<pid_t> processes;
+  processes.reserve(ready.size());
   for (const auto& [rank, process] : ready) processes.push_back(process);
   return processes;
 }

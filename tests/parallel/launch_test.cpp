@@ -12,7 +12,6 @@
 namespace weft {
 namespace {
 
-using testing::ElementsAre;
 using testing::HasSubstr;
 
 LaunchOptions options(int num_ranks) {

@@ -41,9 +41,9 @@ int work(MpiSession& session) {
 /// Far more threads than cores, all of them busy for longer than the watchdog's deadline.
 int compute_hard() {
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 8; ++i) {
-    threads.emplace_back([end] {
+  std::vector<std::thread> threads(8);
+  for (std::thread& thread : threads) {
+    thread = std::thread([end] {
       while (std::chrono::steady_clock::now() < end) continue;
     });
   }

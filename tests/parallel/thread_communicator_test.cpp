@@ -19,7 +19,7 @@ Tensor ones(int64_t count) {
 TEST(ThreadCommunicator, ARankThatThrowsWakesTheOthersAndItsErrorWins) {
   std::atomic<int> num_woken = 0;
   try {
-    run_thread_ranks(4, [&](std::shared_ptr<Communicator> world) {
+    run_thread_ranks(4, [&](const std::shared_ptr<Communicator>& world) {
       Mesh mesh(world, 2);
       if (world->rank() == 3) fail_input("rank 3 cannot read its file");
       Tensor tensor = ones(16);
@@ -42,7 +42,7 @@ TEST(ThreadCommunicator, ARankThatThrowsWakesTheOthersAndItsErrorWins) {
 
 TEST(ThreadCommunicator, ARankThatReturnsEarlyIsNamed) {
   try {
-    run_thread_ranks(3, [](std::shared_ptr<Communicator> world) {
+    run_thread_ranks(3, [](const std::shared_ptr<Communicator>& world) {
       if (world->rank() == 1) return;
       world->barrier();
     });
@@ -54,7 +54,7 @@ TEST(ThreadCommunicator, ARankThatReturnsEarlyIsNamed) {
 
 TEST(ThreadCommunicator, AReceiverLearnsThatItsSenderIsGone) {
   EXPECT_THROW(run_thread_ranks(2,
-                                [](std::shared_ptr<Communicator> world) {
+                                [](const std::shared_ptr<Communicator>& world) {
                                   if (world->rank() == 1) return;
                                   Tensor tensor = ones(1);
                                   world->receive(tensor, 1);
@@ -63,7 +63,7 @@ TEST(ThreadCommunicator, AReceiverLearnsThatItsSenderIsGone) {
 }
 
 TEST(ThreadCommunicator, ABrokenGroupStaysBroken) {
-  run_thread_ranks(2, [](std::shared_ptr<Communicator> world) {
+  run_thread_ranks(2, [](const std::shared_ptr<Communicator>& world) {
     Tensor tensor = ones(world->rank() == 0 ? 4 : 5);
     EXPECT_THROW(world->all_reduce(tensor, ReduceOp::sum), Error);
     EXPECT_THROW(world->barrier(), Error);
@@ -71,7 +71,7 @@ TEST(ThreadCommunicator, ABrokenGroupStaysBroken) {
 }
 
 TEST(ThreadCommunicator, ManyRoundsOfEverythingAtDifferentSpeeds) {
-  run_thread_ranks(4, [](std::shared_ptr<Communicator> world) {
+  run_thread_ranks(4, [](const std::shared_ptr<Communicator>& world) {
     Mesh mesh(world, 2);
     Tensor tensor = ones(1000);
     for (int round = 0; round < 300; ++round) {
