@@ -90,7 +90,7 @@ SelfAttention Decoder::make_attention(int64_t layer, const std::string& prefix) 
                       {.name = prefix + name,
                        .out_features = num_heads * info.head_dim,
                        .in_features = info.hidden_size,
-                       .shard = {kind, num_heads},
+                       .shard = {kind, num_heads, info.num_kv_heads},
                        .with_bias = config_.qkv_bias});
   };
   SelfAttention attention;
@@ -101,7 +101,7 @@ SelfAttention Decoder::make_attention(int64_t layer, const std::string& prefix) 
                                 {.name = prefix + "o_proj",
                                  .out_features = info.hidden_size,
                                  .in_features = info.num_heads * info.head_dim,
-                                 .shard = {ShardKind::head_columns, info.num_heads},
+                                 .shard = {ShardKind::head_columns, info.num_heads, info.num_kv_heads},
                                  .with_bias = config_.output_bias});
   attention.options.head_dim = info.head_dim;
   attention.options.mask = {.scale = static_cast<float>(config_.attention_scale),

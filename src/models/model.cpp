@@ -23,10 +23,9 @@ int64_t CausalLanguageModel::vocabulary_begin() const {
 }
 
 KvCacheShape CausalLanguageModel::kv_cache_shape(DType dtype) const {
-  Shard heads{ShardKind::kv_heads, info().num_kv_heads};
-  ShardRange range = shard_range(heads, {info().num_kv_heads}, parameters_.place());
+  HeadRange heads = kv_head_range(info().num_kv_heads, parameters_.place());
   return {.num_layers = info().num_layers,
-          .num_kv_heads = range.end - range.begin,
+          .num_kv_heads = heads.end - heads.begin,
           .head_dim = info().head_dim,
           .dtype = dtype};
 }

@@ -23,15 +23,16 @@ enum class ShardKind : uint8_t {
   replicated,
   rows,          // dim 0 in equal contiguous parts
   columns,       // dim 1 in equal contiguous parts
-  heads,         // dim 0 is num_heads groups of equal size, split by whole heads
-  head_columns,  // dim 1 is num_heads groups, split by whole heads
-  kv_heads,      // like heads, but when ranks outnumber heads, size / num_heads ranks hold the same head
+  heads,         // dim 0 is num_heads query heads, split by whole heads next to the key/value heads they read
+  head_columns,  // dim 1 likewise
+  kv_heads,      // dim 0 is num_kv_heads; when ranks outnumber them, size / num_kv_heads ranks hold the same one
   vocabulary,    // dim 0 in parts of ceil(rows / size); the last may be shorter
 };
 
 struct Shard {
   ShardKind kind = ShardKind::replicated;
-  int64_t num_heads = 0;  // for heads, head_columns, kv_heads
+  int64_t num_heads = 0;     // of this parameter, for heads, head_columns, kv_heads
+  int64_t num_kv_heads = 0;  // of the attention that it belongs to
 };
 
 /// A range of one dimension: what a rank holds of a parameter.
@@ -43,6 +44,16 @@ struct ShardRange {
 
 /// The range that a rank holds; the whole of dim 0 when replicated. Assumes that check_shard passed.
 ShardRange shard_range(const Shard& shard, const Shape& full_shape, TensorParallelPlace place);
+
+/// Heads [begin, end) of a rank. Ranks share the key/value heads as evenly as whole ones allow, each with the query
+/// heads that read it; when ranks outnumber them (by a whole factor), those that hold the same one share its query
+/// heads.
+struct HeadRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+HeadRange kv_head_range(int64_t num_kv_heads, TensorParallelPlace place);
+HeadRange query_head_range(int64_t num_heads, int64_t num_kv_heads, TensorParallelPlace place);
 
 /// How many ranks hold the same slice of this parameter (1 but for kv_heads; not for replicated).
 int shard_replicas(const Shard& shard, TensorParallelPlace place);

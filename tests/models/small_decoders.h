@@ -50,7 +50,10 @@ inline std::vector<NamedDecoder> small_decoders() {
   gemma2.logit_soft_cap = 3;
   gemma2.windows = {3, 0, 3};
   gemma2.info.tied_embedding = true;
-  return {{"llama", llama}, {"qwen", qwen}, {"gemma2", gemma2}};
+  // SmolLM2's heads: shared unevenly by two ranks; and an odd number of query heads for each key/value head.
+  DecoderConfig uneven = small_decoder(9, 3);
+  DecoderConfig odd_groups = small_decoder(6, 2);
+  return {{"llama", llama}, {"qwen", qwen}, {"gemma2", gemma2}, {"uneven", uneven}, {"odd_groups", odd_groups}};
 }
 
 /// The model at a place, every value random; not too small, so that no path vanishes.

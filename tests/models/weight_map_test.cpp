@@ -63,7 +63,7 @@ TEST_P(Transforms, EverySliceOfWhatToFormatWroteReadsBack) {
   std::iota(values.begin(), values.end(), 1.0f);
   for (int rank = 0; rank < size; ++rank) {
     ParameterStore store({rank, size});
-    Parameter& parameter = store.add("ours", full, {kind, 4});
+    Parameter& parameter = store.add("ours", full, {kind, 4, 4});
     OneTensor reader(format_shape(transform, parameter), to_format(transform, parameter, values, false));
     int64_t rows = parameter.local_shape[0];
     int64_t columns = parameter.local_shape[1];
@@ -89,13 +89,13 @@ INSTANTIATE_TEST_SUITE_P(Rows,
                                                               WeightTransform::heads_in,
                                                               WeightTransform::rotary_permuted),
                                             ::testing::Values(ShardKind::heads, ShardKind::kv_heads),
-                                            ::testing::Values(1, 2, 4)));
+                                            ::testing::Values(1, 2, 3, 4)));
 INSTANTIATE_TEST_SUITE_P(
     Columns,
     Transforms,
     ::testing::Combine(::testing::Values(WeightTransform::none, WeightTransform::transpose, WeightTransform::heads_out),
                        ::testing::Values(ShardKind::head_columns),
-                       ::testing::Values(1, 2, 4)));
+                       ::testing::Values(1, 2, 3, 4)));
 
 TEST(WeightMap, MinusOneTakesTheOneOff) {
   ParameterStore store({});
