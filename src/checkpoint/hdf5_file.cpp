@@ -35,7 +35,7 @@ namespace {
 // without using the processor.
 constexpr rlim_t kMaxCpuSeconds = 2;
 constexpr std::chrono::seconds kMaxWallTime(60);
-constexpr rlim_t kMaxExtraMemory = rlim_t{512} << 20;
+[[maybe_unused]] constexpr rlim_t kMaxExtraMemory = rlim_t{512} << 20;
 constexpr std::string_view kMagic = "\x89HDF\r\n\x1a\n";
 constexpr int64_t kStagingElements = 32 << 10;
 
@@ -55,7 +55,7 @@ void limit(__rlimit_resource resource, rlim_t soft, rlim_t hard) {
 }
 
 // Runs in the child: nothing that goes wrong here may reach the parent's terminal, core folder or signal handlers.
-void confine_child(rlim_t address_space) {
+void confine_child([[maybe_unused]] rlim_t address_space) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::prctl(PR_SET_DUMPABLE, 0);
   for (int signal_number = 1; signal_number < NSIG; ++signal_number) ::signal(signal_number, SIG_DFL);
@@ -65,8 +65,6 @@ void confine_child(rlim_t address_space) {
   limit(RLIMIT_CPU, kMaxCpuSeconds, kMaxCpuSeconds + 1);
 #ifndef WEFT_HAS_SANITIZER  // whose shadow memory takes terabytes of address space
   if (address_space != 0) limit(RLIMIT_AS, address_space + kMaxExtraMemory, address_space + kMaxExtraMemory);
-#else
-  (void)address_space;
 #endif
 }
 

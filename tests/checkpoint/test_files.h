@@ -40,7 +40,8 @@ class TempFolder {
 
   std::string write(const std::string& name, std::string_view bytes) const {
     std::string path = path_ + "/" + name;
-    std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+    std::filesystem::remove(path);  // ext4 writes a file that is truncated and filled again to disk at once
+    std::ofstream(path, std::ios::binary) << bytes;
     return path;
   }
 
