@@ -1,5 +1,7 @@
 // Attention of many queries: blocks of keys are packed once for a piece's rows, and pass through tiles of kTileRows
 // rows with an online softmax.
+#include <type_traits>
+
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/loop_tables.h"
 
@@ -8,17 +10,58 @@ namespace {
 
 constexpr int64_t kKeyBlock = 128;
 
-/// Pairs of neighbouring dims (bf16) or single dims are transposed, so that a vector holds one of them for consecutive
-/// keys.
+/// Words (f32, or pairs of bf16) of `count` rows: word w of row r goes to packed[w · kKeyBlock + r], zeros for rows
+/// that do not exist. `load_words` gives a vector of a row's words, `load_word` one of them; the last word may be only
+/// partly there.
+template <typename R, typename LoadWords, typename LoadWord>
+WEFT_INLINE void transpose_words(int64_t count,
+                                 int64_t words,
+                                 int64_t complete_words,
+                                 R* packed,
+                                 const LoadWords& load_words,
+                                 const LoadWord& load_word) {
+  constexpr int64_t kSquare = kLanes<R>;
+  int64_t whole_words = complete_words / kSquare * kSquare;
+  for (int64_t row = 0; row < kKeyBlock; row += kSquare) {
+    for (int64_t word = 0; word < whole_words; word += kSquare) {
+      Vector<R> square[kSquare];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kSquare; ++i) square[i] = row + i < count ? load_words(row + i, word) : Vector<R>{};
+      transpose<R>(square);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kSquare; ++i) store_vector(packed + (word + i) * kKeyBlock + row, square[i]);
+    }
+    for (int64_t word = whole_words; word < words; ++word) {
+      for (int64_t i = 0; i < kSquare; ++i) {
+        packed[word * kKeyBlock + row + i] = row + i < count ? load_word(row + i, word) : R(0);
+      }
+    }
+  }
+}
+
+WEFT_INLINE Vector<float> load_elements(const float* from) {
+  return load_vector(from);
+}
+WEFT_INLINE Vector<double> load_elements(const double* from) {
+  return load_vector(from);
+}
+WEFT_INLINE Vector<float> load_elements(const bfloat16* from) {
+  Vector<float> elements;
+#pragma omp simd
+  for (int lane = 0; lane < kLanes<float>; ++lane) elements[lane] = load(from[lane]);
+  return elements;
+}
+
+/// Single dims (or, below, pairs of dims) are transposed, so that a vector holds one of them for consecutive keys.
 template <typename T, typename R>
 WEFT_INLINE void pack_keys(FmaProduct<R>, const T* keys, int64_t stride, int64_t count, int64_t head_dim, R* packed) {
-  for (int64_t key = 0; key < kKeyBlock; ++key) {
-    if (key >= count) {
-      for (int64_t d = 0; d < head_dim; ++d) packed[d * kKeyBlock + key] = 0;
-      continue;
-    }
-    for (int64_t d = 0; d < head_dim; ++d) packed[d * kKeyBlock + key] = load(keys[key * stride + d]);
-  }
+  transpose_words<R>(
+      count,
+      head_dim,
+      head_dim,
+      packed,
+      [&](int64_t key, int64_t d) WEFT_INLINE_LAMBDA { return load_elements(keys + key * stride + d); },
+      [&](int64_t key, int64_t d) WEFT_INLINE_LAMBDA { return load(keys[key * stride + d]); });
 }
 
 template <typename T, typename R>
@@ -42,13 +85,18 @@ WEFT_INLINE void store_weights(FmaProduct<R>, R* to, Vector<R> first, Vector<R> 
 #if defined(__AVX512BF16__)
 WEFT_INLINE void pack_keys(
     Bf16Product, const bfloat16* keys, int64_t stride, int64_t count, int64_t head_dim, bfloat16* packed) {
-  for (int64_t key = 0; key < kKeyBlock; ++key) {
-    for (int64_t d = 0; d < head_dim; d += 2) {
-      bfloat16* pair = packed + d * kKeyBlock + 2 * key;
-      pair[0] = key < count ? keys[key * stride + d] : bfloat16{};
-      pair[1] = key < count && d + 1 < head_dim ? keys[key * stride + d + 1] : bfloat16{};
-    }
-  }
+  transpose_words<float>(
+      count,
+      (head_dim + 1) / 2,
+      head_dim / 2,
+      reinterpret_cast<float*>(packed),
+      [&](int64_t key, int64_t pair)
+          WEFT_INLINE_LAMBDA { return load_vector(reinterpret_cast<const float*>(keys + key * stride + 2 * pair)); },
+      [&](int64_t key, int64_t pair) WEFT_INLINE_LAMBDA {
+        const bfloat16* elements = keys + key * stride + 2 * pair;
+        uint32_t high = 2 * pair + 1 < head_dim ? elements[1].bits : 0u;
+        return __builtin_bit_cast(float, elements[0].bits | high << 16);
+      });
 }
 
 WEFT_INLINE void pack_values(Bf16Product,
@@ -101,7 +149,7 @@ class ForwardPiece {
     weights_ = cutter.cut<Element>(kTileRows * kKeyBlock);
     out_ = cutter.cut<R>(padded_rows_ * width_);
     maximum_ = cutter.cut<R>(padded_rows_);
-    sum_ = cutter.cut<R>(padded_rows_);
+    sum_ = cutter.cut<R>(padded_rows_ * kLanes<R>);
     scratch_bytes_ = cutter.used;
   }
 
@@ -113,7 +161,7 @@ class ForwardPiece {
     for (int64_t i = 0; i < padded_rows_ * width_; ++i) out_[i] = 0;
     for (int64_t row = 0; row < padded_rows_; ++row) {
       maximum_[row] = kMaskedScore<R>;
-      sum_[row] = 0;
+      store_vector(sum_ + row * kLanes<R>, Vector<R>{});
     }
     int64_t last_query = first_query_ + rows_ / group_ - 1;
     int64_t begin = visible_keys(*sequence_, args_.mask, first_query_).begin;
@@ -126,7 +174,6 @@ class ForwardPiece {
   }
 
  private:
-  const AttentionSequence& sequence() const { return *sequence_; }
   WEFT_INLINE int64_t query_of(int64_t row) const { return first_query_ + smaller(row, rows_ - 1) / group_; }
   WEFT_INLINE int64_t element_row(int64_t row) const {
     int64_t query = sequence_->query_begin + first_query_ + row / group_;
@@ -138,7 +185,11 @@ class ForwardPiece {
       Element* to = queries_ + row * depth_;
       int64_t dims = row < rows_ ? args_.head_dim : 0;
       const T* from = static_cast<const T*>(args_.q) + (dims > 0 ? element_row(row) : 0) * args_.head_dim;
-      for (int64_t d = 0; d < dims; ++d) to[d] = round_to<Element>(load(from[d]));
+      if constexpr (std::is_same_v<T, Element>) {
+        for (int64_t d = 0; d < dims; ++d) to[d] = from[d];
+      } else {
+        for (int64_t d = 0; d < dims; ++d) to[d] = round_to<Element>(load(from[d]));
+      }
       for (int64_t d = dims; d < depth_; ++d) to[d] = Element{};
     }
   }
@@ -189,48 +240,57 @@ class ForwardPiece {
                                       width_);
   }
 
-  /// Scores [begin, end) of tile row r become weights relative to the row's new maximum; returns what the row's earlier
-  /// sums shrink by.
+  /// Products [begin, end) of tile row r become weights relative to the row's new maximum; returns what the row's
+  /// earlier sums shrink by.
   template <bool is_bounded>
   WEFT_INLINE R soften_row(int64_t row, int r, int64_t begin, int64_t end, KeyRange bounds) {
     R* scores = scores_ + r * kKeyBlock;
     Vector<R> masked = Vector<R>{} + kMaskedScore<R>;
     Vector<R> maximum = masked;
     for (int64_t i = begin; i < end; i += kLanes<R>) {
-      Vector<R> score = score_scale_(load_vector(scores + i));
+      Vector<R> score = load_vector(scores + i);
+      if (!score_scale_.is_linear) {
+        score = score_scale_.curve(score);
+        store_vector(scores + i, score);
+      }
       if constexpr (is_bounded) score = lanes_between<R>(bounds.begin - i, bounds.end - i) ? score : masked;
-      store_vector(scores + i, score);
       maximum = score > maximum ? score : maximum;
     }
     R old_maximum = maximum_[row];
     R new_maximum = horizontal_maximum<R>(maximum);
-    new_maximum = old_maximum > new_maximum ? old_maximum : new_maximum;
+    new_maximum = new_maximum > old_maximum ? new_maximum : old_maximum;
     Vector<R> sum{};
     for (int64_t i = begin; i < end; i += 2 * kLanes<R>) {
-      Vector<R> first = exp2_of_negative(load_vector(scores + i) - new_maximum);
-      Vector<R> second = exp2_of_negative(load_vector(scores + i + kLanes<R>) - new_maximum);
-      if constexpr (is_bounded) {
-        first = lanes_between<R>(bounds.begin - i, bounds.end - i) ? first : Vector<R>{};
-        int64_t next = i + kLanes<R>;
-        second = lanes_between<R>(bounds.begin - next, bounds.end - next) ? second : Vector<R>{};
-      }
+      Vector<R> first = weights_of<is_bounded>(scores, i, new_maximum, bounds);
+      Vector<R> second = weights_of<is_bounded>(scores, i + kLanes<R>, new_maximum, bounds);
       sum += first + second;
       store_weights(Product{}, weights_ + r * kKeyBlock + i, first, second);
     }
-    R rescale = exp2_of_negative(Vector<R>{} + (old_maximum - new_maximum))[0];
+    R shift = (old_maximum - new_maximum) * score_scale_.factor;
+    R rescale = exp2_of_negative(Vector<R>{} + (shift < kNegligible<R> ? kNegligible<R> : shift))[0];
     maximum_[row] = new_maximum;
-    sum_[row] = sum_[row] * rescale + horizontal_sum<R>(sum);
+    R* row_sum = sum_ + row * kLanes<R>;
+    store_vector(row_sum, load_vector(row_sum) * rescale + sum);
     return rescale;
+  }
+
+  template <bool is_bounded>
+  WEFT_INLINE Vector<R> weights_of(const R* scores, int64_t i, R maximum, KeyRange bounds) const {
+    Vector<R> weights = exp2_of_negative((load_vector(scores + i) - maximum) * score_scale_.factor);
+    if constexpr (is_bounded) weights = lanes_between<R>(bounds.begin - i, bounds.end - i) ? weights : Vector<R>{};
+    return weights;
   }
 
   void store_row(int64_t row) {
     T* out = static_cast<T*>(args_.out) + element_row(row) * args_.head_dim;
     const R* from = out_ + row * width_;
-    R inverse_sum = R(1) / sum_[row];
+    R sum = horizontal_sum<R>(load_vector(sum_ + row * kLanes<R>));
+    R inverse_sum = R(1) / sum;
 #pragma omp simd
     for (int64_t d = 0; d < args_.head_dim; ++d) out[d] = round_to<T>(from[d] * inverse_sum);
     if (args_.log_sum_exp != nullptr) {
-      double log_sum = static_cast<double>(maximum_[row]) * kLn2 + __builtin_log(static_cast<double>(sum_[row]));
+      double maximum = static_cast<double>(maximum_[row]) * static_cast<double>(score_scale_.factor) * kLn2;
+      double log_sum = maximum + __builtin_log(static_cast<double>(sum));
       static_cast<R*>(args_.log_sum_exp)[element_row(row)] = static_cast<R>(log_sum);
     }
   }
@@ -241,7 +301,9 @@ class ForwardPiece {
   const AttentionSequence* sequence_ = nullptr;
   int64_t first_query_ = 0, kv_head_ = 0;
   Element *queries_, *keys_, *values_, *weights_;
-  R *scores_, *out_, *maximum_, *sum_;
+  R *scores_, *out_;
+  R* maximum_;  // [rows], before the scale's factor
+  R* sum_;      // [rows, lanes]: each lane's part
   int64_t scratch_bytes_ = 0;
 };
 

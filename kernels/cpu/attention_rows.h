@@ -13,6 +13,10 @@ inline constexpr double kLn2 = 0.69314718055994530942;
 template <typename R>
 inline constexpr R kMaskedScore = R(-3.0e38);
 
+/// An exponent of two that makes any weight vanish.
+template <typename R>
+inline constexpr R kNegligible = R(-1e4);
+
 /// A half-open range of keys.
 struct KeyRange {
   int64_t begin = 0, end = 0;
@@ -26,21 +30,26 @@ WEFT_INLINE KeyRange visible_keys(const AttentionSequence& sequence, const Atten
   return range;
 }
 
-/// Turns products q·k into scores in units of log2, so that weights are powers of two.
+/// Turns products q·k into scores in units of log2, so that weights are powers of two: factor · curve(product).
 template <typename R>
 struct ScoreScale {
   explicit WEFT_INLINE ScoreScale(const AttentionMask& mask) {
     has_cap = mask.soft_cap > 0;
-    inner = has_cap ? static_cast<R>(mask.scale) / static_cast<R>(mask.soft_cap)
-                    : static_cast<R>(mask.scale) * static_cast<R>(kLog2E);
-    outer = static_cast<R>(mask.soft_cap) * static_cast<R>(kLog2E);
+    R scale = static_cast<R>(mask.scale);
+    R cap = static_cast<R>(mask.soft_cap);
+    // A scale below zero goes into the curve, which turns the order round; the factor must not.
+    is_linear = !has_cap && scale > 0;
+    inner = has_cap ? scale / cap : R(-1);
+    factor = (has_cap ? cap : magnitude(scale)) * static_cast<R>(kLog2E);
+    if (!has_cap && scale == 0) factor = inner = 0;
   }
-  WEFT_INLINE Vector<R> operator()(Vector<R> product) const {
-    if (has_cap) return outer * tanh_of(product * inner);
-    return product * inner;
+  WEFT_INLINE Vector<R> curve(Vector<R> product) const {
+    if (has_cap) return tanh_of(product * inner);
+    return is_linear ? product : product * inner;
   }
-  bool has_cap;
-  R inner, outer;
+  WEFT_INLINE Vector<R> operator()(Vector<R> product) const { return factor * curve(product); }
+  bool has_cap, is_linear;
+  R inner, factor;
 };
 
 /// All ones in the lanes whose index lies in [begin, end).

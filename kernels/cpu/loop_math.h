@@ -9,6 +9,7 @@
 #include "core/dtype.h"
 
 #define WEFT_INLINE inline __attribute__((always_inline))
+#define WEFT_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace weft::WEFT_ISA {
 

@@ -2,6 +2,8 @@
 // small matrix products with them.
 #pragma once
 
+#include <utility>
+
 #include "kernels/cpu/loop_math.h"
 
 #if defined(__AVX512F__)
@@ -57,16 +59,70 @@ WEFT_INLINE void store_vector(R* to, Vector<R> value) {
 }
 
 template <typename R>
-WEFT_INLINE R horizontal_sum(Vector<R> value) {
-  R sum = 0;
-  for (int lane = 0; lane < kLanes<R>; ++lane) sum += value[lane];
-  return sum;
+using LaneSequence = std::make_integer_sequence<int, kLanes<R>>;
+
+/// Lanes i and i ^ step change places.
+template <int step, typename V, int... lane>
+WEFT_INLINE V swap_lanes(V value, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(value, value, (lane ^ step)...);
 }
-template <typename R>
+
+template <typename R, int step = kLanes<R> / 2>
+WEFT_INLINE R horizontal_sum(Vector<R> value) {
+  if constexpr (step == 0) {
+    return value[0];
+  } else {
+    return horizontal_sum<R, step / 2>(value + swap_lanes<step>(value, LaneSequence<R>{}));
+  }
+}
+
+template <typename R, int step = kLanes<R> / 2>
 WEFT_INLINE R horizontal_maximum(Vector<R> value) {
-  R maximum = value[0];
-  for (int lane = 1; lane < kLanes<R>; ++lane) maximum = value[lane] > maximum ? value[lane] : maximum;
-  return maximum;
+  if constexpr (step == 0) {
+    return value[0];
+  } else {
+    Vector<R> other = swap_lanes<step>(value, LaneSequence<R>{});
+    return horizontal_maximum<R, step / 2>(other > value ? other : value);
+  }
+}
+
+/// Sums of neighbouring lanes: first of `low`, then of `high`.
+template <typename V, int... lane>
+WEFT_INLINE V add_neighbours(V low, V high, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(low, high, (2 * lane)...) + __builtin_shufflevector(low, high, (2 * lane + 1)...);
+}
+
+/// Lane i of the result is the sum of all lanes of vectors[i]; `count` of them, a power of two, contribute lanes' count
+/// / lanes each.
+template <typename R, int count = kLanes<R>>
+WEFT_INLINE Vector<R> sums_of_vectors(const Vector<R>* vectors) {
+  if constexpr (count == 1) {
+    return *vectors;
+  } else {
+    return add_neighbours(
+        sums_of_vectors<R, count / 2>(vectors), sums_of_vectors<R, count / 2>(vectors + count / 2), LaneSequence<R>{});
+  }
+}
+
+/// Exchanges the off-diagonal blocks of `step` lanes between two rows of a square.
+template <int step, typename V, int... lane>
+WEFT_INLINE void exchange_blocks(V& low, V& high, std::integer_sequence<int, lane...>) {
+  constexpr int kCount = sizeof...(lane);
+  V first = __builtin_shufflevector(low, high, (lane & step ? kCount + lane - step : lane)...);
+  high = __builtin_shufflevector(low, high, (lane & step ? kCount + lane : lane + step)...);
+  low = first;
+}
+
+/// Transposes a square of lanes by lanes.
+template <typename R, int step = kLanes<R> / 2>
+WEFT_INLINE void transpose(Vector<R>* rows) {
+  if constexpr (step > 0) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kLanes<R>; ++row) {
+      if ((row & step) == 0) exchange_blocks<step>(rows[row], rows[row + step], LaneSequence<R>{});
+    }
+    transpose<R, step / 2>(rows);
+  }
 }
 
 /// 2^x for x ≤ 0 (relative error 1e-7; 0 below the normal range; NaN for NaN). Minimax polynomial on |f| ≤ 1/2.
@@ -90,7 +146,7 @@ WEFT_INLINE Vector<float> exp2_of_negative(Vector<float> x) {
 #else
   using Integers = IntegerVector<float>;
   Integers exponent = reinterpret_cast<Integers>(shifted) - __builtin_bit_cast(int32_t, kRoundToInteger);
-  return p * reinterpret_cast<Vector<float> >((exponent + 127) << 23);
+  return p * reinterpret_cast<Vector<float>>((exponent + 127) << 23);
 #endif
 }
 WEFT_INLINE Vector<double> exp2_of_negative(Vector<double> x) {

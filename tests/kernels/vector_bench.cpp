@@ -1,9 +1,10 @@
-// Speed of the vector kernels at the shapes of real models: GFLOP/s of attention, GB/s of what memory bounds. Not a test: run by hand.
+// Speed of the vector kernels at the shapes of real models: GFLOP/s of attention, GB/s of what memory bounds. Not a
+// test: run by hand.
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <random>
 #include <vector>
@@ -15,15 +16,24 @@
 namespace weft {
 namespace {
 
-double median_seconds(const std::function<void()>& body) {
-  using Clock = std::chrono::steady_clock;
+/// Processor time a thread: what other processes on the machine take does not count.
+double processor_seconds(int num_threads) {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return (static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec)) / num_threads;
+}
+
+double median_seconds(int num_threads, const std::function<void()>& body) {
+  double begin = processor_seconds(num_threads);
   body();
+  double once = std::max(1e-7, processor_seconds(num_threads) - begin);
+  int repeats = static_cast<int>(std::clamp(2e-4 / once, 1.0, 1000.0));  // the clock's own reading costs
   std::vector<double> seconds;
-  auto start = Clock::now();
-  while (seconds.size() < 7 || (Clock::now() - start < std::chrono::milliseconds(300) && seconds.size() < 2000)) {
-    auto begin = Clock::now();
-    body();
-    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+  double start = processor_seconds(num_threads);
+  while (seconds.size() < 5 || processor_seconds(num_threads) - start < 0.15) {
+    begin = processor_seconds(num_threads);
+    for (int i = 0; i < repeats; ++i) body();
+    seconds.push_back((processor_seconds(num_threads) - begin) / repeats);
   }
   std::nth_element(seconds.begin(), seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 2), seconds.end());
   return seconds[seconds.size() / 2];
@@ -47,7 +57,8 @@ struct Shape {
 };
 constexpr Shape kShapes[] = {{"SmolLM2-135M", 9, 3, 64, 0}, {"Llama3-8B", 32, 8, 128, 0}, {"Gemma2-2B", 8, 4, 256, 50}};
 
-void bench_attention(const Shape& shape, DType dtype, int64_t batch, int64_t queries, int64_t keys, const Stream& stream) {
+void bench_attention(
+    const Shape& shape, DType dtype, int64_t batch, int64_t queries, int64_t keys, const Stream& stream) {
   auto q = random_elements(batch * queries * shape.num_heads * shape.head_dim, dtype);
   auto k = random_elements(batch * keys * shape.num_kv_heads * shape.head_dim, dtype);
   auto v = random_elements(batch * keys * shape.num_kv_heads * shape.head_dim, dtype);
@@ -72,8 +83,10 @@ void bench_attention(const Shape& shape, DType dtype, int64_t batch, int64_t que
                             .head_dim = shape.head_dim,
                             .mask = {.scale = 0.1f, .soft_cap = shape.soft_cap},
                             .dtype = dtype};
-  double seconds = median_seconds([&] { kernels(DeviceType::cpu).attention.forward(args, stream); });
-  double pairs = static_cast<double>(batch * queries) * (static_cast<double>(keys) - 0.5 * static_cast<double>(queries - 1));
+  double seconds =
+      median_seconds(stream.num_threads, [&] { kernels(DeviceType::cpu).attention.forward(args, stream); });
+  double pairs =
+      static_cast<double>(batch * queries) * (static_cast<double>(keys) - 0.5 * static_cast<double>(queries - 1));
   double flops = 4 * pairs * static_cast<double>(shape.num_heads * shape.head_dim);
   fmt::print("{:14} {:5} batch {} queries {:5} keys {:5} threads {}: {:9.1f} us {:8.1f} GFLOP/s {:7.1f} GB/s\n",
              shape.model,
@@ -111,7 +124,8 @@ void bench_streaming(int64_t rows, DType dtype, const Stream& stream) {
                           .rows = rows,
                           .width = kWidth,
                           .dtype = dtype};
-  report("rms_norm", median_seconds([&] { table.rms_norm.forward(norm, stream); }), 4 * rows * kWidth);
+  report(
+      "rms_norm", median_seconds(stream.num_threads, [&] { table.rms_norm.forward(norm, stream); }), 4 * rows * kWidth);
   for (Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf}) {
     GatedActivationForwardArgs gated{.gate = x.data(),
                                      .up = residual.data(),
@@ -121,14 +135,22 @@ void bench_streaming(int64_t rows, DType dtype, const Stream& stream) {
                                      .dtype = dtype};
     constexpr const char* kNames[] = {"silu", "gelu_tanh", "gelu_erf"};
     report(kNames[static_cast<size_t>(activation)],
-           median_seconds([&] { table.activation.gated_forward(gated, stream); }),
+           median_seconds(stream.num_threads, [&] { table.activation.gated_forward(gated, stream); }),
            3 * rows * kIntermediate);
   }
   std::vector<float> cos_sin(static_cast<size_t>(rows) * 64, 0.7f);
-  RopeArgs rope{.x = x.data(), .cos_sin = cos_sin.data(), .rows = rows, .num_heads = 9, .head_dim = 64, .rotary_dim = 64, .dtype = dtype};
-  report("rope", median_seconds([&] { table.rope.rotate(rope, stream); }), 2 * rows * kWidth);
+  RopeArgs rope{.x = x.data(),
+                .cos_sin = cos_sin.data(),
+                .rows = rows,
+                .num_heads = 9,
+                .head_dim = 64,
+                .rotary_dim = 64,
+                .dtype = dtype};
+  report("rope", median_seconds(stream.num_threads, [&] { table.rope.rotate(rope, stream); }), 2 * rows * kWidth);
   SoftmaxArgs softmax{.x = x.data(), .y = y.data(), .rows = rows, .width = kIntermediate, .dtype = dtype};
-  report("softmax", median_seconds([&] { table.elementwise.softmax(softmax, stream); }), 2 * rows * kIntermediate);
+  report("softmax",
+         median_seconds(stream.num_threads, [&] { table.elementwise.softmax(softmax, stream); }),
+         2 * rows * kIntermediate);
 }
 
 void run_all() {
