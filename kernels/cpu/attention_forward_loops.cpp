@@ -150,6 +150,7 @@ class ForwardPiece {
     out_ = cutter.cut<R>(padded_rows_ * width_);
     maximum_ = cutter.cut<R>(padded_rows_);
     sum_ = cutter.cut<R>(padded_rows_ * kLanes<R>);
+    visible_ = cutter.cut<KeyRange>(padded_rows_);
     scratch_bytes_ = cutter.used;
   }
 
@@ -160,12 +161,12 @@ class ForwardPiece {
     load_queries();
     for (int64_t i = 0; i < padded_rows_ * width_; ++i) out_[i] = 0;
     for (int64_t row = 0; row < padded_rows_; ++row) {
+      visible_[row] = visible_keys(*sequence_, args_.mask, first_query_ + smaller(row, rows_ - 1) / group_);
       maximum_[row] = kMaskedScore<R>;
       store_vector(sum_ + row * kLanes<R>, Vector<R>{});
     }
-    int64_t last_query = first_query_ + rows_ / group_ - 1;
-    int64_t begin = visible_keys(*sequence_, args_.mask, first_query_).begin;
-    int64_t end = visible_keys(*sequence_, args_.mask, last_query).end;
+    int64_t begin = visible_[0].begin;
+    int64_t end = visible_[rows_ - 1].end;
     for (int64_t block = begin; block < end; block += kKeyBlock) {
       load_keys(block, smaller(kKeyBlock, end - block));
       for (int64_t row = 0; row < padded_rows_; row += kTileRows) attend_tile(row, block);
@@ -174,7 +175,6 @@ class ForwardPiece {
   }
 
  private:
-  WEFT_INLINE int64_t query_of(int64_t row) const { return first_query_ + smaller(row, rows_ - 1) / group_; }
   WEFT_INLINE int64_t element_row(int64_t row) const {
     int64_t query = sequence_->query_begin + first_query_ + row / group_;
     return query * args_.num_heads + kv_head_ * group_ + row % group_;
@@ -186,7 +186,7 @@ class ForwardPiece {
       int64_t dims = row < rows_ ? args_.head_dim : 0;
       const T* from = static_cast<const T*>(args_.q) + (dims > 0 ? element_row(row) : 0) * args_.head_dim;
       if constexpr (std::is_same_v<T, Element>) {
-        for (int64_t d = 0; d < dims; ++d) to[d] = from[d];
+        __builtin_memcpy(to, from, static_cast<size_t>(dims) * sizeof(T));
       } else {
         for (int64_t d = 0; d < dims; ++d) to[d] = round_to<Element>(load(from[d]));
       }
@@ -204,8 +204,8 @@ class ForwardPiece {
 
   /// Rows [row, row + kTileRows) against the keys of the block that any of them sees.
   void attend_tile(int64_t row, int64_t block) {
-    KeyRange first = visible_keys(*sequence_, args_.mask, query_of(row));
-    KeyRange last = visible_keys(*sequence_, args_.mask, query_of(row + kTileRows - 1));
+    KeyRange first = visible_[row];
+    KeyRange last = visible_[row + kTileRows - 1];
     constexpr int64_t kStep = 2 * kLanes<R>;
     int64_t begin = larger(first.begin - block, 0) / kStep * kStep;
     int64_t end = round_up(smaller(last.end - block, kKeyBlock), kStep);
@@ -222,7 +222,7 @@ class ForwardPiece {
                                       end - begin);
     R rescale[kTileRows];
     for (int r = 0; r < kTileRows; ++r) {
-      KeyRange visible = visible_keys(*sequence_, args_.mask, query_of(row + r));
+      KeyRange visible = visible_[row + r];
       KeyRange bounds{visible.begin - block, visible.end - block};
       rescale[r] = is_bounded ? soften_row<true>(row + r, r, begin, end, bounds)
                               : soften_row<false>(row + r, r, begin, end, bounds);
@@ -304,6 +304,7 @@ class ForwardPiece {
   R *scores_, *out_;
   R* maximum_;  // [rows], before the scale's factor
   R* sum_;      // [rows, lanes]: each lane's part
+  KeyRange* visible_;
   int64_t scratch_bytes_ = 0;
 };
 
