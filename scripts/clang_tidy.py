@@ -14,14 +14,13 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS = ("kernels/", "src/", "launcher/", "tests/")
 STAMPS = ROOT / "build" / "tidy"
-# Flags of g++ that clang 14 does not know must not count as findings.
-EXTRA = ["--extra-arg=-Wno-unknown-warning-option", "--extra-arg=-Wno-ignored-optimization-argument"]
 
 
 def relative(path: str, folder: str) -> str:
@@ -51,10 +50,20 @@ def fingerprint(command: str, files: list[str]) -> str:
     return digest.hexdigest()
 
 
-def check(build: pathlib.Path, path: str, stamp: pathlib.Path) -> str | None:
+def compile_flags(command: str) -> list[str]:
+    """The command without the compiler (and ccache before it), its input and its output."""
+    words = shlex.split(command)
+    flags = words[next(i for i, word in enumerate(words) if word.startswith("-")) :]
+    for i, word in reversed(list(enumerate(flags))):
+        if word in ("-o", "-c", "-MF", "-MT"):
+            del flags[i : i + 2]
+    return flags
+
+
+def check(folder: str, path: str, flags: list[str], stamp: pathlib.Path) -> str | None:
     """Returns the findings, or None when there are none."""
-    command = ["clang-tidy", "-p", str(build), "--quiet", *EXTRA, path]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["clang-tidy", "--quiet", str(ROOT / path), "--", *flags, "-Wno-unknown-warning-option"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode == 0:
         stamp.touch()
         return None
@@ -70,29 +79,34 @@ def main() -> int:
     headers = dependencies(build)
     STAMPS.mkdir(parents=True, exist_ok=True)
     work = []
-    num_sources = 0
+    seen = set()
     for entry in json.loads((build / "compile_commands.json").read_text()):
         path = relative(entry["file"], entry["directory"])
         if not path.startswith(OURS) or (parts and not any(part in path for part in parts)):
             continue
-        num_sources += 1
+        if path in seen:  # kernels that are compiled once for each instruction set
+            continue
+        seen.add(path)
         entry_output = re.search(r" -o (\S+)", entry["command"])
         files = headers.get(entry_output.group(1), []) if entry_output else []
         stamp = STAMPS / fingerprint(entry["command"], [path, *files])
         if not stamp.exists():
-            work.append((path, stamp))
+            work.append((entry, path, stamp))
     num_dirty = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = {pool.submit(check, build, path, stamp): path for path, stamp in work}
+        futures = {
+            pool.submit(check, entry["directory"], path, compile_flags(entry["command"]), stamp): path
+            for entry, path, stamp in work
+        }
         for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
             findings = future.result()
             print(f"[{done}/{len(work)}] {futures[future]}{'' if findings is None else ': findings'}", flush=True)
             if findings is not None:
                 num_dirty += 1
                 print(findings, flush=True)
-    print(f"note: {num_sources} files, {num_sources - len(work)} unchanged since they were clean")
+    print(f"note: {len(seen)} files, {len(seen) - len(work)} unchanged since they were clean")
     if num_dirty:
-        print(f"{num_dirty} of {num_sources} files have findings")
+        print(f"{num_dirty} of {len(seen)} files have findings")
     return 1 if num_dirty else 0
 
 
