@@ -16,7 +16,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 FOLDERS = ("launcher", "src", "kernels", "configs", "tests", "scripts", "docs", "cmake")
 # A path of ours: no placeholder in capitals (NAME, FILE), no pattern.
 PATH = re.compile(r"(?<![\w/.-])(?:\./)?((?:%s)/[\w./-]*\w/?|[A-Z]\w+\.(?:md|txt|json))" % "|".join(FOLDERS))
-COMMAND = re.compile(r"(?:^|[\s`/(])weft ([^`\n#|]*)")
+CODE = re.compile(r"`([^`\n]+)`|^ {4}(.*)$", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|[\s/(])weft ([^\n#]*)")
 
 
 @functools.cache
@@ -46,13 +47,14 @@ def check_links(page: pathlib.Path, text: str) -> list[str]:
 def check_commands(binary: str, text: str) -> list[str]:
     """A line may hold two commands: `weft launch -n 2 -- generate …`."""
     found = []
-    for line in COMMAND.findall(text):
+    code = "\n".join(span or line for span, line in CODE.findall(text))
+    for line in COMMAND.findall(code):
         for part in line.split(" -- "):
-            words = part.split()
-            command = words[0] if words else ""
+            command = part.split()[0]
+            if not command.islower():  # a placeholder, or a flag of weft itself
+                continue
             if command not in known_commands(binary):
-                if command.isalpha() and command.islower() and part is not line:
-                    found.append(f"weft has no command '{command}' ({line.strip()})")
+                found.append(f"weft has no command '{command}' ({line.strip()})")
                 continue
             for flag in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", part):
                 if not re.search(rf"(?<![\w-]){flag}(?![\w-])", help_of(binary, command)):
