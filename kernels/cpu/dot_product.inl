@@ -4,6 +4,10 @@
 typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
 static constexpr int64_t kVectorFloats = kVectorBytes / sizeof(float);
 static constexpr int kWeightRows = 4;
+/// Short rows are asked for four ahead, as a whole; of long ones, which would not stay in the first-level cache until
+/// they are used, what follows soon.
+static constexpr int64_t kMaxPrefetchedDepth = 1024;
+static constexpr int64_t kPrefetchFloats = 512;
 
 static inline FloatVector load_floats(const float* values) {
   FloatVector vector;
@@ -18,17 +22,22 @@ static inline FloatVector load_some_floats(const float* values, int64_t count) {
   return vector;
 }
 
-/// Halves folded onto each other until one lane holds the sum of all.
-static inline float sum_of(FloatVector vector) {
-  typedef int IndexVector __attribute__((vector_size(kVectorBytes)));
-#pragma GCC unroll 8
-  for (int distance = static_cast<int>(kVectorFloats / 2); distance > 0; distance /= 2) {
-    IndexVector partner;
-#pragma GCC unroll 16
-    for (int i = 0; i < static_cast<int>(kVectorFloats); ++i) partner[i] = i ^ distance;
-    vector += __builtin_shuffle(vector, partner);
-  }
-  return vector[0];
+/// Halves are added until one number is left.
+typedef float FourFloats __attribute__((vector_size(16)));
+typedef float EightFloats __attribute__((vector_size(32)));
+typedef float SixteenFloats __attribute__((vector_size(64)));
+
+static inline float sum_of(const FourFloats& v) {
+  return (v[0] + v[2]) + (v[1] + v[3]);
+}
+
+[[maybe_unused]] static inline float sum_of(const EightFloats& v) {
+  return sum_of(__builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7));
+}
+
+[[maybe_unused]] static inline float sum_of(const SixteenFloats& v) {
+  return sum_of(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
 template <int kRows, int kWeights>
@@ -46,6 +55,7 @@ static inline __attribute__((always_inline)) void add_dot_products(const FloatVe
 template <int kRows, int kWeights>
 static void dot_tile(const DotProduct& product, int64_t row, int64_t n) {
   int64_t depth = product.in_features;
+  int64_t prefetch_distance = depth <= kMaxPrefetchedDepth ? kWeights * depth : kPrefetchFloats;
   const float* x_begin = product.x + row * depth;
   const float* weight_begin = product.weight + n * depth;
   FloatVector sums[kRows][kWeights] = {};
@@ -56,7 +66,11 @@ static void dot_tile(const DotProduct& product, int64_t row, int64_t n) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) x[r] = load_floats(x_begin + r * depth + k);
 #pragma GCC unroll 16
-    for (int w = 0; w < kWeights; ++w) weights[w] = load_floats(weight_begin + w * depth + k);
+    for (int w = 0; w < kWeights; ++w) {
+      const float* weight = weight_begin + w * depth + k;
+      weights[w] = load_floats(weight);
+      __builtin_prefetch(weight + prefetch_distance);
+    }
     add_dot_products(x, weights, sums);
   }
   if (k < depth) {
