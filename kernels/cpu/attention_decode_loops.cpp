@@ -72,23 +72,38 @@ WEFT_INLINE void start(DecodeState<T, group>& state, const T* q, int64_t head_di
   }
 }
 
+/// Adds the products of a key's next elements with each query's.
 template <typename T, int group>
-WEFT_INLINE void score_key(DecodeState<T, group>& state, const T* key, int64_t head_dim, int64_t index) {
+WEFT_INLINE void add_products(Vector<Real<T>> (&sums)[group],
+                              const DecodeState<T, group>& state,
+                              VectorPair<Real<T>> key,
+                              int64_t d) {
+#pragma GCC unroll 4
+  for (int g = 0; g < group; ++g) {
+    sums[g] += key.first * load_vector(state.queries[g] + d);
+    sums[g] += key.second * load_vector(state.queries[g] + d + kLanes<Real<T>>);
+  }
+}
+
+/// Products of each query with as many keys as there are lanes, of which `count` exist; the lanes' sums are formed for
+/// all of them together.
+template <typename T, int group>
+WEFT_INLINE void score_keys(
+    DecodeState<T, group>& state, const T* keys, int64_t stride, int64_t count, int64_t head_dim, int64_t index) {
   using R = Real<T>;
   constexpr int64_t kPair = DecodeState<T, group>::kPairElements;
-  Vector<R> sums[group] = {};
-  int64_t d = 0;
-  auto add = [&](VectorPair<R> pair) __attribute__((always_inline)) {
+  Vector<R> products[group][kLanes<R>] = {};
+  for (int64_t key = 0; key < count; ++key) {
+    const T* elements = keys + key * stride;
+    Vector<R> sums[group] = {};
+    int64_t d = 0;
+    for (; d + kPair <= head_dim; d += kPair) add_products<T, group>(sums, state, load_pair(elements + d), d);
+    if (d < head_dim) add_products<T, group>(sums, state, load_partial_pair(elements + d, head_dim - d), d);
 #pragma GCC unroll 4
-    for (int g = 0; g < group; ++g) {
-      sums[g] += pair.first * load_vector(state.queries[g] + d);
-      sums[g] += pair.second * load_vector(state.queries[g] + d + kLanes<R>);
-    }
-  };
-  for (; d + kPair <= head_dim; d += kPair) add(load_pair(key + d));
-  if (d < head_dim) add(load_partial_pair(key + d, head_dim - d));
+    for (int g = 0; g < group; ++g) products[g][key] = sums[g];
+  }
 #pragma GCC unroll 4
-  for (int g = 0; g < group; ++g) state.scores[g][index] = horizontal_sum<R>(sums[g]);
+  for (int g = 0; g < group; ++g) store_vector(state.scores[g] + index, sums_of_vectors<R>(products[g]));
 }
 
 /// Scores of the first `count` keys become weights; what was summed before shrinks to the new maximum.
@@ -201,7 +216,9 @@ void decode(const AttentionForwardArgs& args, const AttentionDecodeWork& work, i
   start(state, q, head_dim);
   for (int64_t key = work.key_begin; key < work.key_end; key += kKeyBlock) {
     int64_t count = smaller(kKeyBlock, work.key_end - key);
-    for (int64_t i = 0; i < count; ++i) score_key(state, keys + (key + i) * stride, head_dim, i);
+    for (int64_t i = 0; i < count; i += kLanes<Real<T>>) {
+      score_keys(state, keys + (key + i) * stride, stride, smaller(kLanes<Real<T>>, count - i), head_dim, i);
+    }
     soften(state, scale, count, width);
     add_all_values(state, values + key * stride, stride, count, head_dim);
   }
