@@ -10,7 +10,7 @@
 #include "models/registry.h"
 #include "parallel/mesh.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library's
 class App;
 }
 

@@ -7,7 +7,7 @@
 
 #include "generate/generator.h"
 
-namespace CLI {
+namespace CLI {  // NOLINT(readability-identifier-naming): the library's
 class App;
 }
 
