@@ -16,7 +16,8 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens, const std::
   for (size_t i = 0; i < tokens_.size(); ++i) {
     const std::string& content = tokens_[i].content;
     if (content.size() > kMaxContentBytes) {
-      fail_input("{}: added token {} has {} bytes; the limit is {}", where, tokens_[i].id, content.size(), kMaxContentBytes);
+      fail_input(
+          "{}: added token {} has {} bytes; the limit is {}", where, tokens_[i].id, content.size(), kMaxContentBytes);
     }
     if (!content.empty()) insert(content, static_cast<int32_t>(i));
   }
@@ -47,18 +48,26 @@ int32_t AddedTokenMatcher::child(int32_t node, char byte) const {
   return next;
 }
 
+AddedTokenMatcher::Match AddedTokenMatcher::find_at(std::string_view text, size_t begin) const {
+  Match match;
+  int32_t node = root_[static_cast<unsigned char>(text[begin])];
+  for (size_t end = begin + 1; node >= 0; ++end) {
+    if (const int32_t token = nodes_[node].token; token >= 0) match = {&tokens_[token], begin, end};
+    node = end < text.size() ? child(node, text[end]) : -1;
+  }
+  return match;
+}
+
 AddedTokenMatcher::Match AddedTokenMatcher::find(std::string_view text, size_t from) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
-    int32_t node = root_[static_cast<unsigned char>(text[begin])];
-    if (node < 0) continue;
-    Match match;
-    for (size_t end = begin + 1; node >= 0; ++end) {
-      if (const int32_t token = nodes_[node].token; token >= 0) match = {&tokens_[token], begin, end};
-      node = end < text.size() ? child(node, text[end]) : -1;
-    }
-    if (match.token != nullptr) return match;
+    if (root_[static_cast<unsigned char>(text[begin])] < 0) continue;
+    if (const Match match = find_at(text, begin); match.token != nullptr) return match;
   }
   return {};
+}
+
+size_t AddedTokenMatcher::longest_at_start(std::string_view text) const {
+  return text.empty() ? 0 : find_at(text, 0).end;
 }
 
 bool AddedTokenMatcher::stands_alone(std::string_view text, const Match& match) {

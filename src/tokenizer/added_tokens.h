@@ -12,10 +12,10 @@ namespace weft {
 struct AddedToken {
   std::string content;
   int32_t id = 0;
-  bool is_special = false;   // left out of decoded text on request
-  bool single_word = false;  // only between word borders
-  bool lstrip = false;       // takes the white space before it
-  bool rstrip = false;       // takes the white space after it
+  bool is_special = false;     // left out of decoded text on request
+  bool single_word = false;    // only between word borders
+  bool lstrip = false;         // takes the white space before it
+  bool rstrip = false;         // takes the white space after it
   bool is_normalized = false;  // looked for in the normalized text instead of the raw one
 };
 
@@ -28,7 +28,11 @@ class AddedTokenMatcher {
 
   bool empty() const { return tokens_.empty(); }
 
-  /// Calls on_text(begin, end) for each stretch without token that is not empty, and on_token(id) for each token, in order.
+  /// Length of the longest token that the text starts with; 0: none.
+  size_t longest_at_start(std::string_view text) const;
+
+  /// Calls on_text(begin, end) for each stretch without token that is not empty, and on_token(id) for each token, in
+  /// order.
   template <typename OnText, typename OnToken>
   void split(std::string_view text, const OnText& on_text, const OnToken& on_token) const {
     size_t text_begin = 0;
@@ -62,6 +66,7 @@ class AddedTokenMatcher {
 
   void insert(std::string_view content, int32_t token);
   int32_t child(int32_t node, char byte) const;
+  Match find_at(std::string_view text, size_t begin) const;
   Match find(std::string_view text, size_t from) const;
   static bool stands_alone(std::string_view text, const Match& match);
   static size_t strip_back(std::string_view text, size_t limit, size_t position);

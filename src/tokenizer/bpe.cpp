@@ -33,7 +33,9 @@ uint64_t pair_key(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
 }
 
-uint64_t hash_pair(uint64_t pair) { return mix_hash(pair, 0); }
+uint64_t hash_pair(uint64_t pair) {
+  return mix_hash(pair, 0);
+}
 
 bool is_byte_token(std::string_view token) {
   return token.size() == 6 && token.starts_with("<0x") && token.ends_with('>');
@@ -228,7 +230,8 @@ int32_t BpeModel::symbol_id(std::string_view character, bool is_first, bool is_l
   return vocabulary_.find(character);
 }
 
-// The reference adds a pending unknown only when the next known character comes, after any byte tokens between; so do we.
+// The reference adds a pending unknown only when the next known character comes, after any byte tokens between; so do
+// we.
 void BpeModel::append_symbols(std::string_view chunk, std::vector<int32_t>& ids) const {
   const char* position = chunk.data();
   const char* end = position + chunk.size();

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "tokenizer/vocabulary.h"
-#include "tokenizer/word_model.h"
 #include "tokenizer/word_cache.h"
+#include "tokenizer/word_model.h"
 
 namespace weft {
 
@@ -89,14 +89,14 @@ class BpeModel : public WordModel {
 
   const Vocabulary& vocabulary_;
   BpeOptions options_;
-  std::vector<Merge> merges_;  // open addressing
+  std::vector<Merge> merges_;       // open addressing
   std::vector<int32_t> byte_ids_;   // of single bytes (byte_level) or of <0xXX>; -1: none
   std::vector<int32_t> ascii_ids_;  // of single ASCII characters
   int32_t unknown_id_ = -1;
   StringTable whole_words_;  // by the bytes they stand for; for ignore_merges
 
-  // Pairs of neighbouring characters that lie inside some token. Between two characters that are no such pair no merge can reach across, so a
-  // long segment falls apart into independent chunks. A false positive only makes chunks longer.
+  // Pairs of neighbouring characters that lie inside some token. Between two characters that are no such pair no merge
+  // can reach across, so a long segment falls apart into independent chunks. A false positive only makes chunks longer.
   bool splits_chunks_ = false;
   std::vector<bool> ascii_pairs_;
   std::vector<uint64_t> pair_bits_;

@@ -30,9 +30,13 @@ constexpr std::array<int, kAlphabetEnd> kCharacterToByte = [] {
 
 }  // namespace
 
-char32_t byte_to_alphabet(unsigned char byte) { return kByteToCharacter[byte]; }
+char32_t byte_to_alphabet(unsigned char byte) {
+  return kByteToCharacter[byte];
+}
 
-int alphabet_to_byte(char32_t character) { return character < kAlphabetEnd ? kCharacterToByte[character] : -1; }
+int alphabet_to_byte(char32_t character) {
+  return character < kAlphabetEnd ? kCharacterToByte[character] : -1;
+}
 
 void append_alphabet(std::string_view bytes, std::string& out) {
   for (const char byte : bytes) append_utf8(byte_to_alphabet(static_cast<unsigned char>(byte)), out);

@@ -52,7 +52,8 @@ std::string render_llama31(const ChatRequest& request) {
          llama3_turns(request, request.messages.subspan(has_system ? 1 : 0));
 }
 
-/// The system text that a ChatML template itself supplies: the one it writes out between its markers. Empty when it has none.
+/// The system text that a ChatML template itself supplies: the one it writes out between its markers. Empty when it has
+/// none.
 std::string default_system_text(std::string_view chat_template) {
   constexpr std::string_view kEnd = "<|im_end|>";
   for (const std::string_view begin_mark : {"<|im_start|>system\n", "<|im_start|>system\\n"}) {
@@ -60,7 +61,8 @@ std::string default_system_text(std::string_view chat_template) {
          begin = chat_template.find(begin_mark, begin + 1)) {
       const std::string_view rest = chat_template.substr(begin + begin_mark.size());
       const std::string_view text = rest.substr(0, rest.find(kEnd));
-      const bool is_written_out = rest.find(kEnd) != std::string_view::npos && text.find_first_of("'\"{}") == std::string_view::npos;
+      const bool is_written_out =
+          rest.find(kEnd) != std::string_view::npos && text.find_first_of("'\"{}") == std::string_view::npos;
       if (is_written_out) return std::string(text);
     }
   }
@@ -89,10 +91,11 @@ std::string render_gemma(const ChatRequest& request) {
     }
     const std::string_view expected = i % 2 == 0 ? "user" : "assistant";
     if (message.role != expected) {
-      fail_input("chat format gemma: message {} has role '{}', expected '{}': user and assistant take turns, the user first",
-                 i + 1,
-                 printable(message.role),
-                 expected);
+      fail_input(
+          "chat format gemma: message {} has role '{}', expected '{}': user and assistant take turns, the user first",
+          i + 1,
+          printable(message.role),
+          expected);
     }
     text += fmt::format("<start_of_turn>{}\n{}<end_of_turn>\n", i % 2 == 0 ? "user" : "model", trim(message.content));
   }
@@ -102,7 +105,7 @@ std::string render_gemma(const ChatRequest& request) {
 
 struct ChatFormat {
   std::string_view name;
-  std::string_view marker;        // in the templates of this format
+  std::string_view marker;         // in the templates of this format
   std::string_view second_marker;  // as well, if not empty
   std::string (*render)(const ChatRequest& request);
 };

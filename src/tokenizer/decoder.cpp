@@ -236,10 +236,18 @@ std::unique_ptr<DecoderStep> make_step(Args... args) {
 
 }  // namespace
 
-std::unique_ptr<DecoderStep> make_byte_level_decoder() { return make_step<ByteLevelStage>(); }
-std::unique_ptr<DecoderStep> make_byte_fallback_decoder() { return make_step<ByteFallbackStage>(); }
-std::unique_ptr<DecoderStep> make_space_joiner() { return make_step<SpaceJoinerStage>(); }
-std::unique_ptr<DecoderStep> make_bpe_decoder(std::string suffix) { return make_step<BpeSuffixStage>(std::move(suffix)); }
+std::unique_ptr<DecoderStep> make_byte_level_decoder() {
+  return make_step<ByteLevelStage>();
+}
+std::unique_ptr<DecoderStep> make_byte_fallback_decoder() {
+  return make_step<ByteFallbackStage>();
+}
+std::unique_ptr<DecoderStep> make_space_joiner() {
+  return make_step<SpaceJoinerStage>();
+}
+std::unique_ptr<DecoderStep> make_bpe_decoder(std::string suffix) {
+  return make_step<BpeSuffixStage>(std::move(suffix));
+}
 
 std::unique_ptr<DecoderStep> make_replace_decoder(std::shared_ptr<const Matcher> matcher, std::string content) {
   return make_step<ReplaceStage>(std::move(matcher), std::move(content));

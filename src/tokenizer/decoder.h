@@ -35,7 +35,8 @@ std::unique_ptr<DecoderStep> make_byte_level_decoder();
 /// Runs of <0xXX> become the text that their bytes spell, or one U+FFFD a byte when they spell none.
 std::unique_ptr<DecoderStep> make_byte_fallback_decoder();
 std::unique_ptr<DecoderStep> make_replace_decoder(std::shared_ptr<const Matcher> matcher, std::string content);
-/// Removes up to `start` and `stop` characters `content` at the ends of each token; of the whole text when `of_whole_text`.
+/// Removes up to `start` and `stop` characters `content` at the ends of each token; of the whole text when
+/// `of_whole_text`.
 std::unique_ptr<DecoderStep> make_strip_decoder(std::string content, size_t start, size_t stop, bool of_whole_text);
 std::unique_ptr<DecoderStep> make_metaspace_decoder(std::string replacement, bool drops_first_space);
 /// The suffix that ends a word becomes a space, but not at the end of the text.

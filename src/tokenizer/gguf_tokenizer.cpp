@@ -1,5 +1,5 @@
-// The tokenizer inside a GGUF file (keys: ggml's docs/gguf.md, "tokenizer.ggml.*"). The file names its pre-tokenizer by a word that
-// stands for a split; the words and splits are llama.cpp's.
+// The tokenizer inside a GGUF file (keys: ggml's docs/gguf.md, "tokenizer.ggml.*"). The file names its pre-tokenizer by
+// a word that stands for a split; the words and splits are llama.cpp's.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "tokenizer/bpe.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/pipeline_tokenizer.h"
+#include "tokenizer/score_merges.h"
 #include "tokenizer/split_pattern.h"
 #include "tokenizer/unicode.h"
 
@@ -36,7 +37,8 @@ constexpr std::string_view kDeepseek3Pattern =
 
 enum class Digits : uint8_t { as_pattern, individual };
 
-/// What a name in tokenizer.ggml.pre stands for: splits applied one after the other, each cutting what the one before left.
+/// What a name in tokenizer.ggml.pre stands for: splits applied one after the other, each cutting what the one before
+/// left.
 struct PreTokenizerName {
   std::string_view name;
   std::array<std::string_view, 5> patterns;
@@ -120,7 +122,8 @@ TokenList read_tokens(const GgufMetadata& metadata) {
 std::optional<int32_t> read_id(const GgufMetadata& metadata, std::string_view key, int32_t vocab_size) {
   const std::optional<int64_t> id = metadata.get_int(key);
   if (!id || *id == -1 || *id == 0xFFFFFFFF) return std::nullopt;  // both stand for "none"
-  if (*id < 0 || *id >= vocab_size) fail_input("{}: {} is {}, the vocabulary ends at {}", metadata.path, key, *id, vocab_size - 1);
+  if (*id < 0 || *id >= vocab_size)
+    fail_input("{}: {} is {}, the vocabulary ends at {}", metadata.path, key, *id, vocab_size - 1);
   return static_cast<int32_t>(*id);
 }
 
@@ -142,7 +145,8 @@ PipelineParts start_parts(const GgufMetadata& metadata, const TokenList& list) {
 void add_special_ids(const GgufMetadata& metadata, bool adds_bos_by_default, PipelineParts& parts) {
   const int32_t size = parts.vocabulary->size();
   TokenizerSettings settings;
-  for (const std::string_view key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+  for (const std::string_view key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     if (const auto id = read_id(metadata, key, size)) settings.end_ids.push_back(*id);
   }
   parts.bos_id = read_id(metadata, "tokenizer.ggml.bos_token_id", size);
@@ -169,7 +173,8 @@ std::vector<BpeMerge> read_merges(const GgufMetadata& metadata, const Vocabulary
                          .merged = vocabulary.find(std::string(left) + std::string(right)),
                          .rank = static_cast<int32_t>(merges.size())};
     if (space == std::string::npos || merge.left < 0 || merge.right < 0 || merge.merged < 0) {
-      fail_input("{}: merge {} ('{}') is not two tokens that form a third", metadata.path, merges.size(), printable(line));
+      fail_input(
+          "{}: merge {} ('{}') is not two tokens that form a third", metadata.path, merges.size(), printable(line));
     }
     merges.push_back(merge);
   }
@@ -197,34 +202,6 @@ PipelineParts read_byte_level(const GgufMetadata& metadata, const TokenList& lis
   return parts;
 }
 
-/// Sentencepiece's BPE merges any two neighbours whose union is a piece, best score first: as merges, every cut of every piece in two pieces.
-std::vector<BpeMerge> merges_from_scores(const TokenList& list,
-                                         const std::vector<double>& scores,
-                                         const Vocabulary& vocabulary) {
-  std::vector<double> order = scores;
-  std::sort(order.begin(), order.end(), std::greater<>());
-  order.erase(std::unique(order.begin(), order.end()), order.end());
-  std::vector<BpeMerge> merges;
-  for (size_t id = 0; id < list.tokens.size(); ++id) {
-    const std::string_view piece = list.tokens[id];
-    if (list.type(id) != kNormal || vocabulary.find(piece) != static_cast<int32_t>(id)) continue;
-    const auto rank = std::lower_bound(order.begin(), order.end(), scores[id], std::greater<>()) - order.begin();
-    const char* end = piece.data() + piece.size();
-    for (const char* cut = piece.data(); cut < end;) {
-      next_character(cut);
-      const auto length = static_cast<size_t>(cut - piece.data());
-      const int32_t left = length < piece.size() ? vocabulary.find(piece.substr(0, length)) : -1;
-      const int32_t right = left < 0 ? -1 : vocabulary.find(piece.substr(length));
-      if (right < 0 || list.type(static_cast<size_t>(left)) != kNormal || list.type(static_cast<size_t>(right)) != kNormal) {
-        continue;
-      }
-      merges.push_back(
-          {.left = left, .right = right, .merged = static_cast<int32_t>(id), .rank = static_cast<int32_t>(rank)});
-    }
-  }
-  return merges;
-}
-
 std::vector<double> read_scores(const GgufMetadata& metadata, size_t num_tokens) {
   const GgufValue* value = metadata.find("tokenizer.ggml.scores");
   const auto* scores = value == nullptr ? nullptr : std::get_if<std::vector<double>>(value);
@@ -240,7 +217,8 @@ void check_piece_lengths(const GgufMetadata& metadata, const TokenList& list) {
   constexpr size_t kMaxPieceBytes = 1024;
   for (size_t id = 0; id < list.tokens.size(); ++id) {
     if (list.tokens[id].size() > kMaxPieceBytes) {
-      fail_input("{}: token {} has {} bytes; the limit is {}", metadata.path, id, list.tokens[id].size(), kMaxPieceBytes);
+      fail_input(
+          "{}: token {} has {} bytes; the limit is {}", metadata.path, id, list.tokens[id].size(), kMaxPieceBytes);
     }
   }
 }
@@ -253,8 +231,10 @@ PipelineParts read_sentencepiece(const GgufMetadata& metadata, const TokenList& 
   if (const auto id = read_id(metadata, "tokenizer.ggml.unknown_token_id", parts.vocabulary->size())) {
     options.unknown_token = parts.vocabulary->token(*id);
   }
+  std::vector<bool> is_mergeable(list.tokens.size());
+  for (size_t id = 0; id < is_mergeable.size(); ++id) is_mergeable[id] = list.type(id) == kNormal;
   const std::vector<BpeMerge> merges =
-      merges_from_scores(list, read_scores(metadata, list.tokens.size()), *parts.vocabulary);
+      merges_from_scores(*parts.vocabulary, read_scores(metadata, list.tokens.size()), is_mergeable);
   parts.model = std::make_unique<BpeModel>(*parts.vocabulary, merges, std::move(options));
   const bool adds_space = metadata.get_bool("tokenizer.ggml.add_space_prefix").value_or(true);
   Normalizers stages;
@@ -276,7 +256,8 @@ std::shared_ptr<const Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadat
   const TokenList list = read_tokens(metadata);
   if (model == "gpt2") return make_pipeline_tokenizer(read_byte_level(metadata, list));
   if (model == "llama") return make_pipeline_tokenizer(read_sentencepiece(metadata, list));
-  fail_input("{}: tokenizer.ggml.model '{}' is not supported; known are gpt2 and llama", metadata.path, printable(model));
+  fail_input(
+      "{}: tokenizer.ggml.model '{}' is not supported; known are gpt2 and llama", metadata.path, printable(model));
 }
 
 }  // namespace weft

@@ -24,7 +24,10 @@ constexpr size_t kMaxStages = 32;
 }
 
 /// The stages of a description, those of (nested) sequences one after the other.
-void flatten(const json& description, std::string_view list_key, const std::string& where, std::vector<const json*>& out) {
+void flatten(const json& description,
+             std::string_view list_key,
+             const std::string& where,
+             std::vector<const json*>& out) {
   if (description.is_null()) return;
   const JsonFields fields(description, where);
   if (fields.string("type") != "Sequence") {
@@ -57,9 +60,11 @@ SplitBehavior read_behavior(const JsonFields& fields, const std::string& fallbac
   if (name == "MergedWithPrevious") return SplitBehavior::merged_with_previous;
   if (name == "MergedWithNext") return SplitBehavior::merged_with_next;
   if (name == "Contiguous") return SplitBehavior::contiguous;
-  fail_input("{}: split behavior '{}' is not supported; known are Removed, Isolated, MergedWithPrevious, MergedWithNext and Contiguous",
-             fields.where(),
-             printable(name));
+  fail_input(
+      "{}: split behavior '{}' is not supported; known are Removed, Isolated, MergedWithPrevious, MergedWithNext and "
+      "Contiguous",
+      fields.where(),
+      printable(name));
 }
 
 std::unique_ptr<Normalizer> read_normalizer_stage(const JsonFields& fields) {
@@ -92,7 +97,8 @@ PrependScheme read_prepend_scheme(const JsonFields& fields) {
   if (name == "always") return PrependScheme::always;
   if (name == "first") return PrependScheme::first;
   if (name == "never") return PrependScheme::never;
-  fail_input("{}: prepend_scheme '{}' is not supported; known are always, first and never", fields.where(), printable(name));
+  fail_input(
+      "{}: prepend_scheme '{}' is not supported; known are always, first and never", fields.where(), printable(name));
 }
 
 std::string read_replacement(const JsonFields& fields) {
@@ -151,7 +157,8 @@ int32_t read_token_pair(const JsonFields& fields, std::string_view key, const Vo
   const json& pair = fields.array(key);
   const bool is_pair = pair.size() == 2 && pair[0].is_string() && pair[1].is_number_integer();
   const int64_t id = is_pair ? pair[1].get<int64_t>() : -1;
-  if (id < 0 || id >= vocabulary.size()) fail_input("{}: '{}' should be [token, id] of a known token", fields.where(), key);
+  if (id < 0 || id >= vocabulary.size())
+    fail_input("{}: '{}' should be [token, id] of a known token", fields.where(), key);
   return static_cast<int32_t>(id);
 }
 

@@ -1,5 +1,5 @@
-// The stages of a tokenizer.json from their JSON descriptions. Every function throws Error(bad_input) that names `where` and, for a
-// stage of a type that Weft has not, the type and the ones it has.
+// The stages of a tokenizer.json from their JSON descriptions. Every function throws Error(bad_input) that names
+// `where` and, for a stage of a type that Weft has not, the type and the ones it has.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,9 @@ struct SpecialIds {
   std::vector<int32_t> after;
 };
 /// What is put round a single text.
-SpecialIds read_post_processor(const nlohmann::json& description, const Vocabulary& vocabulary, const std::string& where);
+SpecialIds read_post_processor(const nlohmann::json& description,
+                               const Vocabulary& vocabulary,
+                               const std::string& where);
 
 DecoderSteps read_decoder(const nlohmann::json& description, const std::string& where);
 

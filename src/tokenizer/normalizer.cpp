@@ -139,8 +139,8 @@ void clean_nmt(char32_t character, std::string& out) {
   if (is_dropped) return;
   const bool becomes_space = character == 0x9 || character == 0xA || character == 0xC || character == 0xD ||
                              character == 0x1680 || (character >= 0x200B && character <= 0x200F) ||
-                             character == 0x2028 || character == 0x2029 || character == 0x2581 ||
-                             character == 0xFEFF || character == 0xFFFD;
+                             character == 0x2028 || character == 0x2029 || character == 0x2581 || character == 0xFEFF ||
+                             character == 0xFFFD;
   append_utf8(becomes_space ? U' ' : character, out);
 }
 
@@ -155,12 +155,24 @@ class ByteLevelNormalizer : public Normalizer {
 
 }  // namespace
 
-std::unique_ptr<Normalizer> make_lowercase() { return std::make_unique<CharacterMap>(lowercase); }
-std::unique_ptr<Normalizer> make_strip_accents() { return std::make_unique<CharacterMap>(drop_marks); }
-std::unique_ptr<Normalizer> make_nmt() { return std::make_unique<CharacterMap>(clean_nmt); }
-std::unique_ptr<Normalizer> make_strip(bool left, bool right) { return std::make_unique<Strip>(left, right); }
-std::unique_ptr<Normalizer> make_prepend(std::string prefix) { return std::make_unique<Prepend>(std::move(prefix)); }
-std::unique_ptr<Normalizer> make_byte_level_normalizer() { return std::make_unique<ByteLevelNormalizer>(); }
+std::unique_ptr<Normalizer> make_lowercase() {
+  return std::make_unique<CharacterMap>(lowercase);
+}
+std::unique_ptr<Normalizer> make_strip_accents() {
+  return std::make_unique<CharacterMap>(drop_marks);
+}
+std::unique_ptr<Normalizer> make_nmt() {
+  return std::make_unique<CharacterMap>(clean_nmt);
+}
+std::unique_ptr<Normalizer> make_strip(bool left, bool right) {
+  return std::make_unique<Strip>(left, right);
+}
+std::unique_ptr<Normalizer> make_prepend(std::string prefix) {
+  return std::make_unique<Prepend>(std::move(prefix));
+}
+std::unique_ptr<Normalizer> make_byte_level_normalizer() {
+  return std::make_unique<ByteLevelNormalizer>();
+}
 
 std::unique_ptr<Normalizer> make_replace(std::string literal, std::string content) {
   if (literal.size() == 1) return std::make_unique<ReplaceByte>(literal[0], std::move(content));

@@ -1,9 +1,9 @@
 #include "tokenizer/pipeline_tokenizer.h"
 
 #include <algorithm>
-#include <mutex>
 #include <utility>
 
+#include "tokenizer/scratch_pool.h"
 #include "tokenizer/unicode.h"
 
 namespace weft {
@@ -96,7 +96,8 @@ class PipelineTokenizer : public Tokenizer {
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 4 + parts_.prefix_ids.size() + parts_.suffix_ids.size() + 16);
     if (add_special_tokens) ids = parts_.prefix_ids;
-    std::unique_ptr<Scratch> scratch = take_scratch();
+    std::unique_ptr<Scratch> scratch = pool_.take(
+        [&] { return std::make_unique<Scratch>(Scratch{.model = parts_.model->make_scratch(), .buffers = {}}); });
     raw_matcher_.split(
         text,
         [&](size_t begin, size_t end) { encode_segment(text, begin, end, *scratch, ids); },
@@ -145,30 +146,20 @@ class PipelineTokenizer : public Tokenizer {
         [&](int32_t id) { ids.push_back(id); });
   }
 
-  std::unique_ptr<Scratch> take_scratch() const {
-    const std::scoped_lock lock(mutex_);
-    if (pool_.empty()) return std::make_unique<Scratch>(Scratch{.model = parts_.model->make_scratch(), .buffers = {}});
-    std::unique_ptr<Scratch> scratch = std::move(pool_.back());
-    pool_.pop_back();
-    return scratch;
-  }
-
   void give_back(std::unique_ptr<Scratch> scratch) const {
     // One long text must not keep its memory for ever.
     constexpr size_t kMaxKeptBytes = size_t{1} << 20;
     for (std::string& buffer : scratch->buffers) {
       if (buffer.capacity() > kMaxKeptBytes) buffer = std::string();
     }
-    const std::scoped_lock lock(mutex_);
-    pool_.push_back(std::move(scratch));
+    pool_.give_back(std::move(scratch));
   }
 
   PipelineParts parts_;
   std::vector<bool> is_special_;
   AddedTokenMatcher raw_matcher_;
   AddedTokenMatcher normalized_matcher_;
-  mutable std::mutex mutex_;
-  mutable std::vector<std::unique_ptr<Scratch>> pool_;
+  mutable ScratchPool<Scratch> pool_;
 };
 
 }  // namespace

@@ -196,8 +196,8 @@ class Metaspace : public PreTokenizer {
   void split(const Piece& piece, PieceSink& next) const override {
     std::string text;
     const bool has_prefix = piece.text.starts_with(options_.replacement) || piece.text.starts_with(' ');
-    const bool wants_prefix = options_.prepend == PrependScheme::always ||
-                              (options_.prepend == PrependScheme::first && piece.is_text_start);
+    const bool wants_prefix =
+        options_.prepend == PrependScheme::always || (options_.prepend == PrependScheme::first && piece.is_text_start);
     if (wants_prefix && !has_prefix) text = options_.replacement;
     for (const char c : piece.text) {
       if (c == ' ') {
@@ -291,12 +291,13 @@ std::unique_ptr<PreTokenizer> make_pattern_split(std::string_view pattern, const
 }
 
 std::unique_ptr<PreTokenizer> make_digit_split(bool individual_digits) {
-  return make_split(make_class_matcher(is_number),
-                    individual_digits ? SplitBehavior::isolated : SplitBehavior::contiguous,
-                    false);
+  return make_split(
+      make_class_matcher(is_number), individual_digits ? SplitBehavior::isolated : SplitBehavior::contiguous, false);
 }
 
-std::unique_ptr<PreTokenizer> make_whitespace_split() { return std::make_unique<WhitespaceSplit>(); }
+std::unique_ptr<PreTokenizer> make_whitespace_split() {
+  return std::make_unique<WhitespaceSplit>();
+}
 
 void append_byte_level(const ByteLevelOptions& options, PreTokenizers& stages) {
   if (options.add_prefix_space) stages.push_back(std::make_unique<PrefixSpace>());

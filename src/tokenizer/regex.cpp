@@ -4,10 +4,9 @@
 #include <pcre2.h>
 
 #include <array>
-#include <mutex>
-#include <vector>
 
 #include "core/error.h"
+#include "tokenizer/scratch_pool.h"
 
 namespace weft {
 
@@ -81,22 +80,9 @@ struct Regex::Match {
 struct Regex::Program {
   ~Program() { pcre2_code_free(code); }
 
-  std::unique_ptr<Match> take() {
-    const std::scoped_lock lock(mutex);
-    if (pool.empty()) return std::make_unique<Match>(code);
-    std::unique_ptr<Match> match = std::move(pool.back());
-    pool.pop_back();
-    return match;
-  }
-  void give_back(std::unique_ptr<Match> match) {
-    const std::scoped_lock lock(mutex);
-    pool.push_back(std::move(match));
-  }
-
   std::string where;
   pcre2_code* code = nullptr;
-  std::mutex mutex;
-  std::vector<std::unique_ptr<Match>> pool;
+  ScratchPool<Match> pool;
 };
 
 Regex::Regex(std::string_view pattern, const std::string& where) : program_(std::make_unique<Program>()) {
@@ -124,7 +110,7 @@ Regex::Regex(std::string_view pattern, const std::string& where) : program_(std:
 Regex::~Regex() = default;
 
 std::optional<TextSpan> Regex::find(std::string_view text, size_t from) const {
-  std::unique_ptr<Match> match = program_->take();
+  std::unique_ptr<Match> match = program_->pool.take([&] { return std::make_unique<Match>(program_->code); });
   // The text was checked once as a whole; checking again at every match would take quadratic time.
   const int result = pcre2_match(program_->code,
                                  reinterpret_cast<PCRE2_SPTR>(text.data()),
@@ -138,7 +124,7 @@ std::optional<TextSpan> Regex::find(std::string_view text, size_t from) const {
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match->data);
     span = TextSpan{.begin = bounds[0], .end = bounds[1]};
   }
-  program_->give_back(std::move(match));
+  program_->pool.give_back(std::move(match));
   if (result >= 0 || result == PCRE2_ERROR_NOMATCH) return span;
   fail_input("{}: the regular expression gave up on this text: {}", program_->where, pcre2_message(result));
 }

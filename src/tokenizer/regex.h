@@ -14,7 +14,8 @@ struct TextSpan {
   size_t end = 0;
 };
 
-/// Compiled with UTF and Unicode properties, just-in-time where the processor allows. Immutable; may be used by several threads.
+/// Compiled with UTF and Unicode properties, just-in-time where the processor allows. Immutable; may be used by several
+/// threads.
 class Regex {
  public:
   /// Throws Error(bad_input) naming `where` and the place in the pattern that does not compile.
@@ -23,7 +24,8 @@ class Regex {
   Regex(const Regex&) = delete;
   Regex& operator=(const Regex&) = delete;
 
-  /// The first match that starts at or after `from`. `text` is valid UTF-8. Throws Error(bad_input) when the pattern backtracks beyond its limit.
+  /// The first match that starts at or after `from`. `text` is valid UTF-8. Throws Error(bad_input) when the pattern
+  /// backtracks beyond its limit.
   std::optional<TextSpan> find(std::string_view text, size_t from) const;
 
  private:

@@ -1,30 +1,36 @@
-// Sentencepiece models (.model, spiece.model): validated here, encoded by the sentencepiece library, decoded here.
+// Sentencepiece models (.model, spiece.model). Debian's library has known memory-safety bugs on hostile models and is
+// slow on BPE, so the models are run by our own code; the tests compare it with the library.
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <sentencepiece_processor.h>
 
 #include <cmath>
 #include <unordered_set>
 
 #include "core/error.h"
+#include "tokenizer/bpe.h"
 #include "tokenizer/loaders.h"
-#include "tokenizer/sentencepiece_charsmap.h"
+#include "tokenizer/score_merges.h"
+#include "tokenizer/scratch_pool.h"
 #include "tokenizer/sentencepiece_model.pb.h"
+#include "tokenizer/sentencepiece_normalizer.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/unigram.h"
 #include "tokenizer/vocabulary.h"
 
 namespace weft {
 
 namespace {
 
-using sentencepiece::Model;
-using sentencepiece::Trainer;
+using weft::sentencepiece::Model;
+using weft::sentencepiece::Trainer;
 using Piece = Model::Piece;
 
-// The library's costs grow with the longest piece; published models stay below 100 bytes.
+// The cost of a text grows with the longest piece; published models stay below 100 bytes.
 constexpr size_t kMaxPieceBytes = 1024;
+// The unigram model's trie counts its nodes in 24 bits; published models have up to 3 MB.
+constexpr size_t kMaxVocabularyBytes = size_t{1} << 24;
 // Sums of scores must stay finite; published models use 0 to about -10^6.
 constexpr float kMaxScore = 1e9F;
-// The library counts bytes in 32 bits.
+// Positions in a text are 32 bits wide.
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
 
@@ -59,14 +65,20 @@ void validate_piece(const Piece& piece, int index, const std::string& where) {
 void validate_pieces(const Model& model, const std::string& where) {
   std::unordered_set<std::string_view> seen;
   int num_of_type[Piece::Type_MAX + 1] = {};
+  size_t num_bytes = 0;
   for (int i = 0; i < model.pieces_size(); ++i) {
     const Piece& piece = model.pieces(i);
     validate_piece(piece, i, where);
     ++num_of_type[piece.type()];
+    num_bytes += piece.piece().size();
     if (!seen.insert(piece.piece()).second) {
       fail_input("{}: piece {} '{}' occurs twice", where, i, printable(piece.piece()));
     }
   }
+  if (num_bytes >= kMaxVocabularyBytes) {
+    fail_input("{}: pieces of {} bytes in all; the limit is {}", where, num_bytes, kMaxVocabularyBytes - 1);
+  }
+  if (num_of_type[Piece::UNUSED] != 0) fail_input("{}: a model with pieces of type UNUSED is not supported", where);
   if (num_of_type[Piece::UNKNOWN] != 1 || num_of_type[Piece::NORMAL] == 0) {
     fail_input("{}: {} unknown pieces and {} normal ones, expected 1 and at least 1",
                where,
@@ -93,10 +105,10 @@ Model parse_model(std::string_view bytes, const std::string& where) {
   }
   if (model.trainer().treat_whitespace_as_suffix() || !model.denormalizer().precompiled_charsmap().empty() ||
       !model.normalizer().escape_whitespaces()) {
-    fail_input("{}: a model with treat_whitespace_as_suffix, a denormalizer or unescaped spaces is not supported", where);
+    fail_input("{}: a model with treat_whitespace_as_suffix, a denormalizer or unescaped spaces is not supported",
+               where);
   }
   validate_pieces(model, where);
-  validate_charsmap(model.normalizer().precompiled_charsmap(), where);
   return model;
 }
 
@@ -171,17 +183,59 @@ class SentencepieceDecoder : public TokenDecoder {
   bool dropped_space_ = false;  // by the piece before
 };
 
+AddedTokenMatcher user_defined_pieces(const Model& model, const std::string& where) {
+  std::vector<AddedToken> tokens;
+  for (int i = 0; i < model.pieces_size(); ++i) {
+    if (model.pieces(i).type() == Piece::USER_DEFINED) tokens.push_back({.content = model.pieces(i).piece(), .id = i});
+  }
+  return AddedTokenMatcher(std::move(tokens), where);
+}
+
+std::unique_ptr<WordModel> make_unigram(const Model& model, const Vocabulary& vocabulary) {
+  std::vector<UnigramPiece> pieces;
+  std::vector<int32_t> byte_ids(model.trainer().byte_fallback() ? 256 : 0);
+  int32_t unknown_id = 0;
+  for (int i = 0; i < model.pieces_size(); ++i) {
+    const Piece& piece = model.pieces(i);
+    const bool is_user_defined = piece.type() == Piece::USER_DEFINED;
+    if (piece.type() == Piece::NORMAL || is_user_defined) {
+      pieces.push_back({vocabulary.token(i), i, piece.score(), is_user_defined});
+    } else if (piece.type() == Piece::BYTE) {
+      byte_ids[static_cast<size_t>(byte_of_piece(piece.piece()))] = i;
+    } else if (piece.type() == Piece::UNKNOWN) {
+      unknown_id = i;
+    }
+  }
+  return std::make_unique<UnigramModel>(pieces, unknown_id, std::move(byte_ids));
+}
+
+std::unique_ptr<WordModel> make_bpe(const Model& model, const Vocabulary& vocabulary) {
+  std::vector<double> scores;
+  std::vector<bool> is_mergeable;
+  BpeOptions options{.byte_fallback = model.trainer().byte_fallback(), .fuse_unknown = true};
+  for (const Piece& piece : model.pieces()) {
+    scores.push_back(piece.score());
+    is_mergeable.push_back(piece.type() == Piece::NORMAL);
+    if (piece.type() == Piece::UNKNOWN) options.unknown_token = piece.piece();
+  }
+  return std::make_unique<BpeModel>(
+      vocabulary, merges_from_scores(vocabulary, scores, is_mergeable), std::move(options));
+}
+
 class SentencepieceTokenizer : public Tokenizer {
  public:
   SentencepieceTokenizer(Model model, const std::string& where, const TokenizerSettings& settings)
       : model_(std::move(model)),
-        rules_{.unknown_surface = model_.trainer().unk_surface(),
-               .drops_first_space =
-                   model_.normalizer().add_dummy_prefix() || model_.normalizer().remove_extra_whitespaces(),
-               .drops_all_first_spaces = model_.normalizer().remove_extra_whitespaces()},
-        ids_(static_cast<size_t>(model_.pieces_size())),
+        rules_(decode_rules(model_)),
+        vocabulary_(static_cast<size_t>(model_.pieces_size())),
+        user_defined_(user_defined_pieces(model_, where)),
+        normalizer_(Charsmap(model_.normalizer().precompiled_charsmap(), where),
+                    user_defined_,
+                    {.adds_dummy_prefix = model_.normalizer().add_dummy_prefix(),
+                     .removes_extra_spaces = model_.normalizer().remove_extra_whitespaces()}),
         chat_template_(settings.chat_template) {
-    for (int i = 0; i < model_.pieces_size(); ++i) ids_.set(model_.pieces(i).piece(), i);
+    for (int i = 0; i < model_.pieces_size(); ++i) vocabulary_.add(model_.pieces(i).piece(), i);
+    encoder_ = is_unigram() ? make_unigram(model_, vocabulary_) : make_bpe(model_, vocabulary_);
     bos_id_ = control_id(model_.trainer().bos_piece());
     const VocabularyView view{.find = [&](std::string_view token) { return token_to_id(token); },
                               .is_special = [&](int32_t id) { return is_special(id); },
@@ -189,20 +243,29 @@ class SentencepieceTokenizer : public Tokenizer {
     TokenizerSettings ends = settings;
     if (control_id(model_.trainer().eos_piece())) ends.end_tokens.push_back(model_.trainer().eos_piece());
     end_ids_ = resolve_end_ids(ends, view);
-    load_library(where);
   }
 
-  std::string_view type() const override {
-    return model_.trainer().model_type() == Trainer::UNIGRAM ? "unigram" : "sentencepiece_bpe";
-  }
+  std::string_view type() const override { return is_unigram() ? "unigram" : "sentencepiece_bpe"; }
   int32_t vocab_size() const override { return model_.pieces_size(); }
 
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
     if (text.size() > kMaxTextBytes) fail_input("a text of {} bytes; at most {} at a time", text.size(), kMaxTextBytes);
-    std::vector<int> ids;
-    const auto status = processor_.Encode(text, &ids);
-    if (!status.ok()) fail_input("sentencepiece cannot encode this text: {}", printable(status.ToString()));
-    if (add_special_tokens && bos_id_) ids.insert(ids.begin(), *bos_id_);
+    std::vector<int32_t> ids;
+    if (add_special_tokens && bos_id_) ids.push_back(*bos_id_);
+    const std::string normalized = normalizer_.normalize(text);
+    const char* readable_end = normalized.data() + normalized.size();
+    std::unique_ptr<ModelScratch> scratch = pool_.take([&] { return encoder_->make_scratch(); });
+    if (is_unigram()) {
+      encoder_->encode(normalized, readable_end, *scratch, ids);
+    } else {
+      user_defined_.split(
+          normalized,
+          [&](size_t begin, size_t end) {
+            encoder_->encode(std::string_view(normalized).substr(begin, end - begin), readable_end, *scratch, ids);
+          },
+          [&](int32_t id) { ids.push_back(id); });
+    }
+    pool_.give_back(std::move(scratch));
     return ids;
   }
 
@@ -211,12 +274,10 @@ class SentencepieceTokenizer : public Tokenizer {
   }
 
   std::optional<int32_t> token_to_id(std::string_view token) const override {
-    const int32_t id = ids_.find(token);
+    const int32_t id = vocabulary_.find(token);
     return id < 0 ? std::nullopt : std::optional(id);
   }
-  std::string id_to_token(int32_t id) const override {
-    return id >= 0 && id < model_.pieces_size() ? model_.pieces(id).piece() : std::string();
-  }
+  std::string id_to_token(int32_t id) const override { return std::string(vocabulary_.token(id)); }
   bool is_special(int32_t id) const override {
     return id >= 0 && id < model_.pieces_size() && model_.pieces(id).type() == Piece::CONTROL;
   }
@@ -225,31 +286,30 @@ class SentencepieceTokenizer : public Tokenizer {
   const std::string& chat_template() const override { return chat_template_; }
 
  private:
-  std::optional<int32_t> control_id(const std::string& piece) const {
-    const int32_t id = ids_.find(piece);
-    return id >= 0 && is_special(id) ? std::optional(id) : std::nullopt;
+  static DecodeRules decode_rules(const Model& model) {
+    const bool removes_spaces = model.normalizer().remove_extra_whitespaces();
+    return {.unknown_surface = model.trainer().unk_surface(),
+            .drops_first_space = model.normalizer().add_dummy_prefix() || removes_spaces,
+            .drops_all_first_spaces = removes_spaces};
   }
 
-  void load_library(const std::string& where) {
-    Model checked = model_;
-    checked.clear_self_test();  // the library would run it
-    try {
-      const auto status = processor_.LoadFromSerializedProto(checked.SerializeAsString());
-      if (!status.ok()) fail_input("{}: sentencepiece refuses the model: {}", where, printable(status.ToString()));
-    } catch (const Error&) {
-      throw;
-    } catch (const std::exception& error) {
-      fail_input("{}: sentencepiece refuses the model: {}", where, printable(error.what()));
-    }
+  bool is_unigram() const { return model_.trainer().model_type() == Trainer::UNIGRAM; }
+
+  std::optional<int32_t> control_id(const std::string& piece) const {
+    const int32_t id = vocabulary_.find(piece);
+    return id >= 0 && is_special(id) ? std::optional(id) : std::nullopt;
   }
 
   Model model_;
   DecodeRules rules_;
-  StringTable ids_;
-  ::sentencepiece::SentencePieceProcessor processor_;
+  Vocabulary vocabulary_;
+  AddedTokenMatcher user_defined_;
+  SentencepieceNormalizer normalizer_;
+  std::unique_ptr<WordModel> encoder_;
   std::optional<int32_t> bos_id_;
   std::vector<int32_t> end_ids_;
   std::string chat_template_;
+  mutable ScratchPool<ModelScratch> pool_;
 };
 
 }  // namespace

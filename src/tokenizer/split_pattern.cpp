@@ -6,8 +6,7 @@
 
 namespace weft {
 
-const std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+const std::string_view kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 const std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 const std::string_view kQwen2Pattern =
@@ -15,7 +14,9 @@ const std::string_view kQwen2Pattern =
 
 namespace {
 
-CharacterClass class_at(const char* position) { return character_class(next_character(position)); }
+CharacterClass class_at(const char* position) {
+  return character_class(next_character(position));
+}
 
 const char* skip_class(const char* position, const char* end, CharacterClass wanted) {
   while (position < end) {
@@ -37,7 +38,8 @@ const char* skip_line_ends(const char* position, const char* end) {
   return position;
 }
 
-/// Length of 's 't 're 've 'm 'll 'd after the apostrophe; 0 when there is none. Folding adds U+017F, whose upper case is S.
+/// Length of 's 't 're 've 'm 'll 'd after the apostrophe; 0 when there is none. Folding adds U+017F, whose upper case
+/// is S.
 template <bool kFoldsCase>
 size_t contraction_length(const char* position, const char* end) {
   const auto letter = [&](std::ptrdiff_t index) -> char {

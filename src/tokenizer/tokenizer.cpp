@@ -51,8 +51,9 @@ std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file) {
   if (extension == ".model" || extension == ".spm") {
     return load_sentencepiece_bytes(read_whole_file(file.string()), file.string(), read_tokenizer_settings(folder));
   }
-  fail_input("{}: not a tokenizer that Weft knows; expected a folder, tokenizer.json, a sentencepiece .model or a .gguf file",
-             file.string());
+  fail_input(
+      "{}: not a tokenizer that Weft knows; expected a folder, tokenizer.json, a sentencepiece .model or a .gguf file",
+      file.string());
 }
 
 }  // namespace

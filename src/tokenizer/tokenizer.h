@@ -59,7 +59,8 @@ class StreamingDecoder {
  public:
   /// The tokenizer must outlive it.
   StreamingDecoder(const Tokenizer& tokenizer, bool skip_special_tokens);
-  /// The text that became certain with this id (may be empty). Concatenated over all calls plus finish() it equals decode() of all ids.
+  /// The text that became certain with this id (may be empty). Concatenated over all calls plus finish() it equals
+  /// decode() of all ids.
   std::string push(int32_t id);
   std::string finish();
 

@@ -176,7 +176,8 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
 }  // namespace
 
 TokenizerDocument parse_tokenizer_document(std::string_view text, const std::string& where) {
-  if (text.size() > kMaxFileBytes) fail_input("{}: {} bytes; a tokenizer.json has at most {}", where, text.size(), kMaxFileBytes);
+  if (text.size() > kMaxFileBytes)
+    fail_input("{}: {} bytes; a tokenizer.json has at most {}", where, text.size(), kMaxFileBytes);
   TokenizerDocument document;
   document.where = where;
   document.rest = std::make_shared<json>();

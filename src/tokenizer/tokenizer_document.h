@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,7 +34,8 @@ struct TokenizerDocument {
   std::shared_ptr<nlohmann::json> rest;
 };
 
-/// Reads the text in one pass; memory stays proportional to its size. Throws Error(bad_input) naming `where` and the byte.
+/// Reads the text in one pass; memory stays proportional to its size. Throws Error(bad_input) naming `where` and the
+/// byte.
 TokenizerDocument parse_tokenizer_document(std::string_view text, const std::string& where);
 
 }  // namespace weft

@@ -41,10 +41,8 @@ std::vector<BpeMerge> resolve_merges(const TokenizerDocument& document,
     if (right.starts_with(continuing_subword_prefix)) right.remove_prefix(continuing_subword_prefix.size());
     merged.assign(left);
     merged.append(right);
-    merges.push_back({.left = id_of(left),
-                      .right = right_id,
-                      .merged = id_of(merged),
-                      .rank = static_cast<int32_t>(merges.size())});
+    merges.push_back(
+        {.left = id_of(left), .right = right_id, .merged = id_of(merged), .rank = static_cast<int32_t>(merges.size())});
   }
   return merges;
 }

@@ -8,7 +8,8 @@
 
 namespace weft {
 
-/// The tokenizer that the text describes; bos, end ids and chat template are not in such a file and are left unset. Throws Error(bad_input) naming `where`.
+/// The tokenizer that the text describes; bos, end ids and chat template are not in such a file and are left unset.
+/// Throws Error(bad_input) naming `where`.
 PipelineParts read_tokenizer_json(std::string_view text, const std::string& where);
 
 }  // namespace weft

@@ -18,7 +18,8 @@ struct TokenizerSettings {
   std::string chat_template;
 };
 
-/// From tokenizer_config.json, generation_config.json, config.json, chat_template.jinja and chat_template.json of a model's folder; each may be absent.
+/// From tokenizer_config.json, generation_config.json, config.json, chat_template.jinja and chat_template.json of a
+/// model's folder; each may be absent.
 TokenizerSettings read_tokenizer_settings(const std::string& folder);
 
 /// The vocabulary as the settings need it.
@@ -29,7 +30,8 @@ struct VocabularyView {
 };
 
 std::optional<int32_t> resolve_bos(const TokenizerSettings& settings, const VocabularyView& vocabulary);
-/// The settings' end tokens and the well-known ends of text and of turn that are special tokens of the vocabulary. Ascending.
+/// The settings' end tokens and the well-known ends of text and of turn that are special tokens of the vocabulary.
+/// Ascending.
 std::vector<int32_t> resolve_end_ids(const TokenizerSettings& settings, const VocabularyView& vocabulary);
 
 }  // namespace weft

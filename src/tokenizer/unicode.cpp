@@ -8,7 +8,9 @@ namespace weft {
 
 namespace {
 
-bool is_continuation(unsigned char byte) { return (byte & 0xC0) == 0x80; }
+bool is_continuation(unsigned char byte) {
+  return (byte & 0xC0) == 0x80;
+}
 
 struct LeadByte {
   int length = 0;  // 0: cannot start a character
@@ -69,15 +71,17 @@ Utf8Character read_utf8(std::string_view text) {
   if (lead.length == 0) return {.value = 0, .length = 1, .status = Utf8Status::invalid};
   for (int i = 1; i < lead.length; ++i) {
     if (text.size() <= static_cast<size_t>(i)) return {.value = 0, .length = i, .status = Utf8Status::incomplete};
-    const bool fits =
-        i == 1 ? byte(1) >= lead.second_low && byte(1) <= lead.second_high : is_continuation(byte(static_cast<size_t>(i)));
+    const bool fits = i == 1 ? byte(1) >= lead.second_low && byte(1) <= lead.second_high
+                             : is_continuation(byte(static_cast<size_t>(i)));
     if (!fits) return {.value = 0, .length = i, .status = Utf8Status::invalid};
   }
   const char* position = text.data();
   return {.value = next_character(position), .length = lead.length, .status = Utf8Status::valid};
 }
 
-bool is_valid_utf8(std::string_view text) { return valid_prefix(text) == text.size(); }
+bool is_valid_utf8(std::string_view text) {
+  return valid_prefix(text) == text.size();
+}
 
 void append_lossy_utf8(std::string_view text, std::string& out) {
   while (!text.empty()) {

@@ -12,8 +12,9 @@ inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
 enum class Utf8Status : uint8_t { valid, invalid, incomplete };
 
-/// One character of arbitrary bytes. An invalid sequence's `length` is that of its maximal subpart (Unicode, chapter 3.9), for which one
-/// U+FFFD stands; `incomplete` means that the text ends inside a character that could still become valid.
+/// One character of arbitrary bytes. An invalid sequence's `length` is that of its maximal subpart (Unicode,
+/// chapter 3.9), for which one U+FFFD stands; `incomplete` means that the text ends inside a character that could still
+/// become valid.
 struct Utf8Character {
   char32_t value = 0;
   int length = 0;
@@ -82,9 +83,13 @@ inline CharacterClass character_class(char32_t character) {
   return character < 128 ? kAsciiClass[character] : wide_character_class(character);
 }
 
-inline bool is_space(char32_t character) { return character_class(character) == CharacterClass::space; }
+inline bool is_space(char32_t character) {
+  return character_class(character) == CharacterClass::space;
+}
 /// General category N (Rust's char::is_numeric).
-inline bool is_number(char32_t character) { return character_class(character) == CharacterClass::number; }
+inline bool is_number(char32_t character) {
+  return character_class(character) == CharacterClass::number;
+}
 /// ASCII punctuation or general category P.
 bool is_punctuation(char32_t character);
 /// General category M.

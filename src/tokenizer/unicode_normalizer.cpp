@@ -18,16 +18,20 @@ namespace {
 
 constexpr char32_t kNumCharacters = 0x110000;
 
-int combining_class(utf8proc_int32_t character) { return utf8proc_get_property(character)->combining_class; }
+int combining_class(utf8proc_int32_t character) {
+  return utf8proc_get_property(character)->combining_class;
+}
 
 void decompose(char32_t character, bool is_compatibility, std::vector<utf8proc_int32_t>& out) {
   std::array<utf8proc_int32_t, 64> parts{};  // the longest decomposition has 18
   int last_boundary_class = 0;
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
-                                                      (is_compatibility ? UTF8PROC_COMPAT : 0));
+  const auto options =
+      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (is_compatibility ? UTF8PROC_COMPAT : 0));
   const utf8proc_ssize_t size = utf8proc_decompose_char(
       static_cast<utf8proc_int32_t>(character), parts.data(), parts.size(), options, &last_boundary_class);
-  WEFT_ASSERT(size >= 0 && size <= static_cast<utf8proc_ssize_t>(parts.size()), "decomposition of U+{:04X}", static_cast<uint32_t>(character));
+  WEFT_ASSERT(size >= 0 && size <= static_cast<utf8proc_ssize_t>(parts.size()),
+              "decomposition of U+{:04X}",
+              static_cast<uint32_t>(character));
   out.insert(out.end(), parts.begin(), parts.begin() + size);
 }
 

@@ -59,7 +59,8 @@ class Vocabulary {
   std::string arena_;
 };
 
-/// Ids index tables, so a file with `num_tokens` tokens may leave only so many ids unused. Throws Error(bad_input) naming `where`.
+/// Ids index tables, so a file with `num_tokens` tokens may leave only so many ids unused. Throws Error(bad_input)
+/// naming `where`.
 void check_token_id(int64_t id, size_t num_tokens, std::string_view token, const std::string& where);
 
 }  // namespace weft

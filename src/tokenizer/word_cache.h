@@ -72,9 +72,7 @@ class WordCache {
     if (length >= (word + 1) * 8) return ~uint64_t{0};
     return length <= word * 8 ? 0 : (uint64_t{1} << ((length - word * 8) * 8)) - 1;
   }
-  static bool matches(const Slot& slot, const Key& key) {
-    return slot.length == key.length && slot.words == key.words;
-  }
+  static bool matches(const Slot& slot, const Key& key) { return slot.length == key.length && slot.words == key.words; }
 
   std::vector<Slot> slots_;
 };

@@ -17,7 +17,8 @@ struct ModelScratch {
 class WordModel {
  public:
   virtual ~WordModel() = default;
-  /// Appends the ids of a pre-token. Memory up to `readable_end` may be read. `scratch` comes from this model's make_scratch.
+  /// Appends the ids of a pre-token. Memory up to `readable_end` may be read. `scratch` comes from this model's
+  /// make_scratch.
   virtual void encode(std::string_view word,
                       const char* readable_end,
                       ModelScratch& scratch,

@@ -1,4 +1,5 @@
-// Any text through sound tokenizers: scanners cut as their patterns say, decoding gives the text back, streaming equals decoding.
+// Any text through sound tokenizers: scanners cut as their patterns say, decoding gives the text back, streaming equals
+// decoding.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -58,7 +59,8 @@ std::shared_ptr<const weft::Tokenizer> make_byte_fallback() {
       "byte fallback");
 }
 
-/// PCRE2 and utf8proc know different versions of Unicode; characters that are new in one of them are no difference of ours.
+/// PCRE2 and utf8proc know different versions of Unicode; characters that are new in one of them are no difference of
+/// ours.
 bool classes_agree(const std::string& text) {
   static const weft::Regex letter(R"(\p{L})", "fuzz");
   static const weft::Regex number(R"(\p{N})", "fuzz");

@@ -8,7 +8,8 @@
 namespace {
 
 void use(const weft::Tokenizer& tokenizer) {
-  const auto ids = tokenizer.encode("  Hello  w\xC3\xB6rld 123 <sep>\xEF\xBC\xA1\xEF\xBD\xB6\xEF\xBE\x9E\xE2\x96\x81 the of\xFF", true);
+  const auto ids = tokenizer.encode(
+      "  Hello  w\xC3\xB6rld 123 <sep>\xEF\xBC\xA1\xEF\xBD\xB6\xEF\xBE\x9E\xE2\x96\x81 the of\xFF", true);
   tokenizer.decode(ids, false);
 }
 

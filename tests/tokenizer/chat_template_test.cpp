@@ -36,14 +36,58 @@ TEST(ChatTemplate, SmolLM2RendersAsItsOwnTemplateDoes) {
 
 TEST(ChatTemplate, GemmaGivesTheReferenceIds) {
   EXPECT_THAT(chat_ids(test::gemma_tokenizer(), "gemma"),
-              ElementsAre(2, 106, 1645, 108, 2151, 1104, 107, 108, 106, 2516, 108, 4521, 107, 108, 106, 1645, 108, 38620,
-                          107, 108, 106, 2516, 108));
+              ElementsAre(2,
+                          106,
+                          1645,
+                          108,
+                          2151,
+                          1104,
+                          107,
+                          108,
+                          106,
+                          2516,
+                          108,
+                          4521,
+                          107,
+                          108,
+                          106,
+                          1645,
+                          108,
+                          38620,
+                          107,
+                          108,
+                          106,
+                          2516,
+                          108));
 }
 
 TEST(ChatTemplate, Llama3GivesTheReferenceIds) {
   EXPECT_THAT(chat_ids(test::llama3_tokenizer(), "llama3"),
-              ElementsAre(128000, 128006, 882, 128007, 271, 13347, 1070, 128009, 128006, 78191, 128007, 271, 9906, 128009,
-                          128006, 882, 128007, 271, 1383, 68, 128009, 128006, 78191, 128007, 271));
+              ElementsAre(128000,
+                          128006,
+                          882,
+                          128007,
+                          271,
+                          13347,
+                          1070,
+                          128009,
+                          128006,
+                          78191,
+                          128007,
+                          271,
+                          9906,
+                          128009,
+                          128006,
+                          882,
+                          128007,
+                          271,
+                          1383,
+                          68,
+                          128009,
+                          128006,
+                          78191,
+                          128007,
+                          271));
 }
 
 TEST(ChatTemplate, GemmaHasNoSystemRoleAndTakesTurns) {
@@ -77,34 +121,43 @@ class TemplateFolder : public ::testing::Test {
 
 TEST_F(TemplateFolder, QwenAddsTheSystemTextThatItsTemplateWritesOut) {
   const std::string qwen =
-      "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a "
+      "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+      "'<|im_start|>system\\nYou are a "
       "helpful assistant.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
       "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
   EXPECT_EQ(render(qwen, {{"user", " Hi "}}),
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n Hi <|im_end|>\n<|im_start|>assistant\n");
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n Hi "
+            "<|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(render(qwen, {{"system", "S"}, {"user", "Hi"}}),
             "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
 }
 
 TEST_F(TemplateFolder, YiAddsNoSystemText) {
   const std::string yi =
-      "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{% for message in messages "
+      "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{% for message "
+      "in messages "
       "%}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if "
       "add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
   EXPECT_EQ(render(yi, {{"user", "Hi"}}), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
 }
 
 TEST_F(TemplateFolder, Llama31AlwaysHasASystemBlock) {
-  const std::string llama31 = "… '<|start_header_id|>system<|end_header_id|>' … 'Cutting Knowledge Date: December 2023' …";
-  EXPECT_EQ(render(llama31, {{"system", " S "}, {"user", "Hi"}}),
-            "<bos><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
-            "2024\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_"
-            "id|>\n\n");
+  const std::string llama31 =
+      "… '<|start_header_id|>system<|end_header_id|>' … 'Cutting Knowledge Date: December 2023' …";
+  EXPECT_EQ(
+      render(llama31, {{"system", " S "}, {"user", "Hi"}}),
+      "<bos><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul "
+      "2024\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_"
+      "header_"
+      "id|>\n\n");
 }
 
 TEST_F(TemplateFolder, AnUnknownTemplateIsAnError) {
-  EXPECT_THAT([] { render("{{ messages[0]['content'] }}", {{"user", "Hi"}}); },
-              ThrowsMessage<Error>(HasSubstr("of no format that Weft knows")));
+  EXPECT_THAT(
+      [] {
+        render("{{ messages[0]['content'] }}", {{"user", "Hi"}});
+      },
+      ThrowsMessage<Error>(HasSubstr("of no format that Weft knows")));
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ GgufMetadata sentencepiece_metadata() {
   std::string piece;
   std::string type;
   double score = 0;
-  while (std::getline(rows, id, '\t') && std::getline(rows, piece, '\t') && rows >> score >> type && rows.get() == '\n') {
+  while (std::getline(rows, id, '\t') && std::getline(rows, piece, '\t') && rows >> score >> type &&
+         rows.get() == '\n') {
     tokens.push_back(nlohmann::json::parse(piece).get<std::string>());
     scores.push_back(score);
     const bool is_user_defined = tokens.back() == "<sep>" || tokens.back() == "<extra_id_0>";
@@ -56,7 +57,8 @@ GgufMetadata gpt2_metadata() {
   return metadata;
 }
 
-// In a GGUF the space prefix comes after every special token, in a .model only at the start; and control pieces are found in the text.
+// In a GGUF the space prefix comes after every special token, in a .model only at the start; and control pieces are
+// found in the text.
 bool differs_by_design(const std::string& text) {
   return text.find("<s") != std::string::npos || text.find("<extra_id_0>") != std::string::npos ||
          text.find("</s>") != std::string::npos || text.find("<pad>") != std::string::npos ||
@@ -80,15 +82,25 @@ TEST(GgufSentencepiece, MergesByScoreAsTheModelDoes) {
 TEST(GgufTokenizer, UnknownNamesAreListedWithTheKnownOnes) {
   GgufMetadata metadata = gpt2_metadata();
   metadata.values["tokenizer.ggml.pre"] = std::string("blorb");
-  EXPECT_THAT([&] { load_gguf_tokenizer(metadata); },
-              ThrowsMessage<Error>(HasSubstr("file: tokenizer.ggml.pre 'blorb' is not supported; known are default, gpt-2")));
+  EXPECT_THAT(
+      [&] { load_gguf_tokenizer(metadata); },
+      ThrowsMessage<Error>(HasSubstr("file: tokenizer.ggml.pre 'blorb' is not supported; known are default, gpt-2")));
   metadata.values["tokenizer.ggml.model"] = std::string("blorb");
   EXPECT_THAT([&] { load_gguf_tokenizer(metadata); },
               ThrowsMessage<Error>(HasSubstr("file: tokenizer.ggml.model 'blorb' is not supported")));
 }
 
 TEST(GgufTokenizer, EveryNamedPreTokenizerLoads) {
-  for (const char* name : {"default", "gpt-2", "smollm", "falcon", "llama-bpe", "qwen2", "deepseek-coder", "deepseek-v3", "tekken", "gpt-4o"}) {
+  for (const char* name : {"default",
+                           "gpt-2",
+                           "smollm",
+                           "falcon",
+                           "llama-bpe",
+                           "qwen2",
+                           "deepseek-coder",
+                           "deepseek-v3",
+                           "tekken",
+                           "gpt-4o"}) {
     GgufMetadata metadata = gpt2_metadata();
     metadata.values["tokenizer.ggml.pre"] = std::string(name);
     EXPECT_EQ(load_gguf_tokenizer(metadata)->encode("ab", false), std::vector<int32_t>{2}) << name;
@@ -105,7 +117,8 @@ TEST(GgufTokenizer, DamagedArraysAreNamed) {
   EXPECT_THAT([&] { load_gguf_tokenizer(metadata); }, ThrowsMessage<Error>(HasSubstr("should hold 3 integers")));
   metadata = gpt2_metadata();
   metadata.values["tokenizer.ggml.bos_token_id"] = int64_t{3};
-  EXPECT_THAT([&] { load_gguf_tokenizer(metadata); }, ThrowsMessage<Error>(HasSubstr("is 3, the vocabulary ends at 2")));
+  EXPECT_THAT([&] { load_gguf_tokenizer(metadata); },
+              ThrowsMessage<Error>(HasSubstr("is 3, the vocabulary ends at 2")));
 }
 
 }  // namespace

@@ -27,7 +27,8 @@ class TokenizerGolden : public ::testing::TestWithParam<GoldenCase> {
 };
 
 TEST_P(TokenizerGolden, EncodesEveryLineToTheReferenceIds) {
-  for (const test::GoldenRow& row : rows()) EXPECT_EQ(tokenizer().encode(row.text, false), row.ids) << "row " << row.label;
+  for (const test::GoldenRow& row : rows())
+    EXPECT_EQ(tokenizer().encode(row.text, false), row.ids) << "row " << row.label;
 }
 
 TEST_P(TokenizerGolden, AddsTheSpecialTokensOfTheReference) {

@@ -25,7 +25,9 @@ json small_tokenizer() {
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})");
 }
 
-auto fails_with(const std::string& message) { return ThrowsMessage<Error>(AllOf(HasSubstr("file"), HasSubstr(message))); }
+auto fails_with(const std::string& message) {
+  return ThrowsMessage<Error>(AllOf(HasSubstr("file"), HasSubstr(message)));
+}
 
 std::function<void()> loading(const json& tokenizer) {
   return [text = tokenizer.dump()] { load_tokenizer_json_text(text, "file"); };
@@ -63,7 +65,8 @@ TEST(BrokenTokenizerJson, DamagedTablesAreNamed) {
 TEST(BrokenTokenizerJson, EveryTruncationIsAnError) {
   const std::string text = small_tokenizer().dump();
   for (size_t size = 0; size < text.size(); ++size) {
-    EXPECT_THAT([&] { load_tokenizer_json_text(text.substr(0, size), "file"); }, fails_with("not valid JSON at byte")) << size;
+    EXPECT_THAT([&] { load_tokenizer_json_text(text.substr(0, size), "file"); }, fails_with("not valid JSON at byte"))
+        << size;
   }
 }
 
@@ -127,8 +130,23 @@ std::string repeat(const std::string& unit, size_t bytes) {
 }
 
 TEST(HostileText, TimeGrowsWithTheLengthAloneOnAnyText) {
-  const std::vector<std::string> units = {"a", " ", "\n", "ab", "aA1!", "\xF0\x9F\x98\x80", "\xE2\x96\x81", "<", "<|", "\xCC\x81\xCC\xA3",
-                                          "\xFF", " \n", "1", "'s", "\xE8\xAF\xAD", "=", std::string(1, '\0')};
+  const std::vector<std::string> units = {"a",
+                                          " ",
+                                          "\n",
+                                          "ab",
+                                          "aA1!",
+                                          "\xF0\x9F\x98\x80",
+                                          "\xE2\x96\x81",
+                                          "<",
+                                          "<|",
+                                          "\xCC\x81\xCC\xA3",
+                                          "\xFF",
+                                          " \n",
+                                          "1",
+                                          "'s",
+                                          "\xE8\xAF\xAD",
+                                          "=",
+                                          std::string(1, '\0')};
   for (const Tokenizer* tokenizer : {&test::gemma_tokenizer(),
                                      &test::llama3_tokenizer(),
                                      &test::smollm2_tokenizer(),
@@ -186,7 +204,8 @@ TEST(TokenizerRoles, EndIdsAndSpecialTokensOfTheRealTokenizers) {
 
 TEST(TokenizerRoles, ConfigsBesideTheTokenizerNameTheEnds) {
   json tokenizer = small_tokenizer();
-  tokenizer["added_tokens"] = {{{"id", 3}, {"content", "<s>"}, {"special", true}}, {{"id", 4}, {"content", "</s>"}, {"special", true}}};
+  tokenizer["added_tokens"] = {{{"id", 3}, {"content", "<s>"}, {"special", true}},
+                               {{"id", 4}, {"content", "</s>"}, {"special", true}}};
   const std::string path = test::write_file("roles/tokenizer.json", tokenizer.dump());
   test::write_file("roles/tokenizer_config.json", R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>"})");
   test::write_file("roles/generation_config.json", R"({"eos_token_id": [4, 1]})");

@@ -36,7 +36,9 @@ TEST_P(TokenizerStages, GiveTheReferenceIdsAndTexts) {
 INSTANTIATE_TEST_SUITE_P(References,
                          TokenizerStages,
                          ::testing::Range<size_t>(0, stage_cases().size()),
-                         [](const auto& instance) { return stage_cases()[instance.param]["name"].template get<std::string>(); });
+                         [](const auto& instance) {
+                           return stage_cases()[instance.param]["name"].template get<std::string>();
+                         });
 
 }  // namespace
 }  // namespace weft

@@ -17,7 +17,8 @@ using nlohmann::json;
 
 class ScratchFolder {
  public:
-  ScratchFolder() : path_(std::filesystem::temp_directory_path() / ("weft_tokenizer_test_" + std::to_string(getpid()))) {
+  ScratchFolder()
+      : path_(std::filesystem::temp_directory_path() / ("weft_tokenizer_test_" + std::to_string(getpid()))) {
     std::filesystem::create_directories(path_);
   }
   ~ScratchFolder() {
@@ -55,7 +56,9 @@ std::vector<json> read_json_lines(const std::string& path) {
 
 }  // namespace
 
-std::string tokenizer_data(const std::string& name) { return std::string(WEFT_TEST_DATA) + "/tokenizers/" + name; }
+std::string tokenizer_data(const std::string& name) {
+  return std::string(WEFT_TEST_DATA) + "/tokenizers/" + name;
+}
 
 std::string unpack(const std::string& name) {
   const std::filesystem::path file = scratch_folder() / name;

@@ -1,4 +1,5 @@
-// The reference data of the tokenizer tests: real tokenizers, and what the reference implementations make of 431 strings.
+// The reference data of the tokenizer tests: real tokenizers, and what the reference implementations make of 431
+// strings.
 #pragma once
 
 #include <cstdint>
