@@ -23,7 +23,7 @@ constexpr const char* kFooter = R"(Examples:
   weft plan --model SmolLM2-135M-Instruct.Q4_1.gguf --batch 8 --context 8192 --json
   weft plan --model configs/models/llama3-8b.json --memory-per-rank 12GB
 
-Prints what rank 0, which holds the largest share, needs: weights, key/value cache, activations at their highest, buffers (scratch
+Prints what the rank with the largest share needs: weights, key/value cache, activations at their highest, buffers (scratch
 and communication). The numbers are those that --memory reports after a run.)";
 
 struct PlanCommand {
@@ -75,13 +75,15 @@ ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
   int num_ranks = options.common.tensor_parallel > 0 ? options.common.tensor_parallel : session.size();
   DType dtype = parse_dtype(options.common.dtype);
   Workload workload = resolve_workload(options, opened.settings.info, resolve_threads(options.common, session));
-  MemoryPlan plan = plan_memory(opened, {.rank = 0, .size = num_ranks}, dtype, workload);
+  LargestRank largest = plan_largest_rank(opened, num_ranks, dtype, workload);
+  const MemoryPlan& plan = largest.plan;
   Json result = {{"model", opened.path},
                  {"tensor_parallel", num_ranks},
                  {"dtype", dtype_name(dtype)},
                  {"batch", workload.batch},
                  {"context", workload.context()},
-                 {"bytes_per_rank", plan_json(plan)}};
+                 {"bytes_per_rank", plan_json(plan)},
+                 {"largest_rank", largest.rank}};
   int degree = 0;
   if (!options.memory_per_rank.empty()) {
     degree = smallest_fitting_degree(opened, dtype, workload, parse_bytes(options.memory_per_rank));

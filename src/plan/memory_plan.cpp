@@ -126,7 +126,7 @@ class Planner {
   }
 
   int64_t kv_heads() const { return widths_.key / info_.head_dim; }
-  int64_t group() const { return widths_.query / widths_.key; }
+  int64_t group() const { return std::max<int64_t>(1, widths_.query / widths_.key); }
 
   int64_t prefill_workspace() const {
     int64_t rows = std::min(kPrefillRows, workload_.prompt_tokens * group());
@@ -149,9 +149,9 @@ class Planner {
   LocalWidths widths_;
 };
 
-bool fits(const OpenedModel& opened, TensorParallelPlace place, DType dtype, const Workload& workload, int64_t bytes) {
+bool fits(const OpenedModel& opened, int num_ranks, DType dtype, const Workload& workload, int64_t bytes) {
   try {
-    return plan_memory(opened, place, dtype, workload).total() <= bytes;
+    return plan_largest_rank(opened, num_ranks, dtype, workload).plan.total() <= bytes;
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_input) throw;
     return false;  // the ranks cannot share the model
@@ -164,10 +164,19 @@ MemoryPlan plan_memory(const OpenedModel& opened, TensorParallelPlace place, DTy
   return Planner(opened, place, dtype, workload).plan();
 }
 
+LargestRank plan_largest_rank(const OpenedModel& opened, int num_ranks, DType dtype, const Workload& workload) {
+  LargestRank largest{.rank = 0, .plan = plan_memory(opened, {.rank = 0, .size = num_ranks}, dtype, workload)};
+  for (int rank = 1; rank < num_ranks; ++rank) {
+    MemoryPlan plan = plan_memory(opened, {.rank = rank, .size = num_ranks}, dtype, workload);
+    if (plan.total() > largest.plan.total()) largest = {.rank = rank, .plan = plan};
+  }
+  return largest;
+}
+
 int smallest_fitting_degree(
     const OpenedModel& opened, DType dtype, const Workload& workload, int64_t bytes, int max_size) {
   for (int size = 1; size <= max_size; ++size) {
-    if (fits(opened, {.rank = 0, .size = size}, dtype, workload, bytes)) return size;
+    if (fits(opened, size, dtype, workload, bytes)) return size;
   }
   return 0;
 }

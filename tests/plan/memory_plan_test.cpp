@@ -36,6 +36,14 @@ std::string mid_gemma2() {
     "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "tie_word_embeddings": true})");
 }
 
+/// 3 key/value heads, each read by 3 query heads: two ranks hold 1 and 2 of them.
+std::string uneven_llama() {
+  return write_shape("uneven",
+                     R"({"model_type": "llama", "vocab_size": 301, "hidden_size": 144, "intermediate_size": 192,
+    "num_hidden_layers": 4, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 512, "tie_word_embeddings": true})");
+}
+
 struct RunCase {
   std::string name;
   std::string (*shape)();
@@ -101,6 +109,7 @@ INSTANTIATE_TEST_SUITE_P(Runs,
                          testing::Values(RunCase{"tiny_f32", tiny_llama, 1, DType::f32, kShortBatch},
                                          RunCase{"tiny_bf16", tiny_llama, 1, DType::bf16, kShortBatch},
                                          RunCase{"tiny_bf16_2_ranks", tiny_llama, 2, DType::bf16, kShortBatch},
+                                         RunCase{"uneven_bf16_2_ranks", uneven_llama, 2, DType::bf16, kShortBatch},
                                          RunCase{"mid_f32", mid_gemma2, 1, DType::f32, kShortBatch},
                                          RunCase{"mid_bf16", mid_gemma2, 1, DType::bf16, kLongPrompt},
                                          RunCase{"mid_bf16_2_ranks", mid_gemma2, 2, DType::bf16, kLongPrompt},
@@ -119,10 +128,17 @@ TEST(MemoryPlan, Gemma2With27BillionParametersNeedsWhatItsShapeSays) {
 
 TEST(MemoryPlan, SmallestDegreeIsTheFirstThatFitsAndThatTheHeadsAllow) {
   OpenedModel opened = open_model({.path = tiny_llama(), .family = {}, .compat = {}});  // 4 heads: degree 3 cannot be
-  int64_t at_two = plan_memory(opened, {.rank = 0, .size = 2}, DType::f32, kShortBatch).total();
+  int64_t at_two = plan_largest_rank(opened, 2, DType::f32, kShortBatch).plan.total();
   EXPECT_EQ(smallest_fitting_degree(opened, DType::f32, kShortBatch, at_two), 2);
   EXPECT_EQ(smallest_fitting_degree(opened, DType::f32, kShortBatch, at_two - 1), 4);
   EXPECT_EQ(smallest_fitting_degree(opened, DType::f32, kShortBatch, 1000), 0);
+}
+
+TEST(MemoryPlan, OfUnevenSharesTheLargestCounts) {
+  OpenedModel opened = open_model({.path = uneven_llama(), .family = {}, .compat = {}});
+  LargestRank largest = plan_largest_rank(opened, 2, DType::f32, kShortBatch);
+  EXPECT_EQ(largest.rank, 1);
+  EXPECT_GT(largest.plan.total(), plan_memory(opened, {.rank = 0, .size = 2}, DType::f32, kShortBatch).total());
 }
 
 TEST(MemoryPlan, EveryShapeOfConfigsModelsCanBePlanned) {
