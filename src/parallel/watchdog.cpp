@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -65,20 +64,14 @@ std::string one_line(std::string text) {
 class Watchdog::Client {
  public:
   Client(int rank, LineSocket socket, std::shared_ptr<const Activity> activity, const WatchdogOptions& options)
-      : rank_(rank),
-        activity_(std::move(activity)),
-        options_(options),
-        wake_(eventfd(0, EFD_CLOEXEC)),
-        socket_(std::move(socket)),
-        thread_([this] { run(); }) {}
+      : rank_(rank), activity_(std::move(activity)), options_(options), socket_(std::move(socket)), thread_([this] {
+          run();
+        }) {}
 
   ~Client() {
-    stopping_ = true;
     send("goodbye");
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = write(wake_, &one, sizeof(one));
+    // Ends at the hub's farewell.
     thread_.join();
-    close(wake_);
   }
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
@@ -99,7 +92,7 @@ class Watchdog::Client {
   void run() {
     Clock::time_point next_beat = Clock::now();
     last_echo_ = Clock::now();
-    while (!stopping_) {
+    while (!heard_farewell_) {
       if (Clock::now() >= next_beat) {
         send(fmt::format("beat {} {}", activity_->step(), activity_->op()));
         next_beat = Clock::now() + options_.heartbeat;
@@ -112,16 +105,16 @@ class Watchdog::Client {
 
   void wait_for_input() const {
     const auto timeout = std::min<std::chrono::milliseconds>(options_.heartbeat, std::chrono::milliseconds(200));
-    std::array<pollfd, 2> sources{pollfd{socket_.descriptor(), POLLIN, 0}, pollfd{wake_, POLLIN, 0}};
-    poll(sources.data(), sources.size(), static_cast<int>(timeout.count()));
+    pollfd source{socket_.descriptor(), POLLIN, 0};
+    poll(&source, 1, static_cast<int>(timeout.count()));
   }
 
   void hear() {
     const bool is_open = socket_.receive();
     while (auto line = socket_.next_line()) handle(*line);
-    if (stopping_) return;
+    if (heard_farewell_) return;
     if (!is_open) leave_without_hub("was lost: its process has ended");
-    if (Clock::now() - last_echo_ > options_.deadline) {
+    if (loop_clock_.now() - last_echo_ > options_.deadline) {
       leave_without_hub(fmt::format("is frozen: it has not answered for {:.0f} s", options_.deadline.count() / 1000.0));
     }
   }
@@ -141,6 +134,8 @@ class Watchdog::Client {
       words >> code;
       // Rank 0 itself is ended by its hub, after everybody has been told.
       if (rank_ != 0) _exit(code);
+    } else if (kind == "farewell") {
+      heard_farewell_ = true;
     } else if (kind == "verdict") {
       std::unique_lock lock(mutex_);
       words >> verdict_.emplace();
@@ -164,7 +159,6 @@ class Watchdog::Client {
   const int rank_;
   const std::shared_ptr<const Activity> activity_;
   const WatchdogOptions options_;
-  const int wake_;
   std::string hub_host_ = "unknown";
   std::string hub_op_ = "start-up";
   int64_t hub_pid_ = 0;
@@ -174,7 +168,7 @@ class Watchdog::Client {
   std::mutex mutex_;  // of sending, and of the verdict
   std::condition_variable verdict_arrived_;
   std::optional<int> verdict_;
-  std::atomic<bool> stopping_{false};
+  bool heard_farewell_ = false;
   LineSocket socket_;
   std::thread thread_;
 };
@@ -221,7 +215,6 @@ Watchdog::Watchdog(Communicator& world, std::shared_ptr<const Activity> activity
          text_of(shared_contact).substr(text_of(shared_contact).find(' ') + 1));
   }
   client_ = std::make_unique<Client>(world.rank(), std::move(*socket), std::move(activity), options);
-  world.barrier();
 }
 
 Watchdog::~Watchdog() {

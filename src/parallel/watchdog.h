@@ -27,7 +27,7 @@ class Watchdog {
  public:
   /// Collective over `world`, which needs at least two ranks. Throws Error(communication) if rank 0 cannot be reached.
   Watchdog(Communicator& world, std::shared_ptr<const Activity> activity, const WatchdogOptions& options = {});
-  /// Waits until all ranks have come this far.
+  /// Waits until all ranks have come this far, so that nobody is inside MPI_Finalize while ranks can still be missed.
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;

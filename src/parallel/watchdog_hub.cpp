@@ -90,13 +90,14 @@ void Watchdog::Hub::run() {
     check_heartbeats();
     check_outcomes();
   }
+  send_all("farewell");
 }
 
 void Watchdog::Hub::wait_for_input() const {
   std::vector<pollfd> sources{{.fd = listener_.descriptor(), .events = POLLIN, .revents = 0}};
   for (const Member& newcomer : newcomers_) sources.push_back({newcomer.socket.descriptor(), POLLIN, 0});
   for (const auto& [rank, member] : members_) {
-    if (!member.said_goodbye) sources.push_back({member.socket.descriptor(), POLLIN, 0});
+    sources.push_back({member.socket.descriptor(), POLLIN, 0});
   }
   poll(sources.data(), sources.size(), kPollMs);
 }
@@ -138,10 +139,9 @@ void Watchdog::Hub::greet(Member newcomer, const std::string& line) {
 }
 
 void Watchdog::Hub::hear(int rank, Member& member) {
-  if (member.said_goodbye) return;
   const bool is_open = member.socket.receive();
   while (auto line = member.socket.next_line()) handle(rank, member, *line);
-  if (!is_open && !member.said_goodbye) end_job_without(rank, member, "was lost: its process has ended");
+  if (!is_open) end_job_without(rank, member, "was lost: its process has ended");
 }
 
 void Watchdog::Hub::handle(int rank, Member& member, const std::string& line) {
@@ -167,7 +167,7 @@ void Watchdog::Hub::handle(int rank, Member& member, const std::string& line) {
 
 void Watchdog::Hub::check_heartbeats() {
   for (auto& [rank, member] : members_) {
-    if (member.said_goodbye || Clock::now() - member.last_heard <= options_.deadline) continue;
+    if (loop_clock_.now() - member.last_heard <= options_.deadline) continue;
     end_job_without(
         rank, member, fmt::format("is frozen: it has not answered for {:.0f} s", options_.deadline.count() / 1000.0));
   }
@@ -187,7 +187,7 @@ void Watchdog::Hub::check_outcomes() {
 
 void Watchdog::Hub::send_all(const std::string& line) {
   for (auto& [rank, member] : members_) {
-    if (!member.said_goodbye) member.socket.send(line);
+    member.socket.send(line);
   }
 }
 

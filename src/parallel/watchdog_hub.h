@@ -37,6 +37,9 @@ class LoopClock {
   using Clock = std::chrono::steady_clock;
   /// The time by which deadlines must move, since this process was away; zero in normal operation.
   Clock::duration tick();
+  /// The time of the last tick. Silence is measured against it: a process stopped between tick and check finds nothing
+  /// amiss.
+  Clock::time_point now() const { return last_; }
   /// True in the seconds after an absence: what has become of the others meanwhile is not news, they have said it
   /// themselves.
   bool was_away() const { return Clock::now() - back_ < std::chrono::seconds(5); }
@@ -47,7 +50,8 @@ class LoopClock {
 };
 
 /// Lines from a rank: "hello TOKEN RANK PID HOST", "beat STEP OP", "finish CODE MESSAGE", "goodbye". Answers: "welcome
-/// PID HOST", "echo STEP OP" (of rank 0), "verdict CODE" (all ranks have finished), "end CODE" (leave at once).
+/// PID HOST", "echo STEP OP" (of rank 0), "verdict CODE" (all ranks have
+/// finished), "farewell" (all have said goodbye), "end CODE" (leave at once).
 class Watchdog::Hub {
  public:
   Hub(int num_ranks, bool loopback_only, std::shared_ptr<const Activity> activity, const WatchdogOptions& options);
