@@ -84,7 +84,7 @@ run_ctest() {
   shift
   # Threads that spin while they wait would take the processors from the other ranks of a test.
   export OMP_WAIT_POLICY=passive
-  export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+  export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
   export LSAN_OPTIONS="suppressions=$PWD/tests/support/lsan.supp:print_suppressions=0"
   export TSAN_OPTIONS="suppressions=$PWD/tests/support/tsan.supp:halt_on_error=1:second_deadlock_stack=1"
   # The thread sanitizer of GCC 12 cannot place its shadow memory where addresses are randomised by 32 bits.
