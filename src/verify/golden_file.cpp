@@ -1,6 +1,7 @@
 #include "verify/golden_file.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <variant>
 
@@ -61,6 +62,7 @@ GoldenIds GoldenFile::ids(std::string_view path) {
   if (entry.shape.rank() != 1 && entry.shape.rank() != 2) {
     fail_input("golden file {}: {} is {}, expected [rows, length]", file_->path(), path, to_string(entry.shape));
   }
+  if (entry.shape.num_elements() == 0) fail_input("golden file {}: {} is empty", file_->path(), path);
   GoldenIds result;
   result.rows = entry.shape.rank() == 1 ? 1 : entry.shape[0];
   result.length = entry.shape[-1];
@@ -95,6 +97,24 @@ std::string GoldenFile::text_attribute(std::string_view path, std::string_view n
 double GoldenFile::number_attribute(std::string_view path, std::string_view name, double fallback) const {
   std::vector<double> numbers = numbers_attribute(path, name);
   return numbers.empty() ? fallback : numbers[0];
+}
+
+int32_t GoldenFile::integer_attribute(std::string_view path, std::string_view name, int32_t fallback) const {
+  std::vector<int32_t> integers = integers_attribute(path, name);
+  return integers.empty() ? fallback : integers[0];
+}
+
+std::vector<int32_t> GoldenFile::integers_attribute(std::string_view path, std::string_view name) const {
+  std::vector<int32_t> integers;
+  for (double number : numbers_attribute(path, name)) {
+    bool is_integer = number >= std::numeric_limits<int32_t>::min() && number <= std::numeric_limits<int32_t>::max() &&
+                      number == std::floor(number);
+    if (!is_integer) {
+      fail_input("golden file {}: attribute {} of {} is {}, expected an integer", file_->path(), name, path, number);
+    }
+    integers.push_back(static_cast<int32_t>(number));
+  }
+  return integers;
 }
 
 std::vector<double> GoldenFile::numbers_attribute(std::string_view path, std::string_view name) const {

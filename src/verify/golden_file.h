@@ -57,6 +57,9 @@ class GoldenFile {
   /// Attributes; `dataset` "" is the file's root. An empty string or `fallback` when absent or of another type.
   std::string text_attribute(std::string_view dataset, std::string_view name) const;
   double number_attribute(std::string_view dataset, std::string_view name, double fallback) const;
+  /// Throws Error(bad_input) for a number that is no 32-bit integer.
+  int32_t integer_attribute(std::string_view dataset, std::string_view name, int32_t fallback) const;
+  std::vector<int32_t> integers_attribute(std::string_view dataset, std::string_view name) const;
   std::vector<double> numbers_attribute(std::string_view dataset, std::string_view name) const;
 
   /// Notes why a dataset, or all of a group, is not compared.

@@ -123,10 +123,8 @@ struct Continuation {
 };
 
 std::vector<int64_t> prompt_lengths(VerifySession& session, const GoldenIds& prompts, const std::string& dataset) {
-  std::vector<int64_t> lengths;
-  for (double length : session.golden().numbers_attribute(dataset, "prompt_lengths")) {
-    lengths.push_back(static_cast<int64_t>(length));
-  }
+  std::vector<int32_t> given = session.golden().integers_attribute(dataset, "prompt_lengths");
+  std::vector<int64_t> lengths(given.begin(), given.end());
   if (lengths.empty()) {
     for (int64_t row = 0; row < prompts.rows; ++row) {
       int64_t length = prompts.length;
@@ -204,7 +202,7 @@ void verify_generation(VerifySession& session) {
                          .prompts = prompts,
                          .one_by_one = is_recomputed || std::string_view(name) == "single",
                          .use_cache = !is_recomputed,
-                         .end_id = static_cast<int32_t>(golden.number_attribute(dataset, "end_token", -1)),
+                         .end_id = golden.integer_attribute(dataset, "end_token", -1),
                          .choose = {}});
   }
 }
@@ -213,10 +211,10 @@ SamplerOptions sampler_options(const GoldenFile& golden, const std::string& data
   SamplerOptions options;
   options.penalty = golden.number_attribute(dataset, "penalty", 1.0);
   options.temperature = golden.number_attribute(dataset, "temperature", 1.0);
-  options.penalty_window = static_cast<int64_t>(golden.number_attribute(dataset, "penalty_window", 0));
+  options.penalty_window = golden.integer_attribute(dataset, "penalty_window", 0);
   options.window_mode = PenaltyWindow::block;
-  std::vector<double> range = golden.numbers_attribute(dataset, "max_penalty_range");
-  if (range.size() == 2) options.penalty_range = {static_cast<int64_t>(range[0]), static_cast<int64_t>(range[1])};
+  std::vector<int32_t> range = golden.integers_attribute(dataset, "max_penalty_range");
+  if (range.size() == 2) options.penalty_range = {range[0], range[1]};
   options.padded_length = total_length;
   return options;
 }

@@ -182,7 +182,7 @@ void verify_new_tokens(VerifySession& session) {
 void verify_stopped_tokens(VerifySession& session) {
   GoldenFile& golden = session.golden();
   if (!golden.has("generate/eos_new_tokens") || !golden.has("generate/prompt_ids_right")) return;
-  double end_id = golden.number_attribute("", "generate_eos_token_id", -1);
+  int32_t end_id = golden.integer_attribute("", "generate_eos_token_id", -1);
   if (end_id < 0) {
     golden.skip("generate/eos_new_tokens", "the file's attribute generate_eos_token_id is missing");
     return;
@@ -190,10 +190,10 @@ void verify_stopped_tokens(VerifySession& session) {
   GoldenIds expected = golden.ids("generate/eos_new_tokens");
   std::vector<std::vector<int32_t>> rows = rows_of(expected);
   for (std::vector<int32_t>& row : rows) {
-    auto end = std::find(row.begin(), row.end(), static_cast<int32_t>(end_id));
+    auto end = std::find(row.begin(), row.end(), end_id);
     if (end != row.end()) row.erase(end + 1, row.end());
   }
-  std::vector<GreedyRow> made = continue_prompts(session, "right", expected.length, static_cast<int32_t>(end_id));
+  std::vector<GreedyRow> made = continue_prompts(session, "right", expected.length, end_id);
   check_row_count(session, "generate/eos_new_tokens", made.size(), expected);
   session.compare_ids("generate/eos_new_tokens", "greedy continuations", made, rows);
 }

@@ -88,6 +88,7 @@ PackedRows pack_rows(const GoldenFile& golden, const GoldenIds& ids, const Golde
     }
     if (!tokens.empty()) packed.batch.add(tokens, 0, row);
   }
+  if (packed.positions.empty()) fail_input("golden file {}: a mask leaves no token", golden.path());
   return packed;
 }
 
