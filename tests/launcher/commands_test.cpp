@@ -187,7 +187,7 @@ TEST_F(Commands, HelpShowsExamplesAndStandardErrorStaysEmpty) {
        {"generate", "chat", "perplexity", "tokenize", "launch", "inspect", "plan", "verify", "bench"}) {
     Outcome outcome = weft(fmt::format("{} --help", command));
     EXPECT_EQ(outcome.exit_code, 0) << command;
-    EXPECT_THAT(outcome.out, HasSubstr("Examples:")) << command;
+    EXPECT_THAT(outcome.out, AllOf(HasSubstr(fmt::format("Usage: weft {}", command)), HasSubstr("Examples:")));
     EXPECT_EQ(outcome.err, "");
   }
   Outcome version = weft("--version");
