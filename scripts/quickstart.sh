@@ -23,5 +23,5 @@ model=$(tail -n 1 "$last_log")
 line=(mpirun --bind-to none --oversubscribe -n 2)
 [[ $(id -u) -ne 0 ]] || line+=(--allow-run-as-root)
 line+=(build/release/weft generate --model "$model" --chat "$prompt" --max-new-tokens 200)
-echo "[4/$num_steps] ${line[*]@Q}"
+printf '[4/%d]%s\n' "$num_steps" "$(printf ' %q' "${line[@]}")"
 "${line[@]}" </dev/null
