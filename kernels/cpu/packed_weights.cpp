@@ -56,7 +56,11 @@ void unpack_row(const UnpackRowsArgs& args, int32_t index, uint16_t* row) {
   }
   const uint16_t* panel = static_cast<const uint16_t*>(args.packed) +
                           index / kPanelWidth * panel_elements(args.in_features) + index % kPanelWidth * 2;
-  for (int64_t k = 0; k < args.in_features; ++k) row[k] = panel[k / 2 * 2 * kPanelWidth + k % 2];
+  int64_t whole_pairs = args.in_features / 2;
+  for (int64_t pair = 0; pair < whole_pairs; ++pair) {
+    std::memcpy(row + 2 * pair, panel + pair * 2 * kPanelWidth, 2 * sizeof(uint16_t));
+  }
+  if (args.in_features % 2 != 0) row[args.in_features - 1] = panel[whole_pairs * 2 * kPanelWidth];
 }
 
 }  // namespace
