@@ -52,7 +52,7 @@ VerifyReport verify_on_thread_ranks(const VerifyCommand& options, int num_thread
   log::info("{} ranks as threads of one process; under mpirun they are processes", num_ranks);
   VerifyReport report;
   std::mutex mutex;
-  run_thread_ranks(num_ranks, [&](std::shared_ptr<Communicator> ranks) {
+  run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& ranks) {
     VerifyReport mine = verify_on_rank(options, *ranks, std::max(1, num_threads / num_ranks));
     std::lock_guard lock(mutex);
     if (ranks->rank() == 0) report = std::move(mine);

@@ -80,7 +80,7 @@ TEST_P(MemoryPlanned, AgreesWithTheRunWithinFivePercent) {
   const RunCase& run_case = GetParam();
   std::string path = run_case.shape();
   std::mutex mutex;
-  run_thread_ranks(run_case.num_ranks, [&](std::shared_ptr<Communicator> communicator) {
+  run_thread_ranks(run_case.num_ranks, [&](const std::shared_ptr<Communicator>& communicator) {
     Context context = make_cpu_context(1);
     context.tensor_parallel = communicator.get();
     OpenedModel opened = open_model({.path = path, .family = {}, .compat = {}});

@@ -17,14 +17,14 @@ struct GoldenCase {
 };
 
 const std::vector<GoldenCase>& cases() {
-  static const std::string kRightPadded = "generate/hf_right_padded_new_tokens";
-  static const std::vector<std::string> kWindowedCache = {"generate/batch", "generate/batch_end", "generate/single"};
-  static const std::vector<GoldenCase> all = {{"hf/llama_gqa", {kRightPadded}},
-                                              {"hf/llama31_rope", {kRightPadded}},
-                                              {"hf/qwen2", {kRightPadded}},
-                                              {"hf/gemma", {kRightPadded}},
-                                              {"hf/gemma2", {kRightPadded}},
-                                              {"hf/gemma2_bf16", {kRightPadded}},
+  static const std::string right_padded = "generate/hf_right_padded_new_tokens";
+  static const std::vector<std::string> windowed_cache = {"generate/batch", "generate/batch_end", "generate/single"};
+  static const std::vector<GoldenCase> all = {{"hf/llama_gqa", {right_padded}},
+                                              {"hf/llama31_rope", {right_padded}},
+                                              {"hf/qwen2", {right_padded}},
+                                              {"hf/gemma", {right_padded}},
+                                              {"hf/gemma2", {right_padded}},
+                                              {"hf/gemma2_bf16", {right_padded}},
                                               {"seed/llama-bf16"},
                                               {"seed/llama-gqa"},
                                               {"seed/llama-mha"},
@@ -41,7 +41,7 @@ const std::vector<GoldenCase>& cases() {
                                               {"seed/gemma-mqa"},
                                               {"seed/gemma2-bf16"},
                                               {"seed/gemma2-hiddennorm"},
-                                              {"seed/gemma2-window", kWindowedCache}};
+                                              {"seed/gemma2-window", windowed_cache}};
   return all;
 }
 
@@ -52,7 +52,7 @@ std::string folder_of(const GoldenCase& golden_case) {
 VerifyReport verify_on_ranks(const std::string& folder, int num_ranks, DType dtype) {
   std::mutex mutex;
   VerifyReport report;
-  run_thread_ranks(num_ranks, [&](std::shared_ptr<Communicator> communicator) {
+  run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& communicator) {
     Context context = make_cpu_context(1);
     context.tensor_parallel = communicator.get();
     GoldenFile golden(folder + "/golden.h5");
@@ -68,6 +68,7 @@ VerifyReport verify_on_ranks(const std::string& folder, int num_ranks, DType dty
 
 std::vector<std::string> names_of(const std::vector<NotCompared>& entries) {
   std::vector<std::string> names;
+  names.reserve(entries.size());
   for (const NotCompared& entry : entries) names.push_back(entry.name);
   return names;
 }
