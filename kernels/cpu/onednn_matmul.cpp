@@ -5,7 +5,6 @@
 
 #include <array>
 #include <map>
-#include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
@@ -61,12 +60,12 @@ Plan make_plan(const MatrixProduct& product) {
 }
 
 /// Planning takes longer than a small product. Shapes repeat from layer to layer, but their number has no bound (the
-/// rows are a prompt's tokens), so that a full cache starts anew.
+/// rows are a prompt's tokens), so that a full cache starts anew. A cache a thread: Debian's oneDNN ties the scratch
+/// memory of a primitive to the thread that made it, so that ranks that are threads must not share one.
 Plan cached_plan(const MatrixProduct& product, int num_threads) {
   using Key = std::array<int64_t, 10>;
   constexpr size_t kMaxPlans = 256;
-  static std::mutex mutex;
-  static std::map<Key, Plan> plans;
+  static thread_local std::map<Key, Plan> plans;
   Key key = {product.m,
              product.n,
              product.k,
@@ -77,7 +76,6 @@ Plan cached_plan(const MatrixProduct& product, int num_threads) {
              product.bias != nullptr,
              product.accumulate,
              num_threads};
-  std::lock_guard lock(mutex);
   auto found = plans.find(key);
   if (found != plans.end()) return found->second;
   if (plans.size() >= kMaxPlans) plans.clear();

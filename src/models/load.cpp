@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <numbers>
 #include <set>
@@ -18,7 +19,7 @@
 namespace weft {
 namespace {
 
-constexpr int64_t kChunkBytes = 8 << 20;
+constexpr int64_t kChunkBytes = 1 << 20;
 
 size_t packed_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options) {
   if (!parameter.is_matrix || options.for_training) return 0;
@@ -64,20 +65,38 @@ std::vector<Chunk> split_into_chunks(CausalLanguageModel& model,
   return chunks;
 }
 
+/// Memory that a thread reads into before it packs: kept from chunk to chunk, since fresh pages cost more than the
+/// copy.
+class ChunkBuffer {
+ public:
+  std::byte* at_least(size_t bytes) {
+    if (bytes > capacity_) {
+      memory_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      capacity_ = bytes;
+    }
+    return memory_.get();
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> memory_;
+  size_t capacity_ = 0;
+};
+
 /// Rows [begin, end) of a parameter's slice come from `fill(into)`; they are packed on the way where the parameter is.
 template <typename Fill>
-void place_rows(const Context& context, Parameter& parameter, int64_t begin, int64_t end, const Fill& fill) {
+void place_rows(
+    const Context& context, Parameter& parameter, int64_t begin, int64_t end, ChunkBuffer& buffer, const Fill& fill) {
   Tensor& value = parameter.value;
   int64_t bytes = row_bytes(parameter, value.dtype());
   if (value.layout() == Layout::row_major) {
     fill(static_cast<std::byte*>(value.raw()) + begin * bytes);
     return;
   }
-  std::vector<std::byte> rows(static_cast<size_t>((end - begin) * bytes));
-  fill(rows.data());
+  std::byte* rows = buffer.at_least(static_cast<size_t>((end - begin) * bytes));
+  fill(rows);
   Stream stream = context.stream();
   stream.num_threads = 1;
-  context.kernels().linear.pack({.rows = rows.data(),
+  context.kernels().linear.pack({.rows = rows,
                                  .packed = value.raw(),
                                  .row_begin = begin,
                                  .num_rows = end - begin,
@@ -87,16 +106,17 @@ void place_rows(const Context& context, Parameter& parameter, int64_t begin, int
                                 stream);
 }
 
-/// Runs work(i) for all i on several threads; the first exception is thrown again here.
+/// Runs work(i, the thread's buffer) for all i on several threads; the first exception is thrown again here.
 template <typename Work>
 void run_on_threads(int num_threads, size_t count, const Work& work) {
   std::atomic<size_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_mutex;
   auto loop = [&] {
+    ChunkBuffer buffer;
     for (size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
       try {
-        work(i);
+        work(i, buffer);
       } catch (...) {
         std::lock_guard lock(failure_mutex);
         if (failure == nullptr) failure = std::current_exception();
@@ -203,9 +223,9 @@ LoadReport load_parameters(const Context& context,
   int64_t bytes_before = opened.reader->bytes_read();
   Progress progress("loading weights", report.weight_bytes, options.show_progress);
   std::vector<Chunk> chunks = split_into_chunks(model, sources, options.dtype);
-  run_on_threads(options.num_threads, chunks.size(), [&](size_t i) {
+  run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
-    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, [&](void* into) {
+    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
       read_rows(*opened.reader, *chunk.source, *chunk.parameter, chunk.begin, chunk.end, into, options.dtype);
     });
     progress.add((chunk.end - chunk.begin) * row_bytes(*chunk.parameter, options.dtype));
@@ -228,10 +248,10 @@ void initialise_parameters(const Context& context,
     if (i > 0 && chunks[i].parameter != chunks[i - 1].parameter) ++site;
     sites.push_back(site);
   }
-  run_on_threads(options.num_threads, chunks.size(), [&](size_t i) {
+  run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
     RandomKey key{.seed = seed, .site = sites[i]};
-    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, [&](void* into) {
+    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
       fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
     });
   });
