@@ -100,13 +100,20 @@ class MetadataParser {
   GgufValue parse_array() {
     uint32_t type = cursor_.read_value<uint32_t>("element type of a metadata array");
     uint64_t count = cursor_.read_value<uint64_t>("length of a metadata array");
-    num_array_elements_ += std::min(count, kMaxArrayElements + 1);
-    if (count > static_cast<uint64_t>(cursor_.remaining()) || num_array_elements_ > kMaxArrayElements) {
+    if (count > static_cast<uint64_t>(cursor_.remaining())) {
       fail_input("{}: metadata array {} says it has {} elements, the file has {} bytes left; damaged or truncated",
                  file(),
                  printable(key_),
                  count,
                  cursor_.remaining());
+    }
+    num_array_elements_ += count;
+    if (num_array_elements_ > kMaxArrayElements) {
+      fail_input("{}: metadata arrays up to {} have {} elements, at most {} are read",
+                 file(),
+                 printable(key_),
+                 num_array_elements_,
+                 kMaxArrayElements);
     }
     switch (static_cast<ValueType>(type)) {
       case ValueType::array:

@@ -147,6 +147,12 @@ std::vector<StoredTensor> parse_tensor_table(const File& file) {
                num_tensors,
                cursor.remaining());
   }
+  int64_t num_parts = metadata.get_int("split.count").value_or(1);
+  if (num_parts > 1) {
+    fail_input("{}: one of {} parts of a split GGUF; merge them with llama-gguf-split --merge",
+               printable(file.path()),
+               num_parts);
+  }
   int64_t alignment = read_alignment(metadata);
   std::vector<StoredTensor> tensors;
   TensorTableParser parser(cursor, file.path());

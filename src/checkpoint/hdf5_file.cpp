@@ -168,10 +168,10 @@ class ScannedHdf5File final : public Hdf5File {
   }
 
   const Hdf5Attributes& attributes(std::string_view wanted) const override {
-    static const Hdf5Attributes kNone;
+    static const Hdf5Attributes none;
     if (const Hdf5Dataset* dataset = find(wanted)) return dataset->attributes;
     auto group = listing_.group_attributes.find(wanted);
-    return group == listing_.group_attributes.end() ? kNone : group->second;
+    return group == listing_.group_attributes.end() ? none : group->second;
   }
 
   void read(const Hdf5Dataset& dataset, void* into, DType dtype) const override {

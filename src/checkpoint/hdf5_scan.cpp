@@ -158,7 +158,8 @@ class Scanner {
     num_links_ += names.size();
     if (num_links_ > kMaxLinks)
       throw ScanError(fmt::format("more than {} groups and datasets; damaged file", kMaxLinks));
-    for (const std::string& name : names) scan_object(group, name, path.empty() ? name : path + "/" + name, depth);
+    std::string prefix = path.empty() ? "" : fmt::format("{}/", path);
+    for (const std::string& name : names) scan_object(group, name, prefix + name, depth);
   }
 
  private:

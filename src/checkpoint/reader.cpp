@@ -48,7 +48,7 @@ std::vector<std::string> files_ending(const std::string& folder, std::string_vie
 }
 
 std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
-  for (const char* name : {"model.safetensors.index.json", "model.safetensors"}) {
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json", "model.weights.h5"}) {
     std::string path = (fs::path(folder) / name).string();
     if (fs::exists(path)) return open_file(folder, path);
   }
@@ -62,7 +62,7 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
     }
   }
   fail_input(
-      "{}: holds no checkpoint; looked for model.safetensors.index.json, model.safetensors, *.weights.h5, *.gguf",
+      "{}: holds no checkpoint; looked for model.safetensors, model.safetensors.index.json, *.weights.h5, *.gguf",
       printable(folder));
 }
 

@@ -8,7 +8,7 @@
 namespace weft {
 namespace {
 
-constexpr uint32_t kU32 = 4, kBool = 7, kString = 8, kArray = 9, kU64 = 10;
+constexpr uint32_t kU8 = 0, kU32 = 4, kBool = 7, kString = 8, kArray = 9, kU64 = 10;
 
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
@@ -103,6 +103,8 @@ TEST_F(Gguf, MetadataThatLiesIsRefused) {
   EXPECT_TRUE(contains(open_error(header(0, 1).text("k").put(kString).put(uint64_t{1} << 60).bytes()), "says it has"));
   auto array = [](uint32_t type, uint64_t count) { return header(0, 1).text("k").put(kArray).put(type).put(count); };
   EXPECT_TRUE(contains(open_error(array(kString, uint64_t{1} << 60).bytes()), "metadata array k"));
+  std::string many = array(kU8, 9 << 20).raw(std::string(9 << 20, 'x')).bytes();
+  EXPECT_TRUE(contains(open_error(many), "at most 8388608"));
   EXPECT_TRUE(contains(open_error(array(kArray, 1).put(kU32).put<uint64_t>(0).bytes()), "array of arrays"));
   EXPECT_TRUE(contains(open_error(array(99, 1).pad(64).bytes()), "unknown type 99"));
   EXPECT_TRUE(contains(open_error(header(0, 1).text("k").put<uint32_t>(99).pad(64).bytes()), "unknown type 99"));
@@ -110,6 +112,11 @@ TEST_F(Gguf, MetadataThatLiesIsRefused) {
   EXPECT_TRUE(contains(open_error(header(0, 1).text("k").put(kU64).put(~uint64_t{0}).bytes()), "above the largest"));
   EXPECT_TRUE(contains(open_error(header(0, 2).text("k").put(kU32).put(1u).text("k").put(kU32).put(1u).bytes()),
                        "k occurs twice"));
+}
+
+TEST_F(Gguf, APartOfASplitFileIsRefused) {
+  std::string bytes = header(0, 1).text("split.count").put(kU32).put(3u).bytes();
+  EXPECT_TRUE(contains(open_error(bytes), "one of 3 parts"));
 }
 
 TEST_F(Gguf, StrangeVersionsAndAlignmentsAreRefused) {

@@ -1,8 +1,10 @@
 // Slices in every position against the whole tensor, and the bytes they read.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "checkpoint/gguf.h"
@@ -154,6 +156,25 @@ TEST_P(QuantisedSlices, ReadsOnlyTheBlocksOfTheBox) {
   int64_t row_bytes = reader->info(GetParam()).stored_bytes / 3;
   read_slice<float>(*reader, GetParam(), {1, 256}, {3, 512});
   EXPECT_EQ(reader->bytes_read(), row_bytes);
+}
+
+TEST(ConcurrentSlices, ThreadsReadTheSameCheckpoint) {
+  auto reader = open_gguf(data_path("quantised.gguf"));
+  std::vector<float> whole = read_whole<float>(*reader, "real.Q4_1");
+  int64_t row_bytes = reader->bytes_read() / 3;
+  std::vector<std::vector<float>> rows(3);
+  std::vector<std::thread> threads;
+  for (size_t row = 0; row < rows.size(); ++row) {
+    threads.emplace_back([&, row] {
+      int64_t first = static_cast<int64_t>(row);
+      for (int i = 0; i < 100; ++i) rows[row] = read_slice<float>(*reader, "real.Q4_1", {first, 0}, {first + 1, 512});
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t row = 0; row < rows.size(); ++row) {
+    EXPECT_TRUE(std::equal(rows[row].begin(), rows[row].end(), whole.begin() + static_cast<std::ptrdiff_t>(row * 512)));
+  }
+  EXPECT_EQ(reader->bytes_read(), 3 * row_bytes + 300 * row_bytes);
 }
 
 INSTANTIATE_TEST_SUITE_P(
