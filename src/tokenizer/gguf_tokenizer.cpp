@@ -19,7 +19,10 @@ namespace weft {
 
 namespace {
 
-enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+// Values of tokenizer.ggml.token_type; the others (unknown, unused, byte) need no treatment of their own.
+constexpr int64_t kNormal = 1;
+constexpr int64_t kControl = 3;
+constexpr int64_t kUserDefined = 4;
 
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
 
@@ -50,7 +53,7 @@ struct PreTokenizerName {
 
 const std::vector<PreTokenizerName>& pre_tokenizer_names() {
   static constexpr std::string_view kThreeDigits = R"(\p{N}{1,3})";
-  static const std::vector<PreTokenizerName> kNames = {
+  static const std::vector<PreTokenizerName> names = {
       {.name = "default", .patterns = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
       {.name = "gpt-2", .patterns = {kGpt2Pattern}},
       {.name = "mpt", .patterns = {kGpt2Pattern}},
@@ -79,7 +82,7 @@ const std::vector<PreTokenizerName>& pre_tokenizer_names() {
       {.name = "gpt-4o", .patterns = {kGpt4oPattern}},
       {.name = "llama4", .patterns = {kGpt4oPattern}},
   };
-  return kNames;
+  return names;
 }
 
 const PreTokenizerName& find_pre_tokenizer(const GgufMetadata& metadata) {

@@ -38,9 +38,9 @@ class JsonFields {
   }
 
   std::string string(std::string_view key) const { return text_of(key, require(key)); }
-  std::string string_or(std::string_view key, std::string fallback) const {
+  std::string string_or(std::string_view key, std::string_view fallback) const {
     const nlohmann::json* member = find(key);
-    return member == nullptr ? fallback : text_of(key, *member);
+    return member == nullptr ? std::string(fallback) : text_of(key, *member);
   }
   bool boolean_or(std::string_view key, bool fallback) const {
     const nlohmann::json* member = find(key);

@@ -102,7 +102,7 @@ PrependScheme read_prepend_scheme(const JsonFields& fields) {
 }
 
 std::string read_replacement(const JsonFields& fields) {
-  const std::string replacement = fields.string_or("replacement", MetaspaceOptions().replacement);
+  std::string replacement = fields.string_or("replacement", MetaspaceOptions().replacement);
   if (replacement.empty()) fail_input("{}: 'replacement' is empty, expected one character", fields.where());
   return replacement;
 }

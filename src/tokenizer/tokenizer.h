@@ -31,9 +31,9 @@ class Tokenizer {
   /// One more than the largest id.
   virtual int32_t vocab_size() const = 0;
 
-  /// Ids of a text (any bytes; what is not valid UTF-8 is treated as the reference implementation does). Special tokens
-  /// written in the text are recognised. With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are
-  /// added.
+  /// Ids of a text: any bytes; what is not valid UTF-8 becomes U+FFFD first, as in the reference implementations.
+  /// Special tokens written in the text are recognised (not by a sentencepiece model, whose control pieces never come
+  /// from text). With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are added.
   virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
   /// Text of the ids, always valid UTF-8: bytes that form no character become U+FFFD. Ids without a token are left out.
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;

@@ -106,9 +106,9 @@ std::unique_ptr<WordModel> read_bpe_model(const TokenizerDocument& document,
 }
 
 const json& stage_of(const JsonFields& root, std::string_view key) {
-  static const json kNone;
+  static const json none;
   const json* stage = root.find(key);
-  return stage == nullptr ? kNone : *stage;
+  return stage == nullptr ? none : *stage;
 }
 
 }  // namespace

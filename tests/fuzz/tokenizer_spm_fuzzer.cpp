@@ -1,4 +1,4 @@
-// A sentencepiece model of any content: what passes our checks must be safe in the library's hands.
+// A sentencepiece model of any content: what passes our checks must be safe to encode with.
 #include <cstddef>
 #include <cstdint>
 
