@@ -131,8 +131,7 @@ TEST_P(MaltreatedRank, KilledIsNamedAndTheJobEnded) {
 INSTANTIATE_TEST_SUITE_P(Ranks, MaltreatedRank, testing::Values(0, 1, 2));
 
 TEST(MpiSession, ARankThatExitsOnItsOwnEndsTheJob) {
-  JobProcess job(mpirun(3, {"exit", "1"}));
-  ASSERT_EQ(job.wait_until_ready(3).size(), 3u) << job.output();
+  JobProcess job(mpirun(3, {"exit", "1"}));  // may be gone before the others are ready
   EXPECT_GT(job.wait(kFailureLimit), 0);
   EXPECT_THAT(job.output(), HasSubstr("rank 1"));
 }
