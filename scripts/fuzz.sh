@@ -30,7 +30,7 @@ run_one() {
     printf '%s: passed, %s runs in %d s\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")" $((SECONDS - begin))
   else
     printf '%s: FAILED\n' "$name"
-    grep -avE '^#[0-9]+\s+(NEW|REDUCE|pulse|RELOAD|INITED|READ)' "$log" | tail -n 40 | sed 's/^/    /'
+    grep -avE '^#[0-9]|NEW_FUNC' "$log" | tail -n 40 | sed 's/^/    /'
     return 1
   fi
 }

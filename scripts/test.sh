@@ -18,7 +18,7 @@ stamps=build/stamps
 mkdir -p "$stamps"
 
 # The tests that run concurrently inside one process, for the thread sanitizer.
-tsan_tests='^(thread_communicator|ops|models|checkpoint|generate)_test$'
+tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|golden)_test$'
 
 main() {
   case "${1:-}" in

@@ -55,7 +55,8 @@ void Charsmap::validate(const std::string& where) const {
   if (replacements_.back() != '\0') refuse("its last replacement has no end");
   if (!is_valid_utf8(replacements_)) refuse("its replacements are not valid UTF-8");
   for (size_t i = 0; i < units_.size(); ++i) {
-    if (is_value(units_[i])) continue;  // never entered: no byte matches its label
+    // Never entered, as no byte matches its label; but for the root, where every search begins.
+    if (i > 0 && is_value(units_[i])) continue;
     const size_t children = i ^ offset_of(units_[i]);
     if (children >= units_.size()) refuse("an offset leads out of its trie");
     if (!has_value_child(units_[i])) continue;
