@@ -110,36 +110,11 @@ class BackwardPiece {
 
   void process_block(int64_t block) {
     load_keys(block);
-    // Scores and gradients of weights: [rows, keys] = [rows, dims] · [dims, keys].
-    ProductArgs<Product> over_dims{.a = q_,
-                                   .a_row = width_,
-                                   .a_step = 1,
-                                   .b = transposed_keys_,
-                                   .b_step = kKeyBlock,
-                                   .steps = args_.head_dim,
-                                   .c = weights_,
-                                   .c_row = kKeyBlock};
-    multiply_any_rows(over_dims, rows_, kKeyBlock);
-    over_dims.a = dout_;
-    over_dims.b = transposed_values_;
-    over_dims.c = dweights_;
-    multiply_any_rows(over_dims, rows_, kKeyBlock);
+    multiply_over_dims(q_, transposed_keys_, weights_);
+    multiply_over_dims(dout_, transposed_values_, dweights_);
     for (int64_t row = 0; row < rows_; ++row) differentiate_row(row, block);
-    // Sums over rows: dv += weightsᵀ · dout, dk += dscoresᵀ · q.
-    ProductArgs<Product> over_rows{.a = weights_,
-                                   .a_row = 1,
-                                   .a_step = kKeyBlock,
-                                   .b = dout_,
-                                   .b_step = width_,
-                                   .steps = rows_,
-                                   .c = dv_ + block * width_,
-                                   .c_row = width_,
-                                   .accumulate = true};
-    multiply_any_rows(over_rows, kKeyBlock, width_);
-    over_rows.a = dweights_;
-    over_rows.b = q_;
-    over_rows.c = dk_ + block * width_;
-    multiply_any_rows(over_rows, kKeyBlock, width_);
+    add_over_rows(weights_, dout_, dv_ + block * width_);
+    add_over_rows(dweights_, q_, dk_ + block * width_);
     multiply_any_rows<Product>({.a = dweights_,
                                 .a_row = kKeyBlock,
                                 .a_step = 1,
@@ -150,6 +125,35 @@ class BackwardPiece {
                                 .c_row = width_,
                                 .accumulate = true},
                                rows_,
+                               width_);
+  }
+
+  /// [rows, keys] = [rows, dims] · [dims, keys].
+  void multiply_over_dims(const R* rows, const R* transposed, R* products) {
+    multiply_any_rows<Product>({.a = rows,
+                                .a_row = width_,
+                                .a_step = 1,
+                                .b = transposed,
+                                .b_step = kKeyBlock,
+                                .steps = args_.head_dim,
+                                .c = products,
+                                .c_row = kKeyBlock},
+                               rows_,
+                               kKeyBlock);
+  }
+
+  /// [keys, dims] += [rows, keys]ᵀ · [rows, dims].
+  void add_over_rows(const R* weights, const R* rows, R* gradients) {
+    multiply_any_rows<Product>({.a = weights,
+                                .a_row = 1,
+                                .a_step = kKeyBlock,
+                                .b = rows,
+                                .b_step = width_,
+                                .steps = rows_,
+                                .c = gradients,
+                                .c_row = width_,
+                                .accumulate = true},
+                               kKeyBlock,
                                width_);
   }
 

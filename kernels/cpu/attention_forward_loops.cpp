@@ -39,16 +39,12 @@ WEFT_INLINE void transpose_words(int64_t count,
   }
 }
 
-WEFT_INLINE Vector<float> load_elements(const float* from) {
-  return load_vector(from);
-}
-WEFT_INLINE Vector<double> load_elements(const double* from) {
-  return load_vector(from);
-}
-WEFT_INLINE Vector<float> load_elements(const bfloat16* from) {
-  Vector<float> elements;
-#pragma omp simd
-  for (int lane = 0; lane < kLanes<float>; ++lane) elements[lane] = load(from[lane]);
+/// A vector of consecutive elements in the precision of sums.
+template <typename T>
+WEFT_INLINE Vector<Real<T>> load_elements(const T* from) {
+  Vector<Real<T>> elements;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes<Real<T>>; ++lane) elements[lane] = load(from[lane]);
   return elements;
 }
 
