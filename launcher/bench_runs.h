@@ -16,7 +16,7 @@ namespace weft {
 struct BenchOptions {
   CommonOptions common;
   Workload workload;
-  int repetitions = 0;  // resolved by the command
+  int repetitions = 0;          // resolved by the command
   TensorParallelPlace as_rank;  // load only: the share of rank `rank` of `size`; size 0: this launch's own
   std::string text_file;        // tokenize only; empty: text of random tokens
 };

@@ -6,8 +6,9 @@
 
 namespace weft {
 
-/// Calls body(begin, end) on disjoint contiguous ranges that cover [0, count), on at most `num_threads` threads; ranges are multiples of `grain`
-/// (but the last), and fewer threads are used when there is less than a grain for each. The split depends only on the arguments. body must not throw.
+/// Calls body(begin, end) on disjoint contiguous ranges that cover [0, count), on at most `num_threads` threads; ranges
+/// are multiples of `grain` (but the last), and fewer threads are used when there is less than a grain for each. The
+/// split depends only on the arguments. body must not throw.
 template <typename Body>
 void parallel_for(int num_threads, int64_t count, int64_t grain, const Body& body) {
   int64_t blocks = (count + grain - 1) / grain;

@@ -134,11 +134,10 @@ void run_on_threads(int num_threads, size_t count, const Work& work) {
 void check_source(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
   const TensorInfo* info = opened.reader->find(source.theirs);
   if (info == nullptr) {
-    fail_input("{}: tensor {} is missing ({} {}); wrong config for these weights, or an incomplete download?",
+    fail_input("{}: tensor {} {} is missing; wrong config for these weights, or an incomplete download?",
                opened.path,
                source.theirs,
-               parameter.name,
-               to_string(parameter.full_shape));
+               to_string(format_shape(source.transform, parameter)));
   }
   Shape expected = format_shape(source.transform, parameter);
   if (info->shape != expected) {
