@@ -30,20 +30,19 @@ struct Simd;
 template <>
 struct Simd<float> {
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
-  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
   typedef int32_t Integer __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct Simd<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
-  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
   typedef int64_t Integer __attribute__((vector_size(kVectorBytes)));
 };
 template <typename R>
 using Vector = typename Simd<R>::Vector;
 template <typename R>
 using IntegerVector = typename Simd<R>::Integer;
-using HalfWords = uint16_t __attribute__((vector_size(kVectorBytes), aligned(2), may_alias));
 using Words = uint32_t __attribute__((vector_size(kVectorBytes)));
 
 template <typename R>
