@@ -48,18 +48,24 @@ void read_end_ids(ModelInfo& info, const ModelConfig& config, std::string_view k
   }
 }
 
-DecoderConfig read_huggingface(const ModelConfig& source, bool tied_by_default) {
-  DecoderConfig config;
+/// What both kinds of config.json spell alike.
+void read_json_sizes(const ModelConfig& source, DecoderConfig& config) {
   ModelInfo& info = config.info;
   info.vocab_size = source.size("vocab_size");
   info.hidden_size = source.size("hidden_size");
   info.intermediate_size = source.size("intermediate_size");
   info.num_layers = source.size("num_hidden_layers", kMaxLayers);
   info.max_positions = source.size_or("max_position_embeddings", kDefaultContext, int64_t{1} << 30);
+  config.norm.eps = source.number_or("rms_norm_eps", 1e-6, 0, 1);
+}
+
+DecoderConfig read_huggingface(const ModelConfig& source, bool tied_by_default) {
+  DecoderConfig config;
+  read_json_sizes(source, config);
+  ModelInfo& info = config.info;
   info.tied_embedding = source.boolean_or("tie_word_embeddings", tied_by_default);
   read_heads(config, source, "num_attention_heads", "num_key_value_heads", "head_dim");
   read_end_ids(info, source, "eos_token_id");
-  config.norm.eps = source.number_or("rms_norm_eps", 1e-6, 0, 1);
   config.inverse_frequency = huggingface_inverse_frequency(source, info.head_dim);
   return config;
 }
@@ -68,19 +74,14 @@ DecoderConfig read_huggingface(const ModelConfig& source, bool tied_by_default) 
 DecoderConfig read_seed(const ModelSource& from, bool tied_by_default) {
   const ModelConfig& source = from.config;
   DecoderConfig config;
+  read_json_sizes(source, config);
   ModelInfo& info = config.info;
-  info.vocab_size = source.size("vocab_size");
-  info.hidden_size = source.size("hidden_size");
-  info.intermediate_size = source.size("intermediate_size");
-  info.num_layers = source.size("num_hidden_layers", kMaxLayers);
-  info.max_positions = source.size_or("max_position_embeddings", kDefaultContext, int64_t{1} << 30);
   info.tied_embedding = source.boolean_or("share_emebding", tied_by_default);
   read_heads(config,
              source,
              source.has("query_head") ? "query_head" : "num_attention_heads",
              "num_attention_heads",
              "attention_head_size");
-  config.norm.eps = source.number_or("rms_norm_eps", 1e-6, 0, 1);
   config.qkv_bias = source.boolean_or("use_bias", false);
   config.output_bias = source.boolean_or("o_bias", config.qkv_bias);
   double theta = source.number_or("max_wavelength", 10000, 1, kMaxTheta);
