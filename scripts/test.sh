@@ -22,9 +22,9 @@ tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|golden)_test$'
 
 main() {
   case "${1:-}" in
-    "") num_steps=12 ;;
-    quick) num_steps=4 ;;
-    --again) num_steps=12 && rm -f "$stamps"/* ;;
+    "") num_steps=13 ;;
+    quick) num_steps=5 ;;
+    --again) num_steps=13 && rm -f "$stamps"/* ;;
     *)
       sed -n '2,8s/^# \{0,1\}//p' "$0"
       [[ $1 == --help ]] && exit 0
@@ -34,6 +34,7 @@ main() {
   [[ -z ${CI:-} ]] || rm -f "$stamps"/*
 
   step "Packages" scripts/install_dependencies.sh --test || finish "the packages could not be installed"
+  step "SmolLM2-135M-Instruct" scripts/fetch_smollm2.sh || echo "    the tests of real weights will be skipped"
   check "Format (clang-format)" check_format
   step "Build (release)" build release || finish "the release build failed"
   test_step "Tests (release)" release
