@@ -49,7 +49,8 @@ void read_seed(const ModelSource& from, DecoderConfig& config) {
     fail_input("{}: use_post_ffw_norm and use_post_attention_norm must be true for gemma2", source.path());
   }
   if (!source.boolean_or("query_head_dim_normalize", true)) {
-    config.attention_scale = 1 / std::sqrt(static_cast<double>(config.info.hidden_size / config.info.num_heads));
+    const int64_t width_of_head = config.info.hidden_size / config.info.num_heads;
+    config.attention_scale = 1 / std::sqrt(static_cast<double>(width_of_head));
   }
   config.attention_soft_cap = source.number_or("logit_soft_cap", 0, 0, kMaxCap);
   // bert4keras3 lacks the cap on the logits; every Gemma 2 was trained with 30.

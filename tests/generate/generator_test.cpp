@@ -8,7 +8,6 @@
 namespace weft {
 namespace {
 
-using testing::ElementsAre;
 using testing::HasSubstr;
 
 std::vector<int32_t> make_prompt(size_t length, uint64_t seed) {

@@ -152,6 +152,7 @@ TEST(Sampler, TopPKeepsTheTokenThatCrossesAndNoOther) {
     std::map<int32_t, int> counts;
     for (uint64_t step = 0; step < 400; ++step) ++counts[sample_once(logits, {}, options, step)];
     std::vector<int32_t> ids;
+    ids.reserve(counts.size());
     for (auto [id, count] : counts) ids.push_back(id);
     return ids;
   };

@@ -58,8 +58,9 @@ TEST(GatedActivation, TailsAreAccurate) {
     for_each_isa([&](const Stream& stream) {
       Guarded<float> gate(kCount), up(kCount, 0, 1.0f), y(kCount);
       std::vector<double> expected(kCount);
+      const int64_t middle = kCount / 2;
       for (int64_t i = 0; i < kCount; ++i) {
-        gate[i] = static_cast<float>(i - kCount / 2) * 0.005f;
+        gate[i] = static_cast<float>(i - middle) * 0.005f;
         expected[i] = reference_activation(activation, gate[i]);
       }
       cpu().activation.gated_forward(

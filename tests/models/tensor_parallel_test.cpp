@@ -49,7 +49,7 @@ void place_slice(const Parameter& parameter, const Tensor& grad, std::vector<dou
 Outcome run(const DecoderConfig& config, int size) {
   Outcome outcome;
   std::mutex mutex;
-  run_thread_ranks(size, [&](std::shared_ptr<Communicator> communicator) {
+  run_thread_ranks(size, [&](const std::shared_ptr<Communicator>& communicator) {
     Context context = make_cpu_context(1);
     context.tensor_parallel = communicator.get();
     auto model = testing::make_random(context, config, {communicator->rank(), size}, DType::f64);

@@ -19,7 +19,7 @@ Tensor with_slot(Tensor tensor) {
 
 /// Runs body on `size` thread ranks, each with a context and a tape of its own.
 void on_ranks(int size, const std::function<void(Context&, Communicator&)>& body) {
-  run_thread_ranks(size, [&](std::shared_ptr<Communicator> communicator) {
+  run_thread_ranks(size, [&](const std::shared_ptr<Communicator>& communicator) {
     Context context = make_cpu_context(1);
     context.tensor_parallel = communicator.get();
     Tape tape;

@@ -46,6 +46,7 @@ std::vector<Tensor> analytic_gradients(Context& context,
   for (Tensor& input : tracked) input.set_grad_slot(std::make_shared<GradSlot>());
   // In-place ops must not write into the leaves.
   std::vector<Tensor> passed;
+  passed.reserve(tracked.size());
   for (Tensor& input : tracked) passed.push_back(scale(context, input, 1.0));
   Tensor value = function(context, passed);
   EXPECT_TRUE(value.wants_grad());
@@ -53,6 +54,7 @@ std::vector<Tensor> analytic_gradients(Context& context,
   tape.backward(context);
   context.tape = nullptr;
   std::vector<Tensor> gradients;
+  gradients.reserve(tracked.size());
   for (Tensor& input : tracked) gradients.push_back(take_grad(input.grad_slot()));
   return gradients;
 }

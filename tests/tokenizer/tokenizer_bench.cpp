@@ -27,6 +27,7 @@ double seconds(const Function& function) {
 
 double median_seconds(const auto& function) {
   std::vector<double> times;
+  times.reserve(kRuns);
   for (int run = 0; run < kRuns; ++run) times.push_back(seconds(function));
   std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
   return times[kRuns / 2];
