@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -13,6 +14,10 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
 
 #include "checkpoint/convert_values.h"
 #include "checkpoint/file.h"
@@ -39,8 +44,11 @@ constexpr std::chrono::seconds kMaxWallTime(60);
 constexpr std::string_view kMagic = "\x89HDF\r\n\x1a\n";
 constexpr int64_t kStagingElements = 32 << 10;
 
-// Bytes of address space in use now: a forked child starts with all of its parent's.
-rlim_t address_space_in_use() {
+// A process that finds this in its environment is a scan of the file named by its value (see ScanProcess).
+constexpr const char* kScanVariable = "WEFT_HDF5_SCAN";
+
+// Bytes of address space in use now.
+[[maybe_unused]] rlim_t address_space_in_use() {
   unsigned long pages = 0;
   FILE* file = std::fopen("/proc/self/statm", "r");
   if (!file) return 0;
@@ -54,18 +62,57 @@ void limit(__rlimit_resource resource, rlim_t soft, rlim_t hard) {
   ::setrlimit(resource, &limits);
 }
 
-// Runs in the child: nothing that goes wrong here may reach the parent's terminal, core folder or signal handlers.
-void confine_child([[maybe_unused]] rlim_t address_space) {
+// Runs in the child: nothing that goes wrong here may last, or leave a core.
+void confine_child() {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::prctl(PR_SET_DUMPABLE, 0);
-  for (int signal_number = 1; signal_number < NSIG; ++signal_number) ::signal(signal_number, SIG_DFL);
-  int nowhere = ::open("/dev/null", O_WRONLY);
-  if (nowhere >= 0) ::dup2(nowhere, STDERR_FILENO);
   limit(RLIMIT_CORE, 0, 0);
   limit(RLIMIT_CPU, kMaxCpuSeconds, kMaxCpuSeconds + 1);
 #ifndef WEFT_HAS_SANITIZER  // whose shadow memory takes terabytes of address space
+  rlim_t address_space = address_space_in_use();
   if (address_space != 0) limit(RLIMIT_AS, address_space + kMaxExtraMemory, address_space + kMaxExtraMemory);
 #endif
+}
+
+// Before main, so that every program that links this can be its own scanner.
+[[gnu::constructor]] void scan_if_asked() {
+  const char* path = std::getenv(kScanVariable);
+  if (path == nullptr) return;
+  confine_child();
+  Hdf5ListingWriter writer(STDOUT_FILENO);
+  scan_hdf5(path, writer);
+  ::_exit(0);
+}
+
+class SpawnActions {
+ public:
+  SpawnActions() { ::posix_spawn_file_actions_init(&actions_); }
+  ~SpawnActions() { ::posix_spawn_file_actions_destroy(&actions_); }
+  SpawnActions(const SpawnActions&) = delete;
+  SpawnActions& operator=(const SpawnActions&) = delete;
+  posix_spawn_file_actions_t* get() { return &actions_; }
+
+ private:
+  posix_spawn_file_actions_t actions_;
+};
+
+// Starts this program again as the scanner of a file; its standard output goes to `output`. A fork alone would not do:
+// other threads may hold locks (of an allocator, of MPI) that nobody would open in the child.
+pid_t spawn_scan(const std::string& path, int output) {
+  SpawnActions actions;
+  ::posix_spawn_file_actions_adddup2(actions.get(), output, STDOUT_FILENO);
+  ::posix_spawn_file_actions_addopen(actions.get(), STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  std::string variable = std::string(kScanVariable) + "=" + path;
+  std::vector<char*> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) environment.push_back(*entry);
+  environment.push_back(variable.data());
+  environment.push_back(nullptr);
+  std::string name = "weft-hdf5-scan";
+  std::array<char*, 2> arguments = {name.data(), nullptr};
+  pid_t child = -1;
+  int error = ::posix_spawn(&child, "/proc/self/exe", actions.get(), nullptr, arguments.data(), environment.data());
+  if (error != 0) fail(ExitCode::failure, "cannot start the process that reads HDF5: {}", std::strerror(error));
+  return child;
 }
 
 // The process that scans the file; killed and reaped when this object dies.
@@ -74,21 +121,15 @@ class ScanProcess {
   explicit ScanProcess(const std::string& path) : path_(path) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) fail(ExitCode::failure, "cannot make a pipe: {}", std::strerror(errno));
-    rlim_t address_space = address_space_in_use();
-    child_ = ::fork();
-    if (child_ == 0) {
+    output_ = ends[0];
+    try {
+      child_ = spawn_scan(path, ends[1]);
+    } catch (...) {
       ::close(ends[0]);
-      confine_child(address_space);
-      Hdf5ListingWriter writer(ends[1]);
-      scan_hdf5(path, writer);
-      ::_exit(0);
+      ::close(ends[1]);
+      throw;
     }
     ::close(ends[1]);
-    output_ = ends[0];
-    if (child_ < 0) {
-      ::close(output_);
-      fail(ExitCode::failure, "cannot start the process that reads HDF5: {}", std::strerror(errno));
-    }
   }
 
   ~ScanProcess() {

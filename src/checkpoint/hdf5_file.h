@@ -1,4 +1,4 @@
-// HDF5 files read with care: the library is asked for metadata only, in a child process with limits on memory and time,
+// HDF5 files read with care: the library is asked for metadata only, in another process with limits on memory and time,
 // which yields every contiguous dataset's place in the file; the bytes are then read like any other file's.
 #pragma once
 
