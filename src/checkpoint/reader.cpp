@@ -14,6 +14,7 @@
 #include "checkpoint/nearest_name.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
+#include "core/paths.h"
 
 namespace weft {
 namespace {
@@ -50,7 +51,7 @@ std::vector<std::string> files_ending(const std::string& folder, std::string_vie
 std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
   for (const char* name : {"model.safetensors", "model.safetensors.index.json", "model.weights.h5"}) {
     std::string path = (fs::path(folder) / name).string();
-    if (fs::exists(path)) return open_file(folder, path);
+    if (path_exists(path)) return open_file(folder, path);
   }
   for (std::string_view ending : {".weights.h5", ".gguf"}) {
     std::vector<std::string> found = files_ending(folder, ending);
@@ -85,13 +86,11 @@ void CheckpointReader::read(std::string_view name, void* into, DType dtype) cons
 }
 
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path) {
-  std::error_code error;
-  fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) {
+  if (!path_exists(path)) {
     fail_input("{}: no such checkpoint; expected a folder, a .safetensors, a .gguf or a .weights.h5 file",
                printable(path));
   }
-  return fs::is_directory(status) ? open_folder(path) : open_file(path, path);
+  return is_folder(path) ? open_folder(path) : open_file(path, path);
 }
 
 }  // namespace weft

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/paths.h"
 
 namespace weft {
 namespace {
@@ -104,7 +105,7 @@ std::set<std::string> shard_names(const std::map<std::string, std::string>& weig
 
 std::string shard_path(const std::string& index_path, const std::string& name) {
   std::filesystem::path path = std::filesystem::path(index_path).parent_path() / name;
-  if (!std::filesystem::exists(path)) {
+  if (!path_exists(path)) {
     fail_input("{}: the shard {} is missing from the folder; is the download complete?",
                printable(index_path),
                printable(name));

@@ -9,6 +9,7 @@
 #include "checkpoint/gguf.h"
 #include "checkpoint/reader.h"
 #include "core/error.h"
+#include "core/paths.h"
 #include "models/model_config.h"
 
 namespace weft {
@@ -50,12 +51,12 @@ const Family& family_of_config(const ModelConfig& config, ModelFormat format) {
 }
 
 bool is_shape_file(const fs::path& path) {
-  return path.extension() == ".json" && fs::is_regular_file(path);
+  return path.extension() == ".json" && is_plain_file(path);
 }
 
 fs::path config_beside(const OpenedModel& opened) {
   fs::path path = opened.path;
-  fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  fs::path folder = is_folder(path) ? path : path.parent_path();
   return folder / "config.json";
 }
 
@@ -97,7 +98,7 @@ OpenedModel open_model(const ModelOptions& options) {
   }
   OpenedModel opened;
   opened.path = options.path;
-  if (!fs::exists(options.path)) fail_input("{}: no such file or folder", options.path);
+  if (!path_exists(options.path)) fail_input("{}: no such file or folder", options.path);
   open_files(opened);
   opened.family =
       options.family.empty() ? &family_of_config(*opened.config, opened.format) : &family_by_flag(options.family);

@@ -7,6 +7,7 @@
 
 #include "checkpoint/gguf.h"
 #include "core/error.h"
+#include "core/paths.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/text_file.h"
 
@@ -32,7 +33,7 @@ std::string only_gguf_in(const fs::path& folder) {
 
 std::string find_tokenizer_file(const fs::path& folder) {
   for (const char* name : kFolderFiles) {
-    if (fs::exists(folder / name)) return (folder / name).string();
+    if (path_exists(folder / name)) return (folder / name).string();
   }
   std::string gguf = only_gguf_in(folder);
   if (gguf.empty()) {
@@ -60,8 +61,8 @@ std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file) {
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path) {
   const fs::path file(path);
-  if (!fs::exists(file)) fail_input("{}: no such file or folder", path);
-  if (fs::is_directory(file)) return load_tokenizer_file(find_tokenizer_file(file));
+  if (!path_exists(file)) fail_input("{}: no such file or folder", path);
+  if (is_folder(file)) return load_tokenizer_file(find_tokenizer_file(file));
   // Weights alone: the tokenizer lies beside them.
   if (file.extension() == ".safetensors" || file.extension() == ".h5") {
     return load_tokenizer_file(find_tokenizer_file(file.has_parent_path() ? file.parent_path() : fs::path(".")));

@@ -126,6 +126,12 @@ TEST_F(Safetensors, AMissingShardIsNamed) {
   EXPECT_TRUE(contains(error_of([&] { open_checkpoint(model); }), "model-00002-of-00004.safetensors is missing"));
 }
 
+TEST_F(Safetensors, AShardNameThatNoFileCanHaveIsMissing) {
+  std::string name(300, 'a');
+  folder_.write("model.safetensors.index.json", R"({"weight_map":{"w":")" + name + R"("}})");
+  EXPECT_TRUE(contains(error_of([&] { open_checkpoint(folder_.path()); }), "is missing"));
+}
+
 TEST_F(Safetensors, AnIndexCannotLeaveItsFolderOrNameATensorThatIsNotThere) {
   std::string data = safetensors_bytes(R"({"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "a");
   folder_.write("outside.safetensors", data);
