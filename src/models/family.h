@@ -22,7 +22,6 @@ struct ModelSource {
   ModelFormat format = ModelFormat::huggingface;
   const ModelConfig& config;
   const CheckpointReader* reader = nullptr;  // null when only planning
-  std::string requested_family;              // the name given by --family, or the config's own
   bool compat = false;                       // bert4keras3's arithmetic instead of the original model's
 };
 

@@ -105,7 +105,6 @@ OpenedModel open_model(const ModelOptions& options) {
   ModelSource source{.format = opened.format,
                      .config = *opened.config,
                      .reader = opened.reader.get(),
-                     .requested_family = options.family.empty() ? opened.family->name : options.family,
                      .compat = options.compat == "bert4keras3"};
   opened.settings = opened.family->read_config(source);
   opened.settings.info.family = opened.family->name;
