@@ -12,6 +12,7 @@
 
 namespace weft {
 
+class BlockHooks;
 class Communicator;
 class Tape;
 
@@ -23,8 +24,14 @@ struct Context {
   Tape* tape = nullptr;
   /// The ranks that share this model's weights; null is a group of one.
   Communicator* tensor_parallel = nullptr;
+  /// Whether the residual stream between tensor-parallel regions is shared out by tokens (sequence parallelism).
+  bool sequence_parallel = false;
+  /// What is done around each block of a model (autograd/block.h); null: nothing.
+  BlockHooks* blocks = nullptr;
   /// Seed and step of dropout; an op adds its site.
   RandomKey random;
+  /// Index of the batch's first token in the whole step's batch over all ranks: dropout's rows count from here.
+  int64_t first_token = 0;
   /// Called with intermediate results by name ("hidden/3", "logits", …) when set: verification looks inside through it.
   std::function<void(std::string_view name, const Tensor& value)> observer;
 

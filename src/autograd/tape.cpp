@@ -74,7 +74,7 @@ void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor gr
 
 GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DType dtype) {
   bool accumulate = slot.tensor.defined();
-  if (!accumulate) slot.tensor = context.empty(shape, dtype, slot.tag);
+  if (!accumulate) slot.tensor = slot.home ? slot.home : context.empty(shape, dtype, slot.tag);
   return {slot.tensor, accumulate};
 }
 

@@ -18,6 +18,7 @@ namespace weft {
 struct GradSlot {
   Tensor tensor;                           // undefined until something arrived
   MemoryTag tag = MemoryTag::activations;  // grads for parameters
+  Tensor home;  // of a parameter whose gradient lies in a larger buffer: where the first contribution is written
 };
 
 /// One recorded op. Holds what its backward needs and nothing else.

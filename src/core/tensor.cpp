@@ -14,9 +14,17 @@ struct Tensor::Storage {
 
   Storage(std::shared_ptr<Allocator> from, size_t size, MemoryTag kind)
       : allocator(std::move(from)), pointer(allocator->allocate(size, kind)), bytes(size), tag(kind) {}
-  ~Storage() { allocator->deallocate(pointer, bytes, tag); }
+  ~Storage() { release(); }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
+
+  void release() {
+    if (pointer != nullptr) allocator->deallocate(pointer, bytes, tag);
+    pointer = nullptr;
+  }
+  void acquire() {
+    if (pointer == nullptr) pointer = allocator->allocate(bytes, tag);
+  }
 };
 
 std::string_view device_name(DeviceType type) {
@@ -27,7 +35,6 @@ Tensor Tensor::empty(std::shared_ptr<Allocator> allocator, const Shape& shape, D
   Tensor tensor;
   size_t bytes = static_cast<size_t>(shape.num_elements()) * dtype_bytes(dtype);
   tensor.storage_ = std::make_shared<Storage>(std::move(allocator), bytes, tag);
-  tensor.data_ = tensor.storage_->pointer;
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
   return tensor;
@@ -43,11 +50,26 @@ Tensor Tensor::packed(
     std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag) {
   Tensor tensor;
   tensor.storage_ = std::make_shared<Storage>(std::move(allocator), bytes, tag);
-  tensor.data_ = tensor.storage_->pointer;
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
   tensor.layout_ = Layout::packed;
   return tensor;
+}
+
+const void* Tensor::raw() const {
+  return storage_ == nullptr ? nullptr : static_cast<const std::byte*>(storage_->pointer) + offset_bytes_;
+}
+
+void Tensor::release_memory() {
+  storage_->release();
+}
+
+void Tensor::acquire_memory() {
+  storage_->acquire();
+}
+
+bool Tensor::has_memory() const {
+  return storage_ != nullptr && storage_->pointer != nullptr;
 }
 
 size_t Tensor::bytes() const {
@@ -74,7 +96,7 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
   Tensor view = detach();
   view.shape_.set(0, end - begin);
   int64_t row = size(0) == 0 ? 0 : num_elements() / size(0);
-  view.data_ = static_cast<std::byte*>(data_) + static_cast<size_t>(begin * row) * dtype_bytes(dtype_);
+  view.offset_bytes_ += static_cast<size_t>(begin * row) * dtype_bytes(dtype_);
   return view;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "core/dtype.h"
 #include "core/memory.h"
@@ -57,17 +58,17 @@ class Tensor {
   /// Bytes of the elements in view (of the whole storage for a packed weight).
   size_t bytes() const;
 
-  void* raw() { return data_; }
-  const void* raw() const { return data_; }
+  void* raw() { return const_cast<void*>(std::as_const(*this).raw()); }
+  const void* raw() const;
   template <typename T>
   T* data() {
     check_dtype(DTypeOf<T>::value);
-    return static_cast<T*>(data_);
+    return static_cast<T*>(raw());
   }
   template <typename T>
   const T* data() const {
     check_dtype(DTypeOf<T>::value);
-    return static_cast<const T*>(data_);
+    return static_cast<const T*>(raw());
   }
 
   /// The same memory and gradient under another shape of as many elements.
@@ -76,6 +77,13 @@ class Tensor {
   Tensor slice(int64_t begin, int64_t end) const;
   /// The same memory without its gradient slot.
   Tensor detach() const;
+
+  /// Gives the memory back while the tensor and all its views stay; their elements may not be read until acquire_memory
+  /// brings fresh memory, uninitialised, which all of them see. For weights that are gathered only while a block needs
+  /// them.
+  void release_memory();
+  void acquire_memory();
+  bool has_memory() const;
 
   /// Where backward puts this tensor's gradient; null when nobody wants one. See autograd/tape.h.
   const std::shared_ptr<GradSlot>& grad_slot() const { return grad_slot_; }
@@ -87,7 +95,7 @@ class Tensor {
   void check_dtype(DType dtype) const;
 
   std::shared_ptr<Storage> storage_;
-  void* data_ = nullptr;
+  size_t offset_bytes_ = 0;
   Shape shape_;
   DType dtype_ = DType::f32;
   Layout layout_ = Layout::row_major;

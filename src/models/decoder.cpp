@@ -42,7 +42,11 @@ Decoder::Decoder(const DecoderConfig& config, TensorParallelPlace place) : Causa
   const ModelInfo& info = config_.info;
   embedding_.table = &parameters_.add(
       "model.embed_tokens.weight", {info.vocab_size, info.hidden_size}, {ShardKind::vocabulary}, info.tied_embedding);
-  for (int64_t layer = 0; layer < info.num_layers; ++layer) blocks_.push_back(make_block(layer));
+  for (int64_t layer = 0; layer < info.num_layers; ++layer) {
+    parameters_.set_block(layer);
+    blocks_.push_back(make_block(layer));
+  }
+  parameters_.set_block(kOuterBlock);
   final_norm_ = add_rms_norm_layer(parameters_, "model.norm", info.hidden_size, config_.norm);
   if (info.tied_embedding) {
     lm_head_.weight = embedding_.table;

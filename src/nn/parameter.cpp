@@ -106,6 +106,10 @@ int shard_replicas(const Shard& shard, TensorParallelPlace place) {
   return shard.kind == ShardKind::kv_heads ? static_cast<int>(ranks_per_kv_head(shard.num_kv_heads, place)) : 1;
 }
 
+bool is_first_holder(const Shard& shard, TensorParallelPlace place) {
+  return shard.kind == ShardKind::replicated ? place.rank == 0 : place.rank % shard_replicas(shard, place) == 0;
+}
+
 Parameter& ParameterStore::add(std::string name, const Shape& full_shape, Shard shard, bool is_matrix) {
   check_shard(name, full_shape, shard, place_);
   Parameter parameter;
@@ -116,6 +120,7 @@ Parameter& ParameterStore::add(std::string name, const Shape& full_shape, Shard 
   parameter.range = shard_range(shard, full_shape, place_);
   parameter.local_shape = full_shape;
   parameter.local_shape.set(parameter.range.dim, parameter.range.end - parameter.range.begin);
+  parameter.block = block_;
   return parameters_.emplace_back(std::move(parameter));
 }
 

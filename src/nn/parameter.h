@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "autograd/block.h"
 #include "core/tensor.h"
 
 namespace weft {
@@ -58,6 +59,9 @@ HeadRange query_head_range(int64_t num_heads, int64_t num_kv_heads, TensorParall
 /// How many ranks hold the same slice of this parameter (1 but for kv_heads; not for replicated).
 int shard_replicas(const Shard& shard, TensorParallelPlace place);
 
+/// Whether this rank is the first of those that hold the same elements: sums over a whole parameter count each once.
+bool is_first_holder(const Shard& shard, TensorParallelPlace place);
+
 struct Parameter {
   std::string name;  // the Hugging Face name of the weight, e.g. "model.layers.0.mlp.up_proj.weight"
   Shape full_shape;
@@ -65,7 +69,9 @@ struct Parameter {
   bool is_matrix = false;  // the weight of a matrix product (or tied to one): may be packed for inference
   Shape local_shape;       // of this rank's slice
   ShardRange range;
-  Tensor value;  // undefined until loaded or initialised
+  int64_t block = kOuterBlock;    // the block of the model that reads it
+  bool partial_gradient = false;  // replicated, but each rank's backward sees a part of its gradient only
+  Tensor value;                   // undefined until loaded or initialised
 };
 
 /// Owns a model's parameters; addresses stay valid.
@@ -74,6 +80,8 @@ class ParameterStore {
   explicit ParameterStore(TensorParallelPlace place) : place_(place) {}
   /// Throws Error(bad_input) when the shard rule does not fit the number of ranks, naming the parameter.
   Parameter& add(std::string name, const Shape& full_shape, Shard shard = {}, bool is_matrix = false);
+  /// Parameters added from here on belong to this block.
+  void set_block(int64_t block) { block_ = block; }
   std::deque<Parameter>& all() { return parameters_; }
   const std::deque<Parameter>& all() const { return parameters_; }
   Parameter* find(std::string_view name);
@@ -81,6 +89,7 @@ class ParameterStore {
 
  private:
   TensorParallelPlace place_;
+  int64_t block_ = kOuterBlock;
   std::deque<Parameter> parameters_;
 };
 

@@ -1,0 +1,57 @@
+// What a run trains on: rows of tokens, each a function of its index and the seed alone, so that neither the number of
+// ranks nor where a run was interrupted changes what row comes when.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace weft {
+
+/// A part of a row that attends to itself only: one document, or what of it fits.
+struct RowSpan {
+  int32_t begin = 0, length = 0;
+};
+
+/// Up to sequence_length tokens.
+struct TrainingRow {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> targets;  // the token that follows within the document; −1: not scored
+  std::vector<RowSpan> spans;
+};
+
+/// How documents become rows.
+enum class Packing : uint8_t {
+  split,  // documents one after the other, cut where a row is full: no token is lost, rows are full
+  whole,  // whole documents as far as they fit a row (first fit); one that is longer than a row is cut off there
+  none    // a document a row
+};
+
+struct DataSourceOptions {
+  std::string path;  // a prepared token file (see token_file.h)
+  double weight = 1;  // share of the rows
+};
+
+struct TrainingDataOptions {
+  std::vector<DataSourceOptions> sources;
+  int64_t sequence_length = 1024;
+  Packing packing = Packing::split;
+  bool shuffle = true;
+  uint64_t seed = 0;
+};
+
+class TrainingData {
+ public:
+  virtual ~TrainingData() = default;
+  /// Row `index` of the endless sequence of epochs, each in an order of its own. Thread-safe.
+  virtual TrainingRow row(int64_t index) const = 0;
+  /// Rows of one epoch of all sources (of the smallest number of rows that has seen each source once).
+  virtual int64_t rows_per_epoch() const = 0;
+  virtual int64_t num_tokens() const = 0;
+};
+
+/// Opens prepared files. Throws Error(bad_input) for files that are damaged, empty, or made with other tokenizers.
+std::unique_ptr<TrainingData> open_training_data(const TrainingDataOptions& options);
+
+}  // namespace weft

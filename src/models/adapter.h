@@ -1,0 +1,58 @@
+// LoRA (Hu et al., "LoRA: Low-rank adaptation of large language models", 2021): low-rank updates beside frozen linear
+// layers, y = W·x + scale · B·(A·x), with the sharding that follows from the layer's own.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nn/layers.h"
+
+namespace weft {
+
+class CausalLanguageModel;
+
+struct LoraOptions {
+  int64_t rank = 8;
+  double alpha = 16;
+  double dropout = 0;
+  bool rank_stabilised = false;              // scale alpha / √rank instead of alpha / rank
+  std::vector<std::string> target_modules;   // last parts of layer names, or * patterns of whole ones; empty: all of the blocks
+  std::vector<int64_t> layers;               // empty: all
+
+  double scale() const;
+};
+
+/// The factors of one adapter of a model, this rank's slices. Column-parallel layers have A replicated and B split, row-
+/// parallel ones A split and B replicated; B is added before the one reduction.
+class Adapter {
+ public:
+  /// Declares A and B for every layer that the options name. Throws Error(bad_input) when they match none, naming what
+  /// there is.
+  Adapter(CausalLanguageModel& model, const LoraOptions& options);
+  ~Adapter();
+
+  const LoraOptions& options() const { return options_; }
+  /// Named as PEFT names them: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
+  ParameterStore& parameters() { return parameters_; }
+  const ParameterStore& parameters() const { return parameters_; }
+
+  /// A normal with variance 1 / in_features' (Kaiming uniform as PEFT's), B zero; the same at every split.
+  void initialise(const Context& context, DType dtype, uint64_t seed);
+
+  /// The layers run with this adapter from now on (one at a time), or with none.
+  void attach();
+  void detach();
+  /// Adds scale · B·A to the weights (row-major ones), and takes it back.
+  void merge(const Context& context);
+
+ private:
+  struct Part;
+  LoraOptions options_;
+  ParameterStore parameters_;
+  std::deque<Part> parts_;
+};
+
+}  // namespace weft

@@ -1,0 +1,72 @@
+// One optimizer step on any mesh of data × tensor parallel ranks: forward, backward, reduction, clipping, update. Knows
+// nothing of files, schedules or metrics.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "models/adapter.h"
+#include "models/model.h"
+#include "parallel/mesh.h"
+#include "train/optimizer.h"
+
+namespace weft {
+
+/// What this rank computes at a time. The loss is Σ weight · −log p(target): weights are absolute, the caller divides by
+/// the whole step's count of tokens over all ranks and micro-batches.
+struct MicroBatch {
+  Batch batch;
+  std::vector<int32_t> targets;  // −1: not scored
+  std::vector<float> weights;
+  int64_t first_token = 0;  // index of the first token in the whole step's batch, for dropout
+};
+
+enum class Adversarial : uint8_t { none, fgm, gradient_penalty };
+
+struct EngineOptions {
+  OptimizerOptions optimizer;
+  double clip_norm = 1;  // 0: none
+  int zero_stage = 0;
+  bool overlap_gradient_reduction = true;
+  Recompute recompute = Recompute::none;
+  int64_t recompute_every = 1;  // with Recompute::block: every k-th block
+  Adversarial adversarial = Adversarial::none;
+  double adversarial_epsilon = 0.5;
+  bool train_norms = false;  // with an adapter: the norms' weights too
+};
+
+struct StepResult {
+  double loss = 0;       // of the whole step, the same on every rank
+  double grad_norm = 0;  // before clipping
+  bool skipped = false;  // loss or norm were not finite: nothing was updated
+};
+
+class TrainingEngine {
+ public:
+  /// Takes over a loaded model (row-major weights); with an adapter only that is trained. Collective over the mesh.
+  /// All references must outlive the engine.
+  TrainingEngine(const Context& context,
+                 const Mesh& mesh,
+                 CausalLanguageModel& model,
+                 Adapter* adapter,
+                 const EngineOptions& options);
+  ~TrainingEngine();
+
+  /// Collective: every rank gives as many micro-batches. `random` seeds dropout.
+  StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random);
+  /// Σ weight · loss over all data-parallel ranks, without gradients. Collective.
+  double evaluate(std::span<const MicroBatch> micro_batches);
+  /// Runs `body` with all parameters of this rank's slice in place (ZeRO 3 gathers them). Collective.
+  void with_whole_weights(const std::function<void(Context&)>& body);
+
+  /// Updates made so far; set when resuming.
+  int64_t updates() const;
+  void set_updates(int64_t updates);
+  Optimizer& optimizer();
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace weft
