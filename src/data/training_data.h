@@ -29,7 +29,7 @@ enum class Packing : uint8_t {
 };
 
 struct DataSourceOptions {
-  std::string path;  // a prepared token file (see token_file.h)
+  std::string path;   // a prepared token file (see token_file.h)
   double weight = 1;  // share of the rows
 };
 

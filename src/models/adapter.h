@@ -18,15 +18,16 @@ struct LoraOptions {
   int64_t rank = 8;
   double alpha = 16;
   double dropout = 0;
-  bool rank_stabilised = false;              // scale alpha / √rank instead of alpha / rank
-  std::vector<std::string> target_modules;   // last parts of layer names, or * patterns of whole ones; empty: all of the blocks
-  std::vector<int64_t> layers;               // empty: all
+  bool rank_stabilised = false;  // scale alpha / √rank instead of alpha / rank
+  std::vector<std::string>
+      target_modules;           // last parts of layer names, or * patterns of whole ones; empty: all of the blocks
+  std::vector<int64_t> layers;  // empty: all
 
   double scale() const;
 };
 
-/// The factors of one adapter of a model, this rank's slices. Column-parallel layers have A replicated and B split, row-
-/// parallel ones A split and B replicated; B is added before the one reduction.
+/// The factors of one adapter of a model, this rank's slices. Column-parallel layers have A replicated and B split,
+/// row- parallel ones A split and B replicated; B is added before the one reduction.
 class Adapter {
  public:
   /// Declares A and B for every layer that the options name. Throws Error(bad_input) when they match none, naming what

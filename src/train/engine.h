@@ -7,13 +7,13 @@
 
 #include "models/adapter.h"
 #include "models/model.h"
+#include "optimizer/optimizer.h"
 #include "parallel/mesh.h"
-#include "train/optimizer.h"
 
 namespace weft {
 
-/// What this rank computes at a time. The loss is Σ weight · −log p(target): weights are absolute, the caller divides by
-/// the whole step's count of tokens over all ranks and micro-batches.
+/// What this rank computes at a time. The loss is Σ weight · −log p(target): weights are absolute, the caller divides
+/// by the whole step's count of tokens over all ranks and micro-batches.
 struct MicroBatch {
   Batch batch;
   std::vector<int32_t> targets;  // −1: not scored

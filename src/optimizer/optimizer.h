@@ -18,8 +18,8 @@ namespace weft {
 struct OptimizerPiece {
   const Parameter* parameter = nullptr;
   int64_t begin = 0, end = 0;  // elements of the parameter's local slice (parameter->local_shape, row-major)
-  Tensor weight;               // [end − begin] f32 or bf16: a view of the model's weight, or of this rank's part of it
-  Tensor grad;                 // [end − begin] f32: filled before each step
+  Tensor weight;  // [end − begin] f32 or bf16: a view of the model's weight, or of this rank's part of it
+  Tensor grad;    // [end − begin] f32: filled before each step
 };
 
 /// Which ranks hold the other pieces of the same parameters.
@@ -45,16 +45,16 @@ struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, momentum = 0;
   EpsilonPlacement epsilon_placement = EpsilonPlacement::torch;
   bool bias_correction = true;
-  double weight_decay = 0.01;                          // decoupled
-  std::vector<std::string> weight_decay_exclude;       // no decay for these
-  bool decay_vectors = true;                           // false: none for parameters of fewer than two dimensions
-  std::vector<std::string> layer_adaptation_exclude;   // of LAMB
-  bool layer_adaptation_includes_decay = true;         // bert4keras' LAMB; false: Keras'
+  double weight_decay = 0.01;                         // decoupled
+  std::vector<std::string> weight_decay_exclude;      // no decay for these
+  bool decay_vectors = true;                          // false: none for parameters of fewer than two dimensions
+  std::vector<std::string> layer_adaptation_exclude;  // of LAMB
+  bool layer_adaptation_includes_decay = true;        // bert4keras' LAMB; false: Keras'
   std::vector<std::pair<std::string, double>> learning_rate_factors;  // pattern, factor; the first match counts
-  double ema_momentum = 0;                             // 0: no average; Keras' rule (a copy after the first update)
-  int64_t lookahead_steps = 0;                         // 0: none
+  double ema_momentum = 0;      // 0: no average; Keras' rule (a copy after the first update)
+  int64_t lookahead_steps = 0;  // 0: none
   double lookahead_alpha = 0.5;
-  bool lazy_rows = false;                              // rows of matrices whose gradient is all zero stay as they are
+  bool lazy_rows = false;  // rows of matrices whose gradient is all zero stay as they are
   MasterWeights master_weights = MasterWeights::full;
   uint64_t seed = 0;
 };
@@ -91,7 +91,8 @@ class Optimizer {
   virtual const std::vector<OptimizerPiece>& pieces() const = 0;
 };
 
-/// States are allocated with MemoryTag::optimizer. Throws Error(bad_input) for patterns that are no regular expressions.
+/// States are allocated with MemoryTag::optimizer. Throws Error(bad_input) for patterns that are no regular
+/// expressions.
 std::unique_ptr<Optimizer> make_optimizer(const Context& context,
                                           const OptimizerOptions& options,
                                           std::vector<OptimizerPiece> pieces,
