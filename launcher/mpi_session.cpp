@@ -127,7 +127,7 @@ MpiSession::MpiSession(int argc, char** argv) : activity_(std::make_shared<Activ
 
 void MpiSession::start_mpi(int argc, char** argv) {
   int provided = 0;
-  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
+  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS) {
     fail(ExitCode::communication, "MPI does not start");
   }
   owns_mpi_ = true;

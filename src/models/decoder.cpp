@@ -40,8 +40,9 @@ class Decoder final : public CausalLanguageModel {
 
 Decoder::Decoder(const DecoderConfig& config, TensorParallelPlace place) : CausalLanguageModel(place), config_(config) {
   const ModelInfo& info = config_.info;
-  embedding_.table = &parameters_.add(
+  embedding_table_ = &parameters_.add(
       "model.embed_tokens.weight", {info.vocab_size, info.hidden_size}, {ShardKind::vocabulary}, info.tied_embedding);
+  embedding_.table = embedding_table_;
   for (int64_t layer = 0; layer < info.num_layers; ++layer) {
     parameters_.set_block(layer);
     blocks_.push_back(make_block(layer));

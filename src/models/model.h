@@ -61,6 +61,9 @@ class CausalLanguageModel {
   /// (Error(bad_input) otherwise).
   virtual Tensor hidden(Context& context, const Batch& batch, KvCache* cache) = 0;
 
+  /// The token embedding, [vocab_size, hidden_size], split over the vocabulary.
+  Parameter& embedding_table() { return *embedding_table_; }
+
   /// This rank's columns of the logits of some hidden states, f32 (f64 for f64), final soft cap applied: [rows, local
   /// vocabulary].
   virtual Tensor local_logits(Context& context, const Tensor& hidden) = 0;
@@ -78,6 +81,7 @@ class CausalLanguageModel {
 
  protected:
   ParameterStore parameters_;
+  Parameter* embedding_table_ = nullptr;  // set by the family's constructor
 };
 
 /// Sum over tokens of weight · −log p(target) / sum of weights, and the loss a token. Targets of −1 are ignored.

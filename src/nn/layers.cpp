@@ -38,7 +38,9 @@ RmsNorm add_rms_norm_layer(ParameterStore& store,
                            const std::string& name,
                            int64_t width,
                            const RmsNormOptions& options) {
-  return {&store.add(name + ".weight", {width}), options};
+  Parameter& weight = store.add(name + ".weight", {width});
+  weight.is_norm = true;
+  return {&weight, options};
 }
 
 Tensor RmsNorm::forward(Context& context, const Tensor& x) const {

@@ -69,6 +69,7 @@ struct Parameter {
   bool is_matrix = false;  // the weight of a matrix product (or tied to one): may be packed for inference
   Shape local_shape;       // of this rank's slice
   ShardRange range;
+  bool is_norm = false;           // the weight of a norm
   int64_t block = kOuterBlock;    // the block of the model that reads it
   bool partial_gradient = false;  // replicated, but each rank's backward sees a part of its gradient only
   Tensor value;                   // undefined until loaded or initialised

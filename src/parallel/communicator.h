@@ -32,6 +32,9 @@ class Communicator {
   virtual void send(const Tensor& tensor, int peer) = 0;
   virtual void receive(Tensor& tensor, int peer) = 0;
 
+  /// Whether groups made by split may be used by other threads at the same time.
+  virtual bool allows_concurrent_groups() const { return true; }
+
   /// Ranks with the same color form a new communicator, ordered by key, then by rank.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 };

@@ -90,6 +90,12 @@ class MpiCommunicator final : public Communicator {
   void receive(Tensor& tensor, int peer) override;
   std::unique_ptr<Communicator> split(int color, int key) override;
 
+  bool allows_concurrent_groups() const override {
+    int provided = MPI_THREAD_SINGLE;
+    MPI_Query_thread(&provided);
+    return provided == MPI_THREAD_MULTIPLE;
+  }
+
  private:
   std::unique_ptr<NodeExchange> make_exchange() const;
   bool all_agree(bool agreed) const;

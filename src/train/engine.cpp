@@ -1,0 +1,284 @@
+#include "train/engine.h"
+
+#include <cmath>
+#include <set>
+
+#include "autograd/tape.h"
+#include "core/error.h"
+#include "optimizer/grad_norm.h"
+#include "train/adversarial.h"
+#include "train/parameter_shards.h"
+
+namespace weft {
+namespace {
+
+/// PyTorch's clip_grad_norm_.
+constexpr double kClipEpsilon = 1e-6;
+/// Size of the gradient penalty's finite difference, as a part of the embeddings' size.
+constexpr double kPenaltyStep = 1e-2;
+
+struct TrainedAndFrozen {
+  std::vector<Parameter*> trained, frozen;
+};
+
+TrainedAndFrozen choose_parameters(CausalLanguageModel& model, Adapter* adapter, const EngineOptions& options) {
+  TrainedAndFrozen result;
+  for (Parameter& parameter : model.parameters().all()) {
+    bool is_trained = adapter == nullptr || (options.train_norms && parameter.is_norm);
+    (is_trained ? result.trained : result.frozen).push_back(&parameter);
+  }
+  if (adapter != nullptr) {
+    for (Parameter& parameter : adapter->parameters().all()) result.trained.push_back(&parameter);
+  }
+  return result;
+}
+
+double scalar_of(const Tensor& tensor) {
+  return tensor.dtype() == DType::f64 ? *tensor.data<double>() : static_cast<double>(*tensor.data<float>());
+}
+
+double root_mean_square(const Tensor& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
+  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
+  double sum = 0;
+  for (float value : values) sum += static_cast<double>(value) * value;
+  return values.empty() ? 0 : std::sqrt(sum / static_cast<double>(values.size()));
+}
+
+}  // namespace
+
+class TrainingEngine::State {
+ public:
+  State(const Context& context,
+        const Mesh& mesh,
+        CausalLanguageModel& model,
+        Adapter* adapter,
+        const EngineOptions& options)
+      : context_(context),
+        mesh_(mesh),
+        model_(model),
+        options_(options),
+        parameters_(choose_parameters(model, adapter, options)),
+        shards_(context,
+                mesh,
+                model.parameters().place(),
+                parameters_.trained,
+                parameters_.frozen,
+                {.zero_stage = options.zero_stage,
+                 .overlap_reduction = options.overlap_gradient_reduction,
+                 .recompute = options.recompute,
+                 .recompute_every = options.recompute_every}),
+        optimizer_(make_optimizer(
+            context, options.optimizer, shards_.pieces(), model.parameters().place(), shards_.sharing())) {
+    context_.blocks = &shards_;
+    // Under MasterWeights::rounded the optimizer has rounded this rank's parts.
+    shards_.share_weights();
+  }
+
+  StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random) {
+    context_.random = random;
+    StepResult result;
+    double loss = compute_gradients(micro_batches);
+    if (options_.adversarial == Adversarial::fgm) loss = compute_shifted_gradients(micro_batches);
+    result.loss = sum_over_data(loss);
+    result.grad_norm = global_grad_norm(context_, optimizer_->pieces(), model_.parameters().place(), shards_.sharing());
+    if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
+      result.skipped = true;
+      return result;
+    }
+    if (before_update_) before_update_();
+    double scale = options_.clip_norm > 0 ? std::min(1.0, options_.clip_norm / (result.grad_norm + kClipEpsilon)) : 1.0;
+    optimizer_->step({.learning_rate = learning_rate, .gradient_scale = scale, .update = ++updates_});
+    shards_.share_weights();
+    return result;
+  }
+
+  double evaluate(std::span<const MicroBatch> micro_batches) {
+    double loss = 0;
+    Context context = context_;
+    shards_.before_forward(context, kOuterBlock);
+    for (const MicroBatch& micro_batch : micro_batches) loss += forward(context, micro_batch, micro_batch.weights, {});
+    shards_.release_all();
+    return sum_over_data(loss);
+  }
+
+  void with_whole_weights(const std::function<void(Context&)>& body) {
+    shards_.gather_all();
+    Context context = context_;
+    context.blocks = nullptr;
+    body(context);
+    shards_.release_all();
+  }
+
+  void set_before_update(std::function<void()> hook) { before_update_ = std::move(hook); }
+  void share_weights() { shards_.share_weights(); }
+  Optimizer& optimizer() { return *optimizer_; }
+  const std::vector<Parameter*>& frozen() const { return parameters_.frozen; }
+  int64_t updates_ = 0;
+
+ private:
+  double forward(Context& context,
+                 const MicroBatch& micro_batch,
+                 const std::vector<float>& weights,
+                 const Tensor& embedding_offset) {
+    context.first_token = micro_batch.first_token;
+    Batch batch = micro_batch.batch;
+    batch.embedding_offset = embedding_offset;
+    Tensor hidden = model_.hidden(context, batch, nullptr);
+    LanguageModelLoss loss = language_model_loss(context, model_, hidden, micro_batch.targets, weights);
+    double value = scalar_of(loss.loss);
+    if (context.tape != nullptr) context.tape->backward(context, loss.loss);
+    return value;
+  }
+
+  /// One forward and backward; the loss's weights are multiplied by `factor`.
+  double forward_and_backward(const MicroBatch& micro_batch,
+                              bool is_last,
+                              double factor = 1,
+                              const Tensor& embedding_offset = {}) {
+    std::vector<float> weights = micro_batch.weights;
+    for (float& weight : weights) weight = static_cast<float>(weight * factor);
+    Tape tape;
+    Context context = context_;
+    context.tape = &tape;
+    shards_.begin_micro_batch(is_last);
+    shards_.before_forward(context, kOuterBlock);
+    double loss = forward(context, micro_batch, weights, embedding_offset);
+    shards_.end_micro_batch(context);
+    return loss;
+  }
+
+  double compute_gradients(std::span<const MicroBatch> micro_batches) {
+    shards_.begin_step();
+    double loss = 0;
+    for (size_t i = 0; i < micro_batches.size(); ++i) {
+      bool is_last = i + 1 == micro_batches.size();
+      loss += options_.adversarial == Adversarial::gradient_penalty
+                  ? penalised_gradients(micro_batches[i], is_last)
+                  : forward_and_backward(micro_batches[i], is_last);
+    }
+    shards_.finish_gradients();
+    return loss;
+  }
+
+  /// The loss's gradient at the embedding table moved along its own gradient there.
+  double compute_shifted_gradients(std::span<const MicroBatch> micro_batches) {
+    EmbeddingShift shift(context_,
+                         model_.embedding_table(),
+                         optimizer_->pieces(),
+                         model_.parameters().place(),
+                         shards_.sharing());
+    if (!shift.apply(options_.adversarial_epsilon)) return std::nan("");
+    shards_.share_weights();
+    double loss = compute_gradients(micro_batches);
+    shift.undo();
+    shards_.share_weights();
+    return loss;
+  }
+
+  /// Gradients of L + ½·ε·‖g‖², g = ∂L/∂e of the looked-up embeddings e. The penalty's gradient ε·(∂g/∂θ)ᵀ·g is ε times
+  /// the derivative of ∂L/∂θ along g, taken as a centred difference.
+  double penalised_gradients(const MicroBatch& micro_batch, bool is_last) {
+    Shape shape = {micro_batch.batch.num_tokens(), model_.info().hidden_size};
+    Tensor offset = context_.zeros(shape, model_.embedding_table().value.dtype());
+    auto slot = attach_slot(offset);
+    double embedding_size = 0;
+    context_.observer = [&](std::string_view name, const Tensor& value) {
+      if (name == "hidden/0") embedding_size = root_mean_square(value);
+    };
+    double loss = forward_and_backward(micro_batch, false, 1, offset);
+    context_.observer = nullptr;
+    Tensor gradient = take_grad(slot);
+    double gradient_size = root_mean_square(gradient);
+    double step = gradient_size > 0 ? kPenaltyStep * embedding_size / gradient_size : 0;
+    step = agree_over_tensor_parallel(step);
+    double factor = step > 0 ? options_.adversarial_epsilon / (2 * step) : 0;
+    forward_and_backward(micro_batch, false, factor, scaled(gradient, step));
+    forward_and_backward(micro_batch, is_last, -factor, scaled(gradient, -step));
+    double squares = gradient_size * gradient_size * static_cast<double>(gradient.num_elements());
+    return loss + 0.5 * options_.adversarial_epsilon * squares;
+  }
+
+  Tensor scaled(const Tensor& tensor, double factor) {
+    Tensor result = context_.empty(tensor.shape(), tensor.dtype());
+    auto axpby = require_kernel(context_.kernels().elementwise.axpby, "scale", context_.device.type);
+    axpby({.x = tensor.raw(),
+           .y = result.raw(),
+           .count = tensor.num_elements(),
+           .a = factor,
+           .b = 0,
+           .x_dtype = tensor.dtype(),
+           .y_dtype = result.dtype()},
+          context_.stream());
+    return result;
+  }
+
+  double agree_over_tensor_parallel(double value) { return reduce(mesh_.tensor_parallel(), value, ReduceOp::max); }
+  double sum_over_data(double value) { return reduce(mesh_.data_parallel(), value, ReduceOp::sum); }
+
+  double reduce(Communicator& ranks, double value, ReduceOp op) {
+    if (ranks.size() == 1) return value;
+    Tensor tensor = context_.empty({1}, DType::f64, MemoryTag::comm);
+    *tensor.data<double>() = value;
+    ranks.all_reduce(tensor, op);
+    return *tensor.data<double>();
+  }
+
+  Context context_;
+  const Mesh& mesh_;
+  CausalLanguageModel& model_;
+  EngineOptions options_;
+  TrainedAndFrozen parameters_;
+  ParameterShards shards_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::function<void()> before_update_;
+};
+
+TrainingEngine::TrainingEngine(const Context& context,
+                               const Mesh& mesh,
+                               CausalLanguageModel& model,
+                               Adapter* adapter,
+                               const EngineOptions& options)
+    : state_(std::make_unique<State>(context, mesh, model, adapter, options)) {}
+
+TrainingEngine::~TrainingEngine() = default;
+
+StepResult TrainingEngine::step(std::span<const MicroBatch> micro_batches,
+                                double learning_rate,
+                                const RandomKey& random) {
+  return state_->step(micro_batches, learning_rate, random);
+}
+
+double TrainingEngine::evaluate(std::span<const MicroBatch> micro_batches) {
+  return state_->evaluate(micro_batches);
+}
+
+void TrainingEngine::with_whole_weights(const std::function<void(Context&)>& body) {
+  state_->with_whole_weights(body);
+}
+
+void TrainingEngine::set_before_update(std::function<void()> hook) {
+  state_->set_before_update(std::move(hook));
+}
+
+void TrainingEngine::share_weights() {
+  state_->share_weights();
+}
+
+int64_t TrainingEngine::updates() const {
+  return state_->updates_;
+}
+
+void TrainingEngine::set_updates(int64_t updates) {
+  state_->updates_ = updates;
+}
+
+Optimizer& TrainingEngine::optimizer() {
+  return state_->optimizer();
+}
+
+const std::vector<Parameter*>& TrainingEngine::frozen_parameters() const {
+  return state_->frozen();
+}
+
+}  // namespace weft

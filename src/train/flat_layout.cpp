@@ -1,0 +1,49 @@
+#include "train/flat_layout.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace weft {
+namespace {
+
+/// 64 bytes of bf16.
+constexpr int64_t kAlignment = 32;
+
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+FlatLayout::FlatLayout(const std::vector<Parameter*>& parameters, int num_parts) {
+  std::vector<Parameter*> ordered = parameters;
+  std::stable_partition(
+      ordered.begin(), ordered.end(), [](const Parameter* parameter) { return parameter->partial_gradient; });
+  int64_t end = 0;
+  for (Parameter* parameter : ordered) {
+    FlatEntry entry{parameter, round_up(end, kAlignment), parameter->local_shape.num_elements()};
+    end = entry.offset + entry.count;
+    if (parameter->partial_gradient) partial_size_ = end;
+    entries_.push_back(entry);
+  }
+  part_size_ = round_up((end + num_parts - 1) / num_parts, kAlignment);
+  size_ = part_size_ * num_parts;
+}
+
+Tensor FlatLayout::view(const Tensor& buffer, const FlatEntry& entry) {
+  return buffer.slice(entry.offset, entry.offset + entry.count).reshape(entry.parameter->local_shape);
+}
+
+void FlatLayout::clear_gaps(Tensor& buffer) const {
+  auto clear = [&](int64_t begin, int64_t end) {
+    if (begin < end) std::memset(buffer.slice(begin, end).raw(), 0, buffer.slice(begin, end).bytes());
+  };
+  int64_t end = 0;
+  for (const FlatEntry& entry : entries_) {
+    clear(end, entry.offset);
+    end = entry.offset + entry.count;
+  }
+  clear(end, size_);
+}
+
+}  // namespace weft

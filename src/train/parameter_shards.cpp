@@ -1,0 +1,296 @@
+#include "train/parameter_shards.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "autograd/tape.h"
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+void copy_elements(const Tensor& from, Tensor to) {
+  std::memcpy(to.raw(), from.raw(), from.bytes());
+}
+
+Tensor flat(const Tensor& tensor) {
+  return tensor.detach().reshape({tensor.num_elements()});
+}
+
+}  // namespace
+
+ParameterShards::ParameterShards(const Context& context,
+                                 const Mesh& mesh,
+                                 TensorParallelPlace place,
+                                 const std::vector<Parameter*>& trained,
+                                 const std::vector<Parameter*>& frozen,
+                                 const ShardOptions& options)
+    : context_(context),
+      mesh_(mesh),
+      place_(place),
+      options_(options),
+      queue_(options.overlap_reduction && mesh.data_parallel().size() > 1 &&
+             mesh.data_parallel().allows_concurrent_groups()) {
+  std::map<int64_t, std::pair<std::vector<Parameter*>, std::vector<Parameter*>>> by_block;
+  by_block[kOuterBlock];
+  for (Parameter* parameter : trained) by_block[parameter->block].first.push_back(parameter);
+  for (Parameter* parameter : frozen) by_block[parameter->block].second.push_back(parameter);
+  for (Parameter* parameter : trained) {
+    auto slot = std::make_shared<GradSlot>();
+    slot->tag = MemoryTag::grads;
+    parameter->value.set_grad_slot(std::move(slot));
+    int replicas = shard_replicas(parameter->shard, place);
+    if (replicas > 1 && same_heads_.count(replicas) == 0) {
+      same_heads_[replicas] = mesh.tensor_parallel().split(place.rank / replicas, place.rank);
+    }
+  }
+  for (Parameter* parameter : frozen) parameter->value.set_grad_slot(nullptr);
+  if (mesh.data_parallel().size() > 1) {
+    reduction_group_ = mesh.data_parallel().split(0, mesh.data_parallel().rank());
+  }
+  for (auto& [block, parameters] : by_block) {
+    Group& group = groups_[block];
+    group.trained.layout = FlatLayout(parameters.first, num_parts());
+    group.frozen.layout = FlatLayout(parameters.second, num_parts());
+    if (shares_state()) move_into_buffer(group.trained);
+    if (shares_state() && options_.zero_stage == 3) {
+      move_into_buffer(group.frozen);
+      keep_part(group.trained);
+      keep_part(group.frozen);
+    }
+  }
+}
+
+int ParameterShards::num_parts() const {
+  return options_.zero_stage == 0 ? 1 : mesh_.data_parallel().size();
+}
+
+void ParameterShards::move_into_buffer(Weights& weights) {
+  if (weights.layout.empty()) return;
+  DType dtype = weights.layout.entries().front().parameter->value.dtype();
+  weights.whole = context_.empty({weights.layout.size()}, dtype, MemoryTag::weights);
+  weights.layout.clear_gaps(weights.whole);
+  for (const FlatEntry& entry : weights.layout.entries()) {
+    Tensor& value = entry.parameter->value;
+    WEFT_ASSERT(value.dtype() == dtype && value.layout() == Layout::row_major);
+    Tensor view = FlatLayout::view(weights.whole, entry);
+    copy_elements(value, view);
+    view.set_grad_slot(value.grad_slot());
+    value = std::move(view);
+  }
+}
+
+void ParameterShards::keep_part(Weights& weights) {
+  if (weights.layout.empty()) return;
+  int64_t size = weights.layout.part_size();
+  int64_t begin = size * mesh_.data_parallel().rank();
+  weights.part = context_.empty({size}, weights.whole.dtype(), MemoryTag::weights);
+  copy_elements(weights.whole.slice(begin, begin + size), weights.part);
+  weights.whole.release_memory();
+}
+
+void ParameterShards::gather(Weights& weights) {
+  if (!weights.part || weights.whole.has_memory()) return;
+  weights.whole.acquire_memory();
+  mesh_.data_parallel().all_gather(weights.part, weights.whole);
+}
+
+void ParameterShards::release(Weights& weights) {
+  if (weights.part && weights.whole.has_memory()) weights.whole.release_memory();
+}
+
+void ParameterShards::gather_all() {
+  for (auto& [block, group] : groups_) {
+    gather(group.trained);
+    gather(group.frozen);
+  }
+}
+
+void ParameterShards::release_all() {
+  for (auto& [block, group] : groups_) {
+    release(group.trained);
+    release(group.frozen);
+  }
+}
+
+void ParameterShards::share_weights() {
+  if (!shares_state() || options_.zero_stage == 3) return;
+  Communicator& ranks = mesh_.data_parallel();
+  for (auto& [block, group] : groups_) {
+    Weights& weights = group.trained;
+    if (weights.layout.empty()) continue;
+    int64_t size = weights.layout.part_size();
+    Tensor mine = context_.empty({size}, weights.whole.dtype(), MemoryTag::comm);
+    copy_elements(weights.whole.slice(size * ranks.rank(), size * (ranks.rank() + 1)), mine);
+    ranks.all_gather(mine, weights.whole);
+  }
+}
+
+Recompute ParameterShards::recompute(int64_t block) const {
+  if (options_.recompute == Recompute::block && block % options_.recompute_every != 0) return Recompute::none;
+  return options_.recompute;
+}
+
+void ParameterShards::before_forward(Context& context, int64_t block) {
+  Group& group = groups_.at(block);
+  gather(group.trained);
+  gather(group.frozen);
+  // The head's gradient arises in forward, with the loss.
+  if (block == kOuterBlock && context.tape != nullptr) open_gradients(group);
+}
+
+void ParameterShards::after_forward(Context& /*context*/, int64_t block) {
+  if (block == kOuterBlock) return;
+  release(groups_.at(block).trained);
+  release(groups_.at(block).frozen);
+}
+
+void ParameterShards::before_backward(Context& /*context*/, int64_t block) {
+  Group& group = groups_.at(block);
+  gather(group.trained);
+  gather(group.frozen);
+  open_gradients(group);
+}
+
+void ParameterShards::after_backward(Context& context, int64_t block) {
+  Group& group = groups_.at(block);
+  release(group.trained);
+  release(group.frozen);
+  close_gradients(context, group);
+}
+
+void ParameterShards::open_gradients(Group& group) {
+  const FlatLayout& layout = group.trained.layout;
+  if (group.is_open || layout.empty()) return;
+  if (!group.grads) group.grads = context_.empty({layout.size()}, DType::f32, MemoryTag::grads);
+  for (const FlatEntry& entry : layout.entries()) {
+    entry.parameter->value.grad_slot()->home = FlatLayout::view(group.grads, entry);
+  }
+  group.is_open = true;
+}
+
+void ParameterShards::clear_unwritten(Group& group) {
+  group.trained.layout.clear_gaps(group.grads);
+  for (const FlatEntry& entry : group.trained.layout.entries()) {
+    if (entry.parameter->value.grad_slot()->tensor) continue;
+    Tensor view = FlatLayout::view(group.grads, entry);
+    std::memset(view.raw(), 0, view.bytes());
+  }
+}
+
+void ParameterShards::sum_over_tensor_parallel(Group& group) {
+  if (place_.size == 1) return;
+  const FlatLayout& layout = group.trained.layout;
+  if (layout.partial_size() > 0) {
+    Tensor partial = group.grads.slice(0, layout.partial_size());
+    mesh_.tensor_parallel().all_reduce(partial, ReduceOp::sum);
+  }
+  for (const FlatEntry& entry : layout.entries()) {
+    int replicas = shard_replicas(entry.parameter->shard, place_);
+    if (replicas == 1) continue;
+    Tensor grad = FlatLayout::view(group.grads, entry);
+    same_heads_.at(replicas)->all_reduce(grad, ReduceOp::sum);
+  }
+}
+
+void ParameterShards::close_gradients(Context& /*context*/, Group& group) {
+  if (!group.is_open || !(is_last_micro_batch_ || reduces_every_micro_batch())) return;
+  clear_unwritten(group);
+  for (const FlatEntry& entry : group.trained.layout.entries()) {
+    GradSlot& slot = *entry.parameter->value.grad_slot();
+    slot.tensor = Tensor();
+    slot.home = Tensor();
+  }
+  group.is_open = false;
+  sum_over_tensor_parallel(group);
+  if (mesh_.data_parallel().size() > 1) queue_.add([this, &group] { reduce(group); });
+}
+
+void ParameterShards::reduce(Group& group) {
+  if (!shares_state()) {
+    reduction_group_->all_reduce(group.grads, ReduceOp::sum);
+    return;
+  }
+  Tensor grads = std::move(group.grads);
+  group.grads = Tensor();
+  if (!group.has_sum) {
+    reduction_group_->reduce_scatter(grads, group.grad_part, ReduceOp::sum);
+    group.has_sum = true;
+    return;
+  }
+  Tensor more = context_.empty(group.grad_part.shape(), DType::f32, MemoryTag::comm);
+  reduction_group_->reduce_scatter(grads, more, ReduceOp::sum);
+  auto axpby = require_kernel(context_.kernels().elementwise.axpby, "add", context_.device.type);
+  axpby({.x = more.raw(),
+         .y_in = group.grad_part.raw(),
+         .y = group.grad_part.raw(),
+         .count = more.num_elements(),
+         .a = 1,
+         .b = 1,
+         .x_dtype = DType::f32,
+         .y_dtype = DType::f32},
+        context_.stream());
+}
+
+void ParameterShards::begin_step() {
+  for (auto& [block, group] : groups_) {
+    group.has_sum = false;
+    group.is_open = false;
+    for (const FlatEntry& entry : group.trained.layout.entries()) {
+      GradSlot& slot = *entry.parameter->value.grad_slot();
+      slot.tensor = Tensor();
+      slot.home = Tensor();
+    }
+  }
+}
+
+void ParameterShards::begin_micro_batch(bool is_last) {
+  is_last_micro_batch_ = is_last;
+  // Backward of this micro-batch writes where the last one's reduction may still read.
+  queue_.wait();
+}
+
+void ParameterShards::end_micro_batch(Context& context) {
+  after_backward(context, kOuterBlock);
+}
+
+void ParameterShards::finish_gradients() {
+  queue_.wait();
+}
+
+PieceSharing ParameterShards::sharing() const {
+  return {.data_parallel = shares_state() ? &mesh_.data_parallel() : nullptr,
+          .tensor_parallel = place_.size > 1 ? &mesh_.tensor_parallel() : nullptr};
+}
+
+std::vector<OptimizerPiece> ParameterShards::pieces() {
+  std::vector<OptimizerPiece> pieces;
+  for (auto& [block, group] : groups_) {
+    if (!group.trained.layout.empty()) add_pieces(group, pieces);
+  }
+  return pieces;
+}
+
+void ParameterShards::add_pieces(Group& group, std::vector<OptimizerPiece>& pieces) const {
+  const FlatLayout& layout = group.trained.layout;
+  bool is_shared = shares_state();
+  int64_t part_begin = is_shared ? layout.part_size() * mesh_.data_parallel().rank() : 0;
+  int64_t part_end = part_begin + layout.part_size();
+  Tensor& grads = is_shared ? group.grad_part : group.grads;
+  if (!grads) grads = context_.zeros({layout.part_size()}, DType::f32, MemoryTag::grads);
+  for (const FlatEntry& entry : layout.entries()) {
+    int64_t begin = std::max(part_begin, entry.offset);
+    int64_t end = std::min(part_end, entry.offset + entry.count);
+    if (begin >= end) continue;
+    int64_t first = begin - entry.offset, last = end - entry.offset;
+    Tensor weight = group.trained.part ? group.trained.part.slice(begin - part_begin, end - part_begin)
+                                       : flat(entry.parameter->value).slice(first, last);
+    pieces.push_back({.parameter = entry.parameter,
+                      .begin = first,
+                      .end = last,
+                      .weight = std::move(weight),
+                      .grad = grads.slice(begin - part_begin, end - part_begin)});
+  }
+}
+
+}  // namespace weft
