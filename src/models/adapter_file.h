@@ -1,0 +1,52 @@
+// Adapters as PEFT saves them: a folder with adapter_config.json and adapter_model.safetensors
+// (https://huggingface.co/docs/peft/developer_guides/checkpoint).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/context.h"
+#include "models/adapter.h"
+#include "models/model.h"
+
+namespace weft {
+
+class CheckpointReader;
+
+/// An adapter folder whose config was read and whose weights were opened.
+struct OpenedAdapter {
+  std::string path;
+  std::string base_model;  // base_model_name_or_path: what it says it was trained on
+  LoraOptions options;     // target_modules and layers are those that the weights file holds
+  std::shared_ptr<const CheckpointReader> reader;
+};
+
+/// Throws Error(bad_input) for what is no LoRA adapter or asks for what Weft does not do (DoRA, biases, rank patterns,
+/// …), saying which.
+OpenedAdapter open_adapter(const std::string& folder);
+
+/// Declares an adapter on a model and reads this rank's slices. Throws Error(bad_input) when it does not fit the model.
+std::unique_ptr<Adapter> load_adapter(const Context& context,
+                                      CausalLanguageModel& model,
+                                      const OpenedAdapter& opened,
+                                      DType dtype);
+
+/// Reads the values of an adapter that was declared; allocates those that are not there yet in `dtype`.
+void read_adapter_weights(const Context& context, const OpenedAdapter& opened, Adapter& adapter, DType dtype);
+
+/// Tensor names in the file: "base_model.model.NAME.lora_A.weight"; "base_model.model.NAME" for another trained
+/// parameter.
+std::string adapter_tensor_name(const std::string& parameter_name);
+
+/// adapter_config.json of an adapter of these parameters. `other_trained` are names of parameters of the model that
+/// were trained as well (norms).
+std::string adapter_config_json(const LoraOptions& options,
+                                const ParameterStore& parameters,
+                                const std::vector<std::string>& other_trained,
+                                const std::string& base_model);
+
+/// Writes an adapter folder from whole weights (a single rank's). Throws Error(bad_input).
+void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder);
+
+}  // namespace weft
