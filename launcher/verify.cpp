@@ -12,6 +12,7 @@
 #include "launcher/mpi_session.h"
 #include "parallel/thread_communicator.h"
 #include "verify/verifier.h"
+#include "verify/verify_training_run.h"
 
 namespace weft {
 namespace {
@@ -21,6 +22,7 @@ constexpr const char* kFooter = R"(Examples:
   weft verify --model seed/gemma-gqa --golden seed/gemma-gqa/golden.h5 --family gemma --compat bert4keras3
   weft verify --model gemma2 --golden gemma2/golden.h5 --tensor-parallel 2      (ranks as threads of one process)
   mpirun -n 2 weft verify --model gemma2 --golden gemma2/golden.h5 --json
+  weft verify --model train/llama --golden train/llama/golden.h5 --run full --data-parallel 2 --tensor-parallel 2 --zero 3
 
 Prints a line a tensor: the largest absolute and relative difference, the tolerance, ok or FAIL. Exit code 0 only if something
 was compared and all of it passed, else 6. docs/golden-files.md describes the file and how to make one.)";
@@ -29,31 +31,55 @@ struct VerifyCommand {
   CommonOptions common;
   std::string golden;
   std::optional<double> tolerance;
+  std::string run;  // of training; empty: the model's outputs
+  int data_parallel = 1;
+  int zero_stage = 0;
+  std::string recompute = "none";
   bool prints_json = false;
+
+  /// Ranks that share the weights, of so many.
+  int tensor_parallel(int num_ranks) const {
+    if (common.tensor_parallel > 0) return common.tensor_parallel;
+    return run.empty() ? num_ranks : std::max(1, num_ranks / data_parallel);
+  }
 };
 
-VerifyReport verify_on_rank(const VerifyCommand& options, Communicator& ranks, int num_threads) {
+Recompute parse_recompute(const std::string& name) {
+  return name == "block" ? Recompute::block : name == "selective" ? Recompute::selective : Recompute::none;
+}
+
+VerifyReport verify_on_rank(const VerifyCommand& options, const std::shared_ptr<Communicator>& ranks, int num_threads) {
+  Mesh mesh(ranks, options.tensor_parallel(ranks->size()));
   Context context = make_cpu_context(num_threads);
-  if (ranks.size() > 1) context.tensor_parallel = &ranks;
+  if (mesh.tensor_parallel().size() > 1) context.tensor_parallel = &mesh.tensor_parallel();
   GoldenFile golden(options.golden);
   OpenedModel opened = open_model(with_golden_options(options.common.model, golden));
+  if (!options.run.empty()) {
+    return verify_training_run(context,
+                               mesh,
+                               opened,
+                               golden,
+                               {.run = options.run,
+                                .zero_stage = options.zero_stage,
+                                .recompute = parse_recompute(options.recompute),
+                                .tolerance = options.tolerance,
+                                .num_threads = num_threads});
+  }
   return verify_model(context,
                       opened,
                       golden,
                       {.dtype = parse_dtype(options.common.dtype),
                        .tolerance = options.tolerance,
                        .num_threads = num_threads,
-                       .show_progress = ranks.rank() == 0 && !options.common.quiet});
+                       .show_progress = ranks->rank() == 0 && !options.common.quiet});
 }
 
-/// Without mpirun, --tensor-parallel N takes N threads of this process as ranks.
-VerifyReport verify_on_thread_ranks(const VerifyCommand& options, int num_threads) {
-  int num_ranks = options.common.tensor_parallel;
+VerifyReport verify_on_thread_ranks(const VerifyCommand& options, int num_ranks, int num_threads) {
   log::info("{} ranks as threads of one process; under mpirun they are processes", num_ranks);
   VerifyReport report;
   std::mutex mutex;
   run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& ranks) {
-    VerifyReport mine = verify_on_rank(options, *ranks, std::max(1, num_threads / num_ranks));
+    VerifyReport mine = verify_on_rank(options, ranks, std::max(1, num_threads / num_ranks));
     std::lock_guard lock(mutex);
     if (ranks->rank() == 0) report = std::move(mine);
   });
@@ -64,13 +90,18 @@ ExitCode run_verify(const VerifyCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   check_device(options.common);
   int num_threads = resolve_threads(options.common, session);
-  VerifyReport report;
-  if (session.size() == 1 && options.common.tensor_parallel > 1) {
-    report = verify_on_thread_ranks(options, num_threads);
-  } else {
-    Mesh mesh(session.world(), options.common.tensor_parallel);
-    report = verify_on_rank(options, mesh.tensor_parallel(), num_threads);
+  int num_ranks = options.data_parallel * std::max(1, options.common.tensor_parallel);
+  if (options.data_parallel > 1 && session.size() > 1 && session.size() != num_ranks) {
+    fail(ExitCode::usage,
+         "--data-parallel {} × --tensor-parallel {} are {} ranks, {} were started",
+         options.data_parallel,
+         options.common.tensor_parallel,
+         num_ranks,
+         session.size());
   }
+  // Without mpirun the ranks are threads of this process.
+  VerifyReport report = session.size() == 1 && num_ranks > 1 ? verify_on_thread_ranks(options, num_ranks, num_threads)
+                                                             : verify_on_rank(options, session.world(), num_threads);
   if (session.rank() == 0) {
     fmt::print("{}", options.prints_json ? to_json(report) + "\n" : to_text(report));
     if (report.compared.empty()) {
@@ -93,6 +124,18 @@ void add_verify_command(CLI::App& app, CommandContext& context) {
   command
       ->add_option("--tolerance", options->tolerance, "In place of every tolerance of the file (of the same measures)")
       ->check(CLI::NonNegativeNumber);
+  CLI::Option* run = command->add_option("--run", options->run, "Repeat a training run of the file: full, lora, …");
+  command->add_option("--data-parallel", options->data_parallel, "With --run: ranks with rows of their own")
+      ->needs(run)
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option(
+          "--zero", options->zero_stage, "With --run: what data-parallel ranks share out, as parallel.zero_stage")
+      ->needs(run)
+      ->check(CLI::Range(0, 3));
+  command->add_option("--recompute", options->recompute, "With --run: none, selective or block")
+      ->needs(run)
+      ->check(CLI::IsMember({"none", "selective", "block"}));
   command->add_flag("--json", options->prints_json, "Prints a JSON object");
   add_compute_options(*command, options->common);
   add_output_options(*command, options->common);

@@ -7,8 +7,8 @@
 
 namespace weft {
 
-/// Moves the embedding table by epsilon · g / (‖g‖ + 1e-8), g its gradient, and back (FGM: Miyato et al., 2017). The norm
-/// is over the whole table, whatever ranks hold it.
+/// Moves the embedding table by epsilon · g / (‖g‖ + 1e-8), g its gradient, and back (FGM: Miyato et al., 2017). The
+/// norm is over the whole table, whatever ranks hold it.
 class EmbeddingShift {
  public:
   /// Picks the table's pieces; those of other parameters are left alone.

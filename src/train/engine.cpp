@@ -79,7 +79,10 @@ class TrainingEngine::State {
     context_.random = random;
     StepResult result;
     double loss = compute_gradients(micro_batches);
-    if (options_.adversarial == Adversarial::fgm) loss = compute_shifted_gradients(micro_batches);
+    if (options_.adversarial == Adversarial::fgm) {
+      if (before_update_) before_update_();
+      loss = compute_shifted_gradients(micro_batches);
+    }
     result.loss = sum_over_data(loss);
     result.grad_norm = global_grad_norm(context_, optimizer_->pieces(), model_.parameters().place(), shards_.sharing());
     if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
@@ -153,9 +156,8 @@ class TrainingEngine::State {
     double loss = 0;
     for (size_t i = 0; i < micro_batches.size(); ++i) {
       bool is_last = i + 1 == micro_batches.size();
-      loss += options_.adversarial == Adversarial::gradient_penalty
-                  ? penalised_gradients(micro_batches[i], is_last)
-                  : forward_and_backward(micro_batches[i], is_last);
+      loss += options_.adversarial == Adversarial::gradient_penalty ? penalised_gradients(micro_batches[i], is_last)
+                                                                    : forward_and_backward(micro_batches[i], is_last);
     }
     shards_.finish_gradients();
     return loss;
@@ -163,11 +165,8 @@ class TrainingEngine::State {
 
   /// The loss's gradient at the embedding table moved along its own gradient there.
   double compute_shifted_gradients(std::span<const MicroBatch> micro_batches) {
-    EmbeddingShift shift(context_,
-                         model_.embedding_table(),
-                         optimizer_->pieces(),
-                         model_.parameters().place(),
-                         shards_.sharing());
+    EmbeddingShift shift(
+        context_, model_.embedding_table(), optimizer_->pieces(), model_.parameters().place(), shards_.sharing());
     if (!shift.apply(options_.adversarial_epsilon)) return std::nan("");
     shards_.share_weights();
     double loss = compute_gradients(micro_batches);

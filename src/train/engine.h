@@ -57,10 +57,11 @@ class TrainingEngine {
   StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random);
   /// Σ weight · loss over all data-parallel ranks, without gradients. Collective.
   double evaluate(std::span<const MicroBatch> micro_batches);
-  /// Called before each update, when all that the last one wrote may change: a checkpoint that is being written from live
-  /// memory must be done by then.
+  /// Called before each update, when all that the last one wrote may change: a checkpoint that is being written from
+  /// live memory must be done by then.
   void set_before_update(std::function<void()> hook);
-  /// After the pieces' weights were set from outside (a restored checkpoint): brings the other ranks' parts. Collective.
+  /// After the pieces' weights were set from outside (a restored checkpoint): brings the other ranks' parts.
+  /// Collective.
   void share_weights();
   /// Runs `body` with all parameters of this rank's slice in place (ZeRO 3 gathers them). Collective.
   void with_whole_weights(const std::function<void(Context&)>& body);

@@ -1,7 +1,7 @@
 // How data-parallel ranks share what training keeps of each parameter (ZeRO: Rajbhandari et al., 2020): stage 0 shares
-// nothing, 1 the optimizer state, 2 also the gradients, 3 also the parameters. Works on whole blocks of the model: their
-// gradients are reduced as soon as backward has left the block, on a thread of its own; under stage 3 their weights are
-// gathered when the block begins and let go when it ends.
+// nothing, 1 the optimizer state, 2 also the gradients, 3 also the parameters. Works on whole blocks of the model:
+// their gradients are reduced as soon as backward has left the block, on a thread of its own; under stage 3 their
+// weights are gathered when the block begins and let go when it ends.
 #pragma once
 
 #include <map>

@@ -59,13 +59,13 @@ const Hdf5Dataset& GoldenFile::dataset(std::string_view path) {
 
 GoldenIds GoldenFile::ids(std::string_view path) {
   const Hdf5Dataset& entry = dataset(path);
-  if (entry.shape.rank() != 1 && entry.shape.rank() != 2) {
-    fail_input("golden file {}: {} is {}, expected [rows, length]", file_->path(), path, to_string(entry.shape));
+  if (entry.shape.rank() == 0) {
+    fail_input("golden file {}: {} is a single number, expected [rows, length]", file_->path(), path);
   }
   if (entry.shape.num_elements() == 0) fail_input("golden file {}: {} is empty", file_->path(), path);
   GoldenIds result;
-  result.rows = entry.shape.rank() == 1 ? 1 : entry.shape[0];
   result.length = entry.shape[-1];
+  result.rows = entry.shape.num_elements() / result.length;
   for (int64_t value : file_->read_all<int64_t>(entry)) {
     if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
       fail_input("golden file {}: {} holds {}, which is no token id", file_->path(), path, value);
@@ -73,6 +73,10 @@ GoldenIds GoldenFile::ids(std::string_view path) {
     result.values.push_back(static_cast<int32_t>(value));
   }
   return result;
+}
+
+Shape GoldenFile::shape(std::string_view path) {
+  return dataset(path).shape;
 }
 
 GoldenTensor GoldenFile::tensor(std::string_view path) {

@@ -48,11 +48,13 @@ class GoldenFile {
   /// Paths of the datasets under a group ("outputs"), sorted.
   std::vector<std::string> datasets_under(std::string_view group) const;
 
-  /// Each marks the dataset as read. They throw Error(bad_input) when it is missing or has another rank than expected;
-  /// ids of rank 1 are one row.
+  /// Each marks the dataset as read. They throw Error(bad_input) when it is missing or holds something else; of ids all
+  /// dimensions but the last count rows.
   GoldenIds ids(std::string_view dataset);
   GoldenTensor tensor(std::string_view dataset);
   double scalar(std::string_view dataset);
+  /// Without reading it.
+  Shape shape(std::string_view dataset);
 
   /// Attributes; `dataset` "" is the file's root. An empty string or `fallback` when absent or of another type.
   std::string text_attribute(std::string_view dataset, std::string_view name) const;

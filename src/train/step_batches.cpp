@@ -1,0 +1,61 @@
+#include "train/step_batches.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+/// Part `index` of `count` contiguous and nearly equal parts begins here.
+int64_t part_begin(int64_t total, int64_t index, int64_t count) {
+  return total * index / count;
+}
+
+void add_row(MicroBatch& micro_batch, const TrainingRow& row) {
+  int64_t begin = micro_batch.batch.num_tokens();
+  for (const RowSpan& span : row.spans) {
+    micro_batch.batch.sequences.push_back({.begin = begin + span.begin, .length = span.length, .past = 0, .slot = 0});
+  }
+  micro_batch.batch.ids.insert(micro_batch.batch.ids.end(), row.ids.begin(), row.ids.end());
+  micro_batch.targets.insert(micro_batch.targets.end(), row.targets.begin(), row.targets.end());
+}
+
+int64_t count_targets(const std::vector<int32_t>& targets) {
+  return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
+}
+
+}  // namespace
+
+StepBatches deal_out(
+    const TrainingData& data, int64_t first_row, int64_t num_rows, int64_t micro_batch_size, DataParallelPlace place) {
+  if (num_rows < place.size) {
+    fail(ExitCode::usage, "{} rows cannot be shared by {} data-parallel ranks; use fewer ranks", num_rows, place.size);
+  }
+  int64_t most_rows = (num_rows + place.size - 1) / place.size;
+  int64_t num_micro_batches = micro_batch_size <= 0 ? 1 : (most_rows + micro_batch_size - 1) / micro_batch_size;
+  num_micro_batches = std::min(num_micro_batches, num_rows / place.size);
+  int64_t begin = part_begin(num_rows, place.rank, place.size);
+  int64_t end = part_begin(num_rows, place.rank + 1, place.size);
+  StepBatches step;
+  int64_t index = -1;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    TrainingRow row = data.row(first_row + r);
+    if (r >= begin && r < end) {
+      if (r == begin + part_begin(end - begin, index + 1, num_micro_batches)) {
+        ++index;
+        step.micro_batches.emplace_back().first_token = step.tokens;
+      }
+      add_row(step.micro_batches.back(), row);
+    }
+    step.tokens += static_cast<int64_t>(row.ids.size());
+    step.scored_tokens += count_targets(row.targets);
+  }
+  float weight = 1.0f / static_cast<float>(std::max<int64_t>(1, step.scored_tokens));
+  for (MicroBatch& micro_batch : step.micro_batches) {
+    micro_batch.weights.assign(micro_batch.batch.ids.size(), weight);
+  }
+  return step;
+}
+
+}  // namespace weft

@@ -1,0 +1,259 @@
+#include "train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <chrono>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "generate/generator.h"
+#include "tokenizer/tokenizer.h"
+#include "train/step_batches.h"
+
+namespace weft {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+bool is_due(int64_t step, int64_t every) {
+  return every > 0 && step % every == 0;
+}
+
+class Trainer {
+ public:
+  Trainer(const TrainerParts& parts, const TrainerOptions& options)
+      : parts_(parts),
+        options_(options),
+        engine_(parts.context, parts.mesh, parts.model, parts.adapter, options.engine),
+        store_(parts.context,
+               parts.mesh,
+               {.base = parts.base, .model = parts.model, .adapter = parts.adapter, .optimizer = engine_.optimizer()},
+               options.checkpoint) {
+    engine_.set_before_update([this] { note_save(store_.finish_save()); });
+  }
+
+  TrainingEnd run() {
+    resume();
+    if (is_speaker()) log_ = std::make_unique<RunLog>(log_options());
+    if (resumed_) event("resume", fmt::format("from {}", *resumed_));
+    if (state_.step == 0) evaluate();
+    while (state_.step < options_.steps) {
+      if (agreed_to_stop()) return stop();
+      train_step();
+      after_step();
+    }
+    finish();
+    return TrainingEnd::finished;
+  }
+
+ private:
+  bool is_speaker() const { return parts_.mesh.world().rank() == 0; }
+  bool is_last_step() const { return state_.step == options_.steps; }
+  DataParallelPlace place() const { return {parts_.mesh.data_parallel().rank(), parts_.mesh.data_parallel().size()}; }
+
+  void event(std::string_view kind, const std::string& text) {
+    if (log_ != nullptr) log_->add_event(state_.step, kind, text);
+  }
+
+  RunLogOptions log_options() const {
+    RunLogOptions options = options_.log;
+    options.total_steps = options_.steps;
+    if (resumed_) options.resumed_step = state_.step;
+    return options;
+  }
+
+  void resume() {
+    state_.seed = options_.seed;
+    if (!options_.may_resume) return;
+    resumed_ = store_.find_latest();
+    if (!resumed_) return;
+    state_ = store_.restore(*resumed_);
+    saved_step_ = state_.step;
+    engine_.set_updates(state_.updates);
+    engine_.share_weights();
+    if (state_.seed != options_.seed) {
+      fail_input("{}: was trained with seed {}, the config says {}; the data would come in another order",
+                 *resumed_,
+                 state_.seed,
+                 options_.seed);
+    }
+  }
+
+  /// One yes is enough. The same exchange tells the memory of the rank that uses most.
+  bool agreed_to_stop() {
+    bool wants = parts_.should_stop && parts_.should_stop();
+    auto bytes = static_cast<double>(parts_.context.allocator->memory().peak_total());
+    Tensor values = parts_.context.empty({2}, DType::f64, MemoryTag::comm);
+    values.data<double>()[0] = wants ? 1 : 0;
+    values.data<double>()[1] = bytes;
+    if (parts_.mesh.world().size() > 1) parts_.mesh.world().all_reduce(values, ReduceOp::max);
+    peak_bytes_ = static_cast<int64_t>(values.data<double>()[1]);
+    return values.data<double>()[0] > 0;
+  }
+
+  void train_step() {
+    Clock::time_point begin = Clock::now();
+    StepBatches batches =
+        deal_out(parts_.data, state_.next_row, options_.batch_size, options_.micro_batch_size, place());
+    StepMetrics metrics;
+    metrics.learning_rate = learning_rate_at(options_.schedule, state_.step);
+    StepResult result = engine_.step(batches.micro_batches,
+                                     metrics.learning_rate,
+                                     {.seed = options_.seed, .step = static_cast<uint32_t>(state_.step)});
+    ++state_.step;
+    state_.updates = engine_.updates();
+    state_.next_row += options_.batch_size;
+    state_.tokens_seen += batches.tokens;
+    metrics.step = state_.step;
+    metrics.loss = result.loss;
+    metrics.grad_norm = result.grad_norm;
+    metrics.tokens = batches.tokens;
+    metrics.tokens_seen = state_.tokens_seen;
+    metrics.seconds = seconds_since(begin);
+    metrics.memory_bytes = peak_bytes_;
+    metrics.skipped = result.skipped;
+    double bound = options_.seconds_per_token_bound * static_cast<double>(batches.tokens);
+    metrics.bound_fraction = metrics.seconds > 0 ? bound / metrics.seconds : 0;
+    if (log_ != nullptr) log_->add_step(metrics);
+    count_bad_steps(result);
+  }
+
+  void count_bad_steps(const StepResult& result) {
+    if (!result.skipped) {
+      bad_steps_ = 0;
+      return;
+    }
+    ++bad_steps_;
+    std::string what = std::isfinite(result.loss) ? fmt::format("gradient norm is {}", result.grad_norm)
+                                                  : fmt::format("loss is {}", result.loss);
+    event("skip", what + ": nothing was updated");
+    if (bad_steps_ < options_.max_bad_steps) return;
+    store_.complete_save();
+    if (log_ != nullptr) log_->finish();
+    fail(ExitCode::failure,
+         "step {}: {} after {} steps in a row without an update; lower train.learning_rate, check the data, or compute "
+         "in f32; the last checkpoint is of step {}",
+         state_.step,
+         what,
+         bad_steps_,
+         saved_step_);
+  }
+
+  void after_step() {
+    if (is_due(state_.step, options_.evaluate_every) || is_last_step()) evaluate();
+    if (is_due(state_.step, options_.sample_every) || is_last_step()) write_samples();
+    if (is_due(state_.step, options_.save_every) || is_last_step()) save();
+    state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
+  }
+
+  void evaluate() {
+    if (parts_.held_out == nullptr) return;
+    int64_t rows = parts_.held_out->rows_per_epoch();
+    if (options_.max_evaluation_rows > 0) rows = std::min(rows, options_.max_evaluation_rows);
+    // A few rows at a time: a batch's hidden states are all there is in memory.
+    int64_t rows_at_a_time = options_.micro_batch_size > 0 ? options_.micro_batch_size : 1;
+    StepBatches batches = deal_out(*parts_.held_out, 0, rows, rows_at_a_time, place());
+    double loss = engine_.evaluate(batches.micro_batches);
+    state_.held_out_loss = loss;
+    state_.best_loss = std::min(state_.best_loss, loss);
+    if (log_ == nullptr) return;
+    log_->add_evaluation(
+        {.step = state_.step, .loss = loss, .tokens = batches.scored_tokens, .perplexity = std::exp(loss)});
+  }
+
+  void write_samples() {
+    if (options_.sample_prompts.empty() || parts_.tokenizer == nullptr) return;
+    engine_.with_whole_weights([&](Context& context) {
+      if (place().rank != 0) return;
+      std::vector<GenerationRequest> requests;
+      for (const std::string& prompt : options_.sample_prompts) {
+        GenerationRequest& request = requests.emplace_back();
+        request.prompt = parts_.tokenizer->encode(prompt, true);
+        request.max_new_tokens = options_.max_sample_tokens;
+        request.end_ids = parts_.tokenizer->end_ids();
+      }
+      DType dtype = parts_.model.embedding_table().value.dtype();
+      Generator generator(context, parts_.model, {.cache_dtype = dtype, .tokenizer = parts_.tokenizer});
+      std::vector<GenerationResult> results = generator.run(requests);
+      for (size_t i = 0; log_ != nullptr && i < results.size(); ++i) {
+        log_->add_sample(state_.step, options_.sample_prompts[i], results[i].text);
+      }
+    });
+  }
+
+  void save() {
+    state_.data_parallel = parts_.mesh.data_parallel().size();
+    state_.tensor_parallel = parts_.mesh.tensor_parallel().size();
+    state_.zero_stage = options_.engine.zero_stage;
+    if (saving_step_ >= 0) note_save(store_.complete_save());
+    saving_step_ = state_.step;
+    bool begun = store_.begin_save(state_);
+    if (!begun || !options_.checkpoint.background) note_save(begun);
+  }
+
+  /// A save that ended, well or badly.
+  void note_save(std::optional<bool> ended) {
+    if (!ended || saving_step_ < 0) return;
+    if (*ended) {
+      saved_step_ = saving_step_;
+      event("save", checkpoint_name(saving_step_));
+    } else {
+      event("save", fmt::format("{} failed; going on", checkpoint_name(saving_step_)));
+    }
+    saving_step_ = -1;
+  }
+
+  TrainingEnd stop() {
+    event("stop", "asked to stop");
+    if (saved_step_ != state_.step) write_last_checkpoint();
+    if (log_ != nullptr) log_->finish();
+    return TrainingEnd::stopped;
+  }
+
+  void finish() {
+    if (saved_step_ != state_.step) write_last_checkpoint();
+    if (log_ != nullptr) log_->finish();
+  }
+
+  void write_last_checkpoint() {
+    if (saving_step_ != state_.step) save();
+    int64_t step = saving_step_;
+    bool whole = step < 0 ? saved_step_ == state_.step : store_.complete_save();
+    note_save(whole);
+    if (whole) return;
+    if (log_ != nullptr) log_->finish();
+    fail(
+        ExitCode::failure,
+        "the checkpoint of step {} could not be written to {}; the latest whole one is of step {}; make room and start "
+        "again to go on from there",
+        state_.step,
+        options_.checkpoint.directory,
+        saved_step_);
+  }
+
+  const TrainerParts& parts_;
+  const TrainerOptions& options_;
+  TrainingEngine engine_;
+  CheckpointStore store_;
+  std::unique_ptr<RunLog> log_;
+  TrainState state_;
+  std::optional<std::string> resumed_;
+  int64_t saving_step_ = -1;  // of the save under way
+  int64_t saved_step_ = -1;   // of the latest whole checkpoint
+  int64_t bad_steps_ = 0;
+  int64_t peak_bytes_ = 0;
+};
+
+}  // namespace
+
+TrainingEnd run_training(const TrainerParts& parts, const TrainerOptions& options) {
+  return Trainer(parts, options).run();
+}
+
+}  // namespace weft

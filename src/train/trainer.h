@@ -1,0 +1,58 @@
+// A training run from its first step to its last: data, schedule, evaluation, samples, log and checkpoints around the
+// engine.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/training_data.h"
+#include "optimizer/schedule.h"
+#include "report/run_log.h"
+#include "train/engine.h"
+#include "training_checkpoint/training_checkpoint.h"
+
+namespace weft {
+
+class Tokenizer;
+
+struct TrainerOptions {
+  EngineOptions engine;
+  ScheduleOptions schedule;
+  int64_t steps = 1;
+  int64_t batch_size = 8;        // rows of a step over all ranks
+  int64_t micro_batch_size = 0;  // rows of a rank at a time; 0: all of its rows
+  uint64_t seed = 0;
+  int64_t max_bad_steps = 5;  // skipped steps in a row after which the run ends
+  int64_t save_every = 0;     // steps; 0: at the end only
+  CheckpointOptions checkpoint;
+  int64_t evaluate_every = 0;       // steps; 0: at the beginning and the end only
+  int64_t max_evaluation_rows = 0;  // 0: all
+  std::vector<std::string> sample_prompts;
+  int64_t sample_every = 0;  // steps; 0: at the end only
+  int64_t max_sample_tokens = 48;
+  RunLogOptions log;
+  double seconds_per_token_bound = 0;  // what the machine would need at best for a token; 0: unknown
+  bool may_resume = true;              // from the latest whole checkpoint in checkpoint.directory
+};
+
+/// What a run is made of. All of it outlives the trainer.
+struct TrainerParts {
+  const Context& context;
+  const Mesh& mesh;
+  const OpenedModel& base;
+  CausalLanguageModel& model;
+  Adapter* adapter = nullptr;
+  const TrainingData& data;
+  const TrainingData* held_out = nullptr;
+  const Tokenizer* tokenizer = nullptr;  // for samples
+  std::function<bool()> should_stop;     // asked on every rank before each step; one yes stops all
+};
+
+enum class TrainingEnd : uint8_t { finished, stopped };
+
+/// Trains. Collective over the mesh. When stopped it saves first. Throws Error(failure) when the loss stays without a
+/// finite value, or when the last save fails.
+TrainingEnd run_training(const TrainerParts& parts, const TrainerOptions& options);
+
+}  // namespace weft
