@@ -90,14 +90,14 @@ ExitCode run_verify(const VerifyCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   check_device(options.common);
   int num_threads = resolve_threads(options.common, session);
-  int num_ranks = options.data_parallel * std::max(1, options.common.tensor_parallel);
-  if (options.data_parallel > 1 && session.size() > 1 && session.size() != num_ranks) {
+  int num_ranks =
+      session.size() > 1 ? session.size() : options.data_parallel * std::max(1, options.common.tensor_parallel);
+  if (!options.run.empty() && options.data_parallel * options.tensor_parallel(num_ranks) != num_ranks) {
     fail(ExitCode::usage,
-         "--data-parallel {} × --tensor-parallel {} are {} ranks, {} were started",
+         "--data-parallel {} × --tensor-parallel {} do not make the {} ranks that were started",
          options.data_parallel,
-         options.common.tensor_parallel,
-         num_ranks,
-         session.size());
+         options.tensor_parallel(num_ranks),
+         num_ranks);
   }
   // Without mpirun the ranks are threads of this process.
   VerifyReport report = session.size() == 1 && num_ranks > 1 ? verify_on_thread_ranks(options, num_ranks, num_threads)
