@@ -1,0 +1,249 @@
+#include "config/check_run_config.h"
+
+#include <google/protobuf/descriptor.h>
+
+#include <cmath>
+#include <set>
+#include <vector>
+
+#include "config/field_checks.h"
+#include "config/run.pb.h"
+
+namespace weft {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+// Far above every use, far below where products of two of them overflow.
+constexpr int64_t kLargestCount = int64_t{1} << 31;
+
+std::string element(const std::string& field, int index) {
+  return fmt::format("{}[{}]", field, index);
+}
+
+/// What holds for every number: finite, and no count that arithmetic on it would overflow.
+void check_number(const FieldChecks& check,
+                  const Message& message,
+                  const FieldDescriptor& field,
+                  const std::string& path) {
+  const auto* reflection = message.GetReflection();
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
+    double value = reflection->GetDouble(message, &field);
+    check.require(std::isfinite(value), path, "is {}; must be a finite number", value);
+  } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
+    int64_t value = reflection->GetInt64(message, &field);
+    check.require(value <= kLargestCount, path, "is {}; must be at most {}", value, kLargestCount);
+  }
+}
+
+void check_numbers(const FieldChecks& check, const Message& message, const std::string& prefix) {
+  std::vector<const FieldDescriptor*> fields;
+  const auto* reflection = message.GetReflection();
+  reflection->ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    std::string path = prefix + field->name();
+    if (field->is_repeated()) {
+      int size = field->message_type() ? reflection->FieldSize(message, field) : 0;
+      for (int i = 0; i < size; ++i) {
+        check_numbers(check, reflection->GetRepeatedMessage(message, field, i), element(path, i) + ".");
+      }
+    } else if (field->message_type()) {
+      check_numbers(check, reflection->GetMessage(message, field), path + ".");
+    } else {
+      check_number(check, message, *field, path);
+    }
+  }
+}
+
+void check_model(const FieldChecks& check, const config::RunConfig& config) {
+  check.given("model.path", config.model().path());
+  check.require(config.model().compat().empty() || config.model().compat() == "bert4keras3",
+                "model.compat",
+                "is '{}'; the only one is 'bert4keras3'",
+                printable(config.model().compat()));
+}
+
+void check_lora(const FieldChecks& check, const config::RunConfig& config) {
+  if (!config.has_lora()) return;
+  const config::LoraConfig& lora = config.lora();
+  check.at_least<int64_t>("lora.rank", lora.rank(), 1);
+  check.positive("lora.alpha", lora.alpha());
+  check.below_one("lora.dropout", lora.dropout());
+  for (int i = 0; i < lora.target_modules_size(); ++i) {
+    check.require(!lora.target_modules(i).empty(), element("lora.target_modules", i), "is empty; name a layer");
+  }
+  std::set<int64_t> layers;
+  for (int i = 0; i < lora.layers_size(); ++i) {
+    check.at_least<int64_t>(element("lora.layers", i), lora.layers(i), 0);
+    check.require(
+        layers.insert(lora.layers(i)).second, element("lora.layers", i), "names block {} twice", lora.layers(i));
+  }
+  check.require(!config.model().initialise(),
+                "model.initialise",
+                "makes random weights, which LoRA would freeze; remove it or the lora message");
+}
+
+void check_sources(const FieldChecks& check,
+                   const std::string& field,
+                   const google::protobuf::RepeatedPtrField<config::DataSource>& sources) {
+  for (int i = 0; i < sources.size(); ++i) {
+    check.given(element(field, i) + ".path", sources[i].path());
+    check.positive(element(field, i) + ".weight", sources[i].weight());
+  }
+}
+
+void check_data(const FieldChecks& check, const config::DataConfig& data) {
+  check.require(!data.sources().empty(), "data.sources", "is required: sources {{ path: \"…\" }}");
+  check_sources(check, "data.sources", data.sources());
+  check.at_least<int64_t>("data.sequence_length", data.sequence_length(), 2);
+}
+
+void check_length(const FieldChecks& check, const config::TrainConfig& train) {
+  check.require(train.has_steps() || train.has_epochs(), "train.steps", "or train.epochs is required");
+  check.require(!train.has_steps() || !train.has_epochs(),
+                "train.epochs",
+                "is {}, but train.steps is {}; give one of the two",
+                train.epochs(),
+                train.steps());
+  if (train.has_steps()) check.at_least<int64_t>("train.steps", train.steps(), 1);
+  if (train.has_epochs()) check.positive("train.epochs", train.epochs());
+}
+
+void check_batch(const FieldChecks& check, const config::TrainConfig& train) {
+  check.at_least<int64_t>("train.batch_size", train.batch_size(), 1);
+  check.at_least<int64_t>("train.micro_batch_size", train.micro_batch_size(), 0);
+  check.require(train.micro_batch_size() == 0 || train.batch_size() % train.micro_batch_size() == 0,
+                "train.batch_size",
+                "is {}; must be a multiple of train.micro_batch_size, {}",
+                train.batch_size(),
+                train.micro_batch_size());
+}
+
+void check_train(const FieldChecks& check, const config::TrainConfig& train) {
+  check_length(check, train);
+  check_batch(check, train);
+  check.positive("train.learning_rate", train.learning_rate());
+  check.at_least<double>("train.clip_norm", train.clip_norm(), 0);
+  check.at_least<int64_t>("train.checkpoint_every", train.checkpoint_every(), 1);
+  check.require(train.checkpoint_every() == 1 || train.gradient_checkpointing() == config::TrainConfig::BLOCK,
+                "train.checkpoint_every",
+                "is {}, but train.gradient_checkpointing is {}; only BLOCK counts blocks",
+                train.checkpoint_every(),
+                config::TrainConfig::Recompute_Name(train.gradient_checkpointing()));
+  check.at_least<int64_t>("train.max_bad_steps", train.max_bad_steps(), 1);
+  check.at_least<int64_t>("train.loss_chunk", train.loss_chunk(), 0);
+}
+
+void check_precision(const FieldChecks& check, const config::PrecisionConfig& precision) {
+  check.require(precision.master_weights() != config::PrecisionConfig::STOCHASTIC_ROUNDING ||
+                    precision.compute() == config::PrecisionConfig::BF16,
+                "precision.master_weights",
+                "is STOCHASTIC_ROUNDING, but precision.compute is F32, which is not rounded; set one of them");
+}
+
+void check_parallel(const FieldChecks& check, const config::ParallelConfig& parallel) {
+  check.at_least<int64_t>("parallel.tensor", parallel.tensor(), 1);
+  check.at_least<int64_t>("parallel.data", parallel.data(), 0);
+  check.require(parallel.zero_stage() >= 0 && parallel.zero_stage() <= 3,
+                "parallel.zero_stage",
+                "is {}; must be 0, 1, 2 or 3",
+                parallel.zero_stage());
+  check.require(!parallel.sequence_parallel() || parallel.tensor() > 1,
+                "parallel.sequence_parallel",
+                "shares tokens among tensor-parallel ranks, but parallel.tensor is 1");
+  check.at_least<int64_t>("parallel.threads", parallel.threads(), 0);
+}
+
+void check_evaluation(const FieldChecks& check, const config::EvaluationConfig& evaluation) {
+  check_sources(check, "evaluation.sources", evaluation.sources());
+  check.below_one("evaluation.held_out_fraction", evaluation.held_out_fraction());
+  bool has_sources = !evaluation.sources().empty();
+  bool holds_out = evaluation.held_out_fraction() > 0;
+  check.require(!has_sources || !holds_out,
+                "evaluation.held_out_fraction",
+                "is {}, but evaluation.sources are given; choose one of the two",
+                evaluation.held_out_fraction());
+  check.at_least<int64_t>("evaluation.every_steps", evaluation.every_steps(), 0);
+  check.require(evaluation.every_steps() == 0 || has_sources || holds_out,
+                "evaluation.every_steps",
+                "is {}, but nothing is held out; set evaluation.sources or evaluation.held_out_fraction",
+                evaluation.every_steps());
+  check.at_least<int64_t>("evaluation.max_rows", evaluation.max_rows(), 0);
+}
+
+void check_samples(const FieldChecks& check, const config::SampleConfig& samples) {
+  check.at_least<int64_t>("samples.every_steps", samples.every_steps(), 0);
+  check.require(samples.every_steps() == 0 || !samples.prompts().empty(),
+                "samples.every_steps",
+                "is {}, but there are no samples.prompts",
+                samples.every_steps());
+  check.at_least<int64_t>("samples.max_new_tokens", samples.max_new_tokens(), 1);
+}
+
+void check_output(const FieldChecks& check, const config::RunConfig& config) {
+  check.at_least<int64_t>("checkpoint.every_steps", config.checkpoint().every_steps(), 0);
+  check.at_least<int64_t>("checkpoint.keep_last", config.checkpoint().keep_last(), 1);
+  check.given("output.directory", config.output().directory());
+  check.at_least<int64_t>("output.log_every_steps", config.output().log_every_steps(), 1);
+}
+
+}  // namespace
+
+void check_run_config(const RunConfig& config) {
+  FieldChecks check(config);
+  const config::RunConfig& message = config.message();
+  check_numbers(check, message, "");
+  check_model(check, message);
+  check_lora(check, message);
+  check_data(check, message.data());
+  check_train(check, message.train());
+  check_optimizer(config);
+  check_precision(check, message.precision());
+  check_parallel(check, message.parallel());
+  check_evaluation(check, message.evaluation());
+  check_samples(check, message.samples());
+  check_output(check, message);
+}
+
+RankLayout check_against_ranks(const RunConfig& config, int num_ranks) {
+  const config::ParallelConfig& parallel = config.message().parallel();
+  const config::TrainConfig& train = config.message().train();
+  int64_t tensor = parallel.tensor();
+  int64_t data = parallel.data() > 0 ? parallel.data() : num_ranks / tensor;
+  if (tensor * data != num_ranks) {
+    fail(ExitCode::usage,
+         "{}: parallel.tensor is {}{}, but {} rank{} started; start a {} of {} ranks",
+         config.location(parallel.data() > 0 ? "parallel.data" : "parallel.tensor"),
+         tensor,
+         parallel.data() > 0 ? fmt::format(" and parallel.data {}", data) : "",
+         num_ranks,
+         num_ranks == 1 ? " was" : "s were",
+         parallel.data() > 0 ? "total" : "multiple",
+         parallel.data() > 0 ? tensor * data : tensor);
+  }
+  RankLayout layout{static_cast<int>(tensor), static_cast<int>(data), train.micro_batch_size(), 1};
+  if (train.batch_size() % data != 0) {
+    fail(ExitCode::usage,
+         "{}: train.batch_size is {}; must be a multiple of the {} data-parallel ranks",
+         config.location("train.batch_size"),
+         train.batch_size(),
+         data);
+  }
+  int64_t rank_rows = train.batch_size() / data;
+  if (layout.micro_batch_size == 0) layout.micro_batch_size = rank_rows;
+  if (rank_rows % layout.micro_batch_size != 0) {
+    fail(ExitCode::usage,
+         "{}: train.micro_batch_size is {}; must divide the {} rows of a data-parallel rank (train.batch_size {} on {} "
+         "ranks)",
+         config.location("train.micro_batch_size"),
+         layout.micro_batch_size,
+         rank_rows,
+         train.batch_size(),
+         data);
+  }
+  layout.num_micro_batches = rank_rows / layout.micro_batch_size;
+  return layout;
+}
+
+}  // namespace weft
