@@ -1,0 +1,192 @@
+// The engine gives the same curve on every mesh, at every ZeRO stage, with and without recomputing.
+#include "train/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "train/training_support.h"
+
+namespace weft {
+namespace {
+
+using testing::Curve;
+using testing::MeshShape;
+using testing::Problem;
+using testing::train_on;
+
+Problem small_problem(const std::string& name) {
+  Problem problem;
+  for (const auto& decoder : testing::small_decoders()) {
+    if (decoder.name == name) problem.config = decoder.config;
+  }
+  problem.options.optimizer.epsilon = 1e-6;
+  return problem;
+}
+
+void expect_close(const Curve& curve, const Curve& reference, double tolerance, const std::string& what) {
+  ASSERT_EQ(curve.losses.size(), reference.losses.size()) << what;
+  for (size_t i = 0; i < curve.losses.size(); ++i) {
+    EXPECT_NEAR(curve.losses[i], reference.losses[i], tolerance * std::abs(reference.losses[i]))
+        << what << " step " << i;
+    EXPECT_NEAR(curve.norms[i], reference.norms[i], tolerance * reference.norms[i]) << what << " step " << i;
+  }
+  ASSERT_EQ(curve.weights.size(), reference.weights.size()) << what;
+  double worst = 0;
+  for (size_t i = 0; i < curve.weights.size(); ++i) {
+    worst = std::max(worst, static_cast<double>(std::abs(curve.weights[i] - reference.weights[i])));
+  }
+  EXPECT_LT(worst, 20 * tolerance) << what;
+}
+
+void expect_equal(const Curve& curve, const Curve& reference, const std::string& what) {
+  EXPECT_EQ(curve.losses, reference.losses) << what;
+  EXPECT_EQ(curve.norms, reference.norms) << what;
+  EXPECT_EQ(curve.weights, reference.weights) << what;
+}
+
+std::string describe(MeshShape mesh, int zero_stage) {
+  return std::to_string(mesh.data) + "×" + std::to_string(mesh.tensor) + " stage " + std::to_string(zero_stage);
+}
+
+TEST(Engine, learns) {
+  Problem problem = small_problem("llama");
+  problem.steps = 1;
+  double first = train_on(problem, {}).losses[0];
+  problem.steps = 30;
+  problem.options.clip_norm = 0;
+  // The rows of each step are others, but the last losses must lie below what random logits give.
+  EXPECT_LT(train_on(problem, {}).losses.back(), first);
+}
+
+TEST(Engine, every_mesh_and_zero_stage_gives_the_same_curve) {
+  for (const char* name : {"llama", "qwen", "gemma2", "uneven"}) {
+    Problem problem = small_problem(name);
+    Curve reference = train_on(problem, {});
+    for (MeshShape mesh : {MeshShape{2, 1}, MeshShape{1, 2}, MeshShape{2, 2}, MeshShape{4, 1}}) {
+      for (int stage = 0; stage <= 3; ++stage) {
+        problem.options.zero_stage = stage;
+        problem.options.overlap_gradient_reduction = stage % 2 == 1;
+        expect_close(train_on(problem, mesh), reference, 2e-5, name + (" " + describe(mesh, stage)));
+      }
+    }
+  }
+}
+
+TEST(Engine, accumulation_equals_the_big_batch) {
+  Problem problem = small_problem("qwen");
+  Curve reference = train_on(problem, {});
+  problem.num_micro_batches = 2;
+  for (int stage = 0; stage <= 3; ++stage) {
+    problem.options.zero_stage = stage;
+    for (MeshShape mesh : {MeshShape{1, 1}, MeshShape{2, 1}, MeshShape{2, 2}}) {
+      expect_close(train_on(problem, mesh), reference, 2e-5, describe(mesh, stage));
+    }
+  }
+}
+
+TEST(Engine, recomputing_changes_no_bit) {
+  for (const char* name : {"llama", "gemma2"}) {
+    Problem problem = small_problem(name);
+    problem.lora = LoraOptions{.rank = 2, .alpha = 4, .dropout = 0.25, .target_modules = {}, .layers = {}};
+    for (MeshShape mesh : {MeshShape{1, 1}, MeshShape{2, 2}}) {
+      problem.options.recompute = Recompute::none;
+      Curve reference = train_on(problem, mesh);
+      for (Recompute recompute : {Recompute::selective, Recompute::block}) {
+        for (int64_t every : {1, 2}) {
+          problem.options.recompute = recompute;
+          problem.options.recompute_every = every;
+          expect_equal(train_on(problem, mesh), reference, name);
+        }
+      }
+    }
+  }
+}
+
+TEST(Engine, adapters_with_dropout_give_the_same_curve_on_every_mesh) {
+  for (const char* name : {"llama", "qwen", "uneven"}) {
+    Problem problem = small_problem(name);
+    problem.lora = LoraOptions{.rank = 2, .alpha = 4, .dropout = 0.25, .target_modules = {}, .layers = {}};
+    Curve reference = train_on(problem, {});
+    for (MeshShape mesh : {MeshShape{2, 1}, MeshShape{1, 2}, MeshShape{2, 2}}) {
+      for (int stage : {0, 1, 3}) {
+        problem.options.zero_stage = stage;
+        expect_close(train_on(problem, mesh), reference, 2e-5, name + (" " + describe(mesh, stage)));
+      }
+    }
+  }
+}
+
+TEST(Engine, sequence_parallelism_changes_nothing) {
+  for (const char* name : {"llama", "qwen", "gemma2"}) {
+    Problem problem = small_problem(name);
+    Curve reference = train_on(problem, {});
+    problem.sequence_parallel = true;
+    for (MeshShape mesh : {MeshShape{1, 2}, MeshShape{2, 2}, MeshShape{1, 4}}) {
+      if (mesh.tensor == 4 && problem.config.info.num_kv_heads == 1) continue;
+      problem.options.zero_stage = mesh.data;
+      expect_close(train_on(problem, mesh), reference, 2e-5, name + (" " + describe(mesh, mesh.data)));
+    }
+  }
+}
+
+TEST(Engine, adversarial_training_is_the_same_on_every_mesh) {
+  for (Adversarial kind : {Adversarial::fgm, Adversarial::gradient_penalty}) {
+    Problem problem = small_problem("llama");
+    problem.options.adversarial = kind;
+    Curve reference = train_on(problem, {});
+    for (MeshShape mesh : {MeshShape{2, 1}, MeshShape{1, 2}, MeshShape{2, 2}}) {
+      problem.options.zero_stage = mesh.data + mesh.tensor - 1;
+      // The penalty is a finite difference: rounding is magnified.
+      double tolerance = kind == Adversarial::fgm ? 5e-5 : 2e-3;
+      expect_close(train_on(problem, mesh), reference, tolerance, describe(mesh, problem.options.zero_stage));
+    }
+  }
+}
+
+TEST(Engine, a_step_without_a_finite_loss_changes_nothing) {
+  Problem problem = small_problem("llama");
+  problem.steps = 2;
+  Curve reference = train_on(problem, {});
+  Context context = make_cpu_context(1);
+  Mesh mesh(make_single_communicator(), 1);
+  auto model = testing::make_random(context, problem.config, {}, DType::f32);
+  TrainingEngine engine(context, mesh, *model, nullptr, problem.options);
+  for (int64_t step = 0; step < 2; ++step) {
+    auto rows = testing::random_rows(4, problem.config.info.vocab_size, static_cast<uint64_t>(100 + step));
+    auto batches = testing::share_of(rows, 1, 0, 1);
+    if (step == 1) {
+      auto poisoned = batches;
+      poisoned[0].weights[0] = std::nanf("");
+      StepResult skipped = engine.step(poisoned, problem.learning_rate, {});
+      EXPECT_TRUE(skipped.skipped);
+      EXPECT_EQ(engine.updates(), 1);
+    }
+    StepResult result = engine.step(batches, problem.learning_rate, {});
+    EXPECT_FALSE(result.skipped);
+    EXPECT_EQ(result.loss, reference.losses[static_cast<size_t>(step)]);
+  }
+}
+
+TEST(Engine, only_the_adapter_costs_gradients_and_state) {
+  Problem problem = small_problem("llama");
+  Context context = make_cpu_context(1);
+  Mesh mesh(make_single_communicator(), 1);
+  auto model = testing::make_random(context, problem.config, {}, DType::f32);
+  Adapter adapter(*model, {.rank = 2, .alpha = 4, .dropout = 0, .target_modules = {"q_proj"}, .layers = {}});
+  adapter.initialise(context, DType::f32, 3);
+  adapter.attach();
+  TrainingEngine engine(context, mesh, *model, &adapter, problem.options);
+  auto rows = testing::random_rows(4, problem.config.info.vocab_size, 1);
+  auto batches = testing::share_of(rows, 1, 0, 1);
+  engine.step(batches, problem.learning_rate, {});
+  int64_t adapter_elements = 0;
+  for (const Parameter& parameter : adapter.parameters().all()) adapter_elements += parameter.full_shape.num_elements();
+  MemoryTracker& memory = context.allocator->memory();
+  // Buffers are rounded up a little for each block.
+  EXPECT_LT(memory.peak(MemoryTag::grads), adapter_elements * 4 * 2);
+  EXPECT_LT(memory.peak(MemoryTag::optimizer), adapter_elements * 8 * 2);
+}
+
+}  // namespace
+}  // namespace weft
