@@ -18,7 +18,7 @@ void remember_signal(int) {
   interrupted.store(true, std::memory_order_relaxed);
 }
 
-void set_handler(void (*handler)(int), int flags) {
+void set_handler(void (*handler)(int), int flags, bool with_terminate) {
   struct sigaction action = {};
   action.sa_handler = handler;
   // Without SA_RESTART, so that waiting for input ends too.
@@ -26,17 +26,18 @@ void set_handler(void (*handler)(int), int flags) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGUSR1, &action, nullptr);
+  if (with_terminate) sigaction(SIGTERM, &action, nullptr);
 }
 
 }  // namespace
 
-InterruptFlag::InterruptFlag(bool once) {
+InterruptFlag::InterruptFlag(bool once, bool with_terminate) : with_terminate_(with_terminate) {
   clear();
-  set_handler(remember_signal, once ? static_cast<int>(SA_RESETHAND) : 0);
+  set_handler(remember_signal, once ? static_cast<int>(SA_RESETHAND) : 0, with_terminate);
 }
 
 InterruptFlag::~InterruptFlag() {
-  set_handler(SIG_DFL, 0);
+  set_handler(SIG_DFL, 0, with_terminate_);
 }
 
 bool InterruptFlag::is_set() const {
