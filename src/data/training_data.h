@@ -33,8 +33,17 @@ struct DataSourceOptions {
   double weight = 1;  // share of the rows
 };
 
+/// Which part of each source: its last documents can be held out. Of sources with fewer documents than 1 / fraction it
+/// is their last tokens (of those with loss spans, which can't be cut, the last document).
+enum class DataPart : uint8_t { all, training, held_out };
+
 struct TrainingDataOptions {
   std::vector<DataSourceOptions> sources;
+  DataPart part = DataPart::all;
+  double held_out_fraction = 0;  // of `training` and `held_out`
+  /// Of the model's tokenizer (tokenizer_fingerprint.h), which all files must have been made with; 0: any, but the same
+  /// for all.
+  uint64_t tokenizer_fingerprint = 0;
   int64_t sequence_length = 1024;
   Packing packing = Packing::split;
   bool shuffle = true;
@@ -48,10 +57,18 @@ class TrainingData {
   virtual TrainingRow row(int64_t index) const = 0;
   /// Rows of one epoch of all sources (of the smallest number of rows that has seen each source once).
   virtual int64_t rows_per_epoch() const = 0;
+  /// Tokens of the chosen part of all sources.
   virtual int64_t num_tokens() const = 0;
+  virtual int64_t num_documents() const = 0;
+  /// One more than the largest id.
+  virtual int32_t vocab_size() const = 0;
+  /// The same for the same rows: of the files' contents and the options. Saved with a checkpoint, so that resuming on
+  /// other data is noticed.
+  virtual uint64_t fingerprint() const = 0;
 };
 
-/// Opens prepared files. Throws Error(bad_input) for files that are damaged, empty, or made with other tokenizers.
+/// Opens prepared files. Throws Error(bad_input) for files that are damaged, empty, or made with other tokenizers, and
+/// for options without meaning (no source, a weight that isn't positive, a length below 1).
 std::unique_ptr<TrainingData> open_training_data(const TrainingDataOptions& options);
 
 }  // namespace weft
