@@ -74,4 +74,14 @@ double prefill_flops(const OpenedModel& opened, const CausalLanguageModel& model
   return flops;
 }
 
+double training_flops_per_token(const CausalLanguageModel& model, int64_t sequence_length, int64_t adapter_weights) {
+  const ModelInfo& info = model.info();
+  double weights = 0;
+  for (const Parameter& parameter : model.parameters().all()) {
+    if (parameter.is_matrix) weights += static_cast<double>(parameter.full_shape.num_elements());
+  }
+  double products = adapter_weights > 0 ? 4 * weights + 6 * static_cast<double>(adapter_weights) : 6 * weights;
+  return products + 6.0 * static_cast<double>(info.num_layers * info.num_heads * info.head_dim * sequence_length);
+}
+
 }  // namespace weft

@@ -1,0 +1,226 @@
+// weft train: an experiment from its config file.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+
+#include "config/check_run_config.h"
+#include "config/run.pb.h"
+#include "core/log.h"
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/interrupt.h"
+#include "launcher/mpi_session.h"
+#include "launcher/train_data.h"
+#include "launcher/train_options.h"
+#include "launcher/train_run_directory.h"
+#include "models/adapter_file.h"
+#include "plan/speed_bounds.h"
+#include "tokenizer/tokenizer.h"
+#include "train/trainer.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kFooter = R"(Examples:
+  weft train configs/smollm2-full.textproto
+  weft launch -n 2 -- train configs/smollm2-lora.textproto --set train.steps=200 --set output.directory=runs/lora
+  mpirun --bind-to none -n 4 weft train run.textproto --set parallel.tensor=2 --set parallel.zero_stage=3
+
+Started again with the same output.directory it goes on from the latest whole checkpoint. SIGINT, SIGTERM and SIGUSR1
+save everything and end the run with code 130. `weft config --explain` documents every field of a config.)";
+
+struct TrainCommand {
+  CommonOptions common;
+  std::string config;
+  std::vector<std::string> overrides;
+  bool starts_over = false;
+};
+
+/// All that a run holds, destroyed in a working order.
+struct TrainingRun {
+  std::unique_ptr<Mesh> mesh;
+  Context context;
+  OpenedModel opened;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<Adapter> adapter;
+  TrainingDataSets data;
+};
+
+void load_weights(const config::RunConfig& config, const TrainCommand& options, TrainingRun& run, bool is_speaker) {
+  LoadOptions load{.dtype = compute_dtype(config),
+                   .for_training = true,
+                   .show_progress = is_speaker && !options.common.quiet,
+                   .num_threads = run.context.num_threads};
+  run.model = run.opened.make({run.mesh->tensor_parallel().rank(), run.mesh->tensor_parallel().size()});
+  if (config.model().initialise()) {
+    initialise_parameters(run.context, *run.model, load, config.train().seed());
+  } else {
+    load_parameters(run.context, run.opened, *run.model, load);
+  }
+  if (!config.has_lora()) return;
+  if (config.lora().has_adapter()) {
+    run.adapter = load_adapter(run.context, *run.model, open_adapter(config.lora().adapter()), load.dtype);
+  } else {
+    run.adapter = std::make_unique<Adapter>(*run.model, lora_options(config));
+    run.adapter->initialise(run.context, load.dtype, config.train().seed());
+  }
+  run.adapter->attach();
+}
+
+void check_sequence_length(const config::RunConfig& config, const RunConfig& source, const ModelInfo& info) {
+  if (config.data().sequence_length() <= info.max_positions) return;
+  fail_input("{}: data.sequence_length is {}, {} was made for {} positions; use a shorter one",
+             source.location("data.sequence_length"),
+             config.data().sequence_length(),
+             config.model().path(),
+             info.max_positions);
+}
+
+CheckpointOptions checkpoint_options(const config::RunConfig& config) {
+  const config::CheckpointConfig& checkpoint = config.checkpoint();
+  return {.directory = config.output().directory() + "/checkpoints",
+          .keep_last = checkpoint.keep_last(),
+          .keep_best = checkpoint.keep_best(),
+          .background = checkpoint.background(),
+          .optimizer_state = checkpoint.optimizer_state()};
+}
+
+RunLogOptions log_options(const config::RunConfig& config, const TrainCommand& options) {
+  const config::OutputConfig& output = config.output();
+  RunLogOptions log;
+  log.directory = output.directory();
+  log.log_every_steps = output.log_every_steps();
+  log.writes_tensorboard = output.tensorboard();
+  log.writes_report = output.report();
+  log.shows_progress = !options.common.quiet;
+  return log;
+}
+
+int64_t count_elements(const ParameterStore& store) {
+  int64_t count = 0;
+  for (const Parameter& parameter : store.all()) count += parameter.full_shape.num_elements();
+  return count;
+}
+
+/// What the machine would need for a token at best, all ranks together; measured on rank 0.
+double seconds_per_token_bound(const config::RunConfig& config, const TrainingRun& run) {
+  DType dtype = compute_dtype(config);
+  Communicator& world = run.mesh->world();
+  Tensor seconds = run.context.zeros({1}, DType::f64);
+  if (world.rank() == 0) {
+    double flops =
+        training_flops_per_token(*run.model, config.data().sequence_length(), run.adapter ? count_elements(run.adapter->parameters()) : 0);
+    MachinePeaks peaks = measure_machine_peaks(dtype, run.context.stream());
+    *seconds.data<double>() = flops / peaks.matmul_flops_per_second / world.size();
+  }
+  world.broadcast(seconds, 0);
+  return *seconds.data<double>();
+}
+
+TrainerOptions trainer_options(const config::RunConfig& config,
+                               const TrainCommand& options,
+                               const TrainingRun& run,
+                               const RankLayout& layout) {
+  const config::TrainConfig& train = config.train();
+  TrainerOptions result;
+  result.engine = engine_options(config);
+  result.steps = total_steps(config, run.data.training->rows_per_epoch());
+  result.schedule = schedule_options(config, result.steps);
+  result.batch_size = train.batch_size();
+  result.micro_batch_size = layout.micro_batch_size;
+  result.seed = train.seed();
+  result.max_bad_steps = train.max_bad_steps();
+  result.save_every = config.checkpoint().every_steps();
+  result.checkpoint = checkpoint_options(config);
+  result.evaluate_every = config.evaluation().every_steps();
+  result.max_evaluation_rows = config.evaluation().max_rows();
+  result.sample_prompts = {config.samples().prompts().begin(), config.samples().prompts().end()};
+  result.sample_every = config.samples().every_steps();
+  result.max_sample_tokens = config.samples().max_new_tokens();
+  result.log = log_options(config, options);
+  result.seconds_per_token_bound = seconds_per_token_bound(config, run);
+  return result;
+}
+
+void log_start(const config::RunConfig& config, const TrainingRun& run, const TrainerOptions& options) {
+  int64_t trained = count_elements(run.adapter ? run.adapter->parameters() : run.model->parameters());
+  log::info("{}: {} with {:.2f} M {} parameters; {} documents, {} tokens, {} rows an epoch; {} steps of {} × {} tokens",
+            config.output().directory(),
+            run.model->info().family,
+            static_cast<double>(trained) / 1e6,
+            run.adapter ? "adapter" : "trained",
+            run.data.training->num_documents(),
+            run.data.training->num_tokens(),
+            run.data.training->rows_per_epoch(),
+            options.steps,
+            options.batch_size,
+            config.data().sequence_length());
+  log::info("ranks: {} data × {} tensor, ZeRO stage {}, {} threads each",
+            run.mesh->data_parallel().size(),
+            run.mesh->tensor_parallel().size(),
+            options.engine.zero_stage,
+            run.context.num_threads);
+}
+
+ExitCode run_train(const TrainCommand& options, MpiSession& session) {
+  configure_log(options.common, session);
+  check_device(options.common);
+  RunConfig source = load_run_config(options.config, options.overrides);
+  check_run_config(source);
+  const config::RunConfig& config = source.message();
+  RankLayout layout = check_against_ranks(source, session.size());
+  InterruptFlag interrupted(true, true);
+
+  TrainingRun run;
+  run.mesh = std::make_unique<Mesh>(session.world(), layout.tensor);
+  CommonOptions common = options.common;
+  if (common.threads == 0) common.threads = static_cast<int>(config.parallel().threads());
+  run.context = make_cpu_context(resolve_threads(common, session));
+  if (layout.tensor > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
+  run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
+  run.opened = open_model(model_options(config));
+  run.tokenizer = load_tokenizer(config.model().has_tokenizer() ? config.model().tokenizer() : config.model().path());
+  check_sequence_length(config, source, run.opened.settings.info);
+  start_run_directory(source, *session.world(), run.context, options.starts_over);
+  run.data = open_data(source, *session.world(), run.context, *run.tokenizer, run.opened.settings.info);
+  load_weights(config, options, run, session.rank() == 0);
+
+  TrainerOptions trainer = trainer_options(config, options, run, layout);
+  log_start(config, run, trainer);
+  TrainingEnd end = run_training({.context = run.context,
+                                  .mesh = *run.mesh,
+                                  .base = run.opened,
+                                  .model = *run.model,
+                                  .adapter = run.adapter.get(),
+                                  .data = *run.data.training,
+                                  .held_out = run.data.held_out.get(),
+                                  .tokenizer = run.tokenizer.get(),
+                                  .should_stop = [&] { return interrupted.is_set(); }},
+                                 trainer);
+  report_memory(options.common, session, run.context);
+  return end == TrainingEnd::stopped ? ExitCode::interrupted : ExitCode::ok;
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<TrainCommand>();
+  CLI::App* command = app.add_subcommand("train", "Trains a model as a config file says");
+  command->footer(kFooter);
+  command->add_option("config", options->config, "The experiment, Protobuf text or JSON (configs/*.textproto)")->required();
+  command->add_option("--set", options->overrides, "FIELD=VALUE in place of the config's, e.g. train.learning_rate=1e-4")
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_flag("--start-over", options->starts_over, "Deletes the checkpoints of output.directory instead of going on");
+  command->add_option("--device", options->common.device, "Where to compute: cpu");
+  command->add_flag("--memory", options->common.show_memory, "At the end, each rank's memory by kind on standard error");
+  add_threads_option(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback(
+      [options, &context] { context.run = [options](MpiSession& session) { return run_train(*options, session); }; });
+}
+
+}  // namespace weft

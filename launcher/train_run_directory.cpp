@@ -1,0 +1,79 @@
+#include "launcher/train_run_directory.h"
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "config/run.pb.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "launcher/common.h"
+#include "parallel/communicator.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_if_there(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+/// The lines of `text` that `other` lacks, joined; what belongs to a message is named by its field only.
+std::string lines_missing(const std::string& text, const std::string& other) {
+  std::set<std::string> known;
+  std::istringstream others(other);
+  for (std::string line; std::getline(others, line);) known.insert(line);
+  std::string missing;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (known.count(line) != 0) continue;
+    line.erase(0, line.find_first_not_of(' '));
+    missing += (missing.empty() ? "" : ", ") + line;
+  }
+  return missing;
+}
+
+void warn_about_changes(const std::string& before, const std::string& now) {
+  if (before.empty() || before == now) return;
+  log::warning("the run was begun with another config; before: {}; now: {}",
+               printable(lines_missing(before, now), 300),
+               printable(lines_missing(now, before), 300));
+}
+
+/// The message of what went wrong, or nothing.
+std::string prepare(const RunConfig& config, bool starts_over) {
+  const std::string& directory = config.message().output().directory();
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) return fmt::format("output.directory {}: {}", printable(directory), error.message());
+  if (starts_over) fs::remove_all(fs::path(directory) / "checkpoints", error);
+  fs::path path = fs::path(directory) / "config.textproto";
+  std::string text = config.to_text();
+  if (!starts_over) warn_about_changes(read_if_there(path), text);
+  fs::path partial = path;
+  partial += ".partial";
+  std::ofstream file(partial, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) {
+    fs::remove(partial, error);
+    return fmt::format("{}: cannot be written; is the disk full or read-only?", path.string());
+  }
+  fs::rename(partial, path, error);
+  return error ? fmt::format("{}: {}", path.string(), error.message()) : std::string();
+}
+
+}  // namespace
+
+void start_run_directory(const RunConfig& config, Communicator& world, const Context& context, bool starts_over) {
+  std::string failure = world.rank() == 0 ? prepare(config, starts_over) : std::string();
+  broadcast_string(context, world, failure);
+  if (!failure.empty()) fail_input("{}", failure);
+}
+
+}  // namespace weft
