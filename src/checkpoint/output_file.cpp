@@ -80,7 +80,10 @@ void OutputFile::sync() const {
 void write_whole_file(const std::string& path, std::string_view bytes) {
   OutputFile file = OutputFile::create(path, 0);
   file.write(0, bytes.data(), static_cast<int64_t>(bytes.size()));
-  file.sync();
+}
+
+void sync_file(const std::string& path) {
+  OutputFile::open(path).sync();
 }
 
 void sync_folder(const std::string& path) {

@@ -32,8 +32,11 @@ class OutputFile {
   int descriptor_ = -1;
 };
 
-/// Writes a small file and returns when it is on the disk.
+/// Writes a small file, which is not on the disk yet on return.
 void write_whole_file(const std::string& path, std::string_view bytes);
+
+/// Returns when the content of a file that is not open is on the disk.
+void sync_file(const std::string& path);
 
 /// Makes what was created, renamed or removed in a folder last.
 void sync_folder(const std::string& path);

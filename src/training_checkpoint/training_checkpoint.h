@@ -2,10 +2,9 @@
 // or on another one. A checkpoint is a folder:
 //
 //   model.safetensors (or several and their index), config.json, tokenizer files     as Hugging Face writes them;
-//   or adapter_model.safetensors, adapter_config.json                                as PEFT writes them, with an adapter
-//   ema/                        the same with the averaged weights, f32
-//   optimizer.safetensors       exp_avg/NAME, exp_avg_sq/NAME, master/NAME, …: full shapes, f32
-//   train_state.json            step, position in the data, …
+//   or adapter_model.safetensors, adapter_config.json                                as PEFT writes them, with an
+//   adapter ema/                        the same with the averaged weights, f32 optimizer.safetensors exp_avg/NAME,
+//   exp_avg_sq/NAME, master/NAME, …: full shapes, f32 train_state.json            step, position in the data, …
 //   manifest.json               size and XXH3-128 of each file; last, so that what has one is whole
 //
 // It is written to step-00000120.partial and renamed when it is whole. Every rank writes its own elements into shared
@@ -37,9 +36,9 @@ struct CheckpointOptions {
 
 /// Where a run stands.
 struct TrainState {
-  int64_t step = 0;         // steps done
-  int64_t updates = 0;      // of them with an update (the others were skipped)
-  int64_t next_row = 0;     // of the data
+  int64_t step = 0;      // steps done
+  int64_t updates = 0;   // of them with an update (the others were skipped)
+  int64_t next_row = 0;  // of the data
   int64_t tokens_seen = 0;
   double best_loss = std::numeric_limits<double>::infinity();       // lowest held-out loss so far
   double held_out_loss = std::numeric_limits<double>::quiet_NaN();  // of these weights, if it was measured
@@ -50,10 +49,11 @@ struct TrainState {
 
 /// What a checkpoint is of. All of it outlives the store.
 struct CheckpointSubject {
-  const OpenedModel& base;        // whose config and tokenizer go beside the weights
+  const OpenedModel& base;  // whose config and tokenizer go beside the weights
+  std::string tokenizer;    // folder or file of the tokenizer where it is not the base's
   CausalLanguageModel& model;
-  Adapter* adapter = nullptr;     // if given, the adapter is saved instead of the model
-  Optimizer& optimizer;           // its pieces are what is trained
+  Adapter* adapter = nullptr;  // if given, the adapter is saved instead of the model
+  Optimizer& optimizer;        // its pieces are what is trained
 };
 
 class CheckpointStore {

@@ -1,0 +1,19 @@
+// What stands beside the weights in a Hugging Face folder, so that other programs open what Weft writes.
+#pragma once
+
+#include <string>
+
+#include "core/dtype.h"
+#include "models/registry.h"
+
+namespace weft {
+
+/// config.json for weights of `dtype`: a Hugging Face folder's own, or made from what the model was read as. Throws
+/// Error(bad_input) for what it cannot express.
+std::string model_config_json(const OpenedModel& opened, DType dtype);
+
+/// Writes config.json and copies the tokenizer's files, those that lie in `tokenizer` (a folder or a file in it; empty:
+/// the model's). A tokenizer inside a GGUF file is not copied. Throws Error(bad_input).
+void write_model_files(const OpenedModel& opened, DType dtype, const std::string& tokenizer, const std::string& folder);
+
+}  // namespace weft

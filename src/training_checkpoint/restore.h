@@ -1,0 +1,13 @@
+// Reading a checkpoint into a run, whatever mesh wrote it.
+#pragma once
+
+#include <string>
+
+#include "training_checkpoint/training_checkpoint.h"
+
+namespace weft {
+
+/// This rank's part of the weights and of the optimizer's state. Throws Error(bad_input) when they do not fit.
+void restore_from(const std::string& folder, const CheckpointSubject& subject);
+
+}  // namespace weft
