@@ -6,7 +6,7 @@ set -euo pipefail
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft
 out=$cache/fortunes.jsonl
 collections=(computers cookie definitions drugs education food humorists kids law linux love men-women miscellaneous
-  people pets platitudes politics riddles science songs-poems sports startrek tao wisdom work zippy)
+  people pets platitudes politics science songs-poems sports startrek tao wisdom work zippy)
 
 mkdir -p "$cache"
 if [[ ! -s $out ]]; then
