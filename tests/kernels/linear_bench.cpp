@@ -117,6 +117,92 @@ void bench_model(const std::shared_ptr<Allocator>& allocator,
   }
 }
 
+/// One product of a training step with a row-major weight [out_features, in_features].
+struct TrainingShape {
+  int64_t out_features, in_features;
+};
+constexpr TrainingShape kTrainingShapes[] = {{576, 576}, {192, 576}, {1536, 576}, {576, 1536}, {49152, 576}};
+
+struct TrainingBuffers {
+  Tensor x, y, weight, weight_grad;  // gradients of x and y take the place of their values
+};
+
+void print_training_product(const char* name, const TrainingShape& shape, int64_t rows, DType dtype, Timing timing) {
+  double flops = 2.0 * static_cast<double>(rows * shape.out_features * shape.in_features);
+  fmt::print("{} {:5} x {:4}, rows {}, {}: median {:8.3f} ms {:7.1f} GFLOP/s, best {:7.1f} GFLOP/s\n",
+             dtype_name(dtype),
+             shape.out_features,
+             shape.in_features,
+             rows,
+             name,
+             timing.median_seconds * 1e3,
+             flops / timing.median_seconds * 1e-9,
+             flops / timing.best_seconds * 1e-9);
+}
+
+void bench_training_shape(const TrainingShape& shape,
+                          int64_t rows,
+                          DType dtype,
+                          const Stream& stream,
+                          TrainingBuffers& buffers) {
+  LinearKernels kernels = cpu_linear_kernels();
+  int repeats = shape.out_features > 4096 ? 5 : 31;
+  LinearWeight weight{.weight = buffers.weight.raw(), .y = buffers.y.raw(), .out_features = shape.out_features};
+  auto report = [&](const char* name, const std::function<void()>& body) {
+    body();
+    print_training_product(name, shape, rows, dtype, measure(repeats, body));
+  };
+  report("forward        ", [&] {
+    kernels.forward({.x = buffers.x.raw(),
+                     .weights = {&weight, 1},
+                     .rows = rows,
+                     .in_features = shape.in_features,
+                     .dtype = dtype,
+                     .y_dtype = dtype},
+                    stream);
+  });
+  for (bool accumulate : {false, true}) {
+    report(accumulate ? "backward_input += " : "backward_input    ", [&] {
+      kernels.backward_input({.dy = buffers.y.raw(),
+                              .weight = buffers.weight.raw(),
+                              .dx = buffers.x.raw(),
+                              .rows = rows,
+                              .out_features = shape.out_features,
+                              .in_features = shape.in_features,
+                              .dtype = dtype,
+                              .accumulate = accumulate},
+                             stream);
+    });
+  }
+  for (bool accumulate : {false, true}) {
+    report(accumulate ? "backward_weight += " : "backward_weight    ", [&] {
+      kernels.backward_weight({.dy = buffers.y.raw(),
+                               .x = buffers.x.raw(),
+                               .dw = buffers.weight_grad.raw(),
+                               .rows = rows,
+                               .out_features = shape.out_features,
+                               .in_features = shape.in_features,
+                               .dtype = dtype,
+                               .accumulate_weight = accumulate},
+                              stream);
+    });
+  }
+}
+
+void bench_training(const std::shared_ptr<Allocator>& allocator, int64_t rows, DType dtype, const Stream& stream) {
+  for (const TrainingShape& shape : kTrainingShapes) {
+    auto buffer = [&](int64_t elements, size_t element_bytes) {
+      return random_buffer(allocator, static_cast<size_t>(elements) * element_bytes, dtype);
+    };
+    int64_t weights = shape.out_features * shape.in_features;
+    TrainingBuffers buffers{.x = buffer(rows * shape.in_features, dtype_bytes(dtype)),
+                            .y = buffer(rows * shape.out_features, dtype_bytes(dtype)),
+                            .weight = buffer(weights, dtype_bytes(dtype)),
+                            .weight_grad = buffer(weights, sizeof(float))};
+    bench_training_shape(shape, rows, dtype, stream, buffers);
+  }
+}
+
 void bench(int threads) {
   std::shared_ptr<Allocator> allocator = make_cpu_allocator();
   Stream stream{.device = {}, .num_threads = threads, .workspace = allocator.get()};
@@ -128,6 +214,7 @@ void bench(int threads) {
                peaks.matmul_flops_per_second * 1e-9,
                threads);
     for (int64_t rows : {1, 2, 4, 8, 16, 512, 2048}) bench_model(allocator, rows, dtype, stream, peaks);
+    bench_training(allocator, 1024, dtype, stream);
   }
 }
 
