@@ -12,7 +12,8 @@ const KernelTable& kernels(DeviceType device) {
                                   .activation = cpu_activation_kernels(),
                                   .embedding = cpu_embedding_kernels(),
                                   .elementwise = cpu_elementwise_kernels(),
-                                  .cross_entropy = cpu_cross_entropy_kernels()};
+                                  .cross_entropy = cpu_cross_entropy_kernels(),
+                                  .optimizer = cpu_optimizer_kernels()};
   static const KernelTable cuda = {};
   return device == DeviceType::cpu ? cpu : cuda;
 }

@@ -9,6 +9,7 @@
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
 #include "kernels/norm.h"
+#include "kernels/optimizer.h"
 #include "kernels/rope.h"
 
 namespace weft {
@@ -22,6 +23,7 @@ struct KernelTable {
   EmbeddingKernels embedding;
   ElementwiseKernels elementwise;
   CrossEntropyKernels cross_entropy;
+  OptimizerKernels optimizer;
 };
 
 /// Registration is explicit (kernels.cpp names every device): static initialisers in static libraries get dropped by

@@ -8,6 +8,7 @@
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
 #include "kernels/norm.h"
+#include "kernels/optimizer.h"
 #include "kernels/rope.h"
 
 namespace weft {
@@ -20,5 +21,6 @@ ActivationKernels cpu_activation_kernels();
 EmbeddingKernels cpu_embedding_kernels();
 ElementwiseKernels cpu_elementwise_kernels();
 CrossEntropyKernels cpu_cross_entropy_kernels();
+OptimizerKernels cpu_optimizer_kernels();
 
 }  // namespace weft

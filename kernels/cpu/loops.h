@@ -11,6 +11,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/norm.h"
+#include "kernels/optimizer.h"
 #include "kernels/rope.h"
 
 namespace weft {
@@ -40,9 +41,21 @@ struct CpuLoops {
   void (*softmax_backward)(const SoftmaxBackwardArgs&, int64_t begin, int64_t end);
   void (*dropout)(const DropoutArgs&, int64_t begin, int64_t end);
 
-  void (*row_maximum)(const RowMaximumArgs&, int64_t begin, int64_t end);
-  void (*row_sum_exp)(const RowSumExpArgs&, int64_t begin, int64_t end);
+  void (*row_statistics)(const RowStatisticsArgs&, int64_t begin, int64_t end);
   void (*cross_entropy_backward)(const CrossEntropyBackwardArgs&, int64_t begin, int64_t end);
+
+  // Of optimizers: elements.
+  void (*adam)(const AdamArgs&, int64_t begin, int64_t end);
+  AdamNorms (*adam_norms)(const AdamArgs&, int64_t begin, int64_t end);
+  void (*lion)(const LionArgs&, int64_t begin, int64_t end);
+  void (*apply_update)(const ApplyUpdateArgs&, int64_t begin, int64_t end);
+  void (*average_weights)(const AverageArgs&, int64_t begin, int64_t end);
+  void (*load_master)(const CopyMasterArgs&, int64_t begin, int64_t end);
+  void (*store_master)(const CopyMasterArgs&, int64_t begin, int64_t end);
+  double (*master_sum_of_squares)(const OptimizerWeight&, int64_t begin, int64_t end);
+  void (*factored_sums)(const FactoredSumsArgs&, int64_t begin, int64_t end);
+  void (*factored_update)(const FactoredUpdateArgs&, int64_t begin, int64_t end);
+  void (*rms_update)(const RmsUpdateArgs&, int64_t begin, int64_t end);
 
   /// Bytes of scratch for pieces of up to `query_count` queries (attention_work.h).
   int64_t (*attention_forward_scratch)(const AttentionForwardArgs&, int64_t query_count);

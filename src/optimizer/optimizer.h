@@ -28,6 +28,7 @@ struct PieceSharing {
   Communicator* tensor_parallel = nullptr;  // null: one rank
 };
 
+/// adam is AdamW without decay; muon updates what is no matrix of a block by AdamW.
 enum class OptimizerKind : uint8_t { adamw, adam, lamb, lion, adafactor, muon, sgd };
 /// Where Adam adds ε: to √v̂ after bias correction (torch), or to √v before it (Keras).
 enum class EpsilonPlacement : uint8_t { torch, keras };
@@ -81,7 +82,10 @@ class Optimizer {
   /// States with a value for each element, as f32 for checkpoints whatever they are kept in: "master" (present unless
   /// the weights are their own master), "exp_avg", "exp_avg_sq", "ema", "lookahead_slow", …
   virtual std::vector<std::string> element_states() const = 0;
-  /// Elements [begin, end) of the piece. Writing "master" sets the weights too.
+  /// Whether this piece has the state: Adafactor and Muon keep other states for matrices than for vectors.
+  virtual bool has_state(std::string_view state, size_t piece) const = 0;
+  /// Elements [begin, end) of the piece; zeros, or ignored, where it lacks the state. Writing "master" sets the weights
+  /// too.
   virtual void read_state(std::string_view state, size_t piece, int64_t begin, int64_t end, float* out) const = 0;
   virtual void write_state(std::string_view state, size_t piece, int64_t begin, int64_t end, const float* in) = 0;
   virtual std::vector<OptimizerVector> vectors() = 0;
@@ -92,14 +96,20 @@ class Optimizer {
 };
 
 /// States are allocated with MemoryTag::optimizer. Throws Error(bad_input) for patterns that are no regular
-/// expressions.
+/// expressions and for lazy_rows with Adafactor. Collective over the ranks of PieceSharing.
 std::unique_ptr<Optimizer> make_optimizer(const Context& context,
                                           const OptimizerOptions& options,
                                           std::vector<OptimizerPiece> pieces,
                                           TensorParallelPlace place,
                                           const PieceSharing& sharing);
 
-/// Bytes of state an element in these options (for the planner), for a weight kept in `weight_dtype`.
+/// Bytes of state an element in these options (for the planner), for a weight kept in `weight_dtype`: of this
+/// parameter, and of a block's matrix. Adafactor's row and column means, 4·(rows + columns) bytes a matrix on every
+/// rank, come on top.
+double optimizer_bytes_per_element(const OptimizerOptions& options,
+                                   DType weight_dtype,
+                                   const Shape& full_shape,
+                                   int64_t block);
 double optimizer_bytes_per_element(const OptimizerOptions& options, DType weight_dtype);
 
 }  // namespace weft
