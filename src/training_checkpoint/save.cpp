@@ -52,8 +52,11 @@ Save::Save(const Context& context,
       whole_(options.directory + "/" + checkpoint_name(state.step)) {
   bool is_rank_zero = mesh_.world().rank() == 0;
   std::string error = first_error(context_, mesh_.world(), is_rank_zero ? error_of([&] { create(); }) : "");
-  if (!error.empty()) return fail_save(error);
-  start(Stage::write);
+  if (error.empty()) {
+    start(Stage::write);
+  } else {
+    fail_save(error);
+  }
 }
 
 Save::~Save() {

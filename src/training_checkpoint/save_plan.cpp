@@ -121,7 +121,8 @@ class Planner {
 
   /// Weights as they are, or a state in their place.
   FileSet weights(const std::string& folder, const std::string& state, SavePlan& plan) const {
-    FileSet set{.folder = folder};
+    FileSet set;
+    set.folder = folder;
     std::vector<OutputTensor> tensors;
     for (const Parameter* parameter : saved_parameters()) {
       bool is_state = !state.empty() && trained_.count(parameter->name) > 0;

@@ -16,9 +16,9 @@ struct WriteTask {
   std::string tensor;  // its name in the file
   TensorSlice slice;   // what this rank holds of it
   int64_t begin = 0, end = 0;
-  Tensor memory;       // where they lie; undefined: they are a state of the optimizer
-  int64_t origin = 0;  // element of the slice that is the first one of the memory or the piece
-  std::string state;   // of the optimizer
+  Tensor memory = {};      // where they lie; undefined: they are a state of the optimizer
+  int64_t origin = 0;      // element of the slice that is the first one of the memory or the piece
+  std::string state = {};  // of the optimizer
   size_t piece = 0;
 };
 
