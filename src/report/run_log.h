@@ -12,10 +12,10 @@
 namespace weft {
 
 struct RunLogOptions {
-  std::string directory;                // of the run; made if it isn't there
-  int64_t total_steps = 0;              // 0: unknown
-  std::optional<int64_t> resumed_step;  // the checkpoint's that this run goes on from; nothing: from the beginning
-  int64_t log_every_steps = 1;          // steps between lines of metrics.jsonl, train.log and TensorBoard
+  std::string directory;                     // of the run; made if it isn't there
+  int64_t total_steps = 0;                   // 0: unknown
+  std::optional<int64_t> resumed_step = {};  // the checkpoint's that this run goes on from; nothing: from the beginning
+  int64_t log_every_steps = 1;               // steps between lines of metrics.jsonl, train.log and TensorBoard
   bool writes_tensorboard = true;
   bool writes_report = true;
   bool shows_progress = true;  // on standard error, unless the log level is below info

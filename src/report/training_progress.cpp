@@ -21,6 +21,14 @@ int terminal_columns() {
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
+/// "1.0e-4": the library's exponents have two digits at least.
+std::string format_learning_rate(double learning_rate) {
+  std::string text = fmt::format("{:.1e}", learning_rate);
+  size_t exponent = text.find('e');
+  if (exponent + 3 < text.size() && text[exponent + 2] == '0') text.erase(exponent + 2, 1);
+  return text;
+}
+
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -56,7 +64,8 @@ std::string format_duration(double seconds) {
 std::string describe_step(const StepMetrics& metrics, int64_t total_steps, double loss) {
   std::string line = fmt::format("step {}", metrics.step);
   if (total_steps > 0) line += fmt::format("/{}", total_steps);
-  line += fmt::format("  loss {:.4g}  lr {:.2g}  norm {:.2g}", loss, metrics.learning_rate, metrics.grad_norm);
+  line += fmt::format(
+      "  loss {:#.4g}  lr {}  norm {:#.2g}", loss, format_learning_rate(metrics.learning_rate), metrics.grad_norm);
   if (metrics.tokens_per_second() > 0 && metrics.tokens_per_second() < 1e15)
     line += fmt::format("  {} tok/s", group_thousands(std::llround(metrics.tokens_per_second())));
   if (metrics.bound_fraction > 0) line += fmt::format("  {:.0f}% of bound", metrics.bound_fraction * 100);
