@@ -1,4 +1,4 @@
-// Element by element: sums, scales, soft caps, dropout, casts; and row-wise softmax.
+// Element by element: sums, scales, soft caps, dropout, casts, transposition; and row-wise softmax.
 #pragma once
 
 #include <cstdint>
@@ -54,15 +54,23 @@ struct SoftmaxBackwardArgs {
 };
 
 /// y = x / (1 − probability) where key.uniform(global index) ≥ probability, else 0. Its own backward with dy for x.
-/// Element i of row r has global index r·global_width + column_begin + i, so that a rank that holds only some columns
-/// drops the same elements as one that holds all.
+/// Element i of row r has global index (row_begin + r)·global_width + column_begin + i, so that a rank that holds only
+/// some rows or columns drops the same elements as one that holds all.
 struct DropoutArgs {
   const void* x = nullptr;
   void* y = nullptr;
   int64_t rows = 0, width = 0;
-  int64_t global_width = 0, column_begin = 0;
+  int64_t global_width = 0, row_begin = 0, column_begin = 0;
   float probability = 0;
   RandomKey key;
+  DType dtype = DType::f32;
+};
+
+/// y[j, i] = x[i, j].
+struct TransposeArgs {
+  const void* x = nullptr;  // [rows, columns]
+  void* y = nullptr;        // [columns, rows]
+  int64_t rows = 0, columns = 0;
   DType dtype = DType::f32;
 };
 
@@ -73,6 +81,7 @@ struct ElementwiseKernels {
   void (*softmax)(const SoftmaxArgs&, const Stream&) = nullptr;
   void (*softmax_backward)(const SoftmaxBackwardArgs&, const Stream&) = nullptr;
   void (*dropout)(const DropoutArgs&, const Stream&) = nullptr;
+  void (*transpose)(const TransposeArgs&, const Stream&) = nullptr;
 };
 
 }  // namespace weft

@@ -14,22 +14,16 @@ void check_dtype(DType dtype, const char* kernel) {
   }
 }
 
-void row_maximum(const RowMaximumArgs& args, const Stream& stream) {
-  check_dtype(args.dtype, "row_maximum");
+void row_statistics(const RowStatisticsArgs& args, const Stream& stream) {
+  check_dtype(args.dtype, "row_statistics");
   parallel_for(stream.num_threads, args.rows, row_grain(args.columns), [&](int64_t begin, int64_t end) {
-    cpu_loops().row_maximum(args, begin, end);
-  });
-}
-
-void row_sum_exp(const RowSumExpArgs& args, const Stream& stream) {
-  check_dtype(args.dtype, "row_sum_exp");
-  parallel_for(stream.num_threads, args.rows, row_grain(args.columns), [&](int64_t begin, int64_t end) {
-    cpu_loops().row_sum_exp(args, begin, end);
+    cpu_loops().row_statistics(args, begin, end);
   });
 }
 
 void backward(const CrossEntropyBackwardArgs& args, const Stream& stream) {
   check_dtype(args.dtype, "cross_entropy_backward");
+  WEFT_ASSERT(args.dlogits_dtype == args.dtype || args.dlogits_dtype == DType::bf16);
   parallel_for(stream.num_threads, args.rows, row_grain(args.columns), [&](int64_t begin, int64_t end) {
     cpu_loops().cross_entropy_backward(args, begin, end);
   });
@@ -38,7 +32,7 @@ void backward(const CrossEntropyBackwardArgs& args, const Stream& stream) {
 }  // namespace
 
 CrossEntropyKernels cpu_cross_entropy_kernels() {
-  return {.row_maximum = row_maximum, .row_sum_exp = row_sum_exp, .backward = backward};
+  return {.row_statistics = row_statistics, .backward = backward};
 }
 
 }  // namespace weft

@@ -4,25 +4,24 @@
 namespace weft::WEFT_ISA {
 namespace {
 
+/// One row fits the second-level cache: the loops over it read memory once.
 template <typename R>
-void maximum_rows(const RowMaximumArgs& args, int64_t begin, int64_t end) {
+void statistics_rows(const RowStatisticsArgs& args, int64_t begin, int64_t end) {
+  R cap = args.soft_cap;
   for (int64_t row = begin; row < end; ++row) {
-    const R* logits = static_cast<const R*>(args.logits) + row * args.columns;
+    R* logits = static_cast<R*>(args.logits) + row * args.columns;
+    if (args.soft_cap > 0) {
+      R inverse_cap = R(1) / cap;
+#pragma omp simd
+      for (int64_t i = 0; i < args.columns; ++i) logits[i] = cap * hyperbolic_tangent(logits[i] * inverse_cap);
+    }
     R maximum = -__builtin_inf();
 #pragma omp simd reduction(max : maximum)
     for (int64_t i = 0; i < args.columns; ++i) maximum = logits[i] > maximum ? logits[i] : maximum;
-    static_cast<R*>(args.maximum)[row] = maximum;
-  }
-}
-
-template <typename R>
-void sum_exp_rows(const RowSumExpArgs& args, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; ++row) {
-    const R* logits = static_cast<const R*>(args.logits) + row * args.columns;
-    R maximum = static_cast<const R*>(args.maximum)[row];
     R sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < args.columns; ++i) sum += exponential(logits[i] - maximum);
+    static_cast<R*>(args.maximum)[row] = maximum;
     static_cast<R*>(args.sum_exp)[row] = sum;
     int64_t target = args.targets[row] - args.column_begin;
     bool is_here = args.targets[row] >= 0 && target >= 0 && target < args.columns;
@@ -31,47 +30,58 @@ void sum_exp_rows(const RowSumExpArgs& args, int64_t begin, int64_t end) {
 }
 
 template <typename R>
+WEFT_INLINE R cap_derivative(R logit, R inverse_cap) {
+  R tangent = logit * inverse_cap;
+  return R(1) - tangent * tangent;
+}
+
+/// `inverse_cap` is 0 without a cap. The target's element may be rounded: it is computed whole, not corrected after.
+template <typename R, typename D>
 void backward_rows(const CrossEntropyBackwardArgs& args, int64_t begin, int64_t end) {
+  R inverse_cap = args.soft_cap > 0 ? R(1) / R(args.soft_cap) : R(0);
   for (int64_t row = begin; row < end; ++row) {
     const R* logits = static_cast<const R*>(args.logits) + row * args.columns;
-    R* dlogits = static_cast<R*>(args.dlogits) + row * args.columns;
+    D* dlogits = static_cast<D*>(args.dlogits) + row * args.columns;
     if (args.targets[row] < 0) {
-      for (int64_t i = 0; i < args.columns; ++i) dlogits[i] = 0;
+      for (int64_t i = 0; i < args.columns; ++i) dlogits[i] = D{};
       continue;
     }
     R maximum = static_cast<const R*>(args.maximum)[row];
     R row_scale = static_cast<const R*>(args.row_scale)[row];
     R factor = row_scale / static_cast<const R*>(args.sum_exp)[row];
-#pragma omp simd
-    for (int64_t i = 0; i < args.columns; ++i) dlogits[i] = exponential(logits[i] - maximum) * factor;
     int64_t target = args.targets[row] - args.column_begin;
-    if (target >= 0 && target < args.columns) dlogits[target] -= row_scale;
+    bool is_here = target >= 0 && target < args.columns;
+    R target_logit = is_here ? logits[target] : R(0);
+#pragma omp simd
+    for (int64_t i = 0; i < args.columns; ++i) {
+      dlogits[i] = round_to<D>(exponential(logits[i] - maximum) * factor * cap_derivative(logits[i], inverse_cap));
+    }
+    if (is_here) {
+      R probability = exponential(target_logit - maximum) * factor;
+      dlogits[target] = round_to<D>((probability - row_scale) * cap_derivative(target_logit, inverse_cap));
+    }
   }
 }
 
 }  // namespace
 
-void row_maximum(const RowMaximumArgs& args, int64_t begin, int64_t end) {
+void row_statistics(const RowStatisticsArgs& args, int64_t begin, int64_t end) {
   if (args.dtype == DType::f64) {
-    maximum_rows<double>(args, begin, end);
+    statistics_rows<double>(args, begin, end);
   } else {
-    maximum_rows<float>(args, begin, end);
-  }
-}
-
-void row_sum_exp(const RowSumExpArgs& args, int64_t begin, int64_t end) {
-  if (args.dtype == DType::f64) {
-    sum_exp_rows<double>(args, begin, end);
-  } else {
-    sum_exp_rows<float>(args, begin, end);
+    statistics_rows<float>(args, begin, end);
   }
 }
 
 void cross_entropy_backward(const CrossEntropyBackwardArgs& args, int64_t begin, int64_t end) {
-  if (args.dtype == DType::f64) {
-    backward_rows<double>(args, begin, end);
+  if (args.dtype == DType::f64 && args.dlogits_dtype == DType::f64) {
+    backward_rows<double, double>(args, begin, end);
+  } else if (args.dtype == DType::f64) {
+    backward_rows<double, bfloat16>(args, begin, end);
+  } else if (args.dlogits_dtype == DType::f32) {
+    backward_rows<float, float>(args, begin, end);
   } else {
-    backward_rows<float>(args, begin, end);
+    backward_rows<float, bfloat16>(args, begin, end);
   }
 }
 

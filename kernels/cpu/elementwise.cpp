@@ -1,5 +1,7 @@
 #include "kernels/elementwise.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/parallel.h"
@@ -10,6 +12,8 @@ namespace {
 
 // An exponential or ten rounds of Philox cost several times what a streamed element does.
 constexpr int64_t kCostOfFunction = 4;
+/// Rows and columns whose cache lines are in use at a time.
+constexpr int64_t kTransposeBlock = 32;
 
 void axpby(const AxpbyArgs& args, const Stream& stream) {
   check_loop_dtype(args.x_dtype, "axpby");
@@ -55,6 +59,29 @@ void dropout(const DropoutArgs& args, const Stream& stream) {
   });
 }
 
+template <typename Bits>
+void transpose_columns(const TransposeArgs& args, int64_t begin, int64_t end) {
+  const auto* x = static_cast<const Bits*>(args.x);
+  auto* y = static_cast<Bits*>(args.y);
+  for (int64_t row = 0; row < args.rows; row += kTransposeBlock) {
+    int64_t row_end = std::min(args.rows, row + kTransposeBlock);
+    for (int64_t column = begin; column < end; ++column) {
+      for (int64_t r = row; r < row_end; ++r) y[column * args.rows + r] = x[r * args.columns + column];
+    }
+  }
+}
+
+void transpose(const TransposeArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "transpose");
+  int threads = args.rows * args.columns < kMinElementsPerThread ? 1 : stream.num_threads;
+  parallel_for(threads, args.columns, kTransposeBlock, [&](int64_t begin, int64_t end) {
+    size_t element_bytes = dtype_bytes(args.dtype);
+    if (element_bytes == 2) return transpose_columns<uint16_t>(args, begin, end);
+    if (element_bytes == 4) return transpose_columns<uint32_t>(args, begin, end);
+    transpose_columns<uint64_t>(args, begin, end);
+  });
+}
+
 }  // namespace
 
 ElementwiseKernels cpu_elementwise_kernels() {
@@ -63,7 +90,8 @@ ElementwiseKernels cpu_elementwise_kernels() {
           .soft_cap_backward = soft_cap_backward,
           .softmax = softmax,
           .softmax_backward = softmax_backward,
-          .dropout = dropout};
+          .dropout = dropout,
+          .transpose = transpose};
 }
 
 }  // namespace weft

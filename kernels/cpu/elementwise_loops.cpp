@@ -110,7 +110,7 @@ void dropout_rows(const DropoutArgs& args, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const T* x = static_cast<const T*>(args.x) + row * args.width;
     T* y = static_cast<T*>(args.y) + row * args.width;
-    uint64_t first = static_cast<uint64_t>(row * args.global_width + args.column_begin);
+    uint64_t first = static_cast<uint64_t>((args.row_begin + row) * args.global_width + args.column_begin);
 #pragma omp simd
     for (int64_t i = 0; i < args.width; ++i) {
       uint32_t bits = random_bits(first + static_cast<uint64_t>(i), seed_low, seed_high, step, site);

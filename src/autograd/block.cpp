@@ -64,6 +64,16 @@ class CheckpointNode final : public Node {
   Context at_;
 };
 
+std::vector<Tensor> run_body(Context& context,
+                             Recompute recompute,
+                             const std::vector<Tensor>& inputs,
+                             BlockFunction body) {
+  if (recompute == Recompute::block) return checkpoint(context, inputs, std::move(body));
+  Context marked = context;
+  marked.recompute_selectively = recompute == Recompute::selective;
+  return body(marked, inputs);
+}
+
 }  // namespace
 
 std::vector<Tensor> checkpoint(Context& context, const std::vector<Tensor>& inputs, BlockFunction body) {
@@ -71,6 +81,7 @@ std::vector<Tensor> checkpoint(Context& context, const std::vector<Tensor>& inpu
   Context silent = context;
   silent.tape = nullptr;
   std::vector<Tensor> results = body(silent, inputs);
+  silent.observer = nullptr;
   std::vector<std::shared_ptr<GradSlot>> outputs;
   for (Tensor& result : results) {
     result = result.detach();
@@ -88,9 +99,7 @@ std::vector<Tensor> run_block(Context& context, int64_t block, const std::vector
   if (context.tape != nullptr) {
     context.tape->record(std::make_unique<BlockEdgeNode>("block_begin", &BlockHooks::after_backward, block));
   }
-  std::vector<Tensor> results = hooks->recompute(block) == Recompute::block
-                                    ? checkpoint(context, inputs, std::move(body))
-                                    : body(context, inputs);
+  std::vector<Tensor> results = run_body(context, hooks->recompute(block), inputs, std::move(body));
   if (context.tape != nullptr) {
     context.tape->record(std::make_unique<BlockEdgeNode>("block_end", &BlockHooks::before_backward, block));
   }

@@ -28,6 +28,11 @@ struct Context {
   bool sequence_parallel = false;
   /// What is done around each block of a model (autograd/block.h); null: nothing.
   BlockHooks* blocks = nullptr;
+  /// Whether the outputs of norms, activations and attention are computed again in backward instead of kept
+  /// (Recompute::selective; run_block sets it).
+  bool recompute_selectively = false;
+  /// Whether dropout drops. (Not the same as recording: a checkpointed block's first run has no tape.)
+  bool training = false;
   /// Seed and step of dropout; an op adds its site.
   RandomKey random;
   /// Index of the batch's first token in the whole step's batch over all ranks: dropout's rows count from here.

@@ -47,6 +47,25 @@ std::shared_ptr<GradSlot> attach_slot(Tensor& output) {
   return output.grad_slot();
 }
 
+Saved::Saved(const Tensor& tensor) {
+  if (tensor.wants_grad() && tensor.grad_slot()->recipe != nullptr) {
+    recipe_ = tensor.grad_slot()->recipe;
+  } else {
+    tensor_ = tensor.detach();
+  }
+}
+
+Tensor Saved::get(Context& context) const {
+  if (recipe_ == nullptr) return tensor_;
+  if (!recipe_->value) recipe_->value = recipe_->compute(context);
+  return recipe_->value;
+}
+
+void offer_recipe(const Context& context, Tensor& output, std::function<Tensor(Context& context)> compute) {
+  if (!context.recompute_selectively) return;
+  output.grad_slot()->recipe = std::make_shared<Recipe>(Recipe{.compute = std::move(compute), .value = Tensor()});
+}
+
 Tensor take_grad(const std::shared_ptr<GradSlot>& slot) {
   Tensor grad = std::move(slot->tensor);
   slot->tensor = Tensor();
@@ -54,7 +73,7 @@ Tensor take_grad(const std::shared_ptr<GradSlot>& slot) {
 }
 
 void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor grad) {
-  if (slot == nullptr) return;
+  if (slot == nullptr || !grad) return;
   if (!slot->tensor) {
     slot->tensor = std::move(grad);
     return;
@@ -76,6 +95,14 @@ GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DTy
   bool accumulate = slot.tensor.defined();
   if (!accumulate) slot.tensor = slot.home ? slot.home : context.empty(shape, dtype, slot.tag);
   return {slot.tensor, accumulate};
+}
+
+Tensor copy_of(Context& context, const Tensor& x, DType dtype) {
+  Tensor copy = context.empty(x.shape(), dtype);
+  auto axpby = require_kernel(context.kernels().elementwise.axpby, "copy", context.device.type);
+  axpby({.x = x.raw(), .y = copy.raw(), .count = x.num_elements(), .x_dtype = x.dtype(), .y_dtype = dtype},
+        context.stream());
+  return copy;
 }
 
 }  // namespace weft

@@ -3,6 +3,7 @@
 // collectives in the same order both ways.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string_view>
@@ -13,12 +14,34 @@
 
 namespace weft {
 
+/// How to compute an activation again that is not kept: from inputs that are. Shared by all nodes that need it; the
+/// value lives until the last of them has run.
+struct Recipe {
+  std::function<Tensor(Context& context)> compute;
+  Tensor value;  // undefined until somebody asked
+};
+
 /// Where the gradient of a tensor gathers. The first contribution is kept as it is, later ones are added. A tensor
 /// without a slot wants no gradient, and ops spend neither time nor memory on it.
 struct GradSlot {
   Tensor tensor;                           // undefined until something arrived
   MemoryTag tag = MemoryTag::activations;  // grads for parameters
   Tensor home;  // of a parameter whose gradient lies in a larger buffer: where the first contribution is written
+  std::shared_ptr<Recipe> recipe;  // of an activation that is computed again rather than kept
+};
+
+/// What a node keeps of an activation for its backward: the values, or, where the tensor's slot has one, their recipe.
+class Saved {
+ public:
+  Saved() = default;
+  explicit Saved(const Tensor& tensor);
+  bool defined() const { return tensor_.defined() || recipe_ != nullptr; }
+  /// The values, without a gradient slot.
+  Tensor get(Context& context) const;
+
+ private:
+  Tensor tensor_;
+  std::shared_ptr<Recipe> recipe_;
 };
 
 /// One recorded op. Holds what its backward needs and nothing else.
@@ -51,6 +74,10 @@ bool is_recording(const Context& context, std::initializer_list<const Tensor*> i
 /// Gives an op's output a slot of its own and returns it; for ops that record.
 std::shared_ptr<GradSlot> attach_slot(Tensor& output);
 
+/// Under selective recomputation: lets the nodes that are going to need `output` (which has a slot) keep `compute` in
+/// its place. The function must hold tensors without slots and give the same bits.
+void offer_recipe(const Context& context, Tensor& output, std::function<Tensor(Context& context)> compute);
+
 /// Takes what arrived for an output; undefined when nothing did.
 Tensor take_grad(const std::shared_ptr<GradSlot>& slot);
 
@@ -64,6 +91,9 @@ struct GradTarget {
   bool accumulate;
 };
 GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DType dtype);
+
+/// A copy of other memory, rounded where `dtype` is narrower.
+Tensor copy_of(Context& context, const Tensor& x, DType dtype);
 
 /// Gradients of parameters are f32, of f64 parameters f64.
 inline DType parameter_grad_dtype(DType dtype) {

@@ -24,11 +24,20 @@ class Decoder final : public CausalLanguageModel {
   const ModelInfo& info() const override { return config_.info; }
   Tensor hidden(Context& context, const Batch& batch, KvCache* cache) override;
   Tensor local_logits(Context& context, const Tensor& hidden) override;
+  LanguageModelHead head() const override {
+    return {.weight = lm_head_.weight, .soft_cap = static_cast<float>(config_.logit_soft_cap)};
+  }
+  std::vector<NamedLinear> linears() override;
 
  private:
   Block make_block(int64_t layer);
   SelfAttention make_attention(int64_t layer, const std::string& prefix);
   ForwardPass start(Context& context, const Batch& batch, KvCache* cache) const;
+  Tensor embed(Context& context, const Batch& batch) const;
+  std::vector<Tensor> run_layer(Context& context,
+                                size_t layer,
+                                const std::vector<Tensor>& inputs,
+                                const ForwardPass& pass) const;
   void check_ids(const Batch& batch) const;
 
   DecoderConfig config_;
@@ -128,6 +137,7 @@ void Decoder::check_ids(const Batch& batch) const {
 
 ForwardPass Decoder::start(Context& context, const Batch& batch, KvCache* cache) const {
   ForwardPass pass;
+  pass.num_tokens = batch.num_tokens();
   pass.cache = cache;
   std::vector<int32_t> positions;
   positions.reserve(batch.ids.size());
@@ -140,42 +150,75 @@ ForwardPass Decoder::start(Context& context, const Batch& batch, KvCache* cache)
   return pass;
 }
 
+Tensor Decoder::embed(Context& context, const Batch& batch) const {
+  Tensor embedded = embedding_.forward(context, batch.ids, config_.embedding_scale);
+  if (!batch.embedding_offset) return embedded;
+  WEFT_ASSERT(batch.embedding_offset.shape() == (Shape{batch.num_tokens(), config_.info.hidden_size}));
+  const Tensor& offset = batch.embedding_offset;
+  return add(context, embedded, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
+}
+
+/// From {residual stream} or {residual stream, what the last block's feed-forward adds to it} to {residual stream, what
+/// this block's adds}.
+std::vector<Tensor> Decoder::run_layer(Context& context,
+                                       size_t layer,
+                                       const std::vector<Tensor>& inputs,
+                                       const ForwardPass& pass) const {
+  const Block& block = blocks_[layer];
+  ResidualNorm start = inputs.size() == 1 ? block.attention_norm.forward_pass(context, inputs[0])
+                                          : block.attention_norm.forward_add(context, inputs[1], inputs[0]);
+  if (layer > 0) context.observe("hidden/" + std::to_string(layer), start.sum);
+  Tensor attended = block.attention.forward(context, start.normed, pass);
+  if (config_.norm_after_branches) attended = block.attention_post_norm.forward(context, attended);
+  ResidualNorm middle = block.mlp_norm.forward_add(context, attended, start.sum);
+  Tensor branch = block.mlp.forward(context, middle.normed, pass);
+  if (config_.norm_after_branches) branch = block.mlp_post_norm.forward(context, branch);
+  return {middle.sum, branch};
+}
+
 Tensor Decoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
   check_ids(batch);
-  ForwardPass pass = start(context, batch, cache);
-  Tensor residual = embedding_.forward(context, batch.ids, config_.embedding_scale);
-  context.observe("hidden/0", residual);
-  Tensor branch;  // what the last block's feed-forward adds to the residual stream
+  auto pass = std::make_shared<const ForwardPass>(start(context, batch, cache));
+  std::vector<Tensor> stream = {embed(context, batch)};
+  context.observe("hidden/0", stream[0]);
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
-    Block& block = blocks_[layer];
-    Tensor normed;
-    if (branch) {
-      ResidualNorm joined = block.attention_norm.forward_add(context, branch, residual);
-      residual = joined.sum;
-      normed = joined.normed;
-      context.observe("hidden/" + std::to_string(layer), residual);
-    } else {
-      normed = block.attention_norm.forward(context, residual);
-    }
-    Tensor attended = block.attention.forward(context, copy_to_tp(context, normed), pass);
-    if (config_.norm_after_branches) attended = block.attention_post_norm.forward(context, attended);
-    ResidualNorm joined = block.mlp_norm.forward_add(context, attended, residual);
-    residual = joined.sum;
-    branch = block.mlp.forward(context, copy_to_tp(context, joined.normed));
-    if (config_.norm_after_branches) branch = block.mlp_post_norm.forward(context, branch);
+    auto block = static_cast<int64_t>(layer);
+    // A block that is run again keeps its input: one tensor instead of two.
+    bool is_kept = context.blocks != nullptr && context.blocks->recompute(block) == Recompute::block;
+    if (is_kept && stream.size() == 2) stream = {add(context, stream[1], stream[0])};
+    stream = run_block(context, block, stream, [this, layer, pass](Context& running, const std::vector<Tensor>& in) {
+      return run_layer(running, layer, in, *pass);
+    });
   }
-  ResidualNorm last = final_norm_.forward_add(context, branch, residual);
+  ResidualNorm last = final_norm_.forward_add(context, stream[1], stream[0]);
   context.observe("hidden/" + std::to_string(blocks_.size()), last.sum);
   context.observe("final", last.normed);
-  return last.normed;
+  return enter_tensor_parallel(context, last.normed, batch.num_tokens());
 }
 
 Tensor Decoder::local_logits(Context& context, const Tensor& hidden) {
   LinearParameters head = lm_head_.parameters();
   DType dtype = hidden.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  Tensor logits = std::move(linear_group(context, copy_to_tp(context, hidden), {&head, 1}, dtype).front());
+  Tensor logits = std::move(linear_group(context, hidden, {&head, 1}, dtype).front());
   if (config_.logit_soft_cap > 0) logits = soft_cap(context, logits, static_cast<float>(config_.logit_soft_cap));
   return logits;
+}
+
+std::vector<NamedLinear> Decoder::linears() {
+  std::vector<NamedLinear> result;
+  for (Block& block : blocks_) {
+    for (Linear* linear : {&block.attention.q_proj,
+                           &block.attention.k_proj,
+                           &block.attention.v_proj,
+                           &block.attention.o_proj,
+                           &block.mlp.gate_proj,
+                           &block.mlp.up_proj,
+                           &block.mlp.down_proj}) {
+      const std::string& weight = linear->weight->name;
+      result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), linear});
+    }
+  }
+  return result;
 }
 
 }  // namespace

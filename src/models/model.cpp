@@ -1,9 +1,10 @@
 #include "models/model.h"
 
+#include <cstring>
+
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "ops/collective.h"
-#include "ops/cross_entropy.h"
 #include "parallel/communicator.h"
 
 namespace weft {
@@ -31,12 +32,20 @@ KvCacheShape CausalLanguageModel::kv_cache_shape(DType dtype) const {
 }
 
 LanguageModelLoss language_model_loss(Context& context,
-                                      CausalLanguageModel& model,
+                                      const CausalLanguageModel& model,
                                       const Tensor& hidden,
                                       const std::vector<int32_t>& targets,
-                                      const std::vector<float>& weights) {
+                                      const std::vector<float>& weights,
+                                      LossReduction reduction) {
+  LanguageModelHead head = model.head();
+  WEFT_ASSERT(head.weight != nullptr, "{} has no output layer", model.info().family);
   CrossEntropy result =
-      cross_entropy(context, model.local_logits(context, hidden), targets, weights, model.vocabulary_begin());
+      linear_cross_entropy(context,
+                           hidden,
+                           head.weight->value,
+                           targets,
+                           weights,
+                           {.reduction = reduction, .vocab_size = model.info().vocab_size, .soft_cap = head.soft_cap});
   return {std::move(result.loss), std::move(result.token_loss)};
 }
 
@@ -52,17 +61,36 @@ void set_trainable(CausalLanguageModel& model, bool trainable) {
   }
 }
 
-void finish_gradients(Context& context, CausalLanguageModel& model) {
-  if (context.tensor_parallel == nullptr || context.tensor_parallel->size() == 1) return;
-  TensorParallelPlace place = model.parameters().place();
-  std::unique_ptr<Communicator> same_heads;
-  for (Parameter& parameter : model.parameters().all()) {
-    int replicas = shard_replicas(parameter.shard, place);
-    const auto& slot = parameter.value.grad_slot();
-    if (replicas == 1 || slot == nullptr || !slot->tensor) continue;
-    if (same_heads == nullptr) same_heads = context.tensor_parallel->split(place.rank / replicas, place.rank);
-    same_heads->all_reduce(slot->tensor, ReduceOp::sum);
+GradientFinisher::GradientFinisher(TensorParallelPlace place) : place_(place) {}
+GradientFinisher::~GradientFinisher() = default;
+
+Communicator& GradientFinisher::group_of(Context& context, int replicas) {
+  if (replicas == place_.size) return *context.tensor_parallel;
+  std::unique_ptr<Communicator>& group = same_heads_[replicas];
+  if (group == nullptr) group = context.tensor_parallel->split(place_.rank / replicas, place_.rank);
+  return *group;
+}
+
+void GradientFinisher::finish(Context& context, std::span<Parameter* const> parameters) {
+  if (place_.size == 1) return;
+  for (Parameter* parameter : parameters) {
+    const auto& slot = parameter->value.grad_slot();
+    if (slot == nullptr) continue;
+    bool is_replicated = parameter->shard.kind == ShardKind::replicated;
+    bool is_partial = parameter->partial_gradient || (is_replicated && context.sequence_parallel);
+    int replicas = is_partial ? place_.size : shard_replicas(parameter->shard, place_);
+    if (replicas == 1) continue;
+    GradTarget target =
+        grad_target(context, *slot, parameter->local_shape, parameter_grad_dtype(parameter->value.dtype()));
+    if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+    group_of(context, replicas).all_reduce(target.tensor, ReduceOp::sum);
   }
+}
+
+void finish_gradients(Context& context, CausalLanguageModel& model) {
+  std::vector<Parameter*> parameters;
+  for (Parameter& parameter : model.parameters().all()) parameters.push_back(&parameter);
+  GradientFinisher(model.parameters().place()).finish(context, parameters);
 }
 
 }  // namespace weft

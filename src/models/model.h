@@ -3,13 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "autograd/context.h"
 #include "nn/kv_cache.h"
 #include "nn/parameter.h"
+#include "ops/cross_entropy.h"
 
 namespace weft {
 
@@ -25,6 +28,8 @@ struct BatchSequence {
 struct Batch {
   std::vector<int32_t> ids;
   std::vector<BatchSequence> sequences;
+  /// [tokens, hidden_size], added to the (scaled) embeddings when defined, whole on every rank; may want a gradient.
+  Tensor embedding_offset;
 
   /// Appends a sequence.
   void add(const std::vector<int32_t>& tokens, int64_t past = 0, int64_t slot = 0);
@@ -46,6 +51,20 @@ struct ModelInfo {
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
 };
 
+/// The output layer: logits = cap·tanh(hidden · weightᵀ / cap), without a cap where it is 0.
+struct LanguageModelHead {
+  const Parameter* weight = nullptr;  // [vocab_size, hidden_size], split over the vocabulary
+  float soft_cap = 0;
+};
+
+struct Linear;
+
+/// A linear layer that an adapter may change: "model.layers.0.self_attn.q_proj".
+struct NamedLinear {
+  std::string name;
+  Linear* linear = nullptr;
+};
+
 /// A decoder-only language model, this rank's share of it. Construction declares parameters; load_model fills them.
 class CausalLanguageModel {
  public:
@@ -56,7 +75,8 @@ class CausalLanguageModel {
 
   virtual const ModelInfo& info() const = 0;
 
-  /// Hidden states after the final norm, [tokens, hidden_size]. With a cache the new keys and values are written to it
+  /// Hidden states after the final norm, [tokens, hidden_size] on every rank (their gradient is summed over the
+  /// tensor-parallel ranks: each gives its part). With a cache the new keys and values are written to it
   /// and past ones are read; without one every sequence must have past == 0. Ids must lie in [0, vocab_size)
   /// (Error(bad_input) otherwise).
   virtual Tensor hidden(Context& context, const Batch& batch, KvCache* cache) = 0;
@@ -67,6 +87,11 @@ class CausalLanguageModel {
   /// This rank's columns of the logits of some hidden states, f32 (f64 for f64), final soft cap applied: [rows, local
   /// vocabulary].
   virtual Tensor local_logits(Context& context, const Tensor& hidden) = 0;
+
+  /// What language_model_loss needs to know of the output layer.
+  virtual LanguageModelHead head() const { return {}; }
+  /// All linear layers of the blocks.
+  virtual std::vector<NamedLinear> linears() { return {}; }
 
   /// Logits over the whole vocabulary on every rank, [rows, vocab_size]; not for training.
   Tensor logits(Context& context, const Tensor& hidden);
@@ -84,20 +109,38 @@ class CausalLanguageModel {
   Parameter* embedding_table_ = nullptr;  // set by the family's constructor
 };
 
-/// Sum over tokens of weight · −log p(target) / sum of weights, and the loss a token. Targets of −1 are ignored.
-/// Vocabulary-parallel: the whole logits never exist on a rank.
+/// The loss of each token, and Σ weight·loss, or that / Σ weight (the default). Targets of −1 are ignored; no weights
+/// are all ones. Vocabulary-parallel and in chunks of tokens: the whole logits never exist on a rank. Its gradient has
+/// to be seeded with 1 (ops/cross_entropy.h).
 struct LanguageModelLoss {
   Tensor loss;        // one element, f32 or f64
   Tensor token_loss;  // [tokens], 0 where ignored
 };
 LanguageModelLoss language_model_loss(Context& context,
-                                      CausalLanguageModel& model,
+                                      const CausalLanguageModel& model,
                                       const Tensor& hidden,
                                       const std::vector<int32_t>& targets,
-                                      const std::vector<float>& weights);
+                                      const std::vector<float>& weights,
+                                      LossReduction reduction = LossReduction::mean);
 
-/// After backward: sums the gradients of key/value projections over the ranks that hold the same heads. Every rank
-/// calls it.
+/// Completes gradients after backward: sums those of which each tensor-parallel rank has a part (key/value projections
+/// that several ranks hold, replicated parameters of tensor- or sequence-parallel layers). Keeps the communicators that
+/// it needs.
+class GradientFinisher {
+ public:
+  explicit GradientFinisher(TensorParallelPlace place);
+  ~GradientFinisher();
+  /// Every rank calls it with the same parameters. One that got no gradient counts as zeros.
+  void finish(Context& context, std::span<Parameter* const> parameters);
+
+ private:
+  Communicator& group_of(Context& context, int replicas);
+
+  TensorParallelPlace place_;
+  std::map<int, std::unique_ptr<Communicator>> same_heads_;  // by the number of ranks that hold the same heads
+};
+
+/// The same for all parameters of a model.
 void finish_gradients(Context& context, CausalLanguageModel& model);
 
 /// Makes every parameter's value want a gradient (before a training forward) or not.

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "ops/collective.h"
 #include "ops/embedding.h"
+#include "ops/low_rank.h"
 #include "ops/rope.h"
 #include "parallel/communicator.h"
 
@@ -16,11 +17,40 @@ Shard bias_shard(const Shard& weight_shard) {
   return split_over_inputs ? Shard{} : weight_shard;
 }
 
+Tensor with_adapter(Context& context, Tensor y, const Tensor& x, const Linear& projection) {
+  const LowRankAdapter* adapter = projection.adapter;
+  if (adapter == nullptr) return y;
+  const Parameter& a = *adapter->a;
+  int64_t column_begin = a.range.dim == 1 ? a.range.begin : 0;
+  return add_low_rank(
+      context,
+      y,
+      x,
+      {.a = &a.value,
+       .b = &adapter->b->value,
+       .scale = adapter->scale,
+       .dropout = adapter->dropout,
+       .site = {.site = adapter->dropout_site, .global_width = a.full_shape[1], .column_begin = column_begin}});
+}
+
+/// Several projections of one x, inside the tensor-parallel region.
+template <size_t N>
+std::vector<Tensor> column_parallel(Context& context,
+                                    const Tensor& x,
+                                    const std::array<const Linear*, N>& projections) {
+  std::array<LinearParameters, N> parameters;
+  for (size_t i = 0; i < N; ++i) parameters[i] = projections[i]->parameters();
+  std::vector<Tensor> results = linear_group(context, x, parameters, x.dtype());
+  for (size_t i = 0; i < N; ++i) results[i] = with_adapter(context, std::move(results[i]), x, *projections[i]);
+  return results;
+}
+
 /// The bias is replicated and must enter the sum over ranks once: rank 0 adds it.
 Tensor row_parallel(Context& context, const Tensor& x, const Linear& projection) {
   LinearParameters parameters = projection.parameters();
   if (context.tensor_parallel != nullptr && context.tensor_parallel->rank() != 0) parameters.bias = nullptr;
-  return reduce_from_tp(context, linear(context, x, parameters));
+  Tensor y = with_adapter(context, linear(context, x, parameters), x, projection);
+  return leave_tensor_parallel(context, y);
 }
 
 }  // namespace
@@ -29,8 +59,11 @@ Linear add_linear(ParameterStore& store, const LinearOptions& options) {
   Linear linear;
   linear.weight =
       &store.add(options.name + ".weight", {options.out_features, options.in_features}, options.shard, true);
-  if (options.with_bias)
-    linear.bias = &store.add(options.name + ".bias", {options.out_features}, bias_shard(options.shard));
+  if (!options.with_bias) return linear;
+  Parameter& bias = store.add(options.name + ".bias", {options.out_features}, bias_shard(options.shard));
+  // Only rank 0 adds a row-parallel layer's bias and sees its gradient.
+  bias.partial_gradient = bias.shard.kind == ShardKind::replicated && options.shard.kind != ShardKind::replicated;
+  linear.bias = &bias;
   return linear;
 }
 
@@ -51,15 +84,19 @@ ResidualNorm RmsNorm::forward_add(Context& context, const Tensor& x, const Tenso
   return add_rms_norm(context, x, residual, weight->value, options);
 }
 
+ResidualNorm RmsNorm::forward_pass(Context& context, const Tensor& x) const {
+  return pass_rms_norm(context, x, weight->value, options);
+}
+
 Tensor VocabularyEmbedding::forward(Context& context, std::span<const int32_t> ids, double scale) const {
   float factor = static_cast<float>(scale);
   if (table->value.dtype() == DType::bf16) factor = static_cast<float>(bfloat16(factor));
-  return reduce_from_tp(context, embedding(context, table->value, ids, table->range.begin, factor));
+  return leave_tensor_parallel(context, embedding(context, table->value, ids, table->range.begin, factor));
 }
 
 Tensor SelfAttention::forward(Context& context, const Tensor& x, const ForwardPass& pass) const {
-  std::array<LinearParameters, 3> projections = {q_proj.parameters(), k_proj.parameters(), v_proj.parameters()};
-  std::vector<Tensor> qkv = linear_group(context, x, projections, x.dtype());
+  Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
+  std::vector<Tensor> qkv = column_parallel<3>(context, whole, {&q_proj, &k_proj, &v_proj});
   Tensor q = rope(context, qkv[0], pass.rope_table, options.head_dim);
   Tensor k = rope(context, qkv[1], pass.rope_table, options.head_dim);
   Tensor mixed =
@@ -70,9 +107,9 @@ Tensor SelfAttention::forward(Context& context, const Tensor& x, const ForwardPa
   return row_parallel(context, mixed, o_proj);
 }
 
-Tensor GatedMlp::forward(Context& context, const Tensor& x) const {
-  std::array<LinearParameters, 2> projections = {gate_proj.parameters(), up_proj.parameters()};
-  std::vector<Tensor> gate_up = linear_group(context, x, projections, x.dtype());
+Tensor GatedMlp::forward(Context& context, const Tensor& x, const ForwardPass& pass) const {
+  Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
+  std::vector<Tensor> gate_up = column_parallel<2>(context, whole, {&gate_proj, &up_proj});
   Tensor gated = gated_activation(context, gate_up[0], gate_up[1], activation);
   return row_parallel(context, gated, down_proj);
 }

@@ -19,15 +19,26 @@ namespace weft {
 
 /// What is the same for all layers of one forward pass.
 struct ForwardPass {
+  int64_t num_tokens = 0;            // of the whole batch
   Tensor rope_table;                 // of this batch's positions
   std::vector<AttentionSpan> spans;  // sequences
   KvCache* cache = nullptr;          // null: each sequence attends to itself only
 };
 
-/// Weight and bias of a product. `Linear` itself does not communicate.
+/// A low-rank update beside a linear layer (LoRA): this rank's slices of its factors.
+struct LowRankAdapter {
+  const Parameter* a = nullptr;  // [rank, in_features]
+  const Parameter* b = nullptr;  // [out_features, rank]
+  double scale = 1;
+  float dropout = 0;
+  uint32_t dropout_site = 0;
+};
+
+/// Weight and bias of a product, and what is added to it. `Linear` itself does not communicate.
 struct Linear {
   const Parameter* weight = nullptr;
   const Parameter* bias = nullptr;
+  const LowRankAdapter* adapter = nullptr;
 
   LinearParameters parameters() const { return {&weight->value, bias != nullptr ? &bias->value : nullptr}; }
 };
@@ -48,7 +59,10 @@ struct RmsNorm {
   RmsNormOptions options;
 
   Tensor forward(Context& context, const Tensor& x) const;
+  /// {x + residual, its norm}
   ResidualNorm forward_add(Context& context, const Tensor& x, const Tensor& residual) const;
+  /// {x, its norm}
+  ResidualNorm forward_pass(Context& context, const Tensor& x) const;
 };
 RmsNorm add_rms_norm_layer(ParameterStore& store,
                            const std::string& name,
@@ -59,7 +73,7 @@ RmsNorm add_rms_norm_layer(ParameterStore& store,
 struct VocabularyEmbedding {
   const Parameter* table = nullptr;  // [vocabulary, H]
 
-  /// [T, H] on every rank, times `scale` rounded to the compute dtype.
+  /// [T, H] outside the tensor-parallel region, times `scale` rounded to the compute dtype.
   Tensor forward(Context& context, std::span<const int32_t> ids, double scale) const;
 };
 
@@ -70,7 +84,7 @@ struct SelfAttention {
   AttentionOptions options;
   int64_t layer = 0;
 
-  /// x is [T, H], already the output of copy_to_tp.
+  /// x and the result lie outside the tensor-parallel region (ops/collective.h).
   Tensor forward(Context& context, const Tensor& x, const ForwardPass& pass) const;
 };
 
@@ -79,7 +93,8 @@ struct GatedMlp {
   Linear gate_proj, up_proj, down_proj;
   Activation activation = Activation::silu;
 
-  Tensor forward(Context& context, const Tensor& x) const;
+  /// As for attention.
+  Tensor forward(Context& context, const Tensor& x, const ForwardPass& pass) const;
 };
 
 }  // namespace weft

@@ -53,6 +53,19 @@ class GatedActivationNode final : public Node {
   std::shared_ptr<GradSlot> output_;
 };
 
+Tensor run_forward(Context& context, const Tensor& gate, const Tensor& up, Activation activation) {
+  Tensor y = context.empty(gate.shape(), gate.dtype());
+  auto kernel = require_kernel(context.kernels().activation.gated_forward, "gated_activation", context.device.type);
+  kernel({.gate = gate.raw(),
+          .up = up.raw(),
+          .y = y.raw(),
+          .count = gate.num_elements(),
+          .activation = activation,
+          .dtype = gate.dtype()},
+         context.stream());
+  return y;
+}
+
 }  // namespace
 
 Activation parse_activation(std::string_view name) {
@@ -65,17 +78,12 @@ Activation parse_activation(std::string_view name) {
 
 Tensor gated_activation(Context& context, const Tensor& gate, const Tensor& up, Activation activation) {
   WEFT_ASSERT(gate.shape() == up.shape() && gate.dtype() == up.dtype());
-  Tensor y = context.empty(gate.shape(), gate.dtype());
-  auto kernel = require_kernel(context.kernels().activation.gated_forward, "gated_activation", context.device.type);
-  kernel({.gate = gate.raw(),
-          .up = up.raw(),
-          .y = y.raw(),
-          .count = gate.num_elements(),
-          .activation = activation,
-          .dtype = gate.dtype()},
-         context.stream());
+  Tensor y = run_forward(context, gate, up, activation);
   if (is_recording(context, {&gate, &up})) {
     auto output = attach_slot(y);
+    offer_recipe(context, y, [gate = gate.detach(), up = up.detach(), activation](Context& again) {
+      return run_forward(again, gate, up, activation);
+    });
     context.tape->record(std::make_unique<GatedActivationNode>(gate, up, activation, std::move(output)));
   }
   return y;

@@ -32,48 +32,51 @@ std::vector<AttentionSequence> packed_sequences(const Tensor& k,
 
 class AttentionNode final : public Node {
  public:
-  struct Saved {
-    Tensor q, k, v, out, log_sum_exp;
+  struct Inputs {
+    Tensor q, k, v, log_sum_exp;
   };
 
-  AttentionNode(Saved saved,
-                std::shared_ptr<GradSlot> output,
-                std::span<const AttentionSpan> spans,
-                const AttentionOptions& options)
-      : saved_(std::move(saved)), output_(std::move(output)), spans_(spans.begin(), spans.end()), options_(options) {}
+  AttentionNode(Inputs inputs, const Tensor& out, std::span<const AttentionSpan> spans, const AttentionOptions& options)
+      : in_(std::move(inputs)),
+        out_(out),
+        output_(out.grad_slot()),
+        spans_(spans.begin(), spans.end()),
+        options_(options) {}
   std::string_view name() const override { return "attention"; }
 
   void backward(Context& context) override {
     Tensor dout = take_grad(output_);
     if (!dout) return;
-    Tensor dq = context.empty(saved_.q.shape(), saved_.q.dtype());
-    Tensor dk = context.empty(saved_.k.shape(), saved_.k.dtype());
-    Tensor dv = context.empty(saved_.v.shape(), saved_.v.dtype());
-    auto sequences = packed_sequences(saved_.k, saved_.v, spans_, options_.head_dim);
+    Tensor out = out_.get(context);
+    Tensor dq = context.empty(in_.q.shape(), in_.q.dtype());
+    Tensor dk = context.empty(in_.k.shape(), in_.k.dtype());
+    Tensor dv = context.empty(in_.v.shape(), in_.v.dtype());
+    auto sequences = packed_sequences(in_.k, in_.v, spans_, options_.head_dim);
     auto kernel = require_kernel(context.kernels().attention.backward, "attention backward", context.device.type);
-    kernel({.q = saved_.q.raw(),
-            .k = saved_.k.raw(),
-            .v = saved_.v.raw(),
-            .out = saved_.out.raw(),
+    kernel({.q = in_.q.raw(),
+            .k = in_.k.raw(),
+            .v = in_.v.raw(),
+            .out = out.raw(),
             .dout = dout.raw(),
-            .log_sum_exp = saved_.log_sum_exp.raw(),
+            .log_sum_exp = in_.log_sum_exp.raw(),
             .dq = dq.raw(),
             .dk = dk.raw(),
             .dv = dv.raw(),
             .sequences = sequences,
-            .num_heads = saved_.q.size(1) / options_.head_dim,
-            .num_kv_heads = saved_.k.size(1) / options_.head_dim,
+            .num_heads = in_.q.size(1) / options_.head_dim,
+            .num_kv_heads = in_.k.size(1) / options_.head_dim,
             .head_dim = options_.head_dim,
             .mask = options_.mask,
-            .dtype = saved_.q.dtype()},
+            .dtype = in_.q.dtype()},
            context.stream());
-    add_grad(context, saved_.q.grad_slot(), std::move(dq));
-    add_grad(context, saved_.k.grad_slot(), std::move(dk));
-    add_grad(context, saved_.v.grad_slot(), std::move(dv));
+    add_grad(context, in_.q.grad_slot(), std::move(dq));
+    add_grad(context, in_.k.grad_slot(), std::move(dk));
+    add_grad(context, in_.v.grad_slot(), std::move(dv));
   }
 
  private:
-  Saved saved_;
+  Inputs in_;
+  Saved out_;
   std::shared_ptr<GradSlot> output_;
   std::vector<AttentionSpan> spans_;
   AttentionOptions options_;
@@ -109,6 +112,22 @@ void run_forward(Context& context,
          context.stream());
 }
 
+/// With the statistics that backward needs: they are written (again).
+void run_recorded(Context& context,
+                  const AttentionNode::Inputs& inputs,
+                  Tensor& out,
+                  std::span<const AttentionSpan> spans,
+                  const AttentionOptions& options) {
+  Tensor log_sum_exp = inputs.log_sum_exp;
+  run_forward(context,
+              inputs.q,
+              out,
+              &log_sum_exp,
+              packed_sequences(inputs.k, inputs.v, spans, options.head_dim),
+              inputs.k.size(1) / options.head_dim,
+              options);
+}
+
 void write_cache(Context& context, const Tensor& source, Tensor& cache, std::span<const AttentionSpan> spans) {
   int64_t num_kv_heads = cache.size(1);
   int64_t max_tokens = cache.size(2);
@@ -139,18 +158,25 @@ Tensor attention(Context& context,
                  const AttentionOptions& options) {
   check_attention(q, k, v, options.head_dim);
   Tensor out = context.empty(q.shape(), q.dtype());
-  auto packed = packed_sequences(k, v, sequences, options.head_dim);
   int64_t num_kv_heads = k.size(1) / options.head_dim;
   if (!is_recording(context, {&q, &k, &v})) {
-    run_forward(context, q, out, nullptr, packed, num_kv_heads, options);
+    run_forward(context, q, out, nullptr, packed_sequences(k, v, sequences, options.head_dim), num_kv_heads, options);
     return out;
   }
   DType statistics_dtype = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  Tensor log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
-  run_forward(context, q, out, &log_sum_exp, packed, num_kv_heads, options);
-  AttentionNode::Saved saved{.q = q, .k = k, .v = v, .out = out, .log_sum_exp = log_sum_exp};
-  auto output = attach_slot(out);
-  context.tape->record(std::make_unique<AttentionNode>(std::move(saved), std::move(output), sequences, options));
+  AttentionNode::Inputs inputs{.q = q, .k = k, .v = v, .log_sum_exp = {}};
+  inputs.log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
+  run_recorded(context, inputs, out, sequences, options);
+  attach_slot(out);
+  AttentionNode::Inputs kept{
+      .q = q.detach(), .k = k.detach(), .v = v.detach(), .log_sum_exp = inputs.log_sum_exp.detach()};
+  std::vector<AttentionSpan> spans(sequences.begin(), sequences.end());
+  offer_recipe(context, out, [kept = std::move(kept), spans = std::move(spans), options](Context& again) {
+    Tensor result = again.empty(kept.q.shape(), kept.q.dtype());
+    run_recorded(again, kept, result, spans, options);
+    return result;
+  });
+  context.tape->record(std::make_unique<AttentionNode>(std::move(inputs), out, sequences, options));
   return out;
 }
 

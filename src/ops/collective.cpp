@@ -36,6 +36,83 @@ class TransferNode final : public Node {
   std::shared_ptr<GradSlot> output_;
 };
 
+int64_t tokens_per_rank(const Context& context, int64_t num_tokens) {
+  int64_t size = context.tensor_parallel->size();
+  return (num_tokens + size - 1) / size;
+}
+
+/// All ranks' shares of `num_tokens` rows, one after the other.
+Tensor gather_rows_of_ranks(Context& context, const Tensor& share, int64_t num_tokens) {
+  Tensor all = context.empty({share.size(0) * context.tensor_parallel->size(), share.size(1)}, share.dtype());
+  context.tensor_parallel->all_gather(share, all);
+  return all.slice(0, num_tokens);
+}
+
+/// Rows [begin, begin + count) of x; those past its end are zeros.
+Tensor padded_rows(Context& context, const Tensor& x, int64_t begin, int64_t count) {
+  int64_t begin_here = std::min(begin, x.size(0));
+  int64_t rows = std::min(x.size(0), begin + count) - begin_here;
+  if (rows == count) return x.slice(begin, begin + count);
+  Tensor padded = context.zeros({count, x.size(1)}, x.dtype());
+  Tensor present = x.slice(begin_here, begin_here + rows);
+  if (rows > 0) std::memcpy(padded.raw(), present.raw(), present.bytes());
+  return padded;
+}
+
+/// This rank's share of the sum over ranks.
+Tensor scatter_sum_of_ranks(Context& context, const Tensor& x) {
+  int64_t share = tokens_per_rank(context, x.size(0));
+  Tensor padded = padded_rows(context, x, 0, share * context.tensor_parallel->size());
+  Tensor y = context.empty({share, x.size(1)}, x.dtype());
+  context.tensor_parallel->reduce_scatter(padded, y, ReduceOp::sum);
+  return y;
+}
+
+/// Backward of what shares out rows or brings them together, by the conjugate.
+class TokenTransferNode final : public Node {
+ public:
+  enum class Backward : uint8_t { gather, scatter_sum };
+
+  TokenTransferNode(std::string_view name,
+                    Backward backward,
+                    int64_t num_tokens,
+                    std::shared_ptr<GradSlot> input,
+                    std::shared_ptr<GradSlot> output)
+      : name_(name),
+        backward_(backward),
+        num_tokens_(num_tokens),
+        input_(std::move(input)),
+        output_(std::move(output)) {}
+  std::string_view name() const override { return name_; }
+
+  void backward(Context& context) override {
+    Tensor grad = take_grad(output_);
+    WEFT_ASSERT(grad.defined(), "{} got no gradient on this rank: the ranks would wait for it", name_);
+    add_grad(context,
+             input_,
+             backward_ == Backward::gather ? gather_rows_of_ranks(context, grad, num_tokens_)
+                                           : scatter_sum_of_ranks(context, grad));
+  }
+
+ private:
+  std::string_view name_;
+  Backward backward_;
+  int64_t num_tokens_;
+  std::shared_ptr<GradSlot> input_;
+  std::shared_ptr<GradSlot> output_;
+};
+
+void record_token_transfer(Context& context,
+                           std::string_view name,
+                           TokenTransferNode::Backward backward,
+                           int64_t num_tokens,
+                           const Tensor& x,
+                           Tensor& y) {
+  auto output = attach_slot(y);
+  context.tape->record(
+      std::make_unique<TokenTransferNode>(name, backward, num_tokens, x.grad_slot(), std::move(output)));
+}
+
 struct ColumnCopy {
   int64_t rows;
   size_t element_bytes;
@@ -106,6 +183,7 @@ Tensor copy_to_tp(Context& context, const Tensor& x) {
   if (is_alone(context) || !is_recording(context, {&x})) return x;
   Tensor y = x.detach();
   auto output = attach_slot(y);
+  output->recipe = x.grad_slot()->recipe;
   context.tape->record(std::make_unique<TransferNode>("copy_to_tp", true, x.grad_slot(), std::move(output)));
   return y;
 }
@@ -120,6 +198,46 @@ Tensor reduce_from_tp(Context& context, const Tensor& x) {
     context.tape->record(std::make_unique<TransferNode>("reduce_from_tp", false, x.grad_slot(), std::move(output)));
   }
   return y;
+}
+
+Tensor gather_tokens_from_tp(Context& context, const Tensor& x, int64_t num_tokens) {
+  if (is_alone(context)) return x;
+  WEFT_ASSERT(x.size(0) == tokens_per_rank(context, num_tokens));
+  Tensor y = gather_rows_of_ranks(context, x, num_tokens);
+  if (is_recording(context, {&x})) {
+    record_token_transfer(context, "gather_tokens_from_tp", TokenTransferNode::Backward::scatter_sum, num_tokens, x, y);
+    offer_recipe(context, y, [share = Saved(x), num_tokens](Context& again) {
+      return gather_rows_of_ranks(again, share.get(again), num_tokens);
+    });
+  }
+  return y;
+}
+
+Tensor scatter_tokens_to_tp(Context& context, const Tensor& x) {
+  if (is_alone(context)) return x;
+  Tensor y = scatter_sum_of_ranks(context, x);
+  if (is_recording(context, {&x})) {
+    record_token_transfer(context, "scatter_tokens_to_tp", TokenTransferNode::Backward::gather, x.size(0), x, y);
+  }
+  return y;
+}
+
+Tensor split_tokens_to_tp(Context& context, const Tensor& x) {
+  if (is_alone(context)) return x;
+  int64_t share = tokens_per_rank(context, x.size(0));
+  Tensor y = padded_rows(context, x, share * context.tensor_parallel->rank(), share);
+  if (is_recording(context, {&x})) {
+    record_token_transfer(context, "split_tokens_to_tp", TokenTransferNode::Backward::gather, x.size(0), x, y);
+  }
+  return y;
+}
+
+Tensor enter_tensor_parallel(Context& context, const Tensor& x, int64_t num_tokens) {
+  return context.sequence_parallel ? gather_tokens_from_tp(context, x, num_tokens) : copy_to_tp(context, x);
+}
+
+Tensor leave_tensor_parallel(Context& context, const Tensor& x) {
+  return context.sequence_parallel ? scatter_tokens_to_tp(context, x) : reduce_from_tp(context, x);
 }
 
 Tensor gather_columns_from_tp(Context& context, const Tensor& x, int64_t total_columns) {

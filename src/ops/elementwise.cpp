@@ -90,48 +90,49 @@ class SoftmaxNode final : public Node {
   Tensor y_;
 };
 
-void run_dropout(
-    Context& context, const Tensor& x, Tensor& y, float probability, const DropoutSite& site, const RandomKey& key) {
-  auto kernel = require_kernel(context.kernels().elementwise.dropout, "dropout", context.device.type);
-  kernel({.x = x.raw(),
-          .y = y.raw(),
-          .rows = x.size(0),
-          .width = x.size(1),
-          .global_width = site.global_width,
-          .column_begin = site.column_begin,
-          .probability = probability,
-          .key = key,
-          .dtype = x.dtype()},
-         context.stream());
-}
-
 class DropoutNode final : public Node {
  public:
-  DropoutNode(std::shared_ptr<GradSlot> input,
-              std::shared_ptr<GradSlot> output,
-              float probability,
-              const DropoutSite& site,
-              RandomKey key)
-      : input_(std::move(input)), output_(std::move(output)), probability_(probability), site_(site), key_(key) {}
+  DropoutNode(std::shared_ptr<GradSlot> input, std::shared_ptr<GradSlot> output, const DropoutMask& mask)
+      : input_(std::move(input)), output_(std::move(output)), mask_(mask) {}
   std::string_view name() const override { return "dropout"; }
 
   void backward(Context& context) override {
     Tensor dy = take_grad(output_);
-    if (!dy) return;
-    Tensor dx = context.empty(dy.shape(), dy.dtype());
-    run_dropout(context, dy, dx, probability_, site_, key_);
-    add_grad(context, input_, std::move(dx));
+    if (dy) add_grad(context, input_, mask_.apply(context, dy));
   }
 
  private:
   std::shared_ptr<GradSlot> input_;
   std::shared_ptr<GradSlot> output_;
-  float probability_;
-  DropoutSite site_;
-  RandomKey key_;
+  DropoutMask mask_;
 };
 
 }  // namespace
+
+DropoutMask::DropoutMask(const Context& context, float probability, const DropoutSite& site)
+    : probability_(context.training ? probability : 0),
+      site_(site),
+      row_begin_(context.first_token + site.row_begin),
+      key_(context.random) {
+  key_.site = site.site;
+}
+
+Tensor DropoutMask::apply(Context& context, const Tensor& x) const {
+  Tensor y = context.empty(x.shape(), x.dtype());
+  auto kernel = require_kernel(context.kernels().elementwise.dropout, "dropout", context.device.type);
+  kernel({.x = x.raw(),
+          .y = y.raw(),
+          .rows = x.size(0),
+          .width = x.size(1),
+          .global_width = site_.global_width,
+          .row_begin = row_begin_,
+          .column_begin = site_.column_begin,
+          .probability = probability_,
+          .key = key_,
+          .dtype = x.dtype()},
+         context.stream());
+  return y;
+}
 
 Tensor add(Context& context, const Tensor& x, const Tensor& y) {
   WEFT_ASSERT(x.shape() == y.shape() && x.dtype() == y.dtype());
@@ -179,14 +180,12 @@ Tensor softmax(Context& context, const Tensor& x) {
 
 Tensor dropout(Context& context, const Tensor& x, float probability, const DropoutSite& site) {
   WEFT_ASSERT(x.rank() == 2 && probability >= 0 && probability < 1);
-  if (probability == 0) return x;
-  RandomKey key = context.random;
-  key.site = site.site;
-  Tensor y = context.empty(x.shape(), x.dtype());
-  run_dropout(context, x, y, probability, site, key);
+  DropoutMask mask(context, probability, site);
+  if (mask.is_empty()) return x;
+  Tensor y = mask.apply(context, x);
   if (is_recording(context, {&x})) {
     auto output = attach_slot(y);
-    context.tape->record(std::make_unique<DropoutNode>(x.grad_slot(), std::move(output), probability, site, key));
+    context.tape->record(std::make_unique<DropoutNode>(x.grad_slot(), std::move(output), mask));
   }
   return y;
 }

@@ -8,51 +8,33 @@ namespace {
 
 class LinearNode final : public Node {
  public:
-  LinearNode(Tensor x, const LinearParameters& parameters, std::shared_ptr<GradSlot> output)
-      : x_(std::move(x)), weight_(*parameters.weight), output_(std::move(output)) {
+  LinearNode(const Tensor& x, const LinearParameters& parameters, std::shared_ptr<GradSlot> output)
+      : rows_(x.size(0)), input_(x.grad_slot()), weight_(*parameters.weight), output_(std::move(output)) {
     if (parameters.bias != nullptr) bias_ = *parameters.bias;
+    if (weight_.wants_grad()) x_ = Saved(x);
   }
   std::string_view name() const override { return "linear"; }
 
   void backward(Context& context) override {
     Tensor dy = take_grad(output_);
     if (!dy) return;
-    if (dy.dtype() != x_.dtype()) dy = narrowed(context, dy);
-    if (x_.wants_grad()) add_grad(context, x_.grad_slot(), input_grad(context, dy));
-    weight_grad(context, dy);
+    // f32 results of bf16 inputs: their gradient meets the weights in bf16.
+    if (dy.dtype() != weight_.dtype()) dy = copy_of(context, dy, weight_.dtype());
+    if (input_ != nullptr) add_product_grad(context, *input_, dy, weight_);
+    add_weight_grad(context, dy);
   }
 
  private:
-  // Logits of bf16 inputs are f32; their gradient meets the weights in bf16.
-  Tensor narrowed(Context& context, const Tensor& dy) const {
-    Tensor result = context.empty(dy.shape(), x_.dtype());
-    convert_dtype(dy.raw(), dy.dtype(), result.raw(), result.dtype(), dy.num_elements());
-    return result;
-  }
-
-  Tensor input_grad(Context& context, const Tensor& dy) const {
-    auto kernel = require_kernel(context.kernels().linear.backward_input, "linear backward", context.device.type);
-    Tensor dx = context.empty(x_.shape(), x_.dtype());
-    kernel({.dy = dy.raw(),
-            .weight = weight_.raw(),
-            .dx = dx.raw(),
-            .rows = x_.size(0),
-            .out_features = weight_.size(0),
-            .in_features = weight_.size(1),
-            .dtype = x_.dtype()},
-           context.stream());
-    return dx;
-  }
-
-  void weight_grad(Context& context, const Tensor& dy) const {
+  void add_weight_grad(Context& context, const Tensor& dy) const {
     bool wants_bias = bias_ && bias_.wants_grad();
     if (!weight_.wants_grad() && !wants_bias) return;
+    Tensor x = x_.get(context);
     LinearBackwardWeightArgs args{.dy = dy.raw(),
-                                  .x = x_.raw(),
-                                  .rows = x_.size(0),
+                                  .x = x.raw(),
+                                  .rows = rows_,
                                   .out_features = weight_.size(0),
                                   .in_features = weight_.size(1),
-                                  .dtype = x_.dtype()};
+                                  .dtype = weight_.dtype()};
     DType dtype = parameter_grad_dtype(weight_.dtype());
     if (weight_.wants_grad()) {
       GradTarget target = grad_target(context, *weight_.grad_slot(), weight_.shape(), dtype);
@@ -68,7 +50,9 @@ class LinearNode final : public Node {
                                                                                                      context.stream());
   }
 
-  Tensor x_;
+  int64_t rows_;
+  Saved x_;  // kept only for a weight that wants its gradient
+  std::shared_ptr<GradSlot> input_;
   Tensor weight_;
   Tensor bias_;
   std::shared_ptr<GradSlot> output_;
@@ -87,6 +71,20 @@ void check_linear(const Tensor& x, const LinearParameters& parameters) {
 }
 
 }  // namespace
+
+void add_product_grad(Context& context, GradSlot& slot, const Tensor& dy, const Tensor& weight) {
+  auto kernel = require_kernel(context.kernels().linear.backward_input, "linear backward", context.device.type);
+  GradTarget target = grad_target(context, slot, {dy.size(0), weight.size(1)}, weight.dtype());
+  kernel({.dy = dy.raw(),
+          .weight = weight.raw(),
+          .dx = target.tensor.raw(),
+          .rows = dy.size(0),
+          .out_features = weight.size(0),
+          .in_features = weight.size(1),
+          .dtype = weight.dtype(),
+          .accumulate = target.accumulate},
+         context.stream());
+}
 
 std::vector<Tensor> linear_group(Context& context,
                                  const Tensor& x,

@@ -22,4 +22,7 @@ std::vector<Tensor> linear_group(Context& context,
                                  std::span<const LinearParameters> parameters,
                                  DType y_dtype);
 
+/// For backward passes: adds dy · weight to what a slot holds.
+void add_product_grad(Context& context, GradSlot& slot, const Tensor& dy, const Tensor& weight);
+
 }  // namespace weft

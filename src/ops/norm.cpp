@@ -51,9 +51,7 @@ class RmsNormNode final : public Node {
   void pass_on(Context& context, Tensor grad) {
     if (!grad) return;
     if (slots_.x && slots_.residual) {
-      Tensor copy = context.empty(grad.shape(), grad.dtype());
-      convert_dtype(grad.raw(), grad.dtype(), copy.raw(), copy.dtype(), grad.num_elements());
-      add_grad(context, slots_.residual, std::move(copy));
+      add_grad(context, slots_.residual, copy_of(context, grad, grad.dtype()));
       add_grad(context, slots_.x, std::move(grad));
     } else {
       add_grad(context, slots_.x ? slots_.x : slots_.residual, std::move(grad));
@@ -66,22 +64,19 @@ class RmsNormNode final : public Node {
   Slots slots_;
 };
 
-ResidualNorm forward(
-    Context& context, const Tensor& x, const Tensor* residual, const Tensor& weight, const RmsNormOptions& options) {
-  WEFT_ASSERT(x.rank() == 2 && weight.num_elements() == x.size(1) && x.dtype() == weight.dtype(),
-              "rms_norm: x {}, weight {}",
-              to_string(x.shape()),
-              to_string(weight.shape()));
-  WEFT_ASSERT(residual == nullptr || (residual->shape() == x.shape() && residual->dtype() == x.dtype()));
-  ResidualNorm result;
-  result.normed = context.empty(x.shape(), x.dtype());
-  if (residual != nullptr) result.sum = context.empty(x.shape(), x.dtype());
+Tensor run_forward(Context& context,
+                   const Tensor& x,
+                   const Tensor* residual,
+                   Tensor* sum,
+                   const Tensor& weight,
+                   const RmsNormOptions& options) {
+  Tensor normed = context.empty(x.shape(), x.dtype());
   auto kernel = require_kernel(context.kernels().rms_norm.forward, "rms_norm", context.device.type);
   kernel({.x = x.raw(),
           .residual = residual != nullptr ? residual->raw() : nullptr,
           .weight = weight.raw(),
-          .sum = residual != nullptr ? result.sum.raw() : nullptr,
-          .y = result.normed.raw(),
+          .sum = sum != nullptr ? sum->raw() : nullptr,
+          .y = normed.raw(),
           .rows = x.size(0),
           .width = x.size(1),
           .eps = options.eps,
@@ -89,28 +84,73 @@ ResidualNorm forward(
           .round_before_weight = options.round_before_weight,
           .dtype = x.dtype()},
          context.stream());
-  if (is_recording(context, {&x, residual, &weight})) {
-    RmsNormNode::Slots slots{.x = x.grad_slot(),
-                             .residual = residual != nullptr ? residual->grad_slot() : nullptr,
-                             .sum = nullptr,
-                             .normed = nullptr};
-    slots.normed = attach_slot(result.normed);
-    if (residual != nullptr) slots.sum = attach_slot(result.sum);
-    Tensor input = residual != nullptr ? result.sum.detach() : x.detach();
-    context.tape->record(std::make_unique<RmsNormNode>(std::move(input), weight, options, std::move(slots)));
-  }
-  return result;
+  return normed;
+}
+
+/// `input` is what is normed: x + residual, or x.
+void record(Context& context,
+            const Tensor& input,
+            const Tensor& weight,
+            const RmsNormOptions& options,
+            RmsNormNode::Slots slots,
+            Tensor& normed) {
+  slots.normed = attach_slot(normed);
+  Tensor kept = input.detach();
+  offer_recipe(context, normed, [kept, weight = weight.detach(), options](Context& again) {
+    return run_forward(again, kept, nullptr, nullptr, weight, options);
+  });
+  context.tape->record(std::make_unique<RmsNormNode>(std::move(kept), weight, options, std::move(slots)));
+}
+
+void check_norm(const Tensor& x, const Tensor& weight) {
+  WEFT_ASSERT(x.rank() == 2 && weight.num_elements() == x.size(1) && x.dtype() == weight.dtype(),
+              "rms_norm: x {}, weight {}",
+              to_string(x.shape()),
+              to_string(weight.shape()));
 }
 
 }  // namespace
 
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options) {
-  return forward(context, x, nullptr, weight, options).normed;
+  check_norm(x, weight);
+  Tensor normed = run_forward(context, x, nullptr, nullptr, weight, options);
+  if (is_recording(context, {&x, &weight})) {
+    record(context, x, weight, options, {.x = x.grad_slot(), .residual = {}, .sum = {}, .normed = {}}, normed);
+  }
+  return normed;
+}
+
+ResidualNorm pass_rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options) {
+  check_norm(x, weight);
+  ResidualNorm result{.sum = x.detach(), .normed = run_forward(context, x, nullptr, nullptr, weight, options)};
+  if (is_recording(context, {&x, &weight})) {
+    auto sum = attach_slot(result.sum);
+    record(context,
+           x,
+           weight,
+           options,
+           {.x = x.grad_slot(), .residual = {}, .sum = std::move(sum), .normed = {}},
+           result.normed);
+  }
+  return result;
 }
 
 ResidualNorm add_rms_norm(
     Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options) {
-  return forward(context, x, &residual, weight, options);
+  check_norm(x, weight);
+  WEFT_ASSERT(residual.shape() == x.shape() && residual.dtype() == x.dtype());
+  ResidualNorm result{.sum = context.empty(x.shape(), x.dtype()), .normed = {}};
+  result.normed = run_forward(context, x, &residual, &result.sum, weight, options);
+  if (is_recording(context, {&x, &residual, &weight})) {
+    auto sum = attach_slot(result.sum);
+    record(context,
+           result.sum,
+           weight,
+           options,
+           {.x = x.grad_slot(), .residual = residual.grad_slot(), .sum = std::move(sum), .normed = {}},
+           result.normed);
+  }
+  return result;
 }
 
 }  // namespace weft

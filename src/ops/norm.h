@@ -23,4 +23,7 @@ struct ResidualNorm {
 ResidualNorm add_rms_norm(
     Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options);
 
+/// x itself and its norm, for an x that already is the sum: the gradients of both are joined in one rounding.
+ResidualNorm pass_rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options);
+
 }  // namespace weft

@@ -12,53 +12,69 @@ TYPED_TEST_SUITE(CrossEntropyOfDType, SumDTypes);
 template <typename R>
 struct TwoRanks {
   TwoRanks(int64_t num_rows, int64_t num_columns, int64_t cut_at)
-      : rows(num_rows), columns(num_columns), cut(cut_at), logits(rows * columns), targets(rows) {
+      : rows(num_rows),
+        columns(num_columns),
+        cut(cut_at),
+        logits(rows * columns),
+        targets(rows),
+        capped(rows * columns) {
     fill_random(logits, 1, 3);
     for (int64_t row = 0; row < rows; ++row) targets[row] = static_cast<int32_t>(row * 7 % columns);
     if (rows > 2) targets[2] = -1;
   }
 
-  std::vector<R> columns_of(int64_t begin, int64_t end) const {
+  template <typename Values>
+  std::vector<R> columns_of(const Values& values, int64_t begin, int64_t end) const {
     std::vector<R> result;
     for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t i = begin; i < end; ++i) result.push_back(logits[row * columns + i]);
+      for (int64_t i = begin; i < end; ++i) result.push_back(values[row * columns + i]);
     }
     return result;
   }
+  std::vector<R> columns_of(int64_t begin, int64_t end) const { return columns_of(logits, begin, end); }
 
   /// Fills maximum, sum_exp and target_logit.
   void reduce(const Stream& stream) {
     maximum.assign(rows, -INFINITY);
     sum_exp.assign(rows, 0);
     target_logit.assign(rows, 0);
-    for (auto [begin, end] : {std::pair{int64_t{0}, cut}, {cut, columns}}) {
-      std::vector<R> part = columns_of(begin, end);
-      Guarded<R> own(rows);
-      cpu().cross_entropy.row_maximum({.logits = part.data(),
-                                       .maximum = own.data(),
-                                       .rows = rows,
-                                       .columns = end - begin,
-                                       .dtype = DTypeOf<R>::value},
-                                      stream);
-      for (int64_t row = 0; row < rows; ++row) maximum[row] = std::max(maximum[row], own[row]);
+    std::vector<R> local_maximum[2], local_sum[2], local_target[2];
+    for (int rank : {0, 1}) {
+      std::vector<R> part = columns_of(begin_of(rank), end_of(rank));
+      Guarded<R> own_maximum(rows), own_sum(rows), own_target(rows);
+      cpu().cross_entropy.row_statistics({.logits = part.data(),
+                                          .targets = targets.data(),
+                                          .maximum = own_maximum.data(),
+                                          .sum_exp = own_sum.data(),
+                                          .target_logit = own_target.data(),
+                                          .rows = rows,
+                                          .columns = end_of(rank) - begin_of(rank),
+                                          .column_begin = begin_of(rank),
+                                          .soft_cap = soft_cap,
+                                          .dtype = DTypeOf<R>::value},
+                                         stream);
+      if (soft_cap > 0) store_columns(part, begin_of(rank), end_of(rank));
+      local_maximum[rank].assign(own_maximum.data(), own_maximum.data() + rows);
+      local_sum[rank].assign(own_sum.data(), own_sum.data() + rows);
+      local_target[rank].assign(own_target.data(), own_target.data() + rows);
+      for (int64_t row = 0; row < rows; ++row) maximum[row] = std::max(maximum[row], own_maximum[row]);
     }
-    for (auto [begin, end] : {std::pair{int64_t{0}, cut}, {cut, columns}}) {
-      std::vector<R> part = columns_of(begin, end);
-      Guarded<R> own_sum(rows), own_target(rows);
-      cpu().cross_entropy.row_sum_exp({.logits = part.data(),
-                                       .maximum = maximum.data(),
-                                       .targets = targets.data(),
-                                       .sum_exp = own_sum.data(),
-                                       .target_logit = own_target.data(),
-                                       .rows = rows,
-                                       .columns = end - begin,
-                                       .column_begin = begin,
-                                       .dtype = DTypeOf<R>::value},
-                                      stream);
+    for (int rank : {0, 1}) {
       for (int64_t row = 0; row < rows; ++row) {
-        sum_exp[row] += own_sum[row];
-        target_logit[row] += own_target[row];
+        R below = local_maximum[rank][row] - maximum[row];
+        sum_exp[row] += local_sum[rank][row] * std::exp(below);
+        bool is_here = targets[row] >= begin_of(rank) && targets[row] < end_of(rank);
+        if (is_here) target_logit[row] = local_target[rank][row] + below;
       }
+    }
+  }
+
+  int64_t begin_of(int rank) const { return rank == 0 ? 0 : cut; }
+  int64_t end_of(int rank) const { return rank == 0 ? cut : columns; }
+
+  void store_columns(const std::vector<R>& part, int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = begin; i < end; ++i) capped[row * columns + i] = part[row * (end - begin) + i - begin];
     }
   }
 
@@ -73,8 +89,10 @@ struct TwoRanks {
   }
 
   int64_t rows, columns, cut;
+  float soft_cap = 0;
   Guarded<R> logits;
   std::vector<int32_t> targets;
+  std::vector<R> capped;  // what the kernel left of the logits, with a soft cap
   std::vector<R> maximum, sum_exp, target_logit;
 };
 
@@ -99,15 +117,20 @@ TYPED_TEST(CrossEntropyOfDType, PhasesOnTwoRanksEqualReference) {
   }
 }
 
-TEST(CrossEntropy, BackwardEqualsCentredDifferences) {
+class CrossEntropyBackward : public ::testing::TestWithParam<float> {};
+
+TEST_P(CrossEntropyBackward, EqualsCentredDifferences) {
   TwoRanks<double> problem(4, 9, 5);
+  problem.soft_cap = GetParam();
   std::vector<double> row_scale = {0.25, 1, 3, -0.5};
   for_each_isa([&](const Stream& stream) {
     problem.reduce(stream);
     Guarded<double> gradient(problem.logits.size());
-    for (auto [begin, end] : {std::pair{int64_t{0}, problem.cut}, {problem.cut, problem.columns}}) {
-      std::vector<double> part = problem.columns_of(begin, end);
-      cpu().cross_entropy.backward({.logits = part.data(),
+    for (int rank : {0, 1}) {
+      int64_t begin = problem.begin_of(rank), end = problem.end_of(rank);
+      std::vector<double> part =
+          problem.soft_cap > 0 ? problem.columns_of(problem.capped, begin, end) : problem.columns_of(begin, end);
+      CrossEntropyBackwardArgs args{.logits = part.data(),
                                     .maximum = problem.maximum.data(),
                                     .sum_exp = problem.sum_exp.data(),
                                     .targets = problem.targets.data(),
@@ -116,16 +139,26 @@ TEST(CrossEntropy, BackwardEqualsCentredDifferences) {
                                     .rows = problem.rows,
                                     .columns = end - begin,
                                     .column_begin = begin,
-                                    .dtype = DType::f64},
-                                   stream);
+                                    .soft_cap = problem.soft_cap,
+                                    .dtype = DType::f64,
+                                    .dlogits_dtype = DType::f64};
+      std::vector<bfloat16> narrow(part.size());
+      CrossEntropyBackwardArgs narrow_args = args;
+      narrow_args.dlogits = narrow.data();
+      narrow_args.dlogits_dtype = DType::bf16;
+      cpu().cross_entropy.backward(narrow_args, stream);
+      cpu().cross_entropy.backward(args, stream);
       for (int64_t i = 0; i < static_cast<int64_t>(part.size()); ++i) {
         gradient[i / (end - begin) * problem.columns + begin + i % (end - begin)] = part[i];
+        EXPECT_EQ(narrow[i].bits, bfloat16(static_cast<float>(part[i])).bits);
       }
     }
     expect_gradient(problem.logits, gradient, [&] { return problem.loss(stream, row_scale); });
     for (int64_t i = 0; i < problem.columns; ++i) EXPECT_EQ(gradient[2 * problem.columns + i], 0);
   });
 }
+
+INSTANTIATE_TEST_SUITE_P(SoftCaps, CrossEntropyBackward, ::testing::Values(0.0f, 2.5f));
 
 TEST(CrossEntropy, NanLogitGivesNanLoss) {
   TwoRanks<float> problem(3, 40, 20);

@@ -188,6 +188,41 @@ TYPED_TEST(ElementwiseOfDType, DropoutKeepsTheSameElementsAsTheRandomKey) {
   });
 }
 
+TEST(Elementwise, DropoutOfRowsEqualsTheWhole) {
+  constexpr int64_t kRows = 7, kWidth = 33, kSkipped = 3;
+  for_each_isa([&](const Stream& stream) {
+    Guarded<float> x(kRows * kWidth, 0, 1.0f), whole(kRows * kWidth), part((kRows - kSkipped) * kWidth);
+    DropoutArgs args{.x = x.data(),
+                     .y = whole.data(),
+                     .rows = kRows,
+                     .width = kWidth,
+                     .global_width = kWidth,
+                     .probability = 0.5f,
+                     .key = {.seed = 8}};
+    cpu().elementwise.dropout(args, stream);
+    args.y = part.data();
+    args.rows = kRows - kSkipped;
+    args.row_begin = kSkipped;
+    cpu().elementwise.dropout(args, stream);
+    for (int64_t i = 0; i < part.size(); ++i) EXPECT_EQ(part[i], whole[kSkipped * kWidth + i]);
+  });
+}
+
+TYPED_TEST(ElementwiseOfDType, TransposeSwapsIndices) {
+  using T = TypeParam;
+  for (auto [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {3, 70}, {70, 3}, {300, 257}, {0, 5}}) {
+    Guarded<T> x(rows * columns), y(rows * columns);
+    fill_random(x, 1);
+    for_each_isa([&](const Stream& stream) {
+      cpu().elementwise.transpose(
+          {.x = x.data(), .y = y.data(), .rows = rows, .columns = columns, .dtype = DTypeOf<T>::value}, stream);
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < columns; ++j) ASSERT_EQ(to_double(y[j * rows + i]), to_double(x[i * columns + j]));
+      }
+    });
+  }
+}
+
 TEST(Elementwise, DropoutOfHalvesEqualsTheWholeAndKeepsTheFraction) {
   constexpr int64_t kRows = 100, kWidth = 1000, kLeft = 413;
   RandomKey key{.seed = 5, .step = 1, .site = 2};

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <mutex>
+#include <vector>
+
 #include "autograd/tape.h"
 #include "ops/elementwise.h"
 #include "parallel/thread_communicator.h"
@@ -74,6 +78,72 @@ TEST(Collective, GatherColumnsPutsUnevenPartsSideBySide) {
     context.tape->backward(context);
     Tensor grad = take_grad(part.grad_slot());
     for (int64_t i = 0; i < part.num_elements(); ++i) EXPECT_EQ(grad.data<double>()[i], part.data<double>()[i]);
+  });
+}
+
+/// f(x) = Σ weights·values over all ranks, whose gradient for each rank's own x is compared with that of the tape.
+void expect_conjugate(const std::function<Tensor(Context&, const Tensor&)>& transfer, int64_t rows) {
+  constexpr int kRanks = 3;
+  constexpr double kStep = 0.5;  // the functions are linear
+  constexpr int64_t kWidth = 2;
+  auto loss_of = [&](int moved_rank, int64_t moved_element, double step, std::vector<double>* grad) {
+    std::mutex mutex;
+    double loss = 0;
+    on_ranks(kRanks, [&](Context& context, Communicator& group) {
+      Tensor x = random_tensor(context, {rows, kWidth}, 1 + static_cast<uint64_t>(group.rank()));
+      if (group.rank() == moved_rank) x.data<double>()[moved_element] += step;
+      x = with_slot(x);
+      Tensor y = transfer(context, scale(context, x, 1));
+      Tensor weights = random_tensor(context, y.shape(), 10 + static_cast<uint64_t>(group.rank()));
+      double sum = 0;
+      for (int64_t i = 0; i < y.num_elements(); ++i) sum += weights.data<double>()[i] * y.data<double>()[i];
+      add_grad(context, y.grad_slot(), weights);
+      context.tape->backward(context);
+      std::lock_guard lock(mutex);
+      loss += sum;
+      Tensor dx = take_grad(x.grad_slot());
+      if (grad != nullptr && group.rank() == moved_rank)
+        grad->assign(dx.data<double>(), dx.data<double>() + rows * kWidth);
+    });
+    return loss;
+  };
+  for (int rank = 0; rank < kRanks; ++rank) {
+    std::vector<double> grad;
+    double at = loss_of(rank, 0, 0, &grad);
+    for (int64_t i = 0; i < rows * kWidth; ++i)
+      EXPECT_NEAR(grad[static_cast<size_t>(i)], (loss_of(rank, i, kStep, nullptr) - at) / kStep, 1e-10);
+  }
+}
+
+TEST(Collective, TokensAreGatheredAndTheirGradientsScattered) {
+  for (int64_t tokens : {7, 9}) {
+    expect_conjugate([&](Context& context, const Tensor& x) { return gather_tokens_from_tp(context, x, tokens); }, 3);
+  }
+}
+
+TEST(Collective, SumsAreScatteredByTokensAndTheirGradientsGathered) {
+  for (int64_t tokens : {4, 6}) {
+    expect_conjugate([&](Context& context, const Tensor& x) { return scatter_tokens_to_tp(context, x); }, tokens);
+  }
+}
+
+TEST(Collective, ASplitTensorHasZerosPastTheEnd) {
+  constexpr int64_t kTokens = 4;
+  on_ranks(3, [](Context& context, Communicator& group) {
+    Tensor x = with_slot(random_tensor(context, {kTokens, 2}, 1));
+    Tensor y = split_tokens_to_tp(context, scale(context, x, 1));
+    ASSERT_EQ(y.size(0), 2);
+    for (int64_t i = 0; i < 4; ++i) {
+      int64_t source = group.rank() * 4 + i;
+      EXPECT_EQ(y.data<double>()[i], source < 8 ? x.data<double>()[source] : 0.0);
+    }
+    add_grad(context, y.grad_slot(), random_tensor(context, {2, 2}, 20 + static_cast<uint64_t>(group.rank())));
+    context.tape->backward(context);
+    Tensor dx = take_grad(x.grad_slot());
+    for (int64_t i = 0; i < 8; ++i) {
+      Tensor expected = random_tensor(context, {2, 2}, 20 + static_cast<uint64_t>(i / 4));
+      EXPECT_EQ(dx.data<double>()[i], expected.data<double>()[i % 4]);
+    }
   });
 }
 

@@ -15,6 +15,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/low_rank.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "support/grad_check.h"
@@ -71,6 +72,29 @@ TEST_F(Gradient, rms_norm_after_addition_whose_sum_is_unused) {
       context_, {random({4, 6}, 1), random({4, 6}, 2), random({6}, 3)}, [](Context& context, const Inputs& in) {
         return add_rms_norm(context, in[0], in[1], in[2], {.eps = 1e-3}).normed;
       });
+}
+
+TEST_F(Gradient, rms_norm_that_passes_its_input_on) {
+  check_gradients(context_, {random({4, 6}, 1), random({6}, 3)}, [](Context& context, const Inputs& in) {
+    ResidualNorm joined = pass_rms_norm(context, in[0], in[1], {.eps = 1e-3});
+    return add(context, joined.normed, scale(context, joined.sum, 0.7));
+  });
+}
+
+TEST_F(Gradient, add_low_rank) {
+  for (float dropout : {0.0f, 0.3f}) {
+    context_.training = dropout > 0;
+    check_gradients(
+        context_,
+        {random({5, 6}, 1), random({5, 7}, 2), random({3, 7}, 3), random({6, 3}, 4)},
+        [&](Context& context, const Inputs& in) {
+          return add_low_rank(
+              context,
+              in[0],
+              in[1],
+              {.a = &in[2], .b = &in[3], .scale = 1.5, .dropout = dropout, .site = {.site = 4, .global_width = 7}});
+        });
+  }
 }
 
 TEST_F(Gradient, rope) {
@@ -143,23 +167,37 @@ TEST_F(Gradient, softmax) {
 }
 
 TEST_F(Gradient, dropout) {
+  context_.training = true;
   check_gradients(context_, {random({6, 8}, 1)}, [](Context& context, const Inputs& in) {
     return dropout(context, in[0], 0.4f, {.site = 3, .global_width = 8});
   });
 }
 
-TEST_F(Gradient, cross_entropy) {
-  std::vector<int32_t> targets = {2, -1, 0, 6};
-  std::vector<float> weights = {1.0f, 1.0f, 0.25f, 2.0f};
-  check_gradients(context_, {random({4, 7}, 1, 3.0)}, [&](Context& context, const Inputs& in) {
-    return cross_entropy(context, in[0], targets, weights, 0).loss;
-  });
+TEST_F(Gradient, linear_cross_entropy) {
+  std::vector<int32_t> targets = {2, -1, 0, 6, 6};
+  std::vector<float> weights = {1.0f, 1.0f, 0.25f, 2.0f, 0.5f};
+  for (LossReduction reduction : {LossReduction::mean, LossReduction::sum}) {
+    for (float soft_cap : {0.0f, 2.0f}) {
+      for (int64_t chunk_rows : {1, 3, 0}) {
+        check_gradients(context_, {random({5, 4}, 1), random({7, 4}, 2, 3.0)}, [&](Context& context, const Inputs& in) {
+          return linear_cross_entropy(
+                     context,
+                     in[0],
+                     in[1],
+                     targets,
+                     weights,
+                     {.reduction = reduction, .vocab_size = 7, .soft_cap = soft_cap, .chunk_rows = chunk_rows})
+              .loss;
+        });
+      }
+    }
+  }
 }
 
 TEST(Gradients, EveryNodeHasACase) {
   namespace fs = std::filesystem;
-  // The collectives' conjugates are checked across ranks in tensor_parallel_test.cpp.
-  std::string covered = "copy_to_tp reduce_from_tp gather_columns_from_tp";
+  // The collectives' conjugates are checked across ranks in collective_test.cpp.
+  std::string covered = "gather_columns_from_tp";
   for (int i = 0; i < ::testing::UnitTest::GetInstance()->total_test_suite_count(); ++i) {
     const ::testing::TestSuite* tests = ::testing::UnitTest::GetInstance()->GetTestSuite(i);
     for (int j = 0; j < tests->total_test_count(); ++j) covered += std::string(" ") + tests->GetTestInfo(j)->name();

@@ -12,7 +12,7 @@ namespace weft::testing {
 Tensor random_tensor(Context& context, const Shape& shape, uint64_t seed, double scale = 1.0);
 
 /// The function under test: any tensor from the inputs. Each element of the result is weighted by a fixed random
-/// number, so that every path of the gradient counts.
+/// number, so that every path of the gradient counts; a single element by 1.
 using TensorFunction = std::function<Tensor(Context& context, const std::vector<Tensor>& inputs)>;
 
 /// Compares the gradient of every element of every input with (f(x + h) − f(x − h)) / 2h; fails the test beyond
