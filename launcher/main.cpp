@@ -28,6 +28,8 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_plan_command(app, context);
   add_verify_command(app, context);
   add_bench_command(app, context);
+  add_config_command(app, context);
+  add_report_command(app, context);
   add_launch_command(app, context);
 }
 

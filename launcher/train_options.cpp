@@ -136,6 +136,7 @@ OptimizerOptions optimizer_options(const config::RunConfig& config) {
       .layer_adaptation_exclude = {optimizer.layer_adaptation_exclude().begin(),
                                    optimizer.layer_adaptation_exclude().end()},
       .layer_adaptation_includes_decay = optimizer.layer_adaptation_includes_decay(),
+      .learning_rate_factors = {},
       .ema_momentum = optimizer.ema_momentum(),
       .lookahead_steps = optimizer.lookahead_steps(),
       .lookahead_alpha = optimizer.lookahead_alpha(),

@@ -188,6 +188,23 @@ void check_output(const FieldChecks& check, const config::RunConfig& config) {
   check.at_least<int64_t>("output.log_every_steps", config.output().log_every_steps(), 1);
 }
 
+RankLayout divide_ranks(const RunConfig& config, int num_ranks) {
+  const config::ParallelConfig& parallel = config.message().parallel();
+  int64_t tensor = parallel.tensor();
+  bool fixes_data = parallel.data() > 0;
+  int64_t data = fixes_data ? parallel.data() : num_ranks / tensor;
+  if (tensor * data == num_ranks && num_ranks > 0) {
+    return {.tensor = static_cast<int>(tensor), .data = static_cast<int>(data)};
+  }
+  fail(ExitCode::usage,
+       "{}: parallel.tensor is {}{}, but {} started; start {} ranks",
+       config.location(fixes_data ? "parallel.data" : "parallel.tensor"),
+       tensor,
+       fixes_data ? fmt::format(" and parallel.data {}", data) : "",
+       num_ranks == 1 ? "1 rank was" : fmt::format("{} ranks were", num_ranks),
+       fixes_data ? fmt::format("{}", tensor * data) : fmt::format("a multiple of {}", tensor));
+}
+
 }  // namespace
 
 void check_run_config(const RunConfig& config) {
@@ -207,31 +224,17 @@ void check_run_config(const RunConfig& config) {
 }
 
 RankLayout check_against_ranks(const RunConfig& config, int num_ranks) {
-  const config::ParallelConfig& parallel = config.message().parallel();
+  RankLayout layout = divide_ranks(config, num_ranks);
   const config::TrainConfig& train = config.message().train();
-  int64_t tensor = parallel.tensor();
-  int64_t data = parallel.data() > 0 ? parallel.data() : num_ranks / tensor;
-  if (tensor * data != num_ranks) {
-    fail(ExitCode::usage,
-         "{}: parallel.tensor is {}{}, but {} rank{} started; start a {} of {} ranks",
-         config.location(parallel.data() > 0 ? "parallel.data" : "parallel.tensor"),
-         tensor,
-         parallel.data() > 0 ? fmt::format(" and parallel.data {}", data) : "",
-         num_ranks,
-         num_ranks == 1 ? " was" : "s were",
-         parallel.data() > 0 ? "total" : "multiple",
-         parallel.data() > 0 ? tensor * data : tensor);
-  }
-  RankLayout layout{static_cast<int>(tensor), static_cast<int>(data), train.micro_batch_size(), 1};
-  if (train.batch_size() % data != 0) {
+  if (train.batch_size() % layout.data != 0) {
     fail(ExitCode::usage,
          "{}: train.batch_size is {}; must be a multiple of the {} data-parallel ranks",
          config.location("train.batch_size"),
          train.batch_size(),
-         data);
+         layout.data);
   }
-  int64_t rank_rows = train.batch_size() / data;
-  if (layout.micro_batch_size == 0) layout.micro_batch_size = rank_rows;
+  int64_t rank_rows = train.batch_size() / layout.data;
+  layout.micro_batch_size = train.micro_batch_size() > 0 ? train.micro_batch_size() : rank_rows;
   if (rank_rows % layout.micro_batch_size != 0) {
     fail(ExitCode::usage,
          "{}: train.micro_batch_size is {}; must divide the {} rows of a data-parallel rank (train.batch_size {} on {} "
@@ -240,7 +243,7 @@ RankLayout check_against_ranks(const RunConfig& config, int num_ranks) {
          layout.micro_batch_size,
          rank_rows,
          train.batch_size(),
-         data);
+         layout.data);
   }
   layout.num_micro_batches = rank_rows / layout.micro_batch_size;
   return layout;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "config/parse_error.h"
+#include "config/text_reader.h"
 #include "core/error.h"
 
 namespace weft {
@@ -13,14 +14,6 @@ namespace {
 
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
-
-/// Line and column of an offset, as messages begin.
-std::string place_of(const std::string& file, std::string_view text, size_t offset) {
-  std::string_view before = text.substr(0, offset);
-  auto line = std::count(before.begin(), before.end(), '\n') + 1;
-  size_t line_begin = before.rfind('\n') + 1;  // npos + 1 is 0
-  return fmt::format("{}:{}:{}", printable(file, 400), line, offset - line_begin + 1);
-}
 
 /// Accepts everything and keeps the first error. Takes no memory for the document.
 class SyntaxCheck : public nlohmann::json_sax<nlohmann::json> {
@@ -63,7 +56,8 @@ class Transcoder {
   std::string run(const Descriptor& type) {
     size_t begin = json_.find_first_not_of(" \t\r\n\xef\xbb\xbf");
     if (begin == std::string::npos || json_[begin] != '{') {
-      fail_input("{}: a config must be a JSON object", place_of(file_, json_, begin == std::string::npos ? 0 : begin));
+      fail_input("{}: a config must be a JSON object",
+                 place_in_text(file_, json_, begin == std::string::npos ? 0 : begin));
     }
     out_.reserve(json_.size());
     out_.append(begin, ' ');
@@ -120,12 +114,22 @@ class Transcoder {
     expects_key_ = false;
     level.field = level.type ? level.type->FindFieldByName(std::string(name)) : nullptr;
     if (level.type && !level.field) {
-      fail_input("{}: {}", place_of(file_, json_, at_), unknown_field_message(*level.type, name));
+      fail_input("{}: {}", place_in_text(file_, json_, at_), unknown_field_message(*level.type, message_path(), name));
     }
     // The key of an object where none belongs: what comes before it is reported first.
     out_ += ' ';
     out_ += is_plain_word(name) ? std::string(name) : std::string(name.size(), '_');
     out_ += ' ';
+  }
+
+  /// Of the object that is open, "train.schedule".
+  std::string message_path() const {
+    std::string path;
+    for (size_t i = 0; i + 1 < levels_.size(); ++i) {
+      if (levels_[i].is_list) continue;
+      path += (path.empty() ? "" : ".") + levels_[i].field->name();
+    }
+    return path;
   }
 
   void write_value(std::string_view content) {
@@ -167,7 +171,7 @@ class Transcoder {
 std::string json_to_config_text(const std::string& json, const std::string& file, const Descriptor& type) {
   SyntaxCheck check;
   if (!nlohmann::json::sax_parse(json, &check)) {
-    fail_input("{}: {}", place_of(file, json, std::min(check.offset, json.size())), printable(check.message, 200));
+    fail_input("{}: {}", place_in_text(file, json, std::min(check.offset, json.size())), printable(check.message, 200));
   }
   return Transcoder(json, file).run(type);
 }

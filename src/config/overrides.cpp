@@ -55,9 +55,12 @@ PathPart parse_part(const Override& override, std::string_view text) {
   return part;
 }
 
-const FieldDescriptor& require_field(const Override& override, const Message& message, const std::string& name) {
+const FieldDescriptor& require_field(const Override& override,
+                                     const Message& message,
+                                     std::string_view parent_path,
+                                     const std::string& name) {
   const FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
-  if (!field) fail_input("{}: {}", override.place, unknown_field_message(*message.GetDescriptor(), name));
+  if (!field) fail_input("{}: {}", override.place, unknown_field_message(*message.GetDescriptor(), parent_path, name));
   return *field;
 }
 
@@ -72,8 +75,8 @@ Message& require_element(const Override& override, Message& message, const Field
                        : *reflection->MutableRepeatedMessage(&message, &field, index);
 }
 
-Message& enter(const Override& override, Message& message, const PathPart& part) {
-  const FieldDescriptor& field = require_field(override, message, part.name);
+Message& enter(const Override& override, Message& message, std::string_view parent_path, const PathPart& part) {
+  const FieldDescriptor& field = require_field(override, message, parent_path, part.name);
   if (!field.message_type()) fail_input("{}: {} is a value and has no fields", override.place, part.name);
   if (field.is_repeated() && part.index < 0) {
     fail_input("{}: {} is a list; name an element: {}[0]", override.place, part.name, part.name);
@@ -144,23 +147,22 @@ void set_field(const Override& override, Message& message, const FieldDescriptor
 void apply_override(const std::string& text, Message& message, FieldLocations& locations) {
   Override override = split_override(text);
   Message* at = &message;
-  std::string_view rest = override.path;
-  for (size_t dot = rest.find('.'); dot != std::string_view::npos; dot = rest.find('.')) {
-    at = &enter(override, *at, parse_part(override, rest.substr(0, dot)));
-    rest.remove_prefix(dot + 1);
+  std::string_view path = override.path;
+  size_t begin = 0;  // of the part of the path that comes next
+  for (size_t dot = path.find('.'); dot != std::string_view::npos; dot = path.find('.', begin)) {
+    std::string_view parent_path = path.substr(0, begin == 0 ? 0 : begin - 1);
+    at = &enter(override, *at, parent_path, parse_part(override, path.substr(begin, dot - begin)));
+    begin = dot + 1;
   }
-  PathPart last = parse_part(override, rest);
-  const FieldDescriptor& field = require_field(override, *at, last.name);
+  PathPart last = parse_part(override, path.substr(begin));
+  const FieldDescriptor& field = require_field(override, *at, path.substr(0, begin == 0 ? 0 : begin - 1), last.name);
+  if (last.index >= 0) {
+    fail_input("{}: an element cannot be set as a whole; set its fields, or the list", override.place);
+  }
   std::string set_path = override.path;
-  if (last.index < 0) {
-    int size = override.appends && field.is_repeated() ? at->GetReflection()->FieldSize(*at, &field) : -1;
-    set_field(override, *at, field);
-    if (size >= 0) set_path += fmt::format("[{}]", size);
-  } else {
-    fail_input("{}: an element cannot be set as a whole; set its fields, or the list {}",
-               override.place,
-               override.path.substr(0, override.path.rfind('[')));
-  }
+  if (override.appends && field.is_repeated())
+    set_path += fmt::format("[{}]", at->GetReflection()->FieldSize(*at, &field));
+  set_field(override, *at, field);
   erase_locations(locations, set_path);
   locations[set_path] = override.place;
 }

@@ -1,6 +1,7 @@
 // Protobuf's parse errors in the words of a config's author.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -10,17 +11,22 @@ class Descriptor;
 
 namespace weft {
 
-/// How messages call a part of the schema: its path where there is only one ("train.schedule"), else the name of the
-/// fields that hold it ("sources").
-std::string schema_label(const google::protobuf::Descriptor& type);
+/// "train has no field 'learning_rat'; did you mean 'learning_rate'?" `path` leads to the message ("train.schedule");
+/// an empty one is the whole config.
+std::string unknown_field_message(const google::protobuf::Descriptor& type,
+                                  std::string_view path,
+                                  std::string_view name);
 
-/// "train has no field 'learning_rat'; did you mean 'learning_rate'?"
-std::string unknown_field_message(const google::protobuf::Descriptor& type, std::string_view name);
+/// What is wrong with a text, and where.
+struct TextProblem {
+  size_t offset = 0;
+  std::string message;
+};
 
-/// What google::protobuf::TextFormat says, rewritten. `field` is the field it happened at, or empty; `root` is the
-/// type that was parsed.
-std::string describe_parse_error(const google::protobuf::Descriptor& root,
-                                 std::string_view message,
-                                 std::string_view field);
+/// Rewrites an error of google::protobuf::TextFormat, which names no field or only its last part, and the token after
+/// the culprit. `root` is the type that was parsed from `text`.
+TextProblem describe_parse_error(const google::protobuf::Descriptor& root,
+                                 std::string_view text,
+                                 const TextProblem& error);
 
 }  // namespace weft

@@ -21,7 +21,7 @@ constexpr size_t kMaxFileBytes = size_t{1} << 20;
 constexpr size_t kMaxExtends = 16;
 
 std::string read_file(const std::string& path, const std::string& named_at) {
-  std::string name = named_at + printable(path, 400);
+  std::string name = named_at.empty() ? printable(path, 400) : named_at + "'" + printable(path, 400) + "'";
   if (is_folder(path)) fail_input("{}: a folder, not a config", name);
   if (!path_exists(path)) fail_input("{}: no such file", name);
   if (!is_plain_file(path)) fail_input("{}: no regular file", name);
@@ -55,7 +55,7 @@ std::shared_ptr<RunConfig::State> read_with_bases(const std::string& text,
   including.push_back(canonical_path(path));
   std::string canonical = canonical_path(base_path);
   if (std::find(including.begin(), including.end(), canonical) != including.end()) {
-    fail_input("{}{}, which extends this file; remove one of the two", named_at, printable(base_path, 400));
+    fail_input("{}'{}', which is this file or extends it; remove one of the two", named_at, printable(base_path, 400));
   }
   if (including.size() > kMaxExtends) fail_input("{}more than {} files deep", named_at, kMaxExtends);
   auto base = read_with_bases(read_file(base_path, named_at), base_path, including);

@@ -6,6 +6,7 @@
 #include <google/protobuf/message.h>
 #include <google/protobuf/text_format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "config/parse_error.h"
@@ -19,66 +20,53 @@ using google::protobuf::Message;
 using google::protobuf::TextFormat;
 
 constexpr int kMaxDepth = 32;
-constexpr int kTabWidth = 8;  // as google::protobuf::io::Tokenizer counts columns
 
-struct ParseError {
-  int line = 0, column = 0;  // from 0
-  std::string message;
-};
+/// As google::protobuf::io::Tokenizer counts columns.
+int next_column(int column, char c) {
+  constexpr int tab_width = 8;
+  return column + (c == '\t' ? tab_width - column % tab_width : 1);
+}
 
 /// Keeps the first error; those that follow from it help nobody.
 class FirstError : public google::protobuf::io::ErrorCollector {
  public:
   void AddError(int line, int column, const std::string& message) override {  // NOLINT(readability-identifier-naming)
-    if (!error_) error_ = ParseError{std::max(line, 0), std::max(column, 0), message};
+    if (!message_.empty()) return;
+    line_ = line;
+    column_ = column;
+    message_ = message;
   }
-  const std::optional<ParseError>& error() const { return error_; }
+
+  TextProblem problem(std::string_view text) const {
+    return {offset_of(text), message_.empty() ? "this is no Protobuf text" : message_};
+  }
 
  private:
-  std::optional<ParseError> error_;
+  size_t offset_of(std::string_view text) const {
+    size_t offset = 0;
+    for (int line = 0; line < line_; ++line) {
+      size_t end = text.find('\n', offset);
+      if (end == std::string_view::npos) return text.size();
+      offset = end + 1;
+    }
+    for (int at = 0; at < column_ && offset < text.size() && text[offset] != '\n'; ++offset) {
+      at = next_column(at, text[offset]);
+    }
+    return offset;
+  }
+
+  int line_ = 0, column_ = 0;  // from 0
+  std::string message_;
 };
 
-size_t offset_of(std::string_view text, int line, int column) {
-  size_t offset = 0;
-  for (; line > 0; --line) {
-    size_t end = text.find('\n', offset);
-    if (end == std::string_view::npos) return text.size();
-    offset = end + 1;
-  }
-  for (int at = 0; at < column && offset < text.size() && text[offset] != '\n'; ++offset) {
-    at += text[offset] == '\t' ? kTabWidth - at % kTabWidth : 1;
-  }
-  return offset;
-}
-
-bool is_name_letter(char c) {
-  return isalnum(static_cast<unsigned char>(c)) || c == '_';
-}
-
-/// The field whose value stands at an offset: the name before the nearest colon on the left ("steps: [1, x").
-std::string_view field_before(std::string_view text, size_t offset) {
-  std::string_view before = text.substr(0, offset);
-  size_t end = before.find_last_not_of(" \t\r\n-");
-  size_t colon = before.find_last_of(":{};\n", end);
-  if (end == std::string_view::npos || colon == std::string_view::npos || before[colon] != ':') return {};
-  before = before.substr(0, colon);
-  while (!before.empty() && before.back() == ' ') before.remove_suffix(1);
-  size_t begin = before.size();
-  while (begin > 0 && is_name_letter(before[begin - 1])) --begin;
-  return before.substr(begin);
-}
-
-std::optional<ParseError> parse(const std::string& text, Message& message, TextFormat::ParseInfoTree* places) {
+std::optional<TextProblem> parse(const std::string& text, Message& message, TextFormat::ParseInfoTree* places) {
   FirstError first_error;
   TextFormat::Parser parser;
   parser.RecordErrorsTo(&first_error);
   parser.SetRecursionLimit(kMaxDepth);
   parser.WriteLocationsTo(places);
   if (parser.ParseFromString(text, &message)) return std::nullopt;
-  ParseError error = first_error.error().value_or(ParseError{0, 0, "this is no Protobuf text."});
-  std::string_view field = field_before(text, offset_of(text, error.line, error.column));
-  error.message = describe_parse_error(*message.GetDescriptor(), error.message, field);
-  return error;
+  return describe_parse_error(*message.GetDescriptor(), text, first_error.problem(text));
 }
 
 /// Follows the message and the parser's tree of places side by side.
@@ -125,17 +113,25 @@ class PlaceRecorder {
 
 }  // namespace
 
+std::string place_in_text(const std::string& file, std::string_view text, size_t offset) {
+  std::string_view before = text.substr(0, offset);
+  auto line = std::count(before.begin(), before.end(), '\n') + 1;
+  int column = 0;
+  for (char c : before.substr(before.rfind('\n') + 1)) column = next_column(column, c);  // npos + 1 is 0
+  return fmt::format("{}:{}:{}", printable(file, 400), line, column + 1);
+}
+
 void read_config_text(const std::string& text, const std::string& file, Message& message, FieldLocations& locations) {
   TextFormat::ParseInfoTree places;
   std::string name = printable(file, 400);
-  if (auto error = parse(text, message, &places)) {
-    fail_input("{}:{}:{}: {}", name, error->line + 1, error->column + 1, error->message);
+  if (auto problem = parse(text, message, &places)) {
+    fail_input("{}: {}", place_in_text(file, text, problem->offset), problem->message);
   }
   PlaceRecorder(name, locations).record(message, places, "");
 }
 
 void read_config_fragment(const std::string& text, const std::string& place, Message& message) {
-  if (auto error = parse(text, message, nullptr)) fail_input("{}: {}", place, error->message);
+  if (auto problem = parse(text, message, nullptr)) fail_input("{}: {}", place, problem->message);
 }
 
 }  // namespace weft

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 namespace google::protobuf {
 class Message;
@@ -12,6 +13,9 @@ namespace weft {
 
 /// Where each field that was set stands: "train.schedule.points[0].step" → "file:line:column".
 using FieldLocations = std::map<std::string, std::string, std::less<>>;
+
+/// "file:line:column" of an offset; columns are bytes, tabs reach to the next multiple of 8.
+std::string place_in_text(const std::string& file, std::string_view text, size_t offset);
 
 /// Adds a text's fields to an empty message. Throws Error(bad_input): one line, "file:line:column: …".
 void read_config_text(const std::string& text,
