@@ -135,6 +135,7 @@ class Restorer {
     bool is_copy = std::find(kCopiesOfWeights.begin(), kCopiesOfWeights.end(), state) != kCopiesOfWeights.end();
     const std::vector<OptimizerPiece>& pieces = subject_.optimizer.pieces();
     for (size_t i = 0; i < pieces.size(); ++i) {
+      if (!subject_.optimizer.has_state(state, i)) continue;
       const std::string& parameter = pieces[i].parameter->name;
       std::string name = state + "/" + parameter;
       if (state == kEmaState && ema_ != nullptr) {

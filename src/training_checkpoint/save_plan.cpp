@@ -16,25 +16,35 @@
 namespace weft {
 namespace {
 
+constexpr std::string_view kEmaPrefix = "ema/";
+
 /// A vector of the optimizer as a tensor of a file.
 std::string vector_name(const OptimizerVector& vector) {
   return vector.name + "/" + vector.parameter;
+}
+
+std::string state_name(const std::string& state, const OptimizerPiece& piece) {
+  return state + "/" + piece.parameter->name;
 }
 
 /// What a rank holds, in lines of tab-separated words that the others can read.
 class Inventory {
  public:
   std::set<std::string> trained;
-  std::set<std::string> states;
+  std::set<std::string> states;            // STATE/PARAMETER
   std::map<std::string, int64_t> vectors;  // name → elements
   std::string pieces;                      // all lines about pieces: equal on ranks that hold the same ones
 
   static std::string describe(Optimizer& optimizer) {
     std::string text;
-    for (const OptimizerPiece& piece : optimizer.pieces()) {
+    std::vector<std::string> states = optimizer.element_states();
+    for (size_t i = 0; i < optimizer.pieces().size(); ++i) {
+      const OptimizerPiece& piece = optimizer.pieces()[i];
       text += fmt::format("piece\t{}\t{}\t{}\n", piece.parameter->name, piece.begin, piece.end);
+      for (const std::string& state : states) {
+        if (optimizer.has_state(state, i)) text += fmt::format("state\t{}\t0\t0\n", state_name(state, piece));
+      }
     }
-    for (const std::string& state : optimizer.element_states()) text += fmt::format("state\t{}\t0\t0\n", state);
     for (const OptimizerVector& vector : optimizer.vectors()) {
       text += fmt::format("vector\t{}\t{}\t0\n", vector_name(vector), vector.values.num_elements());
     }
@@ -79,7 +89,7 @@ class Planner {
 
   SavePlan plan() {
     SavePlan plan;
-    plan.has_ema = states_.erase(kEmaState) > 0;
+    plan.has_ema = std::erase_if(states_, [](const std::string& name) { return name.starts_with(kEmaPrefix); }) > 0;
     plan.file_sets.push_back(weights("", "", plan));
     if (plan.has_ema) plan.file_sets.push_back(weights("ema", kEmaState, plan));
     if (options_.optimizer_state) plan.file_sets.push_back(optimizer_states());
@@ -147,12 +157,16 @@ class Planner {
   FileSet optimizer_states() const {
     FileSet set;
     std::vector<OutputTensor> tensors;
-    const std::vector<OptimizerPiece>& pieces = subject_.optimizer.pieces();
-    for (const std::string& state : states_) {
-      for (const Parameter* parameter : trained_parameters()) {
-        tensors.push_back({state + "/" + parameter->name, parameter->full_shape, DType::f32});
+    std::map<std::string, Shape> shapes;
+    for (const Parameter* parameter : trained_parameters()) shapes[parameter->name] = parameter->full_shape;
+    for (const std::string& name : states_) {
+      tensors.push_back({name, shapes.at(name.substr(name.find('/') + 1)), DType::f32});
+    }
+    for (size_t i = 0; i < subject_.optimizer.pieces().size(); ++i) {
+      for (const std::string& state : subject_.optimizer.element_states()) {
+        std::string name = state_name(state, subject_.optimizer.pieces()[i]);
+        if (states_.count(name) > 0) add_piece(name, i, state, set);
       }
-      for (size_t i = 0; i < pieces.size(); ++i) add_piece(state + "/" + pieces[i].parameter->name, i, state, set);
     }
     for (const auto& [name, size] : vectors_) tensors.push_back({name, {size}, DType::f32});
     for (const OptimizerVector& vector : subject_.optimizer.vectors()) add_vector(vector, set);
