@@ -24,6 +24,26 @@ uint32_t token_bytes_for(int32_t vocab_size) {
   return vocab_size <= kMaxNarrowVocabulary ? 2 : 4;
 }
 
+std::string tokens_path(const std::string& folder) {
+  return folder + "/tokens";
+}
+std::string offsets_path(const std::string& folder) {
+  return folder + "/offsets";
+}
+std::string spans_path(const std::string& folder) {
+  return folder + "/spans";
+}
+
+int64_t token_section_bytes(int32_t vocab_size, const TokenFileExtent& extent) {
+  return extent.num_tokens > 0 ? kHeaderBytes + extent.num_tokens * token_bytes_for(vocab_size) : 0;
+}
+int64_t offset_section_bytes(const TokenFileExtent& extent) {
+  return extent.num_documents * static_cast<int64_t>(sizeof(uint64_t));
+}
+int64_t span_section_bytes(const TokenFileExtent& extent) {
+  return extent.num_loss_spans * static_cast<int64_t>(sizeof(LossSpan));
+}
+
 /// Copies a file that was flushed to the end of another.
 void append_file(const AppendFile& from, AppendFile& to) {
   std::vector<char> block(size_t{1} << 20);
@@ -43,12 +63,23 @@ void append_file(const AppendFile& from, AppendFile& to) {
 TokenFileWriter::TokenFileWriter(const std::string& folder, int32_t vocab_size, const TokenFileExtent& extent)
     : extent_(extent),
       token_bytes_(token_bytes_for(vocab_size)),
-      // The header's place is empty until the end, when the counts are known.
-      tokens_(folder + "/tokens", extent.num_tokens > 0 ? kHeaderBytes + extent.num_tokens * token_bytes_ : 0),
-      offsets_(folder + "/offsets", extent.num_documents * static_cast<int64_t>(sizeof(uint64_t))),
-      spans_(folder + "/spans", extent.num_loss_spans * static_cast<int64_t>(sizeof(LossSpan))) {
+      tokens_(tokens_path(folder), token_section_bytes(vocab_size, extent)),
+      offsets_(offsets_path(folder), offset_section_bytes(extent)),
+      spans_(spans_path(folder), span_section_bytes(extent)) {
+  // The header's place is empty until the end, when the counts are known.
   constexpr std::array<char, kHeaderBytes> empty_header = {};
   if (tokens_.size() == 0) tokens_.append(empty_header.data(), empty_header.size());
+}
+
+bool TokenFileWriter::can_resume(const std::string& folder, int32_t vocab_size, const TokenFileExtent& extent) {
+  const auto holds = [](const std::string& path, int64_t size) {
+    std::error_code error;
+    const uintmax_t found = fs::file_size(path, error);
+    return !error && found >= static_cast<uintmax_t>(size);
+  };
+  return holds(tokens_path(folder), token_section_bytes(vocab_size, extent)) &&
+         holds(offsets_path(folder), offset_section_bytes(extent)) &&
+         holds(spans_path(folder), span_section_bytes(extent));
 }
 
 void TokenFileWriter::append_tokens(std::span<const int32_t> ids) {

@@ -31,6 +31,8 @@ class TokenFileWriter {
  public:
   /// `folder` must exist; it holds at least what `extent` says, and what is beyond is cut off.
   TokenFileWriter(const std::string& folder, int32_t vocab_size, const TokenFileExtent& extent);
+  /// Whether the folder holds that much.
+  static bool can_resume(const std::string& folder, int32_t vocab_size, const TokenFileExtent& extent);
 
   /// Ids must lie within the vocabulary.
   void append_tokens(std::span<const int32_t> ids);

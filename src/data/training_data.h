@@ -12,6 +12,7 @@ namespace weft {
 /// A part of a row that attends to itself only: one document, or what of it fits.
 struct RowSpan {
   int32_t begin = 0, length = 0;
+  friend bool operator==(const RowSpan&, const RowSpan&) = default;
 };
 
 /// Up to sequence_length tokens.
@@ -19,6 +20,7 @@ struct TrainingRow {
   std::vector<int32_t> ids;
   std::vector<int32_t> targets;  // the token that follows within the document; −1: not scored
   std::vector<RowSpan> spans;
+  friend bool operator==(const TrainingRow&, const TrainingRow&) = default;
 };
 
 /// How documents become rows.
