@@ -1,18 +1,69 @@
 // Backward of attention (Dao, "FlashAttention-2", 2023, algorithm 2): blocks of queries against blocks of keys; weights
 // are recomputed from log_sum_exp. One piece is a whole sequence and kv head, so that every sum has one order.
+#include <type_traits>
+
+#include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/loop_tables.h"
 
 namespace weft::WEFT_ISA {
 namespace {
 
-constexpr int64_t kKeyBlock = 128;
 constexpr int64_t kRowBlock = 192;
 
-template <typename T>
+/// Rows that are left over when tiles of kTileRows are cut.
+template <typename Product, int rows = kTileRows - 1>
+WEFT_INLINE void multiply_last_rows(const ProductArgs<Product>& args, int64_t count, int64_t width) {
+  if constexpr (rows > 0) {
+    if (count == rows) return multiply_rows<Product, rows>(args, width);
+    multiply_last_rows<Product, rows - 1>(args, count, width);
+  }
+}
+
+template <typename Product>
+void multiply(ProductArgs<Product> args, int64_t rows, int64_t width) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    multiply_rows<Product, kTileRows>(args, width);
+    args.a += kTileRows * args.a_row;
+    args.c += kTileRows * args.c_row;
+  }
+  multiply_last_rows(args, rows, width);
+}
+
+/// Where what was computed for kDepth rows and two vectors of keys goes: `by_row` is the left factor of sums over keys,
+/// `by_key` of sums over rows. With one row a step they are the same.
+template <typename R>
+WEFT_INLINE void store_by_key(FmaProduct<R>, R* to, const Vector<R> (&rows)[1][2]) {
+  store_vector(to, rows[0][0]);
+  store_vector(to + kLanes<R>, rows[0][1]);
+}
+template <typename R>
+WEFT_INLINE void store_by_row(FmaProduct<R>, R*, int64_t, const Vector<R> (&)[1][2]) {}
+
+#if defined(__AVX512BF16__)
+WEFT_INLINE void store_by_key(Bf16Product, bfloat16* to, const Vector<float> (&rows)[2][2]) {
+  using Halves = uint16_t __attribute__((vector_size(kVectorBytes)));
+  constexpr auto kInterleaved = []<int... i>(std::integer_sequence<int, i...>) {
+    return Halves{(i / 2 + i % 2 * 16)...};
+  }
+  (std::make_integer_sequence<int, 32>{});
+  for (int half = 0; half < 2; ++half) {
+    __m512i joined = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(rows[1][half], rows[0][half]));
+    _mm512_storeu_si512(to + half * 32, _mm512_permutexvar_epi16(reinterpret_cast<__m512i>(kInterleaved), joined));
+  }
+}
+WEFT_INLINE void store_by_row(Bf16Product product, bfloat16* to, int64_t stride, const Vector<float> (&rows)[2][2]) {
+  for (int r = 0; r < 2; ++r) store_weights(product, to + r * stride, rows[r][0], rows[r][1]);
+}
+#endif
+
+template <typename Product, typename T>
 class BackwardPiece {
-  using R = Real<T>;
-  using Product = FmaProduct<R>;
+  using R = typename Product::Sum;
+  using Element = typename Product::Element;
+  static constexpr int64_t kDepth = Product::kDepth;
+  static constexpr bool kSharesLayouts = kDepth == 1;
+  static constexpr int64_t kColumnStep = kTileColumns * kLanes<R>;
 
  public:
   static int64_t scratch_bytes(const AttentionBackwardArgs& args, int64_t query_count) {
@@ -27,20 +78,26 @@ class BackwardPiece {
         num_keys_(query_count),
         width_(round_up(args.head_dim, kLanes<R>)),
         score_scale_(args.mask) {
-    int64_t rows = queries_per_block_ * group_;
+    int64_t rows = round_up(queries_per_block_ * group_, kDepth);
+    int64_t keys = round_up(num_keys_, kKeyBlock);
     ScratchCutter cutter{scratch};
-    q_ = cutter.cut<R>(rows * width_);
-    dout_ = cutter.cut<R>(rows * width_);
+    q_ = cutter.cut<Element>(rows * width_);
+    dout_ = cutter.cut<Element>(rows * width_);
+    q_by_step_ = kSharesLayouts ? q_ : cutter.cut<Element>(rows * width_);
+    dout_by_step_ = kSharesLayouts ? dout_ : cutter.cut<Element>(rows * width_);
     dq_ = cutter.cut<R>(rows * width_);
     log_sum_exp_ = cutter.cut<R>(rows);
     delta_ = cutter.cut<R>(rows);
-    keys_ = cutter.cut<R>(kKeyBlock * width_);
-    transposed_keys_ = cutter.cut<R>(width_ * kKeyBlock);
-    transposed_values_ = cutter.cut<R>(width_ * kKeyBlock);
-    weights_ = cutter.cut<R>(rows * kKeyBlock);
+    keys_by_step_ = cutter.cut<Element>(keys * width_);
+    transposed_keys_ = cutter.cut<Element>(keys * width_);
+    transposed_values_ = cutter.cut<Element>(keys * width_);
+    scores_ = cutter.cut<R>(rows * kKeyBlock);
     dweights_ = cutter.cut<R>(rows * kKeyBlock);
-    dk_ = cutter.cut<R>(round_up(num_keys_, kKeyBlock) * width_);
-    dv_ = cutter.cut<R>(round_up(num_keys_, kKeyBlock) * width_);
+    weights_by_key_ = cutter.cut<Element>(rows * kKeyBlock);
+    dscores_by_key_ = cutter.cut<Element>(rows * kKeyBlock);
+    dscores_by_row_ = kSharesLayouts ? dscores_by_key_ : cutter.cut<Element>(rows * kKeyBlock);
+    dk_ = cutter.cut<R>(keys * width_);
+    dv_ = cutter.cut<R>(keys * width_);
     scratch_bytes_ = cutter.used;
   }
 
@@ -48,15 +105,18 @@ class BackwardPiece {
     sequence_ = work.sequence;
     kv_head_ = work.kv_head;
     key_begin_ = work.key_begin;
+    for (int64_t block = 0; block < num_keys_; block += kKeyBlock) load_keys(block);
     int64_t cells = round_up(num_keys_, kKeyBlock) * width_;
     for (int64_t i = 0; i < cells; ++i) dk_[i] = dv_[i] = 0;
     for (int64_t query = 0; query < sequence_->query_count; query += queries_per_block_) {
       first_query_ = query;
       rows_ = smaller(queries_per_block_, sequence_->query_count - query) * group_;
+      padded_rows_ = round_up(rows_, kDepth);
       load_rows();
-      int64_t begin = visible_keys(*sequence_, args_.mask, query).begin / kKeyBlock * kKeyBlock;
-      int64_t end = visible_keys(*sequence_, args_.mask, query + rows_ / group_ - 1).end;
-      for (int64_t block = begin; block < end; block += kKeyBlock) process_block(block);
+      first_visible_ = visible_keys(*sequence_, args_.mask, query);
+      last_visible_ = visible_keys(*sequence_, args_.mask, query + rows_ / group_ - 1);
+      int64_t begin = first_visible_.begin / kKeyBlock * kKeyBlock;
+      for (int64_t block = begin; block < last_visible_.end; block += kKeyBlock) process_block(block);
       store_dq();
     }
     store_key_gradients(static_cast<T*>(args_.dk), dk_);
@@ -70,107 +130,149 @@ class BackwardPiece {
   }
 
   void load_rows() {
-    for (int64_t row = 0; row < rows_; ++row) {
-      int64_t at = element_row(row) * args_.head_dim;
-      const T* q = static_cast<const T*>(args_.q) + at;
-      const T* out = static_cast<const T*>(args_.out) + at;
-      const T* dout = static_cast<const T*>(args_.dout) + at;
-      R delta = 0;
+    for (int64_t row = 0; row < rows_; ++row) load_row(row, element_row(row) * args_.head_dim);
+    for (int64_t row = rows_; row < padded_rows_; ++row) {
+      for (int64_t d = 0; d < width_; ++d) q_[row * width_ + d] = dout_[row * width_ + d] = Element{};
+      delta_[row] = 0;
+      log_sum_exp_[row] = -kNegligible<R>;
+    }
+    for (int64_t i = 0; i < padded_rows_ * width_; ++i) dq_[i] = 0;
+    if constexpr (!kSharesLayouts) {
+      pack_values(Product{}, RowsView<Element>{q_, width_, rows_, args_.head_dim}, padded_rows_, width_, q_by_step_);
+      pack_values(
+          Product{}, RowsView<Element>{dout_, width_, rows_, args_.head_dim}, padded_rows_, width_, dout_by_step_);
+    }
+  }
+
+  WEFT_INLINE void load_row(int64_t row, int64_t at) {
+    const T* q = static_cast<const T*>(args_.q) + at;
+    const T* out = static_cast<const T*>(args_.out) + at;
+    const T* dout = static_cast<const T*>(args_.dout) + at;
+    R delta = 0;
 #pragma omp simd reduction(+ : delta)
+    for (int64_t d = 0; d < args_.head_dim; ++d) delta += load(dout[d]) * load(out[d]);
+    delta_[row] = delta;
+    log_sum_exp_[row] = static_cast<const R*>(args_.log_sum_exp)[element_row(row)] * static_cast<R>(kLog2E);
+    if constexpr (std::is_same_v<T, Element>) {
+      __builtin_memcpy(q_ + row * width_, q, static_cast<size_t>(args_.head_dim) * sizeof(T));
+      __builtin_memcpy(dout_ + row * width_, dout, static_cast<size_t>(args_.head_dim) * sizeof(T));
+    } else {
       for (int64_t d = 0; d < args_.head_dim; ++d) {
         q_[row * width_ + d] = load(q[d]);
         dout_[row * width_ + d] = load(dout[d]);
-        delta += load(dout[d]) * load(out[d]);
       }
-      for (int64_t d = args_.head_dim; d < width_; ++d) q_[row * width_ + d] = dout_[row * width_ + d] = 0;
-      for (int64_t d = 0; d < width_; ++d) dq_[row * width_ + d] = 0;
-      delta_[row] = delta;
-      log_sum_exp_[row] = static_cast<const R*>(args_.log_sum_exp)[element_row(row)] * static_cast<R>(kLog2E);
     }
+    for (int64_t d = args_.head_dim; d < width_; ++d) q_[row * width_ + d] = dout_[row * width_ + d] = Element{};
   }
 
   void load_keys(int64_t block) {
-    for (int64_t key = 0; key < kKeyBlock; ++key) {
-      bool exists = block + key < num_keys_;
-      int64_t row = (key_begin_ + (exists ? block + key : 0)) * args_.num_kv_heads + kv_head_;
-      const T* k = static_cast<const T*>(args_.k) + row * args_.head_dim;
-      const T* v = static_cast<const T*>(args_.v) + row * args_.head_dim;
-      int64_t dims = exists ? args_.head_dim : 0;
-      for (int64_t d = 0; d < dims; ++d) {
-        R element = load(k[d]);
-        keys_[key * width_ + d] = element;
-        transposed_keys_[d * kKeyBlock + key] = element;
-        transposed_values_[d * kKeyBlock + key] = load(v[d]);
-      }
-      for (int64_t d = dims; d < width_; ++d) {
-        keys_[key * width_ + d] = transposed_keys_[d * kKeyBlock + key] = transposed_values_[d * kKeyBlock + key] = 0;
-      }
-    }
+    int64_t stride = args_.num_kv_heads * args_.head_dim;
+    int64_t at = ((key_begin_ + block) * args_.num_kv_heads + kv_head_) * args_.head_dim;
+    int64_t count = smaller(kKeyBlock, num_keys_ - block);
+    RowsView<T> keys{static_cast<const T*>(args_.k) + at, stride, count, args_.head_dim};
+    RowsView<T> values{static_cast<const T*>(args_.v) + at, stride, count, args_.head_dim};
+    pack_keys(Product{}, keys, transposed_keys_ + block * width_);
+    pack_keys(Product{}, values, transposed_values_ + block * width_);
+    pack_values(Product{}, keys, kKeyBlock, width_, keys_by_step_ + block * width_);
   }
 
+  /// The queries of the row block against the keys of a block that any of them sees.
   void process_block(int64_t block) {
-    load_keys(block);
-    multiply_over_dims(q_, transposed_keys_, weights_);
-    multiply_over_dims(dout_, transposed_values_, dweights_);
-    for (int64_t row = 0; row < rows_; ++row) differentiate_row(row, block);
-    add_over_rows(weights_, dout_, dv_ + block * width_);
-    add_over_rows(dweights_, q_, dk_ + block * width_);
-    multiply_any_rows<Product>({.a = dweights_,
-                                .a_row = kKeyBlock,
-                                .a_step = 1,
-                                .b = keys_,
-                                .b_step = width_,
-                                .steps = kKeyBlock,
-                                .c = dq_,
-                                .c_row = width_,
-                                .accumulate = true},
-                               rows_,
-                               width_);
+    int64_t columns = round_up(smaller(kKeyBlock, last_visible_.end - block), kColumnStep);
+    multiply_over_dims(q_, transposed_keys_ + block * width_, columns, scores_);
+    multiply_over_dims(dout_, transposed_values_ + block * width_, columns, dweights_);
+    bool is_bounded = last_visible_.begin > block || first_visible_.end < block + columns;
+    for (int64_t row = 0; row < padded_rows_; row += kDepth) {
+      if (is_bounded) {
+        differentiate_rows<true>(row, block, columns);
+      } else {
+        differentiate_rows<false>(row, block, columns);
+      }
+    }
+    add_over_rows(weights_by_key_, dout_by_step_, columns, dv_ + block * width_);
+    add_over_rows(dscores_by_key_, q_by_step_, columns, dk_ + block * width_);
+    multiply<Product>({.a = dscores_by_row_,
+                       .a_row = kKeyBlock,
+                       .a_step = kDepth,
+                       .b = keys_by_step_ + block * width_,
+                       .b_step = width_ * kDepth,
+                       .steps = columns / kDepth,
+                       .c = dq_,
+                       .c_row = width_,
+                       .accumulate = true},
+                      rows_,
+                      width_);
   }
 
   /// [rows, keys] = [rows, dims] · [dims, keys].
-  void multiply_over_dims(const R* rows, const R* transposed, R* products) {
-    multiply_any_rows<Product>({.a = rows,
-                                .a_row = width_,
-                                .a_step = 1,
-                                .b = transposed,
-                                .b_step = kKeyBlock,
-                                .steps = args_.head_dim,
-                                .c = products,
-                                .c_row = kKeyBlock},
-                               rows_,
-                               kKeyBlock);
+  void multiply_over_dims(const Element* rows, const Element* transposed, int64_t columns, R* products) {
+    multiply<Product>({.a = rows,
+                       .a_row = width_,
+                       .a_step = kDepth,
+                       .b = transposed,
+                       .b_step = kKeyBlock * kDepth,
+                       .steps = (args_.head_dim + kDepth - 1) / kDepth,
+                       .c = products,
+                       .c_row = kKeyBlock},
+                      padded_rows_,
+                      columns);
   }
 
   /// [keys, dims] += [rows, keys]ᵀ · [rows, dims].
-  void add_over_rows(const R* weights, const R* rows, R* gradients) {
-    multiply_any_rows<Product>({.a = weights,
-                                .a_row = 1,
-                                .a_step = kKeyBlock,
-                                .b = rows,
-                                .b_step = width_,
-                                .steps = rows_,
-                                .c = gradients,
-                                .c_row = width_,
-                                .accumulate = true},
-                               kKeyBlock,
-                               width_);
+  void add_over_rows(const Element* by_key, const Element* rows, int64_t columns, R* gradients) {
+    multiply<Product>({.a = by_key,
+                       .a_row = kDepth,
+                       .a_step = kKeyBlock * kDepth,
+                       .b = rows,
+                       .b_step = width_ * kDepth,
+                       .steps = padded_rows_ / kDepth,
+                       .c = gradients,
+                       .c_row = width_,
+                       .accumulate = true},
+                      columns,
+                      width_);
   }
 
-  /// Products become weights, gradients of weights become gradients of products.
-  WEFT_INLINE void differentiate_row(int64_t row, int64_t block) {
-    KeyRange visible = visible_keys(*sequence_, args_.mask, first_query_ + row / group_);
-    R* weights = weights_ + row * kKeyBlock;
-    R* dweights = dweights_ + row * kKeyBlock;
-    R inverse_cap = R(kLn2) / (score_scale_.has_cap ? static_cast<R>(args_.mask.soft_cap) : R(1));
-    for (int64_t i = 0; i < kKeyBlock; i += kLanes<R>) {
-      IntegerVector<R> is_visible = lanes_between<R>(visible.begin - block - i, visible.end - block - i);
-      Vector<R> score = score_scale_(load_vector(weights + i));
-      Vector<R> weight = exp2_of_negative(score - log_sum_exp_[row]);
-      Vector<R> gradient = weight * (load_vector(dweights + i) - delta_[row]) * static_cast<R>(args_.mask.scale);
-      if (score_scale_.has_cap) gradient *= R(1) - (score * inverse_cap) * (score * inverse_cap);
-      store_vector(weights + i, is_visible ? weight : Vector<R>{});
-      store_vector(dweights + i, is_visible ? gradient : Vector<R>{});
+  /// Products become weights, gradients of weights become gradients of products; for kDepth rows.
+  template <bool is_bounded>
+  WEFT_INLINE void differentiate_rows(int64_t first_row, int64_t block, int64_t columns) {
+    KeyRange bounds[kDepth];
+    for (int64_t r = 0; r < kDepth; ++r) {
+      KeyRange visible =
+          visible_keys(*sequence_, args_.mask, first_query_ + smaller(first_row + r, rows_ - 1) / group_);
+      bounds[r] = {visible.begin - block, visible.end - block};
+    }
+    for (int64_t i = 0; i < columns; i += 2 * kLanes<R>) {
+      Vector<R> weights[kDepth][2], dscores[kDepth][2];
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < kDepth; ++r) {
+#pragma GCC unroll 4
+        for (int64_t half = 0; half < 2; ++half) {
+          int64_t key = i + half * kLanes<R>;
+          differentiate<is_bounded>(first_row + r, key, bounds[r], weights[r][half], dscores[r][half]);
+        }
+      }
+      store_by_key(Product{}, weights_by_key_ + first_row * kKeyBlock + i * kDepth, weights);
+      store_by_key(Product{}, dscores_by_key_ + first_row * kKeyBlock + i * kDepth, dscores);
+      store_by_row(Product{}, dscores_by_row_ + first_row * kKeyBlock + i, kKeyBlock, dscores);
+    }
+  }
+
+  template <bool is_bounded>
+  WEFT_INLINE void differentiate(
+      int64_t row, int64_t key, KeyRange bounds, Vector<R>& weight, Vector<R>& dscore) const {
+    Vector<R> score = score_scale_(load_vector(scores_ + row * kKeyBlock + key));
+    weight = exp2_of_negative(score - log_sum_exp_[row]);
+    Vector<R> dweight = load_vector(dweights_ + row * kKeyBlock + key);
+    dscore = weight * (dweight - delta_[row]) * static_cast<R>(args_.mask.scale);
+    if (score_scale_.has_cap) {
+      R inverse_cap = R(kLn2) / static_cast<R>(args_.mask.soft_cap);
+      dscore *= R(1) - (score * inverse_cap) * (score * inverse_cap);
+    }
+    if constexpr (is_bounded) {
+      IntegerVector<R> is_visible = lanes_between<R>(bounds.begin - key, bounds.end - key);
+      weight = is_visible ? weight : Vector<R>{};
+      dscore = is_visible ? dscore : Vector<R>{};
     }
   }
 
@@ -192,23 +294,42 @@ class BackwardPiece {
   int64_t group_, queries_per_block_, num_keys_, width_;
   ScoreScale<R> score_scale_;
   const AttentionSequence* sequence_ = nullptr;
-  int64_t kv_head_ = 0, key_begin_ = 0, first_query_ = 0, rows_ = 0;
-  R *q_, *dout_, *dq_, *log_sum_exp_, *delta_;
-  R *keys_, *transposed_keys_, *transposed_values_, *weights_, *dweights_, *dk_, *dv_;
+  int64_t kv_head_ = 0, key_begin_ = 0, first_query_ = 0, rows_ = 0, padded_rows_ = 0;
+  KeyRange first_visible_, last_visible_;  // of the row block
+  Element *q_, *dout_, *q_by_step_, *dout_by_step_;
+  Element *keys_by_step_, *transposed_keys_, *transposed_values_;  // a block of keys after the other
+  R *dq_, *log_sum_exp_, *delta_, *scores_, *dweights_, *dk_, *dv_;
+  Element *weights_by_key_, *dscores_by_key_, *dscores_by_row_;
   int64_t scratch_bytes_ = 0;
 };
+
+template <typename Body>
+WEFT_INLINE void for_backward_piece(DType dtype, const Body& body) {
+  if (dtype == DType::f64) {
+    body(TypeTag<BackwardPiece<FmaProduct<double>, double>>{});
+  } else if (dtype == DType::f32) {
+    body(TypeTag<BackwardPiece<FmaProduct<float>, float>>{});
+  } else {
+#if defined(__AVX512BF16__)
+    body(TypeTag<BackwardPiece<Bf16Product, bfloat16>>{});
+#else
+    body(TypeTag<BackwardPiece<FmaProduct<float>, bfloat16>>{});
+#endif
+  }
+}
 
 }  // namespace
 
 int64_t attention_backward_scratch(const AttentionBackwardArgs& args, int64_t query_count) {
   int64_t bytes = 0;
-  for_dtype(args.dtype, [&]<typename T>(TypeTag<T>) { bytes = BackwardPiece<T>::scratch_bytes(args, query_count); });
+  for_backward_piece(args.dtype,
+                     [&]<typename Piece>(TypeTag<Piece>) { bytes = Piece::scratch_bytes(args, query_count); });
   return bytes;
 }
 
 void attention_backward(const AttentionBackwardArgs& args, const AttentionBackwardWork& work) {
-  for_dtype(args.dtype, [&]<typename T>(TypeTag<T>) {
-    BackwardPiece<T> piece(args, work.sequence->query_count, reinterpret_cast<uintptr_t>(work.scratch));
+  for_backward_piece(args.dtype, [&]<typename Piece>(TypeTag<Piece>) {
+    Piece piece(args, work.sequence->query_count, reinterpret_cast<uintptr_t>(work.scratch));
     piece.run(work);
   });
 }

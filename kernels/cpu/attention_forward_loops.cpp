@@ -2,121 +2,12 @@
 // rows with an online softmax.
 #include <type_traits>
 
+#include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/loop_tables.h"
 
 namespace weft::WEFT_ISA {
 namespace {
-
-constexpr int64_t kKeyBlock = 128;
-
-/// Words (f32, or pairs of bf16) of `count` rows: word w of row r goes to packed[w · kKeyBlock + r], zeros for rows
-/// that do not exist. `load_words` gives a vector of a row's words, `load_word` one of them; the last word may be only
-/// partly there.
-template <typename R, typename LoadWords, typename LoadWord>
-WEFT_INLINE void transpose_words(int64_t count,
-                                 int64_t words,
-                                 int64_t complete_words,
-                                 R* packed,
-                                 const LoadWords& load_words,
-                                 const LoadWord& load_word) {
-  constexpr int64_t kSquare = kLanes<R>;
-  int64_t whole_words = complete_words / kSquare * kSquare;
-  for (int64_t row = 0; row < kKeyBlock; row += kSquare) {
-    for (int64_t word = 0; word < whole_words; word += kSquare) {
-      Vector<R> square[kSquare];
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kSquare; ++i) square[i] = row + i < count ? load_words(row + i, word) : Vector<R>{};
-      transpose<R>(square);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kSquare; ++i) store_vector(packed + (word + i) * kKeyBlock + row, square[i]);
-    }
-    for (int64_t word = whole_words; word < words; ++word) {
-      for (int64_t i = 0; i < kSquare; ++i) {
-        packed[word * kKeyBlock + row + i] = row + i < count ? load_word(row + i, word) : R(0);
-      }
-    }
-  }
-}
-
-/// A vector of consecutive elements in the precision of sums.
-template <typename T>
-WEFT_INLINE Vector<Real<T>> load_elements(const T* from) {
-  Vector<Real<T>> elements;
-#pragma GCC unroll 16
-  for (int lane = 0; lane < kLanes<Real<T>>; ++lane) elements[lane] = load(from[lane]);
-  return elements;
-}
-
-/// Single dims (or, below, pairs of dims) are transposed, so that a vector holds one of them for consecutive keys.
-template <typename T, typename R>
-WEFT_INLINE void pack_keys(FmaProduct<R>, const T* keys, int64_t stride, int64_t count, int64_t head_dim, R* packed) {
-  transpose_words<R>(
-      count,
-      head_dim,
-      head_dim,
-      packed,
-      [&](int64_t key, int64_t d) WEFT_INLINE_LAMBDA { return load_elements(keys + key * stride + d); },
-      [&](int64_t key, int64_t d) WEFT_INLINE_LAMBDA { return load(keys[key * stride + d]); });
-}
-
-template <typename T, typename R>
-WEFT_INLINE void pack_values(
-    FmaProduct<R>, const T* values, int64_t stride, int64_t count, int64_t head_dim, int64_t width, R* packed) {
-  for (int64_t key = 0; key < kKeyBlock; ++key) {
-    R* row = packed + key * width;
-    int64_t dims = key < count ? head_dim : 0;
-#pragma omp simd
-    for (int64_t d = 0; d < dims; ++d) row[d] = load(values[key * stride + d]);
-    for (int64_t d = dims; d < width; ++d) row[d] = 0;
-  }
-}
-
-template <typename R>
-WEFT_INLINE void store_weights(FmaProduct<R>, R* to, Vector<R> first, Vector<R> second) {
-  store_vector(to, first);
-  store_vector(to + kLanes<R>, second);
-}
-
-#if defined(__AVX512BF16__)
-WEFT_INLINE void pack_keys(
-    Bf16Product, const bfloat16* keys, int64_t stride, int64_t count, int64_t head_dim, bfloat16* packed) {
-  transpose_words<float>(
-      count,
-      (head_dim + 1) / 2,
-      head_dim / 2,
-      reinterpret_cast<float*>(packed),
-      [&](int64_t key, int64_t pair)
-          WEFT_INLINE_LAMBDA { return load_vector(reinterpret_cast<const float*>(keys + key * stride + 2 * pair)); },
-      [&](int64_t key, int64_t pair) WEFT_INLINE_LAMBDA {
-        const bfloat16* elements = keys + key * stride + 2 * pair;
-        uint32_t high = 2 * pair + 1 < head_dim ? elements[1].bits : 0u;
-        return __builtin_bit_cast(float, elements[0].bits | high << 16);
-      });
-}
-
-WEFT_INLINE void pack_values(Bf16Product,
-                             const bfloat16* values,
-                             int64_t stride,
-                             int64_t count,
-                             int64_t head_dim,
-                             int64_t width,
-                             bfloat16* packed) {
-  for (int64_t key = 0; key < kKeyBlock; key += 2) {
-    const uint16_t* first = reinterpret_cast<const uint16_t*>(values + key * stride);
-    const uint16_t* second = first + stride;
-    uint32_t* pairs = reinterpret_cast<uint32_t*>(packed + key * width);
-    int64_t dims = key + 1 < count ? head_dim : 0;
-#pragma omp simd
-    for (int64_t d = 0; d < dims; ++d) pairs[d] = first[d] | static_cast<uint32_t>(second[d]) << 16;
-    for (int64_t d = dims; d < width; ++d) pairs[d] = key + 1 == count && d < head_dim ? first[d] : 0;
-  }
-}
-
-WEFT_INLINE void store_weights(Bf16Product, bfloat16* to, Vector<float> first, Vector<float> second) {
-  _mm512_storeu_si512(to, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first)));
-}
-#endif
 
 template <typename Product, typename T>
 class ForwardPiece {
@@ -193,9 +84,10 @@ class ForwardPiece {
   void load_keys(int64_t block, int64_t count) {
     int64_t stride = sequence_->key_token_stride;
     int64_t at = kv_head_ * sequence_->key_head_stride + block * stride;
-    pack_keys(Product{}, static_cast<const T*>(sequence_->keys) + at, stride, count, args_.head_dim, keys_);
-    pack_values(
-        Product{}, static_cast<const T*>(sequence_->values) + at, stride, count, args_.head_dim, width_, values_);
+    const T* keys = static_cast<const T*>(sequence_->keys) + at;
+    pack_keys(Product{}, RowsView<T>{keys, stride, count, args_.head_dim}, keys_);
+    const T* values = static_cast<const T*>(sequence_->values) + at;
+    pack_values(Product{}, RowsView<T>{values, stride, count, args_.head_dim}, kKeyBlock, width_, values_);
   }
 
   /// Rows [row, row + kTileRows) against the keys of the block that any of them sees.
