@@ -24,6 +24,7 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_chat_command(app, context);
   add_perplexity_command(app, context);
   add_tokenize_command(app, context);
+  add_prepare_command(app, context);
   add_inspect_command(app, context);
   add_plan_command(app, context);
   add_verify_command(app, context);
