@@ -13,6 +13,7 @@
 namespace weft {
 
 class CausalLanguageModel;
+struct NamedLinear;
 
 struct LoraOptions {
   int64_t rank = 8;
@@ -30,27 +31,35 @@ struct LoraOptions {
 /// row- parallel ones A split and B replicated; B is added before the one reduction.
 class Adapter {
  public:
-  /// Declares A and B for every layer that the options name. Throws Error(bad_input) when they match none, naming what
-  /// there is.
+  /// Declares A and B for every layer that the options name. Throws Error(bad_input) when a target matches none, naming
+  /// what there is. The model must outlive the adapter.
   Adapter(CausalLanguageModel& model, const LoraOptions& options);
   ~Adapter();
+  Adapter(const Adapter&) = delete;
+  Adapter& operator=(const Adapter&) = delete;
 
   const LoraOptions& options() const { return options_; }
   /// Named as PEFT names them: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
 
-  /// A normal with variance 1 / in_features' (Kaiming uniform as PEFT's), B zero; the same at every split.
+  /// A uniform in ±1/√in_features (PEFT's), B zero; the same at every split. Values that are defined already are filled
+  /// in place.
   void initialise(const Context& context, DType dtype, uint64_t seed);
 
   /// The layers run with this adapter from now on (one at a time), or with none.
   void attach();
   void detach();
-  /// Adds scale · B·A to the weights (row-major ones), and takes it back.
+  /// Adds scale · B·A to the weights, which must be row-major (Error(failure) otherwise), and detaches.
   void merge(const Context& context);
+  /// Takes it back, up to rounding.
+  void unmerge(const Context& context);
 
  private:
   struct Part;
+  void add_part(CausalLanguageModel& model, const NamedLinear& named);
+  void add_to_weights(const Context& context, double scale);
+
   LoraOptions options_;
   ParameterStore parameters_;
   std::deque<Part> parts_;

@@ -27,8 +27,20 @@ size_t packed_bytes(const Context& context, const Parameter& parameter, const Lo
   return query == nullptr ? 0 : query(parameter.local_shape[0], parameter.local_shape[1], options.dtype);
 }
 
+bool is_wanted(const Parameter& parameter, const LoadOptions& options) {
+  return !options.block || parameter.block == *options.block;
+}
+
+/// Whether the value can be filled as it is: a trainer's weights are views of its buffers.
+bool is_allocated(const Parameter& parameter, const LoadOptions& options, size_t packed) {
+  const Tensor& value = parameter.value;
+  if (!value || value.shape() != parameter.local_shape || value.dtype() != options.dtype) return false;
+  return packed > 0 ? value.layout() == Layout::packed && value.bytes() == packed : value.layout() == Layout::row_major;
+}
+
 void allocate(const Context& context, Parameter& parameter, const LoadOptions& options) {
   size_t packed = packed_bytes(context, parameter, options);
+  if (is_allocated(parameter, options, packed)) return;
   parameter.value =
       packed > 0 ? Tensor::packed(context.allocator, parameter.local_shape, options.dtype, packed, MemoryTag::weights)
                  : context.empty(parameter.local_shape, options.dtype, MemoryTag::weights);
@@ -38,6 +50,7 @@ void allocate(const Context& context, Parameter& parameter, const LoadOptions& o
 struct Chunk {
   Parameter* parameter;
   const WeightSource* source;
+  uint32_t index;  // of the parameter in the model
   int64_t begin, end;
 };
 
@@ -48,18 +61,19 @@ int64_t row_bytes(const Parameter& parameter, DType dtype) {
 
 std::vector<Chunk> split_into_chunks(CausalLanguageModel& model,
                                      const std::vector<WeightSource>& sources,
-                                     DType dtype) {
+                                     const LoadOptions& options) {
   std::vector<Chunk> chunks;
-  size_t index = 0;
+  uint32_t index = 0;
   for (Parameter& parameter : model.parameters().all()) {
     const WeightSource& source = sources[index++];
+    if (!is_wanted(parameter, options)) continue;
     int64_t rows = parameter.local_shape[0];
     bool any_rows = source.transform == WeightTransform::none || source.transform == WeightTransform::transpose;
-    int64_t step = any_rows
-                       ? std::max<int64_t>(1, kChunkBytes / row_bytes(parameter, dtype) / kPackRowBlock) * kPackRowBlock
-                       : rows;
+    int64_t step = any_rows ? std::max<int64_t>(1, kChunkBytes / row_bytes(parameter, options.dtype) / kPackRowBlock) *
+                                  kPackRowBlock
+                            : rows;
     for (int64_t begin = 0; begin < rows; begin += step) {
-      chunks.push_back({&parameter, &source, begin, std::min(rows, begin + step)});
+      chunks.push_back({&parameter, &source, index - 1, begin, std::min(rows, begin + step)});
     }
   }
   return chunks;
@@ -171,9 +185,14 @@ std::vector<WeightSource> resolve_sources(const OpenedModel& opened, CausalLangu
   return sources;
 }
 
-int64_t total_bytes(CausalLanguageModel& model) {
+/// Makes room for what is wanted and returns its bytes.
+int64_t allocate_all(const Context& context, CausalLanguageModel& model, const LoadOptions& options) {
   int64_t total = 0;
-  for (const Parameter& parameter : model.parameters().all()) total += static_cast<int64_t>(parameter.value.bytes());
+  for (Parameter& parameter : model.parameters().all()) {
+    if (!is_wanted(parameter, options)) continue;
+    allocate(context, parameter, options);
+    total += static_cast<int64_t>(parameter.value.bytes());
+  }
   return total;
 }
 
@@ -216,12 +235,11 @@ LoadReport load_parameters(const Context& context,
   auto start = std::chrono::steady_clock::now();
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
   std::vector<WeightSource> sources = resolve_sources(opened, model);
-  for (Parameter& parameter : model.parameters().all()) allocate(context, parameter, options);
   LoadReport report;
-  report.weight_bytes = total_bytes(model);
+  report.weight_bytes = allocate_all(context, model, options);
   int64_t bytes_before = opened.reader->bytes_read();
   Progress progress("loading weights", report.weight_bytes, options.show_progress);
-  std::vector<Chunk> chunks = split_into_chunks(model, sources, options.dtype);
+  std::vector<Chunk> chunks = split_into_chunks(model, sources, options);
   run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
     place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
@@ -239,17 +257,11 @@ void initialise_parameters(const Context& context,
                            const LoadOptions& options,
                            uint64_t seed) {
   std::vector<WeightSource> no_sources(model.parameters().all().size());
-  for (Parameter& parameter : model.parameters().all()) allocate(context, parameter, options);
-  std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options.dtype);
-  uint32_t site = 0;
-  std::vector<uint32_t> sites;
-  for (size_t i = 0; i < chunks.size(); ++i) {
-    if (i > 0 && chunks[i].parameter != chunks[i - 1].parameter) ++site;
-    sites.push_back(site);
-  }
+  allocate_all(context, model, options);
+  std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options);
   run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
-    RandomKey key{.seed = seed, .site = sites[i]};
+    RandomKey key{.seed = seed, .step = 0, .site = chunk.index};
     place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
       fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
     });

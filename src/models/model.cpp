@@ -50,7 +50,11 @@ LanguageModelLoss language_model_loss(Context& context,
 }
 
 void set_trainable(CausalLanguageModel& model, bool trainable) {
-  for (Parameter& parameter : model.parameters().all()) {
+  set_trainable(model.parameters(), trainable);
+}
+
+void set_trainable(ParameterStore& parameters, bool trainable) {
+  for (Parameter& parameter : parameters.all()) {
     if (!trainable) {
       parameter.value.set_grad_slot(nullptr);
       continue;

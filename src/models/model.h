@@ -144,6 +144,7 @@ class GradientFinisher {
 void finish_gradients(Context& context, CausalLanguageModel& model);
 
 /// Makes every parameter's value want a gradient (before a training forward) or not.
+void set_trainable(ParameterStore& parameters, bool trainable);
 void set_trainable(CausalLanguageModel& model, bool trainable);
 
 }  // namespace weft

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,6 +50,7 @@ struct LoadOptions {
   bool for_training = false;   // keep matrices row-major so that backward can read them
   bool show_progress = false;  // rank 0
   int num_threads = 1;
+  std::optional<int64_t> block;  // only the parameters of this block (kOuterBlock: those of none)
 };
 
 struct LoadReport {
@@ -57,7 +59,8 @@ struct LoadReport {
   double seconds = 0;
 };
 
-/// Reads this rank's slices straight into place. Checks first that every parameter exists with the right shape and that
+/// Reads this rank's slices straight into place: into the values that are defined already, where shape, dtype and
+/// layout are as wanted, else into new ones. Checks first that every parameter exists with the right shape and that
 /// nothing unknown is left over.
 LoadReport load_parameters(const Context& context,
                            const OpenedModel& opened,
@@ -65,7 +68,7 @@ LoadReport load_parameters(const Context& context,
                            const LoadOptions& options);
 
 /// Random values of the right scale instead of a checkpoint: normal with standard deviation 0.02, norms around their
-/// neutral value. The same values at every tensor-parallel degree.
+/// neutral value. The same values at every tensor-parallel degree, block by block or at once.
 void initialise_parameters(const Context& context,
                            CausalLanguageModel& model,
                            const LoadOptions& options,

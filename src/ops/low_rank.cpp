@@ -1,5 +1,7 @@
 #include "ops/low_rank.h"
 
+#include <cstring>
+
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "ops/linear.h"
@@ -29,7 +31,7 @@ Tensor product(Context& context, const Tensor& x, const Tensor& weight) {
 }
 
 /// y = dy · weight, or y += that.
-void multiply(Context& context, const Tensor& dy, const Tensor& weight, Tensor& y, bool accumulate) {
+void multiply(const Context& context, const Tensor& dy, const Tensor& weight, Tensor& y, bool accumulate) {
   auto kernel = require_kernel(context.kernels().linear.backward_input, "add_low_rank", context.device.type);
   kernel({.dy = dy.raw(),
           .weight = weight.raw(),
@@ -42,7 +44,7 @@ void multiply(Context& context, const Tensor& dy, const Tensor& weight, Tensor& 
          context.stream());
 }
 
-void multiply_by(Context& context, Tensor& x, double factor) {
+void multiply_by(const Context& context, Tensor& x, double factor) {
   if (factor == 1.0) return;
   auto kernel = require_kernel(context.kernels().elementwise.axpby, "add_low_rank", context.device.type);
   kernel(
@@ -136,6 +138,14 @@ Tensor add_low_rank(Context& context, const Tensor& y, const Tensor& x, const Lo
     context.tape->record(std::make_unique<LowRankNode>(std::move(slots), x, std::move(scaled_inner), factors, mask));
   }
   return sum;
+}
+
+void add_low_rank_product(const Context& context, Tensor& weight, const Tensor& a, const Tensor& b, double scale) {
+  WEFT_ASSERT(weight.layout() == Layout::row_major && b.size(0) == weight.size(0) && a.size(1) == weight.size(1));
+  Tensor scaled = context.empty(b.shape(), b.dtype());
+  std::memcpy(scaled.raw(), b.raw(), b.bytes());
+  multiply_by(context, scaled, scale);
+  multiply(context, scaled, a, weight, true);
 }
 
 }  // namespace weft

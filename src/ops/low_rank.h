@@ -18,4 +18,7 @@ struct LowRankFactors {
 /// must not be used after.
 Tensor add_low_rank(Context& context, const Tensor& y, const Tensor& x, const LowRankFactors& factors);
 
+/// weight += scale · b·a, in place: [out_features, in_features] row-major, rounded once.
+void add_low_rank_product(const Context& context, Tensor& weight, const Tensor& a, const Tensor& b, double scale);
+
 }  // namespace weft

@@ -2,104 +2,58 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
-#include <mutex>
-
-#include "autograd/tape.h"
 #include "core/error.h"
-#include "models/small_decoders.h"
-#include "parallel/thread_communicator.h"
+#include "models/training_pass.h"
 
 namespace weft {
 namespace {
 
+using testing::expect_same;
 using testing::NamedDecoder;
+using testing::Outcome;
+using testing::run_pass;
 
-struct Outcome {
-  std::vector<double> logits;
-  double loss = 0;
-  std::map<std::string, std::vector<double>> gradients;  // whole, assembled from the ranks' slices
-};
-
-Batch two_sequences() {
-  Batch batch;
-  batch.add({3, 36, 7, 7, 1});
-  batch.add({0, 18, 19, 20, 2, 5, 11});
-  return batch;
-}
-
-std::vector<double> values_of(const Tensor& tensor) {
-  return {tensor.data<double>(), tensor.data<double>() + tensor.num_elements()};
-}
-
-void place_slice(const Parameter& parameter, const Tensor& grad, std::vector<double>& whole) {
-  whole.resize(static_cast<size_t>(parameter.full_shape.num_elements()));
-  int64_t full_width = parameter.full_shape.rank() == 1 ? 1 : parameter.full_shape[1];
-  int64_t local_width = parameter.local_shape.rank() == 1 ? 1 : parameter.local_shape[1];
-  int64_t row_begin = parameter.range.dim == 0 ? parameter.range.begin : 0;
-  int64_t column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0;
-  for (int64_t row = 0; row < parameter.local_shape[0]; ++row) {
-    for (int64_t column = 0; column < local_width; ++column) {
-      whole[static_cast<size_t>((row_begin + row) * full_width + column_begin + column)] =
-          grad.data<double>()[row * local_width + column];
-    }
-  }
-}
-
-Outcome run(const DecoderConfig& config, int size) {
-  Outcome outcome;
-  std::mutex mutex;
-  run_thread_ranks(size, [&](const std::shared_ptr<Communicator>& communicator) {
-    Context context = make_cpu_context(1);
-    context.tensor_parallel = communicator.get();
-    auto model = testing::make_random(context, config, {communicator->rank(), size}, DType::f64);
-    set_trainable(*model, true);
-    Tape tape;
-    context.tape = &tape;
-    Tensor hidden = model->hidden(context, two_sequences(), nullptr);
-    std::vector<int32_t> targets = {36, 7, 7, 1, -1, 18, 19, 20, 2, 5, 11, -1};
-    LanguageModelLoss loss = language_model_loss(context, *model, hidden, targets, {});
-    tape.backward(context, loss.loss);
-    context.tape = nullptr;
-    finish_gradients(context, *model);
-    Tensor logits = model->logits(context, hidden.detach());
-    std::lock_guard lock(mutex);
-    for (const Parameter& parameter : model->parameters().all()) {
-      const Tensor& grad = parameter.value.grad_slot()->tensor;
-      if (grad) place_slice(parameter, grad, outcome.gradients[parameter.name]);
-    }
-    if (communicator->rank() == 0) {
-      outcome.logits = values_of(logits);
-      outcome.loss = *loss.loss.data<double>();
-    } else {
-      EXPECT_EQ(outcome.logits.empty() || outcome.logits == values_of(logits), true);
-    }
-  });
-  return outcome;
-}
-
-void expect_near(const std::vector<double>& actual, const std::vector<double>& expected, const std::string& what) {
-  ASSERT_EQ(actual.size(), expected.size()) << what;
-  double largest = 1e-6;
-  for (double value : expected) largest = std::max(largest, std::abs(value));
-  for (size_t i = 0; i < expected.size(); ++i)
-    ASSERT_NEAR(actual[i], expected[i], 1e-10 * largest) << what << " element " << i;
+bool fits(const DecoderConfig& config, int size) {
+  return size <= config.info.num_kv_heads || size % config.info.num_kv_heads == 0;
 }
 
 class TensorParallel : public ::testing::TestWithParam<std::tuple<int, NamedDecoder>> {};
 
 TEST_P(TensorParallel, GivesWhatOneRankGives) {
   auto [size, decoder] = GetParam();
-  if (size > decoder.config.info.num_kv_heads && size % decoder.config.info.num_kv_heads != 0) {
+  if (!fits(decoder.config, size)) {
     EXPECT_THROW(make_decoder(decoder.config, {0, size}), Error);
     return;
   }
-  Outcome one = run(decoder.config, 1);
-  Outcome many = run(decoder.config, size);
-  EXPECT_NEAR(many.loss, one.loss, 1e-12);
-  expect_near(many.logits, one.logits, "logits");
-  ASSERT_EQ(many.gradients.size(), one.gradients.size());
-  for (const auto& [name, gradient] : one.gradients) expect_near(many.gradients[name], gradient, name);
+  Outcome one = run_pass(decoder.config, {});
+  EXPECT_EQ(one.gradients.size(), make_decoder(decoder.config, {})->parameters().all().size());
+  expect_same(run_pass(decoder.config, {.ranks = size}), one);
+}
+
+TEST_P(TensorParallel, WithSequenceParallelismGivesTheSame) {
+  auto [size, decoder] = GetParam();
+  if (!fits(decoder.config, size)) return;
+  Outcome one = run_pass(decoder.config, {.with_offset = true});
+  expect_same(run_pass(decoder.config, {.ranks = size, .with_offset = true}), one);
+  expect_same(run_pass(decoder.config, {.ranks = size, .sequence_parallel = true, .with_offset = true}), one);
+  Batch short_batch;
+  short_batch.add({4, 9, 1, 2, 30});  // the last of four ranks has no token
+  one = run_pass(decoder.config, {.reduction = LossReduction::sum, .batch = short_batch});
+  expect_same(
+      run_pass(decoder.config,
+               {.ranks = size, .sequence_parallel = true, .reduction = LossReduction::sum, .batch = short_batch}),
+      one);
+}
+
+TEST_P(TensorParallel, GivesTheSameAdapterGradients) {
+  auto [size, decoder] = GetParam();
+  if (!fits(decoder.config, size)) return;
+  LoraOptions lora{.rank = 3, .alpha = 5, .dropout = 0.3};
+  Outcome one = run_pass(decoder.config, {.lora = &lora, .train_base = false});
+  EXPECT_EQ(one.gradients.size(), 2u * 7u * 3u);
+  expect_same(run_pass(decoder.config, {.ranks = size, .lora = &lora, .train_base = false}), one);
+  expect_same(run_pass(decoder.config, {.ranks = size, .sequence_parallel = true, .lora = &lora, .train_base = false}),
+              one);
 }
 
 INSTANTIATE_TEST_SUITE_P(All,

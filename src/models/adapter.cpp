@@ -1,0 +1,201 @@
+#include "models/adapter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "models/model.h"
+#include "ops/low_rank.h"
+
+namespace weft {
+namespace {
+
+constexpr std::string_view kPrefix = "base_model.model.";
+constexpr int64_t kMaxRank = 1 << 16;
+/// Dropout sites of adapters; a model's own come before.
+constexpr uint32_t kFirstSite = 1 << 16;
+
+/// * stands for anything. Goes back to the last star only: time is the product of the lengths at most.
+bool matches_pattern(std::string_view pattern, std::string_view name) {
+  size_t p = 0, n = 0, star = std::string_view::npos, after_star = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      after_star = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p;
+      ++n;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      n = ++after_star;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+/// A target is the end of a layer's name, in whole parts, or a pattern of all of it.
+bool is_target(const std::string& target, const std::string& name) {
+  if (target.find('*') != std::string::npos) return matches_pattern(target, name);
+  return name == target || name.ends_with("." + target);
+}
+
+std::string known_layers(const std::vector<NamedLinear>& linears) {
+  std::set<std::string> last_parts;
+  for (const NamedLinear& one : linears) last_parts.insert(one.name.substr(one.name.rfind('.') + 1));
+  std::string text;
+  for (const std::string& part : last_parts) text += (text.empty() ? "" : ", ") + part;
+  return text;
+}
+
+void check_options(const LoraOptions& options, const CausalLanguageModel& model) {
+  if (options.rank < 1 || options.rank > kMaxRank) fail_input("LoRA: rank {} is not in 1 … {}", options.rank, kMaxRank);
+  if (!(options.dropout >= 0 && options.dropout < 1)) fail_input("LoRA: dropout {} is not in [0, 1)", options.dropout);
+  if (!std::isfinite(options.alpha)) fail_input("LoRA: alpha {} is not a number to scale by", options.alpha);
+  for (int64_t layer : options.layers) {
+    if (layer >= 0 && layer < model.info().num_layers) continue;
+    fail_input("LoRA: there is no layer {}; the model has layers 0 … {}", layer, model.info().num_layers - 1);
+  }
+}
+
+std::vector<NamedLinear> choose_linears(CausalLanguageModel& model, const LoraOptions& options) {
+  std::vector<NamedLinear> all = model.linears();
+  std::vector<NamedLinear> chosen;
+  std::set<std::string> used;
+  for (const NamedLinear& one : all) {
+    bool matches = options.target_modules.empty();
+    for (const std::string& target : options.target_modules) {
+      if (!is_target(target, one.name)) continue;
+      matches = true;
+      used.insert(target);
+    }
+    bool in_layers = options.layers.empty() ||
+                     std::count(options.layers.begin(), options.layers.end(), one.linear->weight->block) > 0;
+    if (matches && in_layers) chosen.push_back(one);
+  }
+  for (const std::string& target : options.target_modules) {
+    if (used.count(target) == 0) {
+      fail_input("LoRA: '{}' matches no layer of this model; its blocks have {}", printable(target), known_layers(all));
+    }
+  }
+  if (chosen.empty()) fail_input("LoRA: no layer of this model is chosen; its blocks have {}", known_layers(all));
+  return chosen;
+}
+
+bool is_split_over_inputs(ShardKind kind) {
+  return kind == ShardKind::columns || kind == ShardKind::head_columns;
+}
+
+float uniform_value(const RandomKey& key, int64_t index, float bound) {
+  return (2 * key.uniform(static_cast<uint64_t>(index)) - 1) * bound;
+}
+
+/// PEFT's: Kaiming uniform with a = √5, which is uniform in ±1/√in_features.
+void fill_factor_a(Parameter& a, const RandomKey& key) {
+  int64_t full_width = a.full_shape[1];
+  int64_t columns = a.local_shape[1];
+  int64_t column_begin = a.range.dim == 1 ? a.range.begin : 0;
+  float bound = 1 / std::sqrt(static_cast<float>(full_width));
+  std::vector<float> row(static_cast<size_t>(columns));
+  for (int64_t i = 0; i < a.local_shape[0]; ++i) {
+    for (int64_t j = 0; j < columns; ++j)
+      row[static_cast<size_t>(j)] = uniform_value(key, i * full_width + column_begin + j, bound);
+    Tensor target = a.value.slice(i, i + 1);
+    convert_dtype(row.data(), DType::f32, target.raw(), target.dtype(), columns);
+  }
+}
+
+}  // namespace
+
+struct Adapter::Part {
+  Linear* linear = nullptr;
+  Parameter* weight = nullptr;  // of the layer
+  Parameter* a = nullptr;
+  Parameter* b = nullptr;
+  LowRankAdapter low_rank;
+};
+
+double LoraOptions::scale() const {
+  auto size = static_cast<double>(rank);
+  return alpha / (rank_stabilised ? std::sqrt(size) : size);
+}
+
+Adapter::Adapter(CausalLanguageModel& model, const LoraOptions& options)
+    : options_(options), parameters_(model.parameters().place()) {
+  check_options(options, model);
+  for (const NamedLinear& one : choose_linears(model, options)) add_part(model, one);
+}
+
+Adapter::~Adapter() {
+  detach();
+}
+
+void Adapter::add_part(CausalLanguageModel& model, const NamedLinear& named) {
+  Parameter* weight = model.parameters().find(named.linear->weight->name);
+  WEFT_ASSERT(weight != nullptr, "{}", named.name);
+  bool over_inputs = is_split_over_inputs(weight->shard.kind);
+  bool is_split = weight->shard.kind != ShardKind::replicated;
+  std::string prefix = std::string(kPrefix) + named.name;
+  parameters_.set_block(weight->block);
+  Part part;
+  part.linear = named.linear;
+  part.weight = weight;
+  part.a = &parameters_.add(
+      prefix + ".lora_A.weight", {options_.rank, weight->full_shape[1]}, over_inputs ? weight->shard : Shard{});
+  part.b = &parameters_.add(
+      prefix + ".lora_B.weight", {weight->full_shape[0], options_.rank}, over_inputs ? Shard{} : weight->shard);
+  // The replicated factor stands inside the tensor-parallel region: each rank sees what its slice of the other gives.
+  part.a->partial_gradient = is_split && !over_inputs;
+  part.b->partial_gradient = is_split && over_inputs;
+  part.low_rank = {.a = part.a,
+                   .b = part.b,
+                   .scale = options_.scale(),
+                   .dropout = static_cast<float>(options_.dropout),
+                   .dropout_site = kFirstSite + static_cast<uint32_t>(parts_.size())};
+  parts_.push_back(part);
+}
+
+void Adapter::initialise(const Context& context, DType dtype, uint64_t seed) {
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    Part& part = parts_[i];
+    for (Parameter* factor : {part.a, part.b}) {
+      if (!factor->value) factor->value = context.empty(factor->local_shape, dtype, MemoryTag::weights);
+    }
+    fill_factor_a(*part.a, {.seed = seed, .step = 0, .site = kFirstSite + static_cast<uint32_t>(i)});
+    std::fill_n(static_cast<std::byte*>(part.b->value.raw()), part.b->value.bytes(), std::byte{0});
+  }
+}
+
+void Adapter::attach() {
+  for (Part& part : parts_) part.linear->adapter = &part.low_rank;
+}
+
+void Adapter::detach() {
+  for (Part& part : parts_) {
+    if (part.linear->adapter == &part.low_rank) part.linear->adapter = nullptr;
+  }
+}
+
+void Adapter::merge(const Context& context) {
+  detach();
+  add_to_weights(context, options_.scale());
+}
+
+void Adapter::unmerge(const Context& context) {
+  add_to_weights(context, -options_.scale());
+}
+
+void Adapter::add_to_weights(const Context& context, double scale) {
+  for (Part& part : parts_) {
+    if (part.weight->value.layout() != Layout::row_major) {
+      fail(ExitCode::failure,
+           "{}: a packed weight takes no adapter in; load the model with row-major weights",
+           part.weight->name);
+    }
+    add_low_rank_product(context, part.weight->value, part.a->value, part.b->value, scale);
+  }
+}
+
+}  // namespace weft
