@@ -66,17 +66,18 @@ Tensor MatrixExchange::gather_slice(const DirectoryParameter& parameter,
 Tensor MatrixExchange::gather(const DirectoryParameter& parameter,
                               MatrixOwner owner,
                               const std::vector<SlicePart>& parts) const {
-  Tensor slice;
+  Tensor own_slice;
   bool has_slice = counts(parameter, place_.rank);
-  if (has_slice) slice = gather_slice(parameter, owner.data_rank, parts);
+  if (has_slice) own_slice = gather_slice(parameter, owner.data_rank, parts);
   if (data_rank_ != owner.data_rank) return {};
   if (place_.rank != owner.tensor_rank) {
-    if (has_slice) sharing_.tensor_parallel->send(slice, owner.tensor_rank);
+    if (has_slice) sharing_.tensor_parallel->send(own_slice, owner.tensor_rank);
     return {};
   }
   Tensor matrix = context_.empty(parameter.full_shape, DType::f32, MemoryTag::workspace);
   for (int rank = 0; rank < place_.size; ++rank) {
     if (!counts(parameter, rank)) continue;
+    Tensor slice = own_slice;
     if (rank != place_.rank) {
       slice = empty_slice(parameter, rank);
       sharing_.tensor_parallel->receive(slice, rank);
@@ -84,7 +85,6 @@ Tensor MatrixExchange::gather(const DirectoryParameter& parameter,
     for_each_stretch(parameter.full_shape, range_of(parameter, rank), [&](int64_t local, int64_t full, int64_t count) {
       std::copy_n(slice.data<float>() + local, count, matrix.data<float>() + full);
     });
-    slice = Tensor();
   }
   return matrix;
 }

@@ -46,12 +46,12 @@ struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, momentum = 0;
   EpsilonPlacement epsilon_placement = EpsilonPlacement::torch;
   bool bias_correction = true;
-  double weight_decay = 0.01;                         // decoupled
-  std::vector<std::string> weight_decay_exclude;      // no decay for these
-  bool decay_vectors = true;                          // false: none for parameters of fewer than two dimensions
-  std::vector<std::string> layer_adaptation_exclude;  // of LAMB
-  bool layer_adaptation_includes_decay = true;        // bert4keras' LAMB; false: Keras'
-  std::vector<std::pair<std::string, double>> learning_rate_factors;  // pattern, factor; the first match counts
+  double weight_decay = 0.01;                              // decoupled
+  std::vector<std::string> weight_decay_exclude = {};      // no decay for these
+  bool decay_vectors = true;                               // false: none for parameters of fewer than two dimensions
+  std::vector<std::string> layer_adaptation_exclude = {};  // of LAMB
+  bool layer_adaptation_includes_decay = true;             // bert4keras' LAMB; false: Keras'
+  std::vector<std::pair<std::string, double>> learning_rate_factors = {};  // pattern, factor; the first match counts
   double ema_momentum = 0;      // 0: no average; Keras' rule (a copy after the first update)
   int64_t lookahead_steps = 0;  // 0: none
   double lookahead_alpha = 0.5;
