@@ -1,7 +1,7 @@
 #include "data/source_rows.h"
 
+#include <algorithm>
 #include <array>
-#include <deque>
 #include <mutex>
 #include <numeric>
 #include <optional>
@@ -176,39 +176,47 @@ class WholeRows : public SourceRows {
     }
   }
 
-  struct OpenRow {
-    int64_t room = 0;
-    std::vector<int64_t> documents;
-  };
-
   /// First fit among a bounded number of open rows, so that packing takes linear time; the one that has been open
   /// longest is closed.
   void pack() {
     constexpr size_t kMaxOpenRows = 64;
-    const Order order(options_, kPackingOrder, 0, static_cast<int64_t>(documents_.size()));
-    std::vector<int64_t> packed;
-    std::deque<OpenRow> open;
-    row_begins_ = {0};
-    const auto close = [&](const OpenRow& row) {
-      packed.insert(packed.end(), row.documents.begin(), row.documents.end());
-      row_begins_.push_back(static_cast<int64_t>(packed.size()));
-    };
-    for (int64_t i = 0; i < static_cast<int64_t>(documents_.size()); ++i) {
-      const int64_t document = documents_[static_cast<size_t>(order(i))];
-      const int64_t length = fitting_part(document).size();
-      auto row = std::find_if(open.begin(), open.end(), [&](const OpenRow& r) { return r.room >= length; });
-      if (row == open.end()) row = open.insert(open.end(), {options_.sequence_length, {}});
-      row->documents.push_back(document);
-      row->room -= length;
-      const bool is_full = row->room < 2;  // no document is shorter
-      if (is_full || open.size() > kMaxOpenRows) {
-        if (!is_full) row = open.begin();
-        close(*row);
-        open.erase(row);
+    const auto num_documents = static_cast<int64_t>(documents_.size());
+    const Order order(options_, kPackingOrder, 0, num_documents);
+    std::vector<int64_t> rooms;      // of the open rows, apart for speed
+    std::vector<int64_t> open_rows;  // their numbers
+    std::vector<int64_t> row_of(documents_.size());
+    int64_t num_rows = 0;
+    for (int64_t i = 0; i < num_documents; ++i) {
+      const int64_t length = fitting_part(documents_[static_cast<size_t>(order(i))]).size();
+      auto room = std::find_if(rooms.begin(), rooms.end(), [&](int64_t free) { return free >= length; });
+      if (room == rooms.end()) {
+        open_rows.push_back(num_rows++);
+        room = rooms.insert(rooms.end(), options_.sequence_length);
       }
+      const auto place = room - rooms.begin();
+      row_of[static_cast<size_t>(i)] = open_rows[static_cast<size_t>(place)];
+      *room -= length;
+      const bool is_full = *room < 2;  // no document is shorter
+      if (!is_full && rooms.size() <= kMaxOpenRows) continue;
+      const auto closed = is_full ? place : 0;
+      rooms.erase(rooms.begin() + closed);
+      open_rows.erase(open_rows.begin() + closed);
     }
-    for (const OpenRow& row : open) close(row);
-    documents_ = std::move(packed);
+    sort_by_row(order, row_of, num_rows);
+  }
+
+  /// Documents in their order, row after row.
+  void sort_by_row(const Order& order, const std::vector<int64_t>& row_of, int64_t num_rows) {
+    row_begins_.assign(static_cast<size_t>(num_rows) + 1, 0);
+    for (const int64_t row : row_of) ++row_begins_[static_cast<size_t>(row) + 1];
+    std::partial_sum(row_begins_.begin(), row_begins_.end(), row_begins_.begin());
+    std::vector<int64_t> next = row_begins_;
+    std::vector<int64_t> sorted(documents_.size());
+    for (size_t i = 0; i < row_of.size(); ++i) {
+      const int64_t document = documents_[static_cast<size_t>(order(static_cast<int64_t>(i)))];
+      sorted[static_cast<size_t>(next[static_cast<size_t>(row_of[i])]++)] = document;
+    }
+    documents_ = std::move(sorted);
   }
 
   DocumentView view_;
