@@ -263,6 +263,22 @@ std::string draw_legend(const Plot& plot) {
   return legend;
 }
 
+/// Each value with those before it, with falling weights whose sum is 1.
+std::vector<double> average_with_past(const std::vector<double>& y, double smoothing) {
+  std::vector<double> averages;
+  averages.reserve(y.size());
+  double sum = 0;
+  double weight = 0;
+  for (double value : y) {
+    if (is_drawable(value)) {
+      sum = smoothing * sum + (1 - smoothing) * value;
+      weight = smoothing * weight + (1 - smoothing);
+    }
+    averages.push_back(is_drawable(value) ? sum / weight : value);
+  }
+  return averages;
+}
+
 }  // namespace
 
 std::vector<double> linear_ticks(double low, double high, int count) {
@@ -283,18 +299,10 @@ std::vector<double> linear_ticks(double low, double high, int count) {
 }
 
 std::vector<double> smooth_curve(const std::vector<double>& y, double smoothing) {
-  std::vector<double> smoothed;
-  smoothed.reserve(y.size());
-  double sum = 0;
-  double weight = 0;
-  for (double value : y) {
-    if (is_drawable(value)) {
-      sum = smoothing * sum + (1 - smoothing) * value;
-      weight = smoothing * weight + (1 - smoothing);
-    }
-    smoothed.push_back(is_drawable(value) ? sum / weight : value);
-  }
-  return smoothed;
+  std::vector<double> forward = average_with_past(y, smoothing);
+  std::vector<double> backward = average_with_past({y.rbegin(), y.rend()}, smoothing);
+  for (size_t i = 0; i < y.size(); ++i) forward[i] = 0.5 * (forward[i] + backward[y.size() - 1 - i]);
+  return forward;
 }
 
 std::string draw_plot(const Plot& plot) {

@@ -30,7 +30,7 @@ struct Plot {
 /// draw.
 std::string draw_plot(const Plot& plot);
 
-/// Exponential average of what is finite, started without bias; gaps stay.
+/// Exponential averages from both ends, so that the curve does not lag behind; what isn't finite stays a gap.
 std::vector<double> smooth_curve(const std::vector<double>& y, double smoothing);
 
 /// Tick positions within [low, high], about `count`: multiples of 1, 2 or 5 times a power of ten.

@@ -51,7 +51,9 @@ std::string describe_evaluation(const EvaluationMetrics& evaluation) {
 }
 
 std::string one_line(std::string_view text) {
-  return printable(text, 2000);
+  std::string line(text);
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  return printable(line, 2000);
 }
 
 }  // namespace

@@ -193,6 +193,16 @@ TEST(Plot, extreme_values_draw_finite_coordinates) {
   }
 }
 
+TEST(Plot, smoothing_keeps_straight_lines_centred_and_gaps) {
+  std::vector<double> line;
+  for (int i = 0; i < 2001; ++i) line.push_back(i);
+  std::vector<double> smoothed = smooth_curve(line, 0.95);
+  EXPECT_NEAR(smoothed[1000], 1000, 1e-9);
+  EXPECT_EQ(smooth_curve({3, 3, 3}, 0.9), (std::vector<double>{3, 3, 3}));
+  line[7] = std::nan("");
+  EXPECT_TRUE(std::isnan(smooth_curve(line, 0.95)[7]));
+}
+
 TEST(Plot, an_axis_that_a_spike_dwarfs_is_logarithmic) {
   Curve curve{.name = "norm", .x = {1, 2, 3, 4}, .y = {1, 1, 1, 1000}};
   EXPECT_THAT(draw_plot({.title = "t", .curves = {curve}, .may_be_logarithmic = true}), HasSubstr("logarithmic"));

@@ -138,7 +138,7 @@ TEST(RunLog, events_and_the_text_log_survive_a_resume) {
   EXPECT_EQ(run.events[0].text, "step-00000007");
   EXPECT_EQ(run.events[1].text, "two\nlines");
   EXPECT_THAT(directory.read_lines("train.log"),
-              testing::ElementsAre(HasSubstr("step 7  save: step-00000007"), HasSubstr("resume: two\\x0alines")));
+              testing::ElementsAre(HasSubstr("step 7  save: step-00000007"), HasSubstr("resume: two lines")));
 }
 
 TEST(RunLog, log_every_steps_thins_out_all_but_skipped_steps_and_the_last) {
