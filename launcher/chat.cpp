@@ -5,12 +5,15 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "core/log.h"
 #include "generate/generator.h"
+#include "launcher/adapter_set.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
@@ -28,8 +31,8 @@ constexpr const char* kFooter = R"(Examples:
   weft launch -n 2 -- chat --model Meta-Llama-3.1-8B-Instruct --system "Answer briefly."
   printf 'Hello\nAnd now in French\n' | weft chat --model SmolLM2-135M-Instruct --quiet
 
-A line is a message. Commands: /reset forgets the conversation, /system TEXT sets the system message (and forgets), /exit
-leaves, as does the end of the input. Ctrl-C stops the answer; at the prompt it leaves.)";
+A line is a message. Commands: /reset forgets the conversation, /system TEXT sets the system message (and forgets),
+/adapter NAME uses another adapter (none: none), /exit leaves, as does the end of the input. Ctrl-C stops the answer; at the prompt it leaves.)";
 
 struct ChatOptions {
   CommonOptions common;
@@ -70,8 +73,16 @@ class Conversation {
 /// Reads standard input on rank 0 and hands the prompts to all ranks.
 class ChatInput {
  public:
-  ChatInput(Conversation* conversation, InferenceModel& loaded, InterruptFlag& interrupt)
-      : conversation_(conversation), loaded_(loaded), interrupt_(interrupt), reader_(STDIN_FILENO) {}
+  /// `on_adapter_switch` is called on every rank.
+  ChatInput(Conversation* conversation,
+            InferenceModel& loaded,
+            InterruptFlag& interrupt,
+            std::function<void()> on_adapter_switch)
+      : conversation_(conversation),
+        loaded_(loaded),
+        interrupt_(interrupt),
+        on_adapter_switch_(std::move(on_adapter_switch)),
+        reader_(STDIN_FILENO) {}
 
   /// The next prompt; empty at the end of the conversation. The ranks that wait sleep most of the time, and the
   /// watchdog sees them alive.
@@ -87,12 +98,14 @@ class ChatInput {
         std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
       }
       broadcast_ids(loaded_.context, ranks, lists);
-      if (!lists.empty()) return lists[0];
+      if (lists.size() == 1) return lists[0];
+      if (lists.size() == 2) switch_adapter(lists[1][0]);
     }
   }
 
  private:
-  /// No list: nothing yet. One: a prompt, empty when the conversation is over.
+  /// No list: nothing yet. One: a prompt, empty when the conversation is over. Two: the second holds the index of the
+  /// adapter to use.
   std::vector<std::vector<int32_t>> poll_input(int timeout_ms) {
     std::string line;
     LineReader::State state = reader_.next(timeout_ms, line);
@@ -103,9 +116,25 @@ class ChatInput {
     if (state == LineReader::State::nothing_yet) return {};
     if (line == "/exit" || line == "/quit") return {{}};
     if (!line.starts_with('/')) return ask(line);
+    if (line.starts_with(kAdapter)) return choose_adapter(line.substr(kAdapter.size()));
     run_command(line);
     show_prompt();
     return {};
+  }
+
+  std::vector<std::vector<int32_t>> choose_adapter(const std::string& name) {
+    show_prompt();
+    try {
+      return {{}, {loaded_.adapters->find(name)}};
+    } catch (const Error& error) {
+      log::error("{}", error.what());
+      return {};
+    }
+  }
+
+  void switch_adapter(int index) {
+    loaded_.adapters->use(index);
+    on_adapter_switch_();
   }
 
   std::vector<std::vector<int32_t>> ask(const std::string& line) {
@@ -123,7 +152,7 @@ class ChatInput {
     } else if (line.starts_with(kSystem)) {
       conversation_->set_system(line.substr(kSystem.size()));
     } else {
-      std::fputs("commands: /reset, /system TEXT, /exit; Ctrl-C stops an answer\n", stderr);
+      std::fputs("commands: /reset, /system TEXT, /adapter NAME, /exit; Ctrl-C stops an answer\n", stderr);
     }
   }
 
@@ -131,9 +160,12 @@ class ChatInput {
     if (is_terminal_) std::fputs("> ", stderr);
   }
 
+  static constexpr std::string_view kAdapter = "/adapter ";
+
   Conversation* conversation_;
   InferenceModel& loaded_;
   InterruptFlag& interrupt_;
+  std::function<void()> on_adapter_switch_;
   LineReader reader_;
   // mpirun stands between a terminal and the rank; weft launch says so.
   bool is_terminal_ = isatty(STDIN_FILENO) == 1 || std::getenv("WEFT_TERMINAL") != nullptr;
@@ -185,11 +217,14 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   std::unique_ptr<Conversation> conversation;
   if (is_rank_zero) conversation = std::make_unique<Conversation>(options, *loaded->tokenizer);
   if (!options.sampling.ignores_end) request.end_ids = agreed_end_ids(*loaded);
-  Generator generator(loaded->context,
-                      *loaded->model,
-                      {.cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()});
+  GeneratorOptions generator_options{
+      .cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()};
+  std::optional<Generator> generator(std::in_place, loaded->context, *loaded->model, generator_options);
   InterruptFlag interrupt(false);
-  ChatInput input(conversation.get(), *loaded, interrupt);
+  // The cache holds what the adapter before made of the conversation.
+  ChatInput input(conversation.get(), *loaded, interrupt, [&] {
+    generator.emplace(loaded->context, *loaded->model, generator_options);
+  });
   GenerationHooks hooks;
   hooks.should_stop = [&] { return interrupt.is_set_on_rank_zero(loaded->context); };
   if (is_rank_zero) hooks.on_token = [](size_t, int32_t, std::string_view text) { write_answer(text); };
@@ -197,7 +232,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
     interrupt.clear();
     request.prompt = input.next_prompt();
     if (request.prompt.empty()) break;
-    answer_prompt(generator, request, hooks, conversation.get());
+    answer_prompt(*generator, request, hooks, conversation.get());
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
@@ -212,6 +247,7 @@ void add_chat_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("chat", "Talks with an instruct model");
   command->footer(kFooter);
   add_model_options(*command, options->common);
+  add_adapter_options(*command, options->common);
   command->add_option("--system", options->system, "System message");
   command->add_option("--chat-format",
                       options->format,

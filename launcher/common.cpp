@@ -14,6 +14,7 @@
 #include <future>
 
 #include "core/log.h"
+#include "launcher/adapter_set.h"
 #include "launcher/mpi_session.h"
 #include "tokenizer/tokenizer.h"
 
@@ -78,6 +79,15 @@ int resolve_threads(const CommonOptions& options, const MpiSession& session) {
   return std::max(1, std::min(available, share));
 }
 
+void add_adapter_options(CLI::App& command, CommonOptions& options) {
+  command
+      .add_option("--adapter",
+                  options.adapters,
+                  "Folder of a LoRA adapter, as PEFT or weft train wrote it; NAME=DIR names it (repeatable)")
+      ->allow_extra_args(false);
+  command.add_option("--use-adapter", options.used_adapter, "Name of the adapter to use, or none (default: the first)");
+}
+
 void check_device(const CommonOptions& options) {
   if (options.device == "cpu") return;
   if (options.device == "cuda")
@@ -119,6 +129,9 @@ void log_load(const InferenceModel& loaded, int num_ranks, int num_threads) {
 
 }  // namespace
 
+InferenceModel::InferenceModel() = default;
+InferenceModel::~InferenceModel() = default;
+
 std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
                                                          MpiSession& session,
                                                          TokenizerUse tokenizer) {
@@ -142,7 +155,10 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
                                    {.dtype = loaded->dtype,
                                     .for_training = false,
                                     .show_progress = ranks.rank() == 0 && !options.quiet,
-                                    .num_threads = loaded->context.num_threads});
+                                    .num_threads = loaded->context.num_threads,
+                                    .block = std::nullopt});
+  loaded->adapters = std::make_unique<AdapterSet>(
+      loaded->context, *loaded->model, options.adapters, options.used_adapter, loaded->dtype);
   if (pending_tokenizer.valid()) loaded->tokenizer = pending_tokenizer.get();
   log_load(*loaded, ranks.size(), loaded->context.num_threads);
   return loaded;

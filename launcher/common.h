@@ -16,13 +16,16 @@ class App;
 
 namespace weft {
 
+class AdapterSet;
 class MpiSession;
 class Tokenizer;
 
 /// The flags with the same name and meaning in every command.
 struct CommonOptions {
   ModelOptions model;
-  int tensor_parallel = 0;  // 0: all ranks
+  std::vector<std::string> adapters;  // [NAME=]DIR
+  std::string used_adapter;           // empty: the first
+  int tensor_parallel = 0;            // 0: all ranks
   std::string dtype = "bf16";
   std::string device = "cpu";
   int threads = 0;  // a rank; 0: the host's processors shared among its ranks
@@ -37,6 +40,8 @@ void add_output_options(CLI::App& command, CommonOptions& options);
 void add_model_options(CLI::App& command, CommonOptions& options);
 /// --tensor-parallel, --dtype, --device, --threads, --memory.
 void add_compute_options(CLI::App& command, CommonOptions& options);
+/// --adapter, --use-adapter.
+void add_adapter_options(CLI::App& command, CommonOptions& options);
 /// --threads alone, for commands without a model.
 void add_threads_option(CLI::App& command, CommonOptions& options);
 
@@ -50,10 +55,14 @@ int resolve_threads(const CommonOptions& options, const MpiSession& session);
 /// A model in memory, ready to run. Declared so that members are destroyed in a working order; stays where it was made
 /// (the context points to the mesh).
 struct InferenceModel {
+  InferenceModel();
+  ~InferenceModel();
+
   std::unique_ptr<Mesh> mesh;
   Context context;
   OpenedModel opened;
   std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<AdapterSet> adapters;
   std::shared_ptr<const Tokenizer> tokenizer;  // null where not asked for
   DType dtype = DType::f32;
   LoadReport report;

@@ -24,6 +24,7 @@ constexpr const char* kFooter = R"(Examples:
   weft generate --model SmolLM2-135M-Instruct --chat "Why is the sky blue?"
   weft generate --model gemma-2-2b.gguf --prompt "Once upon" --temperature 0.8 --top-p 0.95 --seed 7
   weft generate --model Qwen2-7B --prompt-file questions.txt --chat --batch 16 --json > answers.jsonl
+  weft generate --model SmolLM2-135M --adapter runs/bible/checkpoints/step-00000200 --prompt "In the beginning"
   cat article.txt | weft generate --model Meta-Llama-3-8B --prompt-file - --whole-file --max-new-tokens 200
   weft launch -n 2 -- generate --model SmolLM2-135M-Instruct --chat "Hello"     (two ranks share the weights)
 
@@ -282,6 +283,7 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("generate", "Continues prompts, or answers them with --chat");
   command->footer(kFooter);
   add_model_options(*command, options->common);
+  add_adapter_options(*command, options->common);
   add_options(*command, *options);
   add_sampling_options(*command, options->sampling);
   add_compute_options(*command, options->common);

@@ -91,6 +91,7 @@ void add_perplexity_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("perplexity", "Measures how well a model predicts a text");
   command->footer(kFooter);
   add_model_options(*command, options->common);
+  add_adapter_options(*command, options->common);
   command->add_option("--text", options->text_file, "The text; - is standard input")->required();
   command->add_option("--context", options->windows.context, "Tokens a window (0: the model's context, at most 2048)")
       ->check(CLI::NonNegativeNumber)

@@ -87,14 +87,13 @@ SafetensorsLayout::SafetensorsLayout(std::string stem, std::vector<OutputTensor>
     return dtype_bytes(a.dtype) > dtype_bytes(b.dtype);
   });
   auto groups = split_into_files(std::move(tensors), max_file_bytes);
-  int64_t total = 0;
   for (size_t file = 0; file < groups.size(); ++file) {
     OutputShard shard{.name = shard_name(stem_, file, groups.size()), .header = header_bytes(groups[file])};
     shard.bytes = static_cast<int64_t>(shard.header.size());
     for (OutputTensor& tensor : groups[file]) {
       int64_t offset = shard.bytes;
       shard.bytes += tensor_bytes(tensor);
-      total += tensor_bytes(tensor);
+      total_bytes_ += tensor_bytes(tensor);
       std::string name = tensor.name;
       bool is_new = places_.emplace(name, Place{file, offset, std::move(tensor)}).second;
       WEFT_ASSERT(is_new, "{} occurs twice", name);
@@ -104,7 +103,7 @@ SafetensorsLayout::SafetensorsLayout(std::string stem, std::vector<OutputTensor>
   if (files_.size() == 1) return;
   Json map = Json::object();
   for (const auto& [name, place] : places_) map[name] = files_[place.file].name;
-  index_ = Json{{"metadata", {{"total_size", total}}}, {"weight_map", std::move(map)}}.dump(2) + "\n";
+  index_ = Json{{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", std::move(map)}}.dump(2) + "\n";
 }
 
 const SafetensorsLayout::Place& SafetensorsLayout::place(std::string_view name) const {

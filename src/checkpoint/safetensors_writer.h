@@ -46,6 +46,8 @@ class SafetensorsLayout {
   /// Name of the index and its JSON; the text is empty for a single file.
   std::string index_name() const { return stem_ + ".safetensors.index.json"; }
   const std::string& index() const { return index_; }
+  /// Of all tensors, without headers.
+  int64_t total_bytes() const { return total_bytes_; }
   /// The tensor must be of the list.
   const Place& place(std::string_view name) const;
 
@@ -53,6 +55,7 @@ class SafetensorsLayout {
   std::string stem_;
   std::vector<OutputShard> files_;
   std::string index_;
+  int64_t total_bytes_ = 0;
   std::map<std::string, Place, std::less<>> places_;
 };
 

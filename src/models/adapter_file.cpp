@@ -37,7 +37,7 @@ constexpr std::array kRefused = {"use_dora",
                                  "use_qalora",
                                  "use_bdlora",
                                  "lora_bias",
-                                 "modules_to_save",
+
                                  "rank_pattern",
                                  "alpha_pattern",
                                  "fan_in_fan_out",
@@ -179,46 +179,60 @@ Targets describe_targets(const std::vector<std::string>& names) {
   return {{modules.begin(), modules.end()}, {layers.begin(), layers.end()}};
 }
 
-/// The layers that have a lora_A in the file.
-std::vector<std::string> adapted_layers(const CheckpointReader& reader) {
-  std::vector<std::string> names;
-  for (const std::string& name : reader.names()) {
-    bool is_a = name.starts_with(kPrefix) && name.ends_with(kSuffixA);
-    bool is_b = name.starts_with(kPrefix) && name.ends_with(kSuffixB);
-    if (!is_a && !is_b) {
+/// The layers that have a lora_A in the file. Other tensors are whole parameters, where the config speaks of them.
+std::vector<std::string> adapted_layers(OpenedAdapter& opened, bool may_replace) {
+  std::vector<std::string> layers;
+  for (const std::string& name : opened.reader->names()) {
+    bool is_factor = name.ends_with(kSuffixA) || name.ends_with(kSuffixB);
+    if (!name.starts_with(kPrefix) || (!is_factor && (!may_replace || name.find("lora_") != std::string::npos))) {
       fail_input("{}: tensor {} is no lora_A or lora_B of a linear layer, which is all that Weft runs",
-                 reader.path(),
+                 opened.reader->path(),
                  printable(name));
     }
-    if (is_a) names.push_back(name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffixA.size()));
+    if (!is_factor) opened.replaced.push_back(name.substr(kPrefix.size()));
+    if (name.ends_with(kSuffixA)) {
+      layers.push_back(name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffixA.size()));
+    }
   }
-  if (names.empty()) fail_input("{}: holds no lora_A", reader.path());
-  return names;
+  if (layers.empty()) fail_input("{}: holds no lora_A", opened.reader->path());
+  return layers;
+}
+
+[[noreturn]] void fail_fit(const OpenedAdapter& opened, const std::string& what) {
+  fail_input("{}: {}; is it the adapter of another model ({})?",
+             opened.reader->path(),
+             what,
+             printable(opened.base_model.empty() ? "it names none" : opened.base_model));
+}
+
+void check_shape(const OpenedAdapter& opened, const std::string& name, const Shape& shape) {
+  const TensorInfo* info = opened.reader->find(name);
+  if (info == nullptr) fail_fit(opened, fmt::format("tensor {} is missing", name));
+  if (info->shape == shape) return;
+  fail_fit(opened, fmt::format("{} is {}, this model needs {}", name, to_string(info->shape), to_string(shape)));
 }
 
 void check_fits(const OpenedAdapter& opened, const Adapter& adapter) {
+  const auto& parameters = adapter.parameters().all();
   std::set<std::string, std::less<>> known;
-  for (const Parameter& parameter : adapter.parameters().all()) {
+  for (const Parameter& parameter : parameters) {
     known.insert(parameter.name);
-    const TensorInfo* info = opened.reader->find(parameter.name);
-    if (info == nullptr) fail_input("{}: tensor {} is missing; damaged file?", opened.reader->path(), parameter.name);
-    if (info->shape != parameter.full_shape) {
-      fail_input("{}: {} is {}, this model needs {}; is the adapter of another model ({})?",
-                 info->file,
-                 parameter.name,
-                 to_string(info->shape),
-                 to_string(parameter.full_shape),
-                 printable(opened.base_model));
-    }
+    check_shape(opened, parameter.name, parameter.full_shape);
   }
+  for (const std::string& name : opened.replaced) known.insert(adapter_tensor_name(name));
   for (const std::string& name : opened.reader->names()) {
-    if (known.count(name) == 0) {
-      fail_input("{}: tensor {} has no place in this model; is the adapter of another model ({})?",
-                 opened.reader->path(),
-                 printable(name),
-                 printable(opened.base_model));
-    }
+    if (known.count(name) == 0) fail_fit(opened, fmt::format("tensor {} has no place here", printable(name)));
   }
+}
+
+void read_slice(const OpenedAdapter& opened, const Parameter& parameter, Tensor& value) {
+  read_rows(*opened.reader,
+            {.theirs = adapter_tensor_name(parameter.name)},
+            parameter,
+            0,
+            parameter.local_shape[0],
+            value.raw(),
+            value.dtype());
 }
 
 }  // namespace
@@ -232,12 +246,13 @@ OpenedAdapter open_adapter(const std::string& folder) {
   OpenedAdapter opened{.path = folder,
                        .base_model = reader.string_or("base_model_name_or_path", ""),
                        .options = read_options(reader),
+                       .replaced = {},
                        .reader = nullptr};
   if (!path_exists(weights_path)) {
     fail_input("{}: no such file; an adapter saved as .bin must be saved again by a newer PEFT", weights_path);
   }
   opened.reader = open_safetensors(weights_path);
-  Targets targets = describe_targets(adapted_layers(*opened.reader));
+  Targets targets = describe_targets(adapted_layers(opened, reader.find("modules_to_save") != nullptr));
   opened.options.target_modules = std::move(targets.modules);
   opened.options.layers = std::move(targets.layers);
   return opened;
@@ -247,14 +262,23 @@ void read_adapter_weights(const Context& context, const OpenedAdapter& opened, A
   check_fits(opened, adapter);
   for (Parameter& parameter : adapter.parameters().all()) {
     if (!parameter.value) parameter.value = context.empty(parameter.local_shape, dtype, MemoryTag::weights);
-    read_rows(*opened.reader,
-              {.theirs = parameter.name},
-              parameter,
-              0,
-              parameter.local_shape[0],
-              parameter.value.raw(),
-              parameter.value.dtype());
+    read_slice(opened, parameter, parameter.value);
   }
+}
+
+std::vector<ReplacedParameter> read_replaced(const Context& context,
+                                             const OpenedAdapter& opened,
+                                             CausalLanguageModel& model,
+                                             DType dtype) {
+  std::vector<ReplacedParameter> replaced;
+  for (const std::string& name : opened.replaced) {
+    Parameter* parameter = model.parameters().find(name);
+    if (parameter == nullptr) fail_fit(opened, fmt::format("tensor {} has no place here", printable(name)));
+    check_shape(opened, adapter_tensor_name(name), parameter->full_shape);
+    replaced.push_back({parameter, context.empty(parameter->local_shape, dtype, MemoryTag::weights)});
+    read_slice(opened, *parameter, replaced.back().value);
+  }
+  return replaced;
 }
 
 std::unique_ptr<Adapter> load_adapter(const Context& context,
@@ -263,6 +287,10 @@ std::unique_ptr<Adapter> load_adapter(const Context& context,
                                       DType dtype) {
   auto adapter = std::make_unique<Adapter>(model, opened.options);
   read_adapter_weights(context, opened, *adapter, dtype);
+  for (const ReplacedParameter& one : read_replaced(context, opened, model, dtype)) {
+    Tensor& value = one.parameter->value;
+    if (value) convert_dtype(one.value.raw(), dtype, value.raw(), value.dtype(), value.num_elements());
+  }
   return adapter;
 }
 
@@ -301,7 +329,7 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"alpha_pattern", Json::object()},
                  {"target_modules", targets.modules},
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
-                 {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
+                 {whole_modules.empty() ? Json() : Json(whole_modules)}};
   return config.dump(2) + "\n";
 }
 

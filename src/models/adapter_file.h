@@ -17,16 +17,24 @@ class CheckpointReader;
 /// An adapter folder whose config was read and whose weights were opened.
 struct OpenedAdapter {
   std::string path;
-  std::string base_model;  // base_model_name_or_path: what it says it was trained on
-  LoraOptions options;     // target_modules and layers are those that the weights file holds
+  std::string base_model;             // base_model_name_or_path: what it says it was trained on
+  LoraOptions options;                // target_modules and layers are those that the weights file holds
+  std::vector<std::string> replaced;  // parameters of the model that the file holds whole (modules_to_save: norms)
   std::shared_ptr<const CheckpointReader> reader;
+};
+
+/// A parameter of the model and the value that belongs to an adapter.
+struct ReplacedParameter {
+  Parameter* parameter = nullptr;
+  Tensor value;
 };
 
 /// Throws Error(bad_input) for what is no LoRA adapter or asks for what Weft does not do (DoRA, biases, rank patterns,
 /// …), saying which.
 OpenedAdapter open_adapter(const std::string& folder);
 
-/// Declares an adapter on a model and reads this rank's slices. Throws Error(bad_input) when it does not fit the model.
+/// Declares an adapter on a model and reads this rank's slices; parameters that it replaces are overwritten. Throws
+/// Error(bad_input) when it does not fit the model.
 std::unique_ptr<Adapter> load_adapter(const Context& context,
                                       CausalLanguageModel& model,
                                       const OpenedAdapter& opened,
@@ -34,6 +42,12 @@ std::unique_ptr<Adapter> load_adapter(const Context& context,
 
 /// Reads the values of an adapter that was declared; allocates those that are not there yet in `dtype`.
 void read_adapter_weights(const Context& context, const OpenedAdapter& opened, Adapter& adapter, DType dtype);
+
+/// This rank's slices of the parameters that an adapter replaces, in the dtype of the model's.
+std::vector<ReplacedParameter> read_replaced(const Context& context,
+                                             const OpenedAdapter& opened,
+                                             CausalLanguageModel& model,
+                                             DType dtype);
 
 /// Tensor names in the file: "base_model.model.NAME.lora_A.weight"; "base_model.model.NAME" for another trained
 /// parameter.

@@ -63,11 +63,15 @@ Save::~Save() {
   is_abandoned_ = true;
 }
 
+std::string Save::folder_of(const FileSet& set) const {
+  return set.folder.empty() ? partial_ : partial_ + "/" + set.folder;
+}
+
 /// Takes the room for everything, so that a full disk is noticed before anything is written.
 void Save::create() {
   fs::remove_all(partial_);
   for (const FileSet& set : plan_.file_sets) {
-    std::string folder = (fs::path(partial_) / set.folder).string();
+    std::string folder = folder_of(set);
     fs::create_directories(folder);
     create_safetensors(folder, *set.layout);
   }
@@ -107,28 +111,24 @@ bool Save::advance(bool must_wait) {
 }
 
 void Save::write() {
-  bool is_rank_zero = mesh_.world().rank() == 0;
   for (size_t i = 0; i < plan_.file_sets.size(); ++i) {
     const FileSet& set = plan_.file_sets[i];
-    std::string folder = (fs::path(partial_) / set.folder).string();
+    std::string folder = folder_of(set);
     writers_.push_back(std::make_unique<SafetensorsWriter>(folder, set.layout));
     write_set(i);
   }
-  if (!is_rank_zero) return;
-  for (const char* name : {"", "ema"}) {
-    std::string folder = (fs::path(partial_) / name).string();
-    if (!fs::exists(folder)) continue;
-    DType dtype = *name == '\0' ? plan_.weight_dtype : DType::f32;
-    if (subject_.adapter == nullptr) {
-      write_model_files(subject_.base, dtype, subject_.tokenizer, folder);
-    } else {
-      write_whole_file(
-          folder + "/adapter_config.json",
-          adapter_config_json(
-              subject_.adapter->options(), subject_.adapter->parameters(), plan_.trained, subject_.base.path));
-    }
-  }
+  if (mesh_.world().rank() != 0) return;
+  describe_weights(partial_, plan_.weight_dtype);
+  if (plan_.has_ema) describe_weights(partial_ + "/" + kEmaState, DType::f32);
   write_whole_file(partial_ + "/train_state.json", train_state_json(state_));
+}
+
+/// What makes a folder with weights one that other programs open.
+void Save::describe_weights(const std::string& folder, DType dtype) const {
+  if (subject_.adapter == nullptr) return write_model_files(subject_.base, dtype, subject_.tokenizer, folder);
+  write_whole_file(folder + "/adapter_config.json",
+                   adapter_config_json(
+                       subject_.adapter->options(), subject_.adapter->parameters(), plan_.trained, subject_.base.path));
 }
 
 void Save::write_set(size_t index) {
@@ -163,7 +163,7 @@ void Save::sync() {
   for (const auto& writer : writers_) writer->sync();
   if (mesh_.world().rank() != 0) return;
   for (const std::string& name : list_checkpoint_files(partial_)) sync_file(partial_ + "/" + name);
-  for (const FileSet& set : plan_.file_sets) sync_folder((fs::path(partial_) / set.folder).string());
+  for (const FileSet& set : plan_.file_sets) sync_folder(folder_of(set));
 }
 
 void Save::compute_checksums() {

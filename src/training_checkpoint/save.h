@@ -33,9 +33,11 @@ class Save {
  private:
   enum class Stage : uint8_t { write, sync, checksum, ended };
 
+  std::string folder_of(const FileSet& set) const;
   void create();
   void start(Stage stage);
   void write();
+  void describe_weights(const std::string& folder, DType dtype) const;
   void write_set(size_t index);
   void write_state(const WriteTask& task, SafetensorsWriter& writer);
   void sync();
