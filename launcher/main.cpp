@@ -24,6 +24,7 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_chat_command(app, context);
   add_perplexity_command(app, context);
   add_tokenize_command(app, context);
+  add_train_command(app, context);
   add_prepare_command(app, context);
   add_inspect_command(app, context);
   add_plan_command(app, context);
@@ -31,6 +32,7 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_bench_command(app, context);
   add_config_command(app, context);
   add_report_command(app, context);
+  add_merge_command(app, context);
   add_launch_command(app, context);
 }
 

@@ -70,6 +70,17 @@ void load_weights(const config::RunConfig& config, const TrainCommand& options, 
   run.adapter->attach();
 }
 
+/// The one that the config names, else the model's; null when that has none, which token files do without.
+std::shared_ptr<const Tokenizer> find_tokenizer(const config::RunConfig& config) {
+  if (config.model().has_tokenizer()) return load_tokenizer(config.model().tokenizer());
+  try {
+    return load_tokenizer(config.model().path());
+  } catch (const Error& error) {
+    log::debug("{}", error.what());
+    return nullptr;
+  }
+}
+
 void check_sequence_length(const config::RunConfig& config, const RunConfig& source, const ModelInfo& info) {
   if (config.data().sequence_length() <= info.max_positions) return;
   fail_input("{}: data.sequence_length is {}, {} was made for {} positions; use a shorter one",
@@ -111,8 +122,8 @@ double seconds_per_token_bound(const config::RunConfig& config, const TrainingRu
   Communicator& world = run.mesh->world();
   Tensor seconds = run.context.zeros({1}, DType::f64);
   if (world.rank() == 0) {
-    double flops =
-        training_flops_per_token(*run.model, config.data().sequence_length(), run.adapter ? count_elements(run.adapter->parameters()) : 0);
+    double flops = training_flops_per_token(
+        *run.model, config.data().sequence_length(), run.adapter ? count_elements(run.adapter->parameters()) : 0);
     MachinePeaks peaks = measure_machine_peaks(dtype, run.context.stream());
     *seconds.data<double>() = flops / peaks.matmul_flops_per_second / world.size();
   }
@@ -182,10 +193,10 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   if (layout.tensor > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
   run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
   run.opened = open_model(model_options(config));
-  run.tokenizer = load_tokenizer(config.model().has_tokenizer() ? config.model().tokenizer() : config.model().path());
+  run.tokenizer = find_tokenizer(config);
   check_sequence_length(config, source, run.opened.settings.info);
   start_run_directory(source, *session.world(), run.context, options.starts_over);
-  run.data = open_data(source, *session.world(), run.context, *run.tokenizer, run.opened.settings.info);
+  run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.settings.info);
   load_weights(config, options, run, session.rank() == 0);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
@@ -198,6 +209,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
                                   .data = *run.data.training,
                                   .held_out = run.data.held_out.get(),
                                   .tokenizer = run.tokenizer.get(),
+                                  .tokenizer_path = config.model().tokenizer(),
                                   .should_stop = [&] { return interrupted.is_set(); }},
                                  trainer);
   report_memory(options.common, session, run.context);
@@ -210,13 +222,17 @@ void add_train_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<TrainCommand>();
   CLI::App* command = app.add_subcommand("train", "Trains a model as a config file says");
   command->footer(kFooter);
-  command->add_option("config", options->config, "The experiment, Protobuf text or JSON (configs/*.textproto)")->required();
-  command->add_option("--set", options->overrides, "FIELD=VALUE in place of the config's, e.g. train.learning_rate=1e-4")
+  command->add_option("config", options->config, "The experiment, Protobuf text or JSON (configs/*.textproto)")
+      ->required();
+  command
+      ->add_option("--set", options->overrides, "FIELD=VALUE in place of the config's, e.g. train.learning_rate=1e-4")
       ->take_all()
       ->allow_extra_args(false);
-  command->add_flag("--start-over", options->starts_over, "Deletes the checkpoints of output.directory instead of going on");
+  command->add_flag(
+      "--start-over", options->starts_over, "Deletes the checkpoints of output.directory instead of going on");
   command->add_option("--device", options->common.device, "Where to compute: cpu");
-  command->add_flag("--memory", options->common.show_memory, "At the end, each rank's memory by kind on standard error");
+  command->add_flag(
+      "--memory", options->common.show_memory, "At the end, each rank's memory by kind on standard error");
   add_threads_option(*command, options->common);
   add_output_options(*command, options->common);
   command->callback(

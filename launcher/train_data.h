@@ -16,12 +16,12 @@ struct TrainingDataSets {
   std::unique_ptr<TrainingData> held_out;  // null without an evaluation
 };
 
-/// Opens token files; text (.txt, .jsonl) is made into token files below output.directory first, by rank 0. Collective:
-/// what fails there is thrown on all ranks. Throws Error(bad_input).
+/// Opens token files (.tokens); text (.txt, .jsonl) is made into token files below output.directory first, by rank 0,
+/// for which a tokenizer is needed. Collective: what fails there is thrown on all ranks. Throws Error(bad_input).
 TrainingDataSets open_data(const RunConfig& config,
                            Communicator& world,
                            const Context& context,
-                           const Tokenizer& tokenizer,
+                           const std::shared_ptr<const Tokenizer>& tokenizer,
                            const ModelInfo& model);
 
 }  // namespace weft

@@ -80,9 +80,7 @@ void GradientFinisher::finish(Context& context, std::span<Parameter* const> para
   for (Parameter* parameter : parameters) {
     const auto& slot = parameter->value.grad_slot();
     if (slot == nullptr) continue;
-    bool is_replicated = parameter->shard.kind == ShardKind::replicated;
-    bool is_partial = parameter->partial_gradient || (is_replicated && context.sequence_parallel);
-    int replicas = is_partial ? place_.size : shard_replicas(parameter->shard, place_);
+    int replicas = has_partial_gradient(context, *parameter) ? place_.size : shard_replicas(parameter->shard, place_);
     if (replicas == 1) continue;
     GradTarget target =
         grad_target(context, *slot, parameter->local_shape, parameter_grad_dtype(parameter->value.dtype()));

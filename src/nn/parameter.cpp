@@ -110,6 +110,11 @@ bool is_first_holder(const Shard& shard, TensorParallelPlace place) {
   return shard.kind == ShardKind::replicated ? place.rank == 0 : place.rank % shard_replicas(shard, place) == 0;
 }
 
+bool has_partial_gradient(const Context& context, const Parameter& parameter) {
+  bool is_replicated = parameter.shard.kind == ShardKind::replicated;
+  return parameter.partial_gradient || (is_replicated && context.sequence_parallel);
+}
+
 Parameter& ParameterStore::add(std::string name, const Shape& full_shape, Shard shard, bool is_matrix) {
   check_shard(name, full_shape, shard, place_);
   Parameter parameter;

@@ -75,6 +75,10 @@ struct Parameter {
   Tensor value;                   // undefined until loaded or initialised
 };
 
+/// Whether a replicated parameter's gradient is the sum of what the tensor-parallel ranks found: they see a part of the
+/// layer, or, under sequence parallelism, of the tokens.
+bool has_partial_gradient(const Context& context, const Parameter& parameter);
+
 /// Owns a model's parameters; addresses stay valid.
 class ParameterStore {
  public:

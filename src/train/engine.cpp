@@ -128,7 +128,8 @@ class TrainingEngine::State {
     Batch batch = micro_batch.batch;
     batch.embedding_offset = embedding_offset;
     Tensor hidden = model_.hidden(context, batch, nullptr);
-    LanguageModelLoss loss = language_model_loss(context, model_, hidden, micro_batch.targets, weights);
+    LanguageModelLoss loss =
+        language_model_loss(context, model_, hidden, micro_batch.targets, weights, LossReduction::sum);
     double value = scalar_of(loss.loss);
     if (context.tape != nullptr) context.tape->backward(context, loss.loss);
     return value;

@@ -15,15 +15,15 @@ int64_t round_up(int64_t value, int64_t unit) {
 
 }  // namespace
 
-FlatLayout::FlatLayout(const std::vector<Parameter*>& parameters, int num_parts) {
+FlatLayout::FlatLayout(const Context& context, const std::vector<Parameter*>& parameters, int num_parts) {
+  auto is_partial = [&](const Parameter* parameter) { return has_partial_gradient(context, *parameter); };
   std::vector<Parameter*> ordered = parameters;
-  std::stable_partition(
-      ordered.begin(), ordered.end(), [](const Parameter* parameter) { return parameter->partial_gradient; });
+  std::stable_partition(ordered.begin(), ordered.end(), is_partial);
   int64_t end = 0;
   for (Parameter* parameter : ordered) {
     FlatEntry entry{parameter, round_up(end, kAlignment), parameter->local_shape.num_elements()};
     end = entry.offset + entry.count;
-    if (parameter->partial_gradient) partial_size_ = end;
+    if (is_partial(parameter)) partial_size_ = end;
     entries_.push_back(entry);
   }
   part_size_ = round_up((end + num_parts - 1) / num_parts, kAlignment);

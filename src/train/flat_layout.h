@@ -21,7 +21,7 @@ class FlatLayout {
  public:
   FlatLayout() = default;
   /// Those with a partial gradient come first.
-  FlatLayout(const std::vector<Parameter*>& parameters, int num_parts);
+  FlatLayout(const Context& context, const std::vector<Parameter*>& parameters, int num_parts);
 
   const std::vector<FlatEntry>& entries() const { return entries_; }
   bool empty() const { return entries_.empty(); }

@@ -50,8 +50,8 @@ ParameterShards::ParameterShards(const Context& context,
   }
   for (auto& [block, parameters] : by_block) {
     Group& group = groups_[block];
-    group.trained.layout = FlatLayout(parameters.first, num_parts());
-    group.frozen.layout = FlatLayout(parameters.second, num_parts());
+    group.trained.layout = FlatLayout(context, parameters.first, num_parts());
+    group.frozen.layout = FlatLayout(context, parameters.second, num_parts());
     if (shares_state()) move_into_buffer(group.trained);
     if (shares_state() && options_.zero_stage == 3) {
       move_into_buffer(group.frozen);

@@ -33,7 +33,11 @@ class Trainer {
         engine_(parts.context, parts.mesh, parts.model, parts.adapter, options.engine),
         store_(parts.context,
                parts.mesh,
-               {.base = parts.base, .model = parts.model, .adapter = parts.adapter, .optimizer = engine_.optimizer()},
+               {.base = parts.base,
+                .tokenizer = parts.tokenizer_path,
+                .model = parts.model,
+                .adapter = parts.adapter,
+                .optimizer = engine_.optimizer()},
                options.checkpoint) {
     engine_.set_before_update([this] { note_save(store_.finish_save()); });
   }

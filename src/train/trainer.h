@@ -46,6 +46,7 @@ struct TrainerParts {
   const TrainingData& data;
   const TrainingData* held_out = nullptr;
   const Tokenizer* tokenizer = nullptr;  // for samples
+  std::string tokenizer_path;            // whose files go beside saved weights; empty: the model's
   std::function<bool()> should_stop;     // asked on every rank before each step; one yes stops all
 };
 

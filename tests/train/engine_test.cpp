@@ -20,7 +20,8 @@ Problem small_problem(const std::string& name) {
   for (const auto& decoder : testing::small_decoders()) {
     if (decoder.name == name) problem.config = decoder.config;
   }
-  problem.options.optimizer.epsilon = 1e-6;
+  // Large enough that gradients which are nothing but rounding do not become steps.
+  problem.options.optimizer.epsilon = 1e-3;
   return problem;
 }
 
@@ -51,12 +52,11 @@ std::string describe(MeshShape mesh, int zero_stage) {
 
 TEST(Engine, learns) {
   Problem problem = small_problem("llama");
-  problem.steps = 1;
-  double first = train_on(problem, {}).losses[0];
-  problem.steps = 30;
-  problem.options.clip_norm = 0;
-  // The rows of each step are others, but the last losses must lie below what random logits give.
-  EXPECT_LT(train_on(problem, {}).losses.back(), first);
+  problem.steps = 40;
+  problem.distinct_batches = 2;
+  problem.learning_rate = 2e-2;
+  std::vector<double> losses = train_on(problem, {}).losses;
+  EXPECT_LT(losses.back(), 0.2 * losses.front());
 }
 
 TEST(Engine, every_mesh_and_zero_stage_gives_the_same_curve) {

@@ -90,7 +90,8 @@ struct Problem {
   std::optional<LoraOptions> lora;
   int64_t steps = 4;
   int64_t num_micro_batches = 1;
-  double learning_rate = 1e-2;
+  double learning_rate = 2e-3;
+  int64_t distinct_batches = 100;  // after which the rows come again
   bool sequence_parallel = false;
   uint64_t seed = 5;
 };
@@ -114,7 +115,8 @@ inline Curve train_on(const Problem& problem, MeshShape shape) {
     TrainingEngine engine(context, mesh, *model, adapter.get(), problem.options);
     Curve mine;
     for (int64_t step = 0; step < problem.steps; ++step) {
-      auto rows = random_rows(4, problem.config.info.vocab_size, static_cast<uint64_t>(100 + step));
+      auto rows =
+          random_rows(4, problem.config.info.vocab_size, static_cast<uint64_t>(100 + step % problem.distinct_batches));
       auto batches = share_of(rows, problem.num_micro_batches, mesh.data_parallel().rank(), shape.data);
       RandomKey random{.seed = problem.seed, .step = static_cast<uint32_t>(step)};
       StepResult result = engine.step(batches, problem.learning_rate, random);
