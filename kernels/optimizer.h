@@ -40,7 +40,8 @@ struct OptimizerWeight {
   void* extra = nullptr;
   DType dtype = DType::f32;
   WeightStorage storage = WeightStorage::own;
-  ElementMap map = {};  // for stochastic: element i is rounded by key.bits(map.full_index(i)) >> 16
+  // For stochastic: element e = map.full_index(i) is rounded by the (e % 2)-th half, low first, of key.bits(e / 2).
+  ElementMap map = {};
   RandomKey key = {};
 
   /// The elements from `begin` on.

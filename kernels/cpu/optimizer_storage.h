@@ -50,15 +50,18 @@ struct RoundedStorage {
   }
 };
 
-/// Element i is rounded by the upper half of words[i + shift].
+/// Two elements share a random word.
+typedef uint16_t RandomHalf __attribute__((may_alias));
+
+/// Element i is rounded by halves[i + shift].
 struct StochasticStorage {
   uint16_t* weight;
-  const uint32_t* words;
+  const RandomHalf* halves;
   int64_t shift;
 
   WEFT_INLINE float load(int64_t i) const { return __builtin_bit_cast(float, static_cast<uint32_t>(weight[i]) << 16); }
   WEFT_INLINE void store(int64_t i, float value) const {
-    weight[i] = static_cast<uint16_t>((roundable_bits(value) + (words[i + shift] >> 16)) >> 16);
+    weight[i] = static_cast<uint16_t>((roundable_bits(value) + halves[i + shift]) >> 16);
   }
 };
 
@@ -94,17 +97,18 @@ WEFT_INLINE void random_blocks(const RandomKey& key, uint64_t block, int64_t cou
 /// random words in the cache.
 template <typename Body>
 WEFT_INLINE void with_random_words(const OptimizerWeight& weight, int64_t begin, int64_t end, const Body& body) {
-  constexpr int64_t kChunk = 1024;
-  uint32_t words[kChunk + 8];
+  constexpr int64_t kChunk = 2048;  // eight elements a block, and one block more where neither end is at a block's
+  uint32_t words[kChunk / 2 + 8];
   const ElementMap& map = weight.map;
   while (begin < end) {
     int64_t local = map.first + begin;
     int64_t column = local % map.local_width;
     auto full = static_cast<uint64_t>(local / map.local_width * map.full_width + map.offset + column);
     int64_t count = smaller(smaller(end - begin, kChunk), map.local_width - column);
-    auto skipped = static_cast<int64_t>(full % 4);
-    random_blocks(weight.key, full / 4, (skipped + count + 3) / 4, words);
-    body(StochasticStorage{static_cast<uint16_t*>(weight.weight), words, skipped - begin}, begin, begin + count);
+    auto skipped = static_cast<int64_t>(full % 8);
+    random_blocks(weight.key, full / 8, (skipped + count + 7) / 8, words);
+    const auto* halves = reinterpret_cast<const RandomHalf*>(words);
+    body(StochasticStorage{static_cast<uint16_t*>(weight.weight), halves, skipped - begin}, begin, begin + count);
     begin += count;
   }
 }
