@@ -236,6 +236,9 @@ TEST_F(PrepareTest, AChangedInputBeginsAnew) {
   stopped.commit_bytes = 1;
   EXPECT_THAT([&] { prepare_tokens(stopped, tiny_tokenizer()); },
               ThrowsMessage<Error>(HasSubstr("a.jsonl:3: not JSON at byte")));
+  // Going on from the second line, it is still the third that is bad.
+  EXPECT_THAT([&] { prepare_tokens(stopped, tiny_tokenizer()); },
+              ThrowsMessage<Error>(HasSubstr("a.jsonl:3: not JSON at byte")));
   EXPECT_TRUE(std::filesystem::exists(path("out.tokens.partial/journal")));
   write("a.jsonl", "{\"text\": \"dog\"}\n{\"text\": \"fox\"}\n");
   EXPECT_EQ(prepare_tokens(stopped, tiny_tokenizer()).resumed_bytes, 0);
