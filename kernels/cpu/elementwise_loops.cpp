@@ -79,44 +79,63 @@ void softmax_backward_rows(const SoftmaxBackwardArgs& args, int64_t begin, int64
   }
 }
 
-/// One output of Philox4x32-10 for `index`, as RandomKey::bits; forced inline here so that it becomes vector code.
-WEFT_INLINE uint32_t random_bits(uint64_t index, uint32_t seed_low, uint32_t seed_high, uint32_t step, uint32_t site) {
-  uint64_t block = index >> 2;
-  uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = step, c3 = site;
-  uint32_t k0 = seed_low, k1 = seed_high;
-  for (int round = 0; round < 10; ++round) {
-    uint64_t product0 = uint64_t{0xD2511F53u} * c0;
-    uint64_t product1 = uint64_t{0xCD9E8D57u} * c2;
-    uint32_t n0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
-    uint32_t n2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(product1);
-    c3 = static_cast<uint32_t>(product0);
-    c0 = n0;
-    c2 = n2;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+/// Philox blocks, of four numbers each, that are made at a time.
+constexpr int64_t kRandomBlocks = 64;
+
+/// bits[i] = key.bits(4·first_block + i) (RandomKey), for `count` blocks; written out here so that it becomes vector
+/// code over the blocks.
+WEFT_INLINE void random_blocks(const RandomKey& key, uint64_t first_block, int64_t count, uint32_t* bits) {
+  uint32_t seed_low = static_cast<uint32_t>(key.seed), seed_high = static_cast<uint32_t>(key.seed >> 32);
+  uint32_t step = key.step, site = key.site;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t block = first_block + static_cast<uint64_t>(i);
+    uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32), c2 = step, c3 = site;
+    uint32_t k0 = seed_low, k1 = seed_high;
+    for (int round = 0; round < 10; ++round) {
+      uint64_t product0 = uint64_t{0xD2511F53u} * c0;
+      uint64_t product1 = uint64_t{0xCD9E8D57u} * c2;
+      uint32_t n0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
+      uint32_t n2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
+      c1 = static_cast<uint32_t>(product1);
+      c3 = static_cast<uint32_t>(product0);
+      c0 = n0;
+      c2 = n2;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    bits[4 * i] = c0;
+    bits[4 * i + 1] = c1;
+    bits[4 * i + 2] = c2;
+    bits[4 * i + 3] = c3;
   }
-  uint32_t low = (index & 1) != 0 ? c1 : c0;
-  uint32_t high = (index & 1) != 0 ? c3 : c2;
-  return (index & 2) != 0 ? high : low;
+}
+
+template <typename T>
+WEFT_INLINE void drop(const T* x, T* y, const uint32_t* bits, int64_t count, float probability) {
+  Real<T> scale = Real<T>(1) / (Real<T>(1) - Real<T>(probability));
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    float uniform = static_cast<float>(static_cast<int32_t>(bits[i] >> 8)) * 0x1p-24f;
+    T kept = round_to<T>(load(x[i]) * scale);
+    y[i] = uniform >= probability ? kept : round_to<T>(Real<T>(0));
+  }
 }
 
 template <typename T>
 void dropout_rows(const DropoutArgs& args, int64_t begin, int64_t end) {
-  Real<T> scale = Real<T>(1) / (Real<T>(1) - Real<T>(args.probability));
-  uint32_t seed_low = static_cast<uint32_t>(args.key.seed), seed_high = static_cast<uint32_t>(args.key.seed >> 32);
-  uint32_t step = args.key.step, site = args.key.site;
-  float probability = args.probability;
+  uint32_t bits[4 * kRandomBlocks];
   for (int64_t row = begin; row < end; ++row) {
     const T* x = static_cast<const T*>(args.x) + row * args.width;
     T* y = static_cast<T*>(args.y) + row * args.width;
     uint64_t first = static_cast<uint64_t>((args.row_begin + row) * args.global_width + args.column_begin);
-#pragma omp simd
-    for (int64_t i = 0; i < args.width; ++i) {
-      uint32_t bits = random_bits(first + static_cast<uint64_t>(i), seed_low, seed_high, step, site);
-      float uniform = static_cast<float>(static_cast<int32_t>(bits >> 8)) * 0x1p-24f;
-      T kept = round_to<T>(load(x[i]) * scale);
-      y[i] = uniform >= probability ? kept : round_to<T>(Real<T>(0));
+    for (int64_t done = 0; done < args.width;) {
+      uint64_t index = first + static_cast<uint64_t>(done);
+      int64_t skipped = static_cast<int64_t>(index & 3);
+      int64_t count = smaller(args.width - done, 4 * kRandomBlocks - skipped);
+      random_blocks(args.key, index >> 2, (skipped + count + 3) / 4, bits);
+      drop(x + done, y + done, bits + skipped, count, args.probability);
+      done += count;
     }
   }
 }

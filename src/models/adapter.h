@@ -20,9 +20,9 @@ struct LoraOptions {
   double alpha = 16;
   double dropout = 0;
   bool rank_stabilised = false;  // scale alpha / √rank instead of alpha / rank
-  std::vector<std::string>
-      target_modules;           // last parts of layer names, or * patterns of whole ones; empty: all of the blocks
-  std::vector<int64_t> layers;  // empty: all
+  /// Last parts of layer names, or * patterns of whole ones; empty: all of the blocks.
+  std::vector<std::string> target_modules = {};
+  std::vector<int64_t> layers = {};  // empty: all
 
   double scale() const;
 };

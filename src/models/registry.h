@@ -50,7 +50,7 @@ struct LoadOptions {
   bool for_training = false;   // keep matrices row-major so that backward can read them
   bool show_progress = false;  // rank 0
   int num_threads = 1;
-  std::optional<int64_t> block;  // only the parameters of this block (kOuterBlock: those of none)
+  std::optional<int64_t> block = std::nullopt;  // only the parameters of this block (kOuterBlock: those of none)
 };
 
 struct LoadReport {

@@ -113,8 +113,8 @@ TEST_P(AdapterOf, DropsByTheTokensPlaceInTheStep) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, AdapterOf, ::testing::ValuesIn(testing::small_decoders()), [](const auto& info) {
-  return info.param.name;
+INSTANTIATE_TEST_SUITE_P(All, AdapterOf, ::testing::ValuesIn(testing::small_decoders()), [](const auto& tested) {
+  return tested.param.name;
 });
 
 class AdapterTargets : public ::testing::Test {

@@ -76,8 +76,8 @@ TEST_P(DecoderKinds, Bf16StaysCloseToF32) {
   for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(logits.data<float>()[i], expected[i], 0.05f * largest);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, DecoderKinds, ::testing::ValuesIn(testing::small_decoders()), [](const auto& info) {
-  return info.param.name;
+INSTANTIATE_TEST_SUITE_P(All, DecoderKinds, ::testing::ValuesIn(testing::small_decoders()), [](const auto& tested) {
+  return tested.param.name;
 });
 
 }  // namespace

@@ -53,9 +53,13 @@ TEST_F(Load, BlockByBlockGivesTheSame) {
     options.block = block;
     initialise_parameters(context_, *model, options, 17);
     for (const Parameter& parameter : model->parameters().all()) {
-      if (parameter.block == block) EXPECT_TRUE(parameter.value.defined());
+      if (parameter.block == block) {
+        EXPECT_TRUE(parameter.value.defined());
+      }
     }
-    if (block == 1) EXPECT_FALSE(model->parameters().find("model.norm.weight")->value.defined());
+    if (block == 1) {
+      EXPECT_FALSE(model->parameters().find("model.norm.weight")->value.defined());
+    }
   }
   for (size_t i = 0; i < whole_->parameters().all().size(); ++i)
     EXPECT_EQ(values(model->parameters().all()[i].value), values(whole_->parameters().all()[i].value));

@@ -55,8 +55,9 @@ INSTANTIATE_TEST_SUITE_P(All,
                          RecomputeOf,
                          ::testing::Combine(::testing::ValuesIn(testing::small_decoders()),
                                             ::testing::Values(DType::f64, DType::bf16)),
-                         [](const auto& info) {
-                           return std::get<0>(info.param).name + "_" + std::string(dtype_name(std::get<1>(info.param)));
+                         [](const auto& tested) {
+                           return std::get<0>(tested.param).name + "_" +
+                                  std::string(dtype_name(std::get<1>(tested.param)));
                          });
 
 TEST(Recompute, WithSequenceParallelismGivesTheSame) {

@@ -59,8 +59,8 @@ TEST_P(TensorParallel, GivesTheSameAdapterGradients) {
 INSTANTIATE_TEST_SUITE_P(All,
                          TensorParallel,
                          ::testing::Combine(::testing::Values(2, 4), ::testing::ValuesIn(testing::small_decoders())),
-                         [](const auto& info) {
-                           return std::get<1>(info.param).name + "_on_" + std::to_string(std::get<0>(info.param));
+                         [](const auto& tested) {
+                           return std::get<1>(tested.param).name + "_on_" + std::to_string(std::get<0>(tested.param));
                          });
 
 TEST(TensorParallel, DegreesThatDoNotFitAreRefused) {

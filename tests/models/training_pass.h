@@ -35,7 +35,7 @@ struct PassOptions {
   DType dtype = DType::f64;
   BlockHooks* hooks = nullptr;
   int64_t first_token = 0;
-  Batch batch;  // two_sequences() if empty
+  Batch batch = {};  // two_sequences() if empty
 };
 
 inline Batch two_sequences() {
