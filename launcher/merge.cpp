@@ -152,7 +152,7 @@ void publish_folder(const MergeCommand& options, const OpenedModel& base, DType 
   std::string partial = partial_folder(options);
   write_model_files(base, dtype, "", partial);
   for (const fs::directory_entry& entry : fs::directory_iterator(partial)) sync_file(entry.path().string());
-  sync_folder(partial);
+  sync_directory(partial);
   std::error_code ignored;
   fs::remove(options.out, ignored);  // an empty folder
   rename_durably(partial, options.out);

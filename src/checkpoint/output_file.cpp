@@ -86,7 +86,7 @@ void sync_file(const std::string& path) {
   OutputFile::open(path).sync();
 }
 
-void sync_folder(const std::string& path) {
+void sync_directory(const std::string& path) {
   int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) fail_input("{}: cannot open the folder: {}", printable(path), std::strerror(errno));
   int result = ::fsync(descriptor);
@@ -101,7 +101,7 @@ void rename_durably(const std::string& from, const std::string& to) {
     fail_input("{}: cannot be renamed to {}: {}", printable(from), printable(to), std::strerror(errno));
   }
   std::filesystem::path parent = std::filesystem::path(to).parent_path();
-  sync_folder(parent.empty() ? "." : parent.string());
+  sync_directory(parent.empty() ? "." : parent.string());
 }
 
 }  // namespace weft

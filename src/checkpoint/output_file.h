@@ -39,7 +39,7 @@ void write_whole_file(const std::string& path, std::string_view bytes);
 void sync_file(const std::string& path);
 
 /// Makes what was created, renamed or removed in a folder last.
-void sync_folder(const std::string& path);
+void sync_directory(const std::string& path);
 
 /// Renames and makes it last. Throws Error(bad_input).
 void rename_durably(const std::string& from, const std::string& to);

@@ -54,7 +54,7 @@ void write_manifest(const std::string& folder, const std::vector<ManifestFile>& 
   std::string path = folder + "/" + kName;
   write_whole_file(path, Json{{"format", 1}, {"files", std::move(list)}}.dump(2) + "\n");
   sync_file(path);
-  sync_folder(folder);
+  sync_directory(folder);
 }
 
 std::vector<ManifestFile> read_manifest(const std::string& folder) {

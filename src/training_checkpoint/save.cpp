@@ -163,7 +163,7 @@ void Save::sync() {
   for (const auto& writer : writers_) writer->sync();
   if (mesh_.world().rank() != 0) return;
   for (const std::string& name : list_checkpoint_files(partial_)) sync_file(partial_ + "/" + name);
-  for (const FileSet& set : plan_.file_sets) sync_folder(folder_of(set));
+  for (const FileSet& set : plan_.file_sets) sync_directory(folder_of(set));
 }
 
 void Save::compute_checksums() {

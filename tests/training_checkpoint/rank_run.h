@@ -111,6 +111,7 @@ struct RunOptions {
   DType dtype = DType::f32;
   DecoderConfig config = small_decoder(4, 4);
   std::vector<std::string> states = {"exp_avg", "exp_avg_sq"};
+  bool with_adapter = false;  // it and the norms are trained, nothing else
 };
 
 /// A model whose weights are the formula's and what trains it.
@@ -121,8 +122,9 @@ class RankRun {
     base = open_model({std::string(WEFT_TEST_DATA) + "/hf/llama_gqa", "", ""});
     base.settings = options.config;
     model = base.make({mesh.tensor_parallel().rank(), mesh.tensor_parallel().size()});
-    for (Parameter& parameter : model->parameters().all()) {
-      parameter.value = context.zeros(parameter.local_shape, options.dtype, MemoryTag::weights);
+    if (options.with_adapter) adapter = std::make_unique<Adapter>(*model, LoraOptions{.rank = 3});
+    for (Parameter* parameter : all_parameters()) {
+      parameter->value = context.zeros(parameter->local_shape, options.dtype, MemoryTag::weights);
     }
     optimizer = std::make_unique<FormulaOptimizer>(context, make_pieces(options.zero_stage), options.states);
   }
@@ -131,13 +133,15 @@ class RankRun {
     return std::make_unique<CheckpointStore>(
         context,
         mesh,
-        CheckpointSubject{.base = base, .tokenizer = "", .model = *model, .adapter = nullptr, .optimizer = *optimizer},
+        CheckpointSubject{
+            .base = base, .tokenizer = "", .model = *model, .adapter = adapter.get(), .optimizer = *optimizer},
         std::move(options));
   }
 
   void fill(uint64_t seed) {
     optimizer->fill(seed);
-    for (Parameter& parameter : model->parameters().all()) {
+    for (Parameter* each : trained_parameters()) {
+      Parameter& parameter = *each;
       for (int64_t i = 0; i < parameter.local_shape.num_elements(); ++i)
         set(parameter, i, expected(seed, parameter, i));
     }
@@ -145,7 +149,8 @@ class RankRun {
 
   int64_t num_wrong(uint64_t seed) {
     int64_t count = optimizer->num_wrong(seed);
-    for (Parameter& parameter : model->parameters().all()) {
+    for (Parameter* each : trained_parameters()) {
+      Parameter& parameter = *each;
       for (int64_t i = 0; i < parameter.local_shape.num_elements(); ++i) {
         count += get(parameter, i) != rounded(parameter, expected(seed, parameter, i)) ? 1 : 0;
       }
@@ -157,24 +162,42 @@ class RankRun {
   Mesh mesh;
   OpenedModel base;
   std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<Adapter> adapter;
   std::unique_ptr<FormulaOptimizer> optimizer;
 
  private:
+  std::vector<Parameter*> all_parameters() {
+    std::vector<Parameter*> all;
+    for (Parameter& parameter : model->parameters().all()) all.push_back(&parameter);
+    if (adapter == nullptr) return all;
+    for (Parameter& parameter : adapter->parameters().all()) all.push_back(&parameter);
+    return all;
+  }
+
+  std::vector<Parameter*> trained_parameters() {
+    std::vector<Parameter*> trained = all_parameters();
+    if (adapter == nullptr) return trained;
+    std::erase_if(trained, [](const Parameter* parameter) {
+      return parameter->name.find("lora_") == std::string::npos && parameter->full_shape.rank() != 1;
+    });
+    return trained;
+  }
+
   /// Whole slices, or this data-parallel rank's part of them: cut anywhere, some empty, as ZeRO does.
   std::vector<OptimizerPiece> make_pieces(int zero_stage) {
     std::vector<OptimizerPiece> pieces;
     int64_t size = zero_stage > 0 ? mesh.data_parallel().size() : 1;
     int64_t rank = zero_stage > 0 ? mesh.data_parallel().rank() : 0;
-    for (Parameter& parameter : model->parameters().all()) {
-      int64_t count = parameter.local_shape.num_elements();
+    for (Parameter* parameter : trained_parameters()) {
+      int64_t count = parameter->local_shape.num_elements();
       auto cut = [&](int64_t part) {
         return part == 0 ? 0 : part == size ? count : std::min(count, count * part / size + 5);
       };
       if (cut(rank) == cut(rank + 1)) continue;
-      pieces.push_back({.parameter = &parameter,
+      pieces.push_back({.parameter = parameter,
                         .begin = cut(rank),
                         .end = cut(rank + 1),
-                        .weight = parameter.value.reshape({count}).slice(cut(rank), cut(rank + 1)),
+                        .weight = parameter->value.reshape({count}).slice(cut(rank), cut(rank + 1)),
                         .grad = {}});
     }
     return pieces;
