@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <functional>
-#include <vector>
+#include <memory>
 
 #include "kernels/kernels.h"
 
@@ -43,48 +43,53 @@ void report(const char* name, double bytes_per_element, int num_threads, const s
 void run(int num_threads) {
   Stream stream{.device = {}, .num_threads = num_threads};
   const OptimizerKernels& optimizer = kernels(DeviceType::cpu).optimizer;
-  std::vector<float> grad(kCount, 0.1f), exp_avg(kCount, 0.2f), exp_avg_sq(kCount, 0.3f), f32(kCount, 1.0f),
-      master(kCount, 1.0f);
-  std::vector<uint16_t> bf16(kCount, 0x3f80), low(kCount);
+  std::shared_ptr<Allocator> allocator = make_cpu_allocator();
+  auto filled = [&](float value) {
+    Tensor tensor = Tensor::empty(allocator, {kCount}, DType::f32, MemoryTag::optimizer);
+    std::fill_n(tensor.data<float>(), kCount, value);
+    return tensor;
+  };
+  Tensor grad = filled(0.1f), exp_avg = filled(0.2f), exp_avg_sq = filled(0.3f), f32 = filled(1), master = filled(1);
+  Tensor bf16 = Tensor::zeros(allocator, {kCount}, DType::bf16, MemoryTag::optimizer);
+  Tensor low = Tensor::zeros(allocator, {kCount}, DType::bf16, MemoryTag::optimizer);
   MachinePeaks peaks = measure_machine_peaks(DType::f32, stream);
   fmt::print("{:28} {:6.1f} GB/s\n", "reading", peaks.memory_bytes_per_second * 1e-9);
   report("reading and writing back", 8, num_threads, [&] {
     kernels(DeviceType::cpu)
-        .elementwise.axpby({.x = f32.data(), .y = f32.data(), .count = kCount, .a = 1, .b = 0}, stream);
+        .elementwise.axpby({.x = f32.raw(), .y = f32.raw(), .count = kCount, .a = 1, .b = 0}, stream);
   });
   auto adam = [&](const char* name, double bytes_per_element, const OptimizerWeight& weight) {
     report(name, bytes_per_element, num_threads, [&] {
       optimizer.adam({.weight = weight,
-                      .grad = grad.data(),
-                      .exp_avg = exp_avg.data(),
-                      .exp_avg_sq = exp_avg_sq.data(),
+                      .grad = grad.data<float>(),
+                      .exp_avg = exp_avg.data<float>(),
+                      .exp_avg_sq = exp_avg_sq.data<float>(),
                       .count = kCount,
                       .rate = 1e-4,
                       .decay = 1e-5},
                      stream);
     });
   };
-  adam("adam, f32", 28, {.weight = f32.data()});
+  adam("adam, f32", 28, {.weight = f32.raw()});
   adam("adam, bf16 + low bits",
        28,
-       {.weight = bf16.data(), .extra = low.data(), .dtype = DType::bf16, .storage = WeightStorage::low_bits});
+       {.weight = bf16.raw(), .extra = low.raw(), .dtype = DType::bf16, .storage = WeightStorage::low_bits});
   adam("adam, f32 rounded + master",
        32,
-       {.weight = f32.data(), .extra = master.data(), .storage = WeightStorage::rounded});
-  OptimizerWeight stochastic{.weight = bf16.data(), .dtype = DType::bf16, .storage = WeightStorage::stochastic};
+       {.weight = f32.raw(), .extra = master.raw(), .storage = WeightStorage::rounded});
+  OptimizerWeight stochastic{.weight = bf16.raw(), .dtype = DType::bf16, .storage = WeightStorage::stochastic};
   stochastic.map = {.local_width = kCount, .full_width = kCount};
   adam("adam, bf16 stochastic", 24, stochastic);
   report("lion, f32", 20, num_threads, [&] {
-    optimizer.lion({.weight = {.weight = f32.data()},
-                    .grad = grad.data(),
-                    .exp_avg = exp_avg.data(),
+    optimizer.lion({.weight = {.weight = f32.raw()},
+                    .grad = grad.data<float>(),
+                    .exp_avg = exp_avg.data<float>(),
                     .count = kCount,
                     .rate = 1e-4},
                    stream);
   });
-  report("sum of squares, f32", 4, num_threads, [&] {
-    optimizer.sum_of_squares({.weight = grad.data()}, kCount, stream);
-  });
+  report(
+      "sum of squares, f32", 4, num_threads, [&] { optimizer.sum_of_squares({.weight = grad.raw()}, kCount, stream); });
 }
 
 }  // namespace
