@@ -49,9 +49,9 @@ std::string comment_of(const Declaration& declaration) {
 }
 
 std::string value_names(const EnumDescriptor& type) {
-  std::vector<std::string> names;
-  for (int i = 0; i < type.value_count(); ++i) names.push_back(type.value(i)->name());
-  return fmt::format("{}", fmt::join(names, " | "));
+  std::string names;
+  for (int i = 0; i < type.value_count(); ++i) names += (i > 0 ? " | " : "") + type.value(i)->name();
+  return names;
 }
 
 std::string default_of(const FieldDescriptor& field) {

@@ -169,6 +169,10 @@ class Transcoder {
 }  // namespace
 
 std::string json_to_config_text(const std::string& json, const std::string& file, const Descriptor& type) {
+  // The JSON library takes a zero byte for the end of the text.
+  if (size_t zero = json.find('\0'); zero != std::string::npos) {
+    fail_input("{}: a zero byte; is it a JSON file?", place_in_text(file, json, zero));
+  }
   SyntaxCheck check;
   if (!nlohmann::json::sax_parse(json, &check)) {
     fail_input("{}: {}", place_in_text(file, json, std::min(check.offset, json.size())), printable(check.message, 200));

@@ -110,6 +110,7 @@ std::string in_capitals(std::string_view text) {
 
 std::string unknown_value_message(const EnumDescriptor& type, std::string_view field, std::string_view value) {
   std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(type.value_count()));
   for (int i = 0; i < type.value_count(); ++i) names.push_back(type.value(i)->name());
   std::string nearest = nearest_name(in_capitals(value), names);
   if (!nearest.empty()) {
@@ -190,6 +191,7 @@ std::string describe_at(const Descriptor& root, std::string_view message, const 
 
 std::string unknown_field_message(const Descriptor& type, std::string_view path, std::string_view name) {
   std::vector<std::string> names;
+  names.reserve(static_cast<size_t>(type.field_count()));
   for (int i = 0; i < type.field_count(); ++i) names.push_back(type.field(i)->name());
   std::string nearest = nearest_name(name, names);
   std::string what =

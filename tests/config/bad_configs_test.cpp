@@ -61,6 +61,7 @@ const std::vector<BadConfig> kUnreadable = {
 };
 
 const std::vector<BadConfig> kUnreadableJson = {
+    {std::string("{}\0{", 4), "1:3: a zero byte; is it a JSON file?"},
     {R"({"train": {"learning_rat": 1}})", "1:12: train has no field 'learning_rat'; did you mean 'learning_rate'?"},
     {"{\n  \"train\": {\"steps\": 5.5}}", "2:22: train.steps needs an integer, found 5.5"},
     {R"({"train": {"steps": "many"}})", "1:22: train.steps needs an integer, found many"},
