@@ -100,17 +100,6 @@ void check_context(const ModelInfo& info, const Workload& workload) {
              info.max_positions);
 }
 
-/// High-water mark of resident memory in bytes, from the kernel.
-int64_t peak_resident_bytes() {
-  std::ifstream status("/proc/self/status");
-  std::string word;
-  int64_t kilobytes = 0;
-  while (status >> word) {
-    if (word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024;
-  }
-  return 0;
-}
-
 /// Reads the checkpoint's files from their beginnings as loading does, up to 1 GiB, into memory that is used again:
 /// GB/s.
 double file_bandwidth(const CheckpointReader& reader, int num_threads) {
@@ -203,6 +192,16 @@ std::string random_text(const Tokenizer& tokenizer) {
 }
 
 }  // namespace
+
+int64_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  int64_t kilobytes = 0;
+  while (status >> word) {
+    if (word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024;
+  }
+  return 0;
+}
 
 double BenchResult::median() const {
   std::vector<double> sorted = values;

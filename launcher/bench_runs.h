@@ -13,9 +13,18 @@
 
 namespace weft {
 
+/// Of `train`; the batch is the workload's.
+struct TrainingWorkload {
+  int64_t sequence_length = 256;
+  int64_t lora_rank = 0;  // 0: all weights are trained
+  int zero_stage = 0;
+  std::string recompute = "none";
+};
+
 struct BenchOptions {
   CommonOptions common;
   Workload workload;
+  TrainingWorkload training;
   int repetitions = 0;          // resolved by the command
   TensorParallelPlace as_rank;  // load only: the share of rank `rank` of `size`; size 0: this launch's own
   std::string text_file;        // tokenize only; empty: text of random tokens
@@ -36,5 +45,9 @@ BenchResult bench_load(const BenchOptions& options, MpiSession& session);
 BenchResult bench_prefill(const BenchOptions& options, MpiSession& session);
 BenchResult bench_decode(const BenchOptions& options, MpiSession& session);
 BenchResult bench_tokenize(const BenchOptions& options, MpiSession& session);
+BenchResult bench_train(const BenchOptions& options, MpiSession& session);
+
+/// High-water mark of this process's resident memory in bytes, from the kernel.
+int64_t peak_resident_bytes();
 
 }  // namespace weft

@@ -154,6 +154,7 @@ class Measure:
     target: str  # what Weft aims at, in words
     measure: Callable[[list[str]], float]
     commands: dict[str, list[str]]  # program → command line
+    programs: tuple[str, ...] = ("weft", "llama.cpp", "transformers", "tokenizers")  # columns of its table
 
 
 def make_measures(options: argparse.Namespace) -> list[Measure]:
@@ -204,6 +205,39 @@ def make_measures(options: argparse.Namespace) -> list[Measure]:
         Measure("first token from process start", "ms", False, "<= 1.5 x llama.cpp", first_byte_ms, answer(1)),
         Measure("tokenize, one thread", "MB/s", True, ">= 8 x tokenizers", json_value, tokenize),
     ]
+
+
+TRAINING_PROGRAMS = ("weft", "eager", "compiled", "eager autocast", "compiled autocast")
+
+
+def make_training_measures(options: argparse.Namespace) -> list[Measure]:
+    """Steps of 4 x 256 random tokens. Weft keeps f32 masters beside bf16 weights; torch's bf16 weights have none (the
+    faster kind), autocast keeps f32 weights and multiplies in bf16."""
+    folder = str(options.cache / "smollm2-bf16-hf")
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "train_peer.py")
+    shape = ["--batch", "4", "--sequence", "256", "--threads", str(THREADS)]
+
+    def commands(dtype: str, lora: int, steps: int) -> dict[str, list[str]]:
+        kind = ["--lora", str(lora)] if lora else []
+        weft = [options.weft, "bench", "train", "--model", folder, "--dtype", dtype, *shape, *kind]
+        torch = [sys.executable, script, "--model", folder, *shape, *kind, "--steps", str(steps)]
+        result = {"weft": [*weft, "--repetitions", str(steps), "--json"]}
+        for precision, suffix in {"f32": {"f32": ""}, "bf16": {"bf16": "", "autocast": " autocast"}}[dtype].items():
+            result["eager" + suffix] = [*torch, "--precision", precision]
+            result["compiled" + suffix] = [*torch, "--precision", precision, "--compile"]
+        return result
+
+    measures = []
+    for lora in (0, 8):
+        for dtype in ("bf16", "f32"):
+            name = f"train, {'LoRA' if lora else 'full'}, {dtype}"
+            measures.append(
+                Measure(name, "tokens/s", True, ">= 1.2 x the faster", json_value, commands(dtype, lora, 5), TRAINING_PROGRAMS)
+            )
+            measures.append(
+                Measure(f"{name}: memory", "MB", False, "< the faster", peak_resident_mb, commands(dtype, lora, 1), TRAINING_PROGRAMS)
+            )
+    return measures
 
 
 def write_text(path: pathlib.Path) -> str:
@@ -272,23 +306,32 @@ def machine() -> dict:
 def versions() -> dict[str, str]:
     import importlib.metadata
 
-    return {name: importlib.metadata.version(name) for name in ("llama-cpp-python", "torch", "transformers", "tokenizers")}
+    names = ("llama-cpp-python", "torch", "transformers", "tokenizers", "peft")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
-def markdown(report: dict, measures: list[Measure]) -> str:
-    programs = ["weft", "llama.cpp", "transformers", "tokenizers"]
+def table(measures: list[Measure], rows: list[dict]) -> list[str]:
+    programs = measures[0].programs
     lines = [
-        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16, medians of {report['rounds']} rounds taking turns;",
-        ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
-        "",
         "| | unit | " + " | ".join(programs) + " | Weft to the best peer | aim |",
         "| --- | --- |" + " ---: |" * len(programs) + " ---: | --- |",
     ]
-    for measure, row in zip(measures, report["rows"]):
+    for measure, row in zip(measures, rows):
         medians = {program: entry["median"] for program, entry in row["programs"].items() if "median" in entry}
         cells = [f"{medians[program]:.4g}" if program in medians else "-" for program in programs]
         cells = [row["name"], row["unit"], *cells, ratio_to_best_peer(measure, medians), row["target"]]
         lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def markdown(report: dict, measures: list[Measure]) -> str:
+    lines = [
+        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16, medians of {report['rounds']} rounds taking turns;",
+        ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
+    ]
+    for programs in dict.fromkeys(measure.programs for measure in measures):
+        chosen = [index for index, measure in enumerate(measures) if measure.programs == programs]
+        lines += ["", *table([measures[index] for index in chosen], [report["rows"][index] for index in chosen])]
     for row in report["rows"]:
         for program, entry in row["programs"].items():
             if "error" in entry:
@@ -308,7 +351,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measures whose name contains this")
     parser.add_argument("--peers-only", action="store_true", help="leaves Weft out")
     options = parser.parse_args()
-    measures = [measure for measure in make_measures(options) if options.only in measure.name]
+    measures = [*make_measures(options), *make_training_measures(options)]
+    measures = [measure for measure in measures if options.only in measure.name]
     if options.peers_only:
         for measure in measures:
             del measure.commands["weft"]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compares Weft with llama.cpp, transformers and tokenizers on this machine: the same weights (SmolLM2-135M-Instruct in
-# BF16), the same work, two threads each, taking turns, medians. Prints a table; timings are no tests, so it exits 0.
+# Compares Weft with llama.cpp, transformers (and peft for training) and tokenizers on this machine: the same weights
+# (SmolLM2-135M-Instruct in BF16), the same work, two threads each, taking turns, medians. Prints tables; timings are no
+# tests, so it exits 0. Training alone: --only train.
 #
 #   scripts/bench_peers.sh [--out NAME] [--rounds N] [--only PART] [--peers-only]
 #
@@ -15,11 +16,11 @@ num_steps=6
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft
 peers=$cache/peers
 python=$peers/venv/bin/python
-case "${1:-}" in -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
 
 install_packages() {
   python3 -m venv "$peers/venv"
-  "$python" -m pip install --disable-pip-version-check numpy gguf tokenizers torch transformers
+  "$python" -m pip install --disable-pip-version-check numpy gguf tokenizers torch transformers peft
 }
 
 # Compiled here, since a wheel compiled elsewhere would lack this processor's instructions.
@@ -61,7 +62,7 @@ build_weft() {
 
 mkdir -p "$peers"
 step "Packages" scripts/install_dependencies.sh --test
-once packages "transformers, torch, tokenizers" install_packages
+once packages_with_peft "transformers, torch, tokenizers, peft" install_packages
 once llama_cpp "llama.cpp, compiled for this processor" build_llama_cpp
 once driver "llama.cpp's driver" build_driver
 step "SmolLM2 in BF16" make_models

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times training steps of torch + transformers (+ peft): forward, loss, backward, clipping and AdamW on random ids.
 
-Prints one JSON object: seconds a step (median), tokens a second, peak resident memory of the process.
+Prints one JSON object: tokens a second and seconds a step (medians), peak resident memory of the process.
 """
 
 import argparse
@@ -83,11 +83,10 @@ def main() -> None:
         seconds.append(time.perf_counter() - begin)
     median = statistics.median(seconds[options.warmup :])
     result = {
-        "value": median,
-        "unit": "s/step",
-        "tokens_per_second": options.batch * options.sequence / median,
+        "value": options.batch * options.sequence / median,
+        "unit": "tokens/s",
+        "seconds_per_step": median,
         "peak_resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
-        "values": seconds[options.warmup :],
         "first_loss": losses[0],
     }
     print(json.dumps(result))
