@@ -160,10 +160,10 @@ class RunLog::State {
   RunLogOptions options_;
   std::optional<TrainingProgress> progress_;
   WriteWarning warning_;
-  AppendFile metrics_file_;
-  AppendFile samples_file_;
-  AppendFile events_file_;
-  AppendFile text_file_;
+  GrowingFile metrics_file_;
+  GrowingFile samples_file_;
+  GrowingFile events_file_;
+  GrowingFile text_file_;
   std::optional<TensorBoardWriter> tensorboard_;
   RunRecord record_;
   Clock::time_point next_report_;

@@ -33,13 +33,13 @@ class WriteWarning {
 
 /// A file that grows by whole pieces (a line, a record), each in the file when append() returns, or kept until the disk
 /// takes it.
-class AppendFile {
+class GrowingFile {
  public:
   /// Keeps the first `keep_bytes` of what is there (−1: all of it); a torn last line is ended.
-  AppendFile(std::string path, int64_t keep_bytes, WriteWarning& warning);
-  ~AppendFile();
-  AppendFile(const AppendFile&) = delete;
-  AppendFile& operator=(const AppendFile&) = delete;
+  GrowingFile(std::string path, int64_t keep_bytes, WriteWarning& warning);
+  ~GrowingFile();
+  GrowingFile(const GrowingFile&) = delete;
+  GrowingFile& operator=(const GrowingFile&) = delete;
 
   void append(std::string_view bytes);
 
