@@ -30,6 +30,20 @@ class Hooks final : public BlockHooks {
   int64_t every_;
 };
 
+/// May be shared by ranks.
+class SilentHooks final : public BlockHooks {
+ public:
+  explicit SilentHooks(Recompute recompute) : recompute_(recompute) {}
+  Recompute recompute(int64_t) const override { return recompute_; }
+  void before_forward(Context&, int64_t) override {}
+  void after_forward(Context&, int64_t) override {}
+  void before_backward(Context&, int64_t) override {}
+  void after_backward(Context&, int64_t) override {}
+
+ private:
+  Recompute recompute_;
+};
+
 class RecomputeOf : public ::testing::TestWithParam<std::tuple<NamedDecoder, DType>> {};
 
 TEST_P(RecomputeOf, GivesTheSameBits) {
@@ -64,17 +78,8 @@ TEST(Recompute, WithSequenceParallelismGivesTheSame) {
   DecoderConfig config = testing::small_decoder(4, 4);
   PassOptions options{.ranks = 2, .sequence_parallel = true};
   Outcome expected = run_pass(config, options);
-  struct Shared final : BlockHooks {
-    explicit Shared(Recompute mode) : mode_(mode) {}
-    Recompute recompute(int64_t) const override { return mode_; }
-    void before_forward(Context&, int64_t) override {}
-    void after_forward(Context&, int64_t) override {}
-    void before_backward(Context&, int64_t) override {}
-    void after_backward(Context&, int64_t) override {}
-    Recompute mode_;
-  };
   for (Recompute mode : {Recompute::selective, Recompute::block}) {
-    Shared hooks(mode);
+    SilentHooks hooks(mode);
     options.hooks = &hooks;
     Outcome actual = run_pass(config, options);
     EXPECT_EQ(actual.loss, expected.loss);
