@@ -160,10 +160,10 @@ class RunLog::State {
   RunLogOptions options_;
   std::optional<TrainingProgress> progress_;
   WriteWarning warning_;
-  GrowingFile metrics_file_;
-  GrowingFile samples_file_;
-  GrowingFile events_file_;
-  GrowingFile text_file_;
+  LogFile metrics_file_;
+  LogFile samples_file_;
+  LogFile events_file_;
+  LogFile text_file_;
   std::optional<TensorBoardWriter> tensorboard_;
   RunRecord record_;
   Clock::time_point next_report_;

@@ -62,7 +62,7 @@ std::string frame_record(std::string_view bytes) {
 TensorBoardWriter::TensorBoardWriter(const std::string& directory, int64_t first_step, WriteWarning& warning) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
-  file_ = std::make_unique<GrowingFile>(new_file_name(directory), -1, warning);
+  file_ = std::make_unique<LogFile>(new_file_name(directory), -1, warning);
   tensorboard::Event version;
   version.set_wall_time(seconds_since_1970());
   version.set_file_version("brain.Event:2");

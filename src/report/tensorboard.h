@@ -24,7 +24,7 @@ class TensorBoardWriter {
  private:
   void append_record(const std::string& event);
 
-  std::unique_ptr<GrowingFile> file_;
+  std::unique_ptr<LogFile> file_;
 };
 
 }  // namespace weft

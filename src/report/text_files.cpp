@@ -101,7 +101,7 @@ void WriteWarning::report(const std::string& path, const std::string& reason) {
       fmt::format("{} can't be written ({}); training goes on, and says no more of it", printable(path, 400), reason));
 }
 
-GrowingFile::GrowingFile(std::string path, int64_t keep_bytes, WriteWarning& warning)
+LogFile::LogFile(std::string path, int64_t keep_bytes, WriteWarning& warning)
     : path_(std::move(path)), warning_(warning) {
   if (open_and_cut(keep_bytes)) {
     end_torn_line();
@@ -110,7 +110,7 @@ GrowingFile::GrowingFile(std::string path, int64_t keep_bytes, WriteWarning& war
   }
 }
 
-bool GrowingFile::open_and_cut(int64_t keep_bytes) {
+bool LogFile::open_and_cut(int64_t keep_bytes) {
   descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
   struct stat status {};
   if (descriptor_ < 0 || fstat(descriptor_, &status) != 0) return false;
@@ -120,22 +120,22 @@ bool GrowingFile::open_and_cut(int64_t keep_bytes) {
   return ftruncate(descriptor_, keep_bytes) == 0;
 }
 
-GrowingFile::~GrowingFile() {
+LogFile::~LogFile() {
   if (descriptor_ >= 0) close(descriptor_);
 }
 
-void GrowingFile::end_torn_line() {
+void LogFile::end_torn_line() {
   char last = '\n';
   if (size_ > 0 && pread(descriptor_, &last, 1, size_ - 1) == 1 && last != '\n') append("\n");
 }
 
-void GrowingFile::append(std::string_view bytes) {
+void LogFile::append(std::string_view bytes) {
   if (pending_.size() + bytes.size() > kMaxPendingBytes) return;
   pending_ += bytes;
   write_pending();
 }
 
-void GrowingFile::write_pending() {
+void LogFile::write_pending() {
   struct stat status {};
   if (descriptor_ < 0) return;
   if (fstat(descriptor_, &status) == 0 && status.st_nlink == 0) fail("it was deleted");
@@ -150,7 +150,7 @@ void GrowingFile::write_pending() {
   if (ftruncate(descriptor_, size_) != 0) fail(std::strerror(errno));
 }
 
-void GrowingFile::fail(const char* reason) {
+void LogFile::fail(const char* reason) {
   warning_.report(path_, reason);
 }
 

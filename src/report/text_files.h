@@ -33,13 +33,13 @@ class WriteWarning {
 
 /// A file that grows by whole pieces (a line, a record), each in the file when append() returns, or kept until the disk
 /// takes it.
-class GrowingFile {
+class LogFile {
  public:
   /// Keeps the first `keep_bytes` of what is there (−1: all of it); a torn last line is ended.
-  GrowingFile(std::string path, int64_t keep_bytes, WriteWarning& warning);
-  ~GrowingFile();
-  GrowingFile(const GrowingFile&) = delete;
-  GrowingFile& operator=(const GrowingFile&) = delete;
+  LogFile(std::string path, int64_t keep_bytes, WriteWarning& warning);
+  ~LogFile();
+  LogFile(const LogFile&) = delete;
+  LogFile& operator=(const LogFile&) = delete;
 
   void append(std::string_view bytes);
 
