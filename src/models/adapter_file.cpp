@@ -329,7 +329,7 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"alpha_pattern", Json::object()},
                  {"target_modules", targets.modules},
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
-                 {whole_modules.empty() ? Json() : Json(whole_modules)}};
+                 {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
   return config.dump(2) + "\n";
 }
 

@@ -104,7 +104,8 @@ class AdapterConfig : public ::testing::Test {
  protected:
   /// The error of the golden adapter with one field changed.
   std::string error_with(const std::string& key, const Json& value) {
-    fs::copy(case_path("lora/after"), folder_.path(), fs::copy_options::overwrite_existing);
+    fs::copy(
+        case_path("lora/after"), folder_.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
     Json config = Json::parse(read_bytes(case_path("lora/after/adapter_config.json")));
     config[key] = value;
     folder_.write("adapter_config.json", config.dump());
@@ -142,9 +143,11 @@ TEST_F(AdapterConfig, FoldersThatAreNoAdapterSayWhatIsMissing) {
   EXPECT_NE(error_of([&] { open_adapter(folder_.path()); }).find("adapter_config.json"), std::string::npos);
   folder_.write("adapter_config.json", "[1");
   EXPECT_NE(error_of([&] { open_adapter(folder_.path()); }).find("no JSON object"), std::string::npos);
-  fs::copy(case_path("lora/after"), folder_.path(), fs::copy_options::overwrite_existing);
+  fs::copy(case_path("lora/after"), folder_.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  ASSERT_TRUE(fs::exists(folder_.path() + "/adapter_model.safetensors"));
   fs::remove(folder_.path() + "/adapter_model.safetensors");
-  EXPECT_NE(error_of([&] { open_adapter(folder_.path()); }).find("adapter_model.safetensors"), std::string::npos);
+  std::string error = error_of([&] { open_adapter(folder_.path()); });
+  EXPECT_NE(error.find("adapter_model.safetensors: no such file"), std::string::npos) << error;
 }
 
 TEST_F(AdapterConfig, AnAdapterOfAnotherModelIsRefused) {
