@@ -77,7 +77,7 @@ std::string create_work_folder(const std::string& output) {
   if (output.empty() || fs::is_directory(output, error)) {
     fail_input("{}: not a file's name; expected one such as corpus.tokens", printable(output, 400));
   }
-  const std::string folder = output + ".partial";
+  std::string folder = output + ".partial";
   fs::create_directories(folder, error);
   if (error) fail_input("{}: cannot be created: {}", printable(folder, 400), error.message());
   return folder;
@@ -269,7 +269,7 @@ std::string prepare_source(const std::string& path,
   if (is_token_file(path)) return path;
   split_of(path, {});
   const uint64_t hash = hash_file(path) ^ tokenizer_fingerprint(*tokenizer);
-  const std::string output = fmt::format("{}/{}-{:016x}.tokens", folder, fs::path(path).stem().string(), hash);
+  std::string output = fmt::format("{}/{}-{:016x}.tokens", folder, fs::path(path).stem().string(), hash);
   if (is_token_file(output)) return output;
   prepare_tokens({.inputs = {path}, .output = output, .num_threads = num_threads, .show_progress = show_progress},
                  std::move(tokenizer));

@@ -44,8 +44,8 @@ class PrepareJournal {
   std::string job_;
   std::string path_;
   std::optional<PrepareState> last_state_;
-  AppendFile lock_file_;
-  std::optional<AppendFile> file_;
+  ResumableFile lock_file_;
+  std::optional<ResumableFile> file_;
 };
 
 }  // namespace weft

@@ -45,7 +45,7 @@ int64_t span_section_bytes(const TokenFileExtent& extent) {
 }
 
 /// Copies a file that was flushed to the end of another.
-void append_file(const AppendFile& from, AppendFile& to) {
+void append_file(const ResumableFile& from, ResumableFile& to) {
   std::vector<char> block(size_t{1} << 20);
   for (int64_t offset = 0; offset < from.size();) {
     const ssize_t count = ::pread(from.descriptor(), block.data(), block.size(), offset);

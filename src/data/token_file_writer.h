@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "data/append_file.h"
+#include "data/resumable_file.h"
 #include "data/token_file.h"
 
 namespace weft {
@@ -53,9 +53,9 @@ class TokenFileWriter {
 
   TokenFileExtent extent_;
   uint32_t token_bytes_;
-  AppendFile tokens_;
-  AppendFile offsets_;  // where documents end
-  AppendFile spans_;
+  ResumableFile tokens_;
+  ResumableFile offsets_;  // where documents end
+  ResumableFile spans_;
   std::vector<uint16_t> narrow_;
 };
 

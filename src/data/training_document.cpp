@@ -34,10 +34,13 @@ class DocumentHandler : public Json::json_sax_t {
     if (depth_ == 0 || (depth_ == 2 && in_messages_)) return other("a string");
     if (depth_ == 1) return set_field(value);
     if (depth_ != 3 || !in_messages_) return true;
-    if (key_ == "role") document_.messages.back().role = std::move(value);
-    if (key_ == "content") document_.messages.back().content = std::move(value);
-    has_role_ |= key_ == "role";
-    has_content_ |= key_ == "content";
+    if (key_ == "role") {
+      document_.messages.back().role = std::move(value);
+      has_role_ = true;
+    } else if (key_ == "content") {
+      document_.messages.back().content = std::move(value);
+      has_content_ = true;
+    }
     return true;
   }
 
@@ -111,9 +114,13 @@ class DocumentHandler : public Json::json_sax_t {
 
   bool set_field(string_t& value) {
     if (key_ == "messages") return other("a string");
-    if (key_ == "text") document_.text = std::move(value);
-    if (key_ == "prompt") document_.prompt = std::move(value);
-    if (key_ == "completion") document_.completion = std::move(value);
+    if (key_ == "text") {
+      document_.text = std::move(value);
+    } else if (key_ == "prompt") {
+      document_.prompt = std::move(value);
+    } else if (key_ == "completion") {
+      document_.completion = std::move(value);
+    }
     return true;
   }
 

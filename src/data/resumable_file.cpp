@@ -1,4 +1,4 @@
-#include "data/append_file.h"
+#include "data/resumable_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kBufferBytes = size_t{1} << 20;
 }
 
-AppendFile::AppendFile(const std::string& path, int64_t size) : path_(path), written_(size) {
+ResumableFile::ResumableFile(const std::string& path, int64_t size) : path_(path), written_(size) {
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail_write();
   struct stat status {};
@@ -26,31 +26,31 @@ AppendFile::AppendFile(const std::string& path, int64_t size) : path_(path), wri
   fail(ExitCode::failure, "{}: cannot be cut to {} bytes; remove it and start again", printable(path_, 400), size);
 }
 
-AppendFile::~AppendFile() {
+ResumableFile::~ResumableFile() {
   ::close(descriptor_);
 }
 
-void AppendFile::fail_write() const {
+void ResumableFile::fail_write() const {
   fail(ExitCode::failure, "{}: cannot write: {}", printable(path_, 400), std::strerror(errno));
 }
 
-void AppendFile::append(const void* bytes, size_t count) {
+void ResumableFile::append(const void* bytes, size_t count) {
   buffer_.append(static_cast<const char*>(bytes), count);
   if (buffer_.size() >= kBufferBytes) flush();
 }
 
-void AppendFile::flush() {
+void ResumableFile::flush() {
   write_at(written_, buffer_);
   written_ += static_cast<int64_t>(buffer_.size());
   buffer_.clear();
 }
 
-void AppendFile::sync() {
+void ResumableFile::sync() {
   flush();
   if (::fdatasync(descriptor_) != 0) fail_write();
 }
 
-void AppendFile::write_at(int64_t offset, std::string_view bytes) {
+void ResumableFile::write_at(int64_t offset, std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::pwrite(descriptor_, bytes.data(), bytes.size(), offset);
     if (count < 0 && errno == EINTR) continue;

@@ -7,14 +7,14 @@
 
 namespace weft {
 
-class AppendFile {
+class ResumableFile {
  public:
   /// Opens or creates the file and cuts it to `size` bytes, which it must have. Throws Error(failure) with the system's
   /// reason when it can't be written, here and below.
-  AppendFile(const std::string& path, int64_t size);
-  ~AppendFile();
-  AppendFile(const AppendFile&) = delete;
-  AppendFile& operator=(const AppendFile&) = delete;
+  ResumableFile(const std::string& path, int64_t size);
+  ~ResumableFile();
+  ResumableFile(const ResumableFile&) = delete;
+  ResumableFile& operator=(const ResumableFile&) = delete;
 
   const std::string& path() const { return path_; }
   int descriptor() const { return descriptor_; }
