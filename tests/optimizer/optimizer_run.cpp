@@ -2,7 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <bit>
 #include <mutex>
 
 #include "core/random.h"
@@ -124,7 +125,7 @@ void RankRun::collect(RunResult& result) const {
     ElementMap map = element_map(piece.parameter->full_shape, piece.parameter->range, piece.begin);
     for (size_t i = 0; i < from.size(); ++i) {
       float& element = whole[static_cast<size_t>(map.full_index(static_cast<int64_t>(i)))];
-      bool is_new = element == -12345.0f || std::memcmp(&element, &from[i], sizeof(float)) == 0;
+      bool is_new = element == -12345.0f || std::bit_cast<uint32_t>(element) == std::bit_cast<uint32_t>(from[i]);
       EXPECT_TRUE(is_new) << piece.parameter->name << ": ranks that hold the same element disagree";
       element = from[i];
     }
