@@ -16,7 +16,7 @@ namespace {
 constexpr const char* kFooter = R"(Examples:
   weft config configs/smollm2-lora.textproto
   weft config configs/smollm2-lora.textproto --set train.learning_rate=1e-4 --set lora.target_modules=q_proj,v_proj
-  weft config configs/llama3-8b-full.textproto --ranks 8 --json
+  weft config configs/llama3-8b-full.textproto --ranks 16 --json
   weft config --explain train.schedule
 
 Prints the config with `extends` and --set applied and all defaults written out, after the checks that `weft train` makes
@@ -53,9 +53,8 @@ void add_config_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("config", "Prints a config as it will run, or explains a field");
   command->footer(kFooter);
   auto* path = command->add_option("CONFIG", options->path, "Config file: Protobuf text, or JSON if it ends in .json");
-  auto* set = command->add_option("--set", options->overrides, "FIELD=VALUE over the file's; repeatable")
-                  ->expected(1)
-                  ->take_all();
+  auto* set = command->add_option("--set", options->overrides, "FIELD=VALUE over the file's; repeatable");
+  set->allow_extra_args(false);
   auto* ranks = command->add_option("--ranks", options->num_ranks, "Also checks that so many ranks can run it")
                     ->check(CLI::Range(1, 1 << 20));
   auto* json = command->add_flag("--json", options->prints_json, "Prints a JSON object");

@@ -135,7 +135,10 @@ TEST(TrainOptions, model_adapter_and_data_arrive) {
   EXPECT_EQ(data.packing, Packing::whole);
   EXPECT_FALSE(data.shuffle);
   EXPECT_EQ(data.seed, 5U);
-  EXPECT_EQ(evaluation_data_options(config.message()).sources[0].path, "e");
+  TrainingDataOptions evaluation = evaluation_data_options(config.message());
+  ASSERT_EQ(evaluation.sources.size(), 1U);
+  EXPECT_EQ(evaluation.sources[0].path, "e");
+  EXPECT_FALSE(evaluation.shuffle);
 }
 
 }  // namespace
