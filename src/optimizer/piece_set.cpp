@@ -56,6 +56,11 @@ void check_piece(const OptimizerPiece& piece) {
   WEFT_ASSERT(piece.weight.dtype() == DType::f32 || piece.weight.dtype() == DType::bf16);
 }
 
+void round_to_bf16(Tensor& weight) {
+  float* values = weight.data<float>();
+  for (int64_t i = 0; i < weight.num_elements(); ++i) values[i] = static_cast<float>(bfloat16(values[i]));
+}
+
 }  // namespace
 
 PieceSet::PieceSet(const Context& context,
@@ -83,6 +88,7 @@ PieceSet::PieceSet(const Context& context,
     } else if (kept == WeightStorage::rounded) {
       extras_[index] = context_.empty({count(index)}, DType::f32, MemoryTag::optimizer);
       std::memcpy(extras_[index].raw(), value.raw(), value.bytes());
+      round_to_bf16(pieces_[index].weight);
     }
   }
 }

@@ -145,6 +145,7 @@ class TrainingEngine::State {
     Tape tape;
     Context context = context_;
     context.tape = &tape;
+    context.training = true;
     shards_.begin_micro_batch(is_last);
     shards_.before_forward(context, kOuterBlock);
     double loss = forward(context, micro_batch, weights, embedding_offset);
