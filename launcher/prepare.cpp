@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <map>
 #include <memory>
 
 #include "launcher/commands.h"
@@ -28,15 +27,17 @@ struct PrepareCommand {
   CommonOptions common;
   std::string tokenizer;
   PrepareOptions prepare;
+  std::string format;
   bool splits_lines = false;
   bool splits_blank_lines = false;
-  bool has_special_tokens = true;
 };
 
 ExitCode run_prepare(PrepareCommand options, MpiSession& session) {
   configure_log(options.common, session);
   if (session.rank() != 0) return ExitCode::ok;
   PrepareOptions& prepare = options.prepare;
+  if (options.format == "text") prepare.format = InputFormat::text;
+  if (options.format == "jsonl") prepare.format = InputFormat::json_lines;
   if (options.splits_lines) prepare.text_split = TextSplit::lines;
   if (options.splits_blank_lines) prepare.text_split = TextSplit::paragraphs;
   prepare.num_threads = resolve_threads(options.common, session);
@@ -54,13 +55,11 @@ ExitCode run_prepare(PrepareCommand options, MpiSession& session) {
 }
 
 void add_document_options(CLI::App& command, PrepareCommand& options) {
-  static const std::map<std::string, InputFormat> formats = {{"text", InputFormat::text},
-                                                             {"jsonl", InputFormat::json_lines}};
   auto* lines = command.add_flag("--split-lines", options.splits_lines, "A document a line of text files");
   command.add_flag("--split-blank-lines", options.splits_blank_lines, "A document a paragraph of text files")
       ->excludes(lines);
-  command.add_option("--format", options.prepare.format, "text or jsonl, whatever the inputs' names end in")
-      ->transform(CLI::CheckedTransformer(formats));
+  command.add_option("--format", options.format, "text or jsonl, whatever the inputs' names end in")
+      ->check(CLI::IsMember({"text", "jsonl"}));
   DocumentEncoderOptions& documents = options.prepare.documents;
   command.add_option("--chat-format",
                      documents.chat_format,
