@@ -89,6 +89,7 @@ nlohmann::ordered_json to_json(const BenchCommand& command, const BenchResult& r
     line["lora"] = options.training.lora_rank;
     line["recompute"] = options.training.recompute;
     line["zero"] = options.training.zero_stage;
+    line["masters"] = options.training.has_masters;
   }
   if (options.workload.prompt_tokens > 0) {
     line["batch"] = options.workload.batch;
@@ -151,6 +152,7 @@ void add_training_options(CLI::App& command, TrainingWorkload& training) {
   command.add_option("--recompute", training.recompute, "train: what is computed again in backward")
       ->check(CLI::IsMember({"none", "selective", "block"}))
       ->capture_default_str();
+  command.add_flag("!--no-masters", training.has_masters, "train: bf16 weights without f32 masters, rounded at random");
   command.add_option("--zero", training.zero_stage, "train: ZeRO stage over the data-parallel ranks")
       ->check(CLI::Range(0, 3))
       ->capture_default_str();

@@ -19,6 +19,7 @@ struct TrainingWorkload {
   int64_t lora_rank = 0;  // 0: all weights are trained
   int zero_stage = 0;
   std::string recompute = "none";
+  bool has_masters = true;  // of bf16 weights, in f32; false: updates are rounded at random
 };
 
 struct BenchOptions {

@@ -55,10 +55,14 @@ void load_model(const BenchOptions& options, MpiSession& session, BenchedTrainin
   run.adapter->attach();
 }
 
+MasterWeights master_weights(const BenchOptions& options) {
+  if (parse_dtype(options.common.dtype) == DType::f32) return MasterWeights::none;
+  return options.training.has_masters ? MasterWeights::full : MasterWeights::stochastic;
+}
+
 void make_engine(const BenchOptions& options, BenchedTraining& run) {
   EngineOptions engine;
-  bool is_bf16 = parse_dtype(options.common.dtype) == DType::bf16;
-  engine.optimizer.master_weights = is_bf16 ? MasterWeights::full : MasterWeights::none;
+  engine.optimizer.master_weights = master_weights(options);
   engine.zero_stage = options.training.zero_stage;
   engine.recompute = parse_recompute(options.training.recompute);
   run.engine = std::make_unique<TrainingEngine>(run.context, *run.mesh, *run.model, run.adapter.get(), engine);
@@ -103,6 +107,7 @@ void check_length(const BenchedTraining& run, const BenchOptions& options) {
       "--sequence is {}, the model was made for {} positions; use fewer", options.training.sequence_length, limit);
 }
 
+/// To be called before the peaks are measured, which takes memory too.
 void add_memory(const MemoryTracker& memory, BenchResult& result) {
   for (size_t i = 0; i < kNumMemoryTags; ++i) {
     auto tag = static_cast<MemoryTag>(i);
@@ -137,15 +142,15 @@ BenchResult bench_train(const BenchOptions& options, MpiSession& session) {
     double seconds = seconds_of_step(run, options, step);
     if (step >= kWarmUpSteps) result.values.push_back(tokens / seconds);
   }
+  result.details = {{"seconds_per_step", tokens / result.median()}};
+  add_memory(run.context.allocator->memory(), result);
   run.mesh->world().barrier();
   MachinePeaks peaks = measure_machine_peaks(parse_dtype(options.common.dtype), run.context.stream());
   double flops = training_flops_per_token(
       *run.model, options.training.sequence_length, static_cast<int64_t>(adapter_weights(run)));
   result.bound = session.size() * peaks.matmul_flops_per_second / flops;
-  result.details = {{"seconds_per_step", tokens / result.median()},
-                    {"flops_per_token", flops},
-                    {"matmul_flops_per_second", peaks.matmul_flops_per_second}};
-  add_memory(run.context.allocator->memory(), result);
+  result.details.emplace_back("flops_per_token", flops);
+  result.details.emplace_back("matmul_flops_per_second", peaks.matmul_flops_per_second);
   report_memory(options.common, session, run.context);
   return result;
 }

@@ -86,7 +86,7 @@ def main() -> None:
         "value": options.batch * options.sequence / median,
         "unit": "tokens/s",
         "seconds_per_step": median,
-        "peak_resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "peak_resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "first_loss": losses[0],
     }
     print(json.dumps(result))
