@@ -54,7 +54,7 @@ std::string group_thousands(int64_t number) {
 
 std::string format_duration(double seconds) {
   if (!(seconds >= 0 && seconds < 1e9)) return "?";
-  auto whole = static_cast<int64_t>(seconds + 0.5);
+  int64_t whole = std::llround(seconds);
   if (whole < 60) return fmt::format("{}s", whole);
   if (whole < 3600) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
   if (whole < 86400) return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <regex>
 
 #include "report/html_text.h"
@@ -194,8 +195,8 @@ TEST(Plot, extreme_values_draw_finite_coordinates) {
 }
 
 TEST(Plot, smoothing_keeps_straight_lines_centred_and_gaps) {
-  std::vector<double> line;
-  for (int i = 0; i < 2001; ++i) line.push_back(i);
+  std::vector<double> line(2001);
+  std::iota(line.begin(), line.end(), 0);
   std::vector<double> smoothed = smooth_curve(line, 0.95);
   EXPECT_NEAR(smoothed[1000], 1000, 1e-9);
   EXPECT_EQ(smooth_curve({3, 3, 3}, 0.9), (std::vector<double>{3, 3, 3}));
