@@ -14,6 +14,8 @@ namespace {
 constexpr const char* kFooter = R"(Examples:
   weft generate --model SmolLM2-135M-Instruct --chat "What is a tensor?"
   weft launch -n 2 -- chat --model Llama-3.1-8B-Instruct
+  weft launch -n 2 -- train configs/smollm2-lora.textproto
+  weft report runs/smollm2-lora
   weft inspect gemma-2-2b-it.gguf
 
 Exit codes: 0 done, 1 internal failure, 2 wrong command line, 3 unusable input, 4 out of memory, 5 a rank was lost,
