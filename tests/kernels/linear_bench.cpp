@@ -140,11 +140,8 @@ void print_training_product(const char* name, const TrainingShape& shape, int64_
              flops / timing.best_seconds * 1e-9);
 }
 
-void bench_training_shape(const TrainingShape& shape,
-                          int64_t rows,
-                          DType dtype,
-                          const Stream& stream,
-                          TrainingBuffers& buffers) {
+void bench_training_shape(
+    const TrainingShape& shape, int64_t rows, DType dtype, const Stream& stream, TrainingBuffers& buffers) {
   LinearKernels kernels = cpu_linear_kernels();
   int repeats = shape.out_features > 4096 ? 5 : 31;
   LinearWeight weight{.weight = buffers.weight.raw(), .y = buffers.y.raw(), .out_features = shape.out_features};

@@ -445,6 +445,16 @@ TEST_P(LinearTest, BackwardWeightIsRight) {
   }
 }
 
+TEST_P(LinearTest, LongSumsInBlocksAreRight) {
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    for (bool accumulate : {false, true}) {
+      check_backward_input(dtype, {.m = 19, .n = 4103, .k = 33, .num_threads = 2}, accumulate);
+      check_backward_weight(dtype, {.m = 4103, .n = 19, .k = 33, .num_threads = 2}, accumulate);
+      check_backward_weight(dtype, {.m = 21, .n = 1037, .k = 17, .num_threads = 2}, accumulate);
+    }
+  }
+}
+
 TEST_P(LinearTest, TheSameCallGivesTheSameBits) {
   for (const Kind& kind : kKinds) {
     constexpr int64_t kRows = 20, kOut = 300, kDepth = 200;
