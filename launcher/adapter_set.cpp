@@ -68,6 +68,7 @@ int AdapterSet::find(const std::string& name) const {
   for (size_t i = 0; i < loaded_.size(); ++i) {
     if (loaded_[i].name == name) return static_cast<int>(i);
   }
+  if (loaded_.empty()) fail(ExitCode::usage, "no adapter is loaded; give --adapter [NAME=]DIR");
   fail(ExitCode::usage, "no adapter is called {}; there are {}", printable(name), names());
 }
 

@@ -1,0 +1,118 @@
+// The built program with PEFT's adapter: merged, loaded beside the model, switched.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+const std::string kCase = WEFT_TEST_DATA "/train/llama";
+// What PEFT (and transformers with the merged weights) continues the prompt with, greedily.
+const std::string kPrompt = "'37 11 12 8 31 73 11 5 47 0 80 33'";
+const std::string kWithAdapter = "60 1 77 10 87 77 70 87 85 9 51 26\n";
+const std::string kWithoutAdapter = "72 90 67 77 29 33 51 14 23 77 51 9\n";
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+std::string contents(const fs::path& path) {
+  std::stringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+class AdapterCommands : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "weft_adapters_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  Outcome weft(const std::string& arguments, int num_ranks = 1) const {
+    std::string ranks = "mpirun --allow-run-as-root --oversubscribe --bind-to none -n ";
+    std::string launcher = num_ranks == 1 ? "" : ranks + std::to_string(num_ranks);
+    std::string line =
+        fmt::format("cd '{}' && timeout 60 {} '{}' {} >out 2>err", folder_.string(), launcher, WEFT_BINARY, arguments);
+    int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
+  }
+
+  Outcome generate(const std::string& model, const std::string& adapters, int num_ranks = 1) const {
+    return weft(fmt::format("generate --quiet --dtype f32 --ids --ignore-end --max-new-tokens 12 --model '{}' {} {}",
+                            model,
+                            adapters,
+                            kPrompt),
+                num_ranks);
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(AdapterCommands, GenerateUsesTheFirstAdapterOrTheNamedOneOrNone) {
+  std::string adapter = "--adapter '" + kCase + "/lora/after'";
+  EXPECT_EQ(generate(kCase, adapter).out, kWithAdapter);
+  EXPECT_EQ(generate(kCase, adapter, 2).out, kWithAdapter);
+  EXPECT_EQ(generate(kCase, "").out, kWithoutAdapter);
+  EXPECT_EQ(generate(kCase, adapter + " --use-adapter none").out, kWithoutAdapter);
+  // An adapter before its training does nothing: B = 0.
+  std::string both = "--adapter fresh='" + kCase + "/lora/before' " + adapter;
+  EXPECT_EQ(generate(kCase, both).out, kWithoutAdapter);
+  EXPECT_EQ(generate(kCase, both + " --use-adapter after").out, kWithAdapter);
+}
+
+TEST_F(AdapterCommands, AnUnknownOrDoubledNameIsAWrongCommandLine) {
+  std::string adapter = "--adapter '" + kCase + "/lora/after' ";
+  Outcome unknown = generate(kCase, adapter + "--use-adapter before");
+  EXPECT_EQ(unknown.exit_code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("no adapter is called before; there are after, none"));
+  Outcome doubled = generate(kCase, adapter + adapter);
+  EXPECT_EQ(doubled.exit_code, 2);
+  EXPECT_THAT(doubled.err, HasSubstr("the name after is taken"));
+}
+
+TEST_F(AdapterCommands, MergedWeightsGiveTheSameAndDoNotDependOnTheRanks) {
+  std::string merge = "merge --quiet --dtype f32 --model '" + kCase + "' --adapter '" + kCase + "/lora/after' --out ";
+  EXPECT_EQ(weft(merge + "one").exit_code, 0);
+  EXPECT_EQ(weft(merge + "two", 2).exit_code, 0);
+  EXPECT_EQ(contents(folder_ / "one/model.safetensors"), contents(folder_ / "two/model.safetensors"));
+  EXPECT_EQ(generate("one", "").out, kWithAdapter);
+  EXPECT_FALSE(fs::exists(folder_ / "one.partial"));
+  Outcome again = weft(merge + "one");
+  EXPECT_EQ(again.exit_code, 3);
+  EXPECT_THAT(again.err, HasSubstr("--out one: exists already"));
+}
+
+TEST_F(AdapterCommands, BothConfigAndWeightsOfAMerged16BitModelSayBf16) {
+  EXPECT_EQ(weft("merge --model '" + kCase + "' --adapter '" + kCase + "/lora/after' --out half").exit_code, 0);
+  EXPECT_THAT(contents(folder_ / "half/config.json"), HasSubstr("\"dtype\": \"bfloat16\""));
+  EXPECT_THAT(contents(folder_ / "half/model.safetensors").substr(0, 200), HasSubstr("BF16"));
+}
+
+TEST_F(AdapterCommands, ChatSwitchesAdaptersOrSaysWhichThereAre) {
+  std::string model = (folder_ / "tiny").string();
+  fs::create_directory(model);
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::create_symlink(fs::path(WEFT_TEST_DATA) / "hf/llama_gqa" / name, fs::path(model) / name);
+  }
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    fs::create_symlink(fs::path(WEFT_TEST_DATA) / "tiny_tokenizer" / name, fs::path(model) / name);
+  }
+  std::ofstream(folder_ / "in") << "/adapter none\n/adapter other\n/exit\n";
+  Outcome outcome = weft("chat --chat-format chatml --model '" + model + "' <in");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("no adapter is loaded"));
+}
+
+}  // namespace
