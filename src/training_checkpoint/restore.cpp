@@ -134,10 +134,11 @@ class Restorer {
   void restore_state(const std::string& state) {
     bool is_copy = std::find(kCopiesOfWeights.begin(), kCopiesOfWeights.end(), state) != kCopiesOfWeights.end();
     const std::vector<OptimizerPiece>& pieces = subject_.optimizer.pieces();
+    const std::string prefix = state + "/";
     for (size_t i = 0; i < pieces.size(); ++i) {
       if (!subject_.optimizer.has_state(state, i)) continue;
       const std::string& parameter = pieces[i].parameter->name;
-      std::string name = state + "/" + parameter;
+      std::string name = prefix + parameter;
       if (state == kEmaState && ema_ != nullptr) {
         read_into_state(*ema_, weight_name(subject_, parameter), state, i);
       } else if (states_ != nullptr && states_->find(name) != nullptr) {

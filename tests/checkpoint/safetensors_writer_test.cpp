@@ -40,7 +40,8 @@ TEST(SafetensorsWriter, SlicesOfSeveralWritersMakeTheWhole) {
     int64_t width = columns.end - columns.begin;
     std::vector<float> column_values;
     for (int64_t i = 0; i < 4 * width; ++i) {
-      column_values.push_back(static_cast<float>(i / width * 6 + columns.begin + i % width));
+      int64_t place = i / width * 6 + columns.begin + i % width;
+      column_values.push_back(static_cast<float>(place));
     }
     writer.write_slice("columns", columns, 0, 5, column_values.data(), DType::f32);
     writer.write_slice("columns", columns, 5, 4 * width, column_values.data() + 5, DType::f32);
@@ -48,7 +49,8 @@ TEST(SafetensorsWriter, SlicesOfSeveralWritersMakeTheWhole) {
     TensorSlice middle{1, 2 * rank, 2 * rank + 2};
     std::vector<float> cube_values;
     for (int64_t i = 0; i < 12; ++i) {
-      cube_values.push_back(static_cast<float>(i / 6 * 12 + middle.begin * 3 + i % 6));
+      int64_t place = i / 6 * 12 + middle.begin * 3 + i % 6;
+      cube_values.push_back(static_cast<float>(place));
     }
     writer.write_slice("cube", middle, 0, 12, cube_values.data(), DType::f32);
     auto run = numbers(rank == 0 ? 3 : 4, rank == 0 ? 0.0f : 3.0f);

@@ -23,7 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::RankRun;
 using testing::run_ranks;
-using testing::RunOptions;
 
 bool save(CheckpointStore& store, int64_t step, double held_out_loss = std::numeric_limits<double>::quiet_NaN()) {
   return store.begin_save({.step = step, .held_out_loss = held_out_loss}) && store.complete_save();
