@@ -70,6 +70,15 @@ void load_weights(const config::RunConfig& config, const TrainCommand& options, 
   run.adapter->attach();
 }
 
+/// With train.epochs the steps are known only now.
+void check_warmup(const RunConfig& source, const TrainerOptions& options) {
+  if (options.schedule.warmup_steps <= options.steps) return;
+  fail_input("{}: train.schedule.warmup_steps is {}, the whole run has {} steps; use fewer",
+             source.location("train.schedule.warmup_steps"),
+             options.schedule.warmup_steps,
+             options.steps);
+}
+
 /// The one that the config names, else the model's; null when that has none, which token files do without.
 std::shared_ptr<const Tokenizer> find_tokenizer(const config::RunConfig& config) {
   if (config.model().has_tokenizer()) return load_tokenizer(config.model().tokenizer());
@@ -195,11 +204,12 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.opened = open_model(model_options(config));
   run.tokenizer = find_tokenizer(config);
   check_sequence_length(config, source, run.opened.settings.info);
-  start_run_directory(source, *session.world(), run.context, options.starts_over);
+  RunDirectory directory(source, *session.world(), run.context, options.starts_over);
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.settings.info);
   load_weights(config, options, run, session.rank() == 0);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
+  check_warmup(source, trainer);
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,
                                   .mesh = *run.mesh,

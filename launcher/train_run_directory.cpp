@@ -1,9 +1,17 @@
 #include "launcher/train_run_directory.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "config/run.pb.h"
 #include "core/error.h"
@@ -15,6 +23,9 @@ namespace weft {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// How long the ranks of a run that was killed may take to go away.
+constexpr auto kLockWait = std::chrono::seconds(6);
 
 std::string read_if_there(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -49,8 +60,6 @@ void warn_about_changes(const std::string& before, const std::string& now) {
 std::string prepare(const RunConfig& config, bool starts_over) {
   const std::string& directory = config.message().output().directory();
   std::error_code error;
-  fs::create_directories(directory, error);
-  if (error) return fmt::format("output.directory {}: {}", printable(directory), error.message());
   if (starts_over) fs::remove_all(fs::path(directory) / "checkpoints", error);
   fs::path path = fs::path(directory) / "config.textproto";
   std::string text = config.to_text();
@@ -70,10 +79,37 @@ std::string prepare(const RunConfig& config, bool starts_over) {
 
 }  // namespace
 
-void start_run_directory(const RunConfig& config, Communicator& world, const Context& context, bool starts_over) {
-  std::string failure = world.rank() == 0 ? prepare(config, starts_over) : std::string();
+RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const Context& context, bool starts_over) {
+  std::string failure;
+  if (world.rank() == 0) {
+    const std::string& directory = config.message().output().directory();
+    std::error_code error;
+    fs::create_directories(directory, error);
+    failure = error ? fmt::format("output.directory {}: {}", printable(directory), error.message()) : lock(directory);
+    if (failure.empty()) failure = prepare(config, starts_over);
+  }
   broadcast_string(context, world, failure);
   if (!failure.empty()) fail_input("{}", failure);
+}
+
+RunDirectory::~RunDirectory() {
+  if (lock_file_ >= 0) close(lock_file_);
+}
+
+std::string RunDirectory::lock(const std::string& directory) {
+  std::string path = directory + "/.lock";
+  lock_file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock_file_ < 0) return fmt::format("{}: {}", printable(path), std::strerror(errno));
+  auto deadline = std::chrono::steady_clock::now() + kLockWait;
+  while (flock(lock_file_, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return {};  // a file system without locks
+    if (std::chrono::steady_clock::now() > deadline) {
+      return fmt::format("output.directory {}: another run is using it; wait for its end or choose another directory",
+                         printable(directory));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return {};
 }
 
 }  // namespace weft

@@ -132,7 +132,6 @@ void check_train(const FieldChecks& check, const config::TrainConfig& train) {
                 train.checkpoint_every(),
                 config::TrainConfig::Recompute_Name(train.gradient_checkpointing()));
   check.at_least<int64_t>("train.max_bad_steps", train.max_bad_steps(), 1);
-  check.at_least<int64_t>("train.loss_chunk", train.loss_chunk(), 0);
 }
 
 void check_precision(const FieldChecks& check, const config::PrecisionConfig& precision) {

@@ -152,7 +152,8 @@ class Trainer {
   void after_step() {
     if (is_due(state_.step, options_.evaluate_every) || is_last_step()) evaluate();
     if (is_due(state_.step, options_.sample_every) || is_last_step()) write_samples();
-    if (is_due(state_.step, options_.save_every) || is_last_step()) save();
+    if (is_last_step()) return;
+    if (is_due(state_.step, options_.save_every)) save();
     state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
   }
 

@@ -59,7 +59,6 @@ class CheckpointStore::State {
       return false;
     }
     if (is_rank_zero()) {
-      log::info("saved {}/{}", options_.directory, checkpoint_name(step_));
       damaged_.erase(options_.directory + "/" + checkpoint_name(step_));
       delete_old(options_.directory, {options_.keep_last, options_.keep_best}, step_, damaged_);
     }

@@ -55,8 +55,7 @@ const std::vector<BadConfig> kUnreadable = {
     {"train { schedule: COSINE }", "1:19: train.schedule needs { … }, found COSINE"},
     {"train { frobnicate: 1 }",
      "1:9: train has no field 'frobnicate'; it has steps, epochs, batch_size, micro_batch_size, learning_rate, "
-     "schedule, optimizer, clip_norm, seed, gradient_checkpointing, checkpoint_every, max_bad_steps, adversarial, "
-     "loss_chunk"},
+     "schedule, optimizer, clip_norm, seed, gradient_checkpointing, checkpoint_every, max_bad_steps, adversarial"},
     {"train { steps: }", "1:16: train.steps needs an integer, found }"},
 };
 
@@ -106,7 +105,6 @@ const std::vector<BadConfig> kWrongValues = {
     {"train {\n  checkpoint_every: 2\n}",
      "3:3: train.checkpoint_every is 2, but train.gradient_checkpointing is KEEP; only BLOCK counts blocks"},
     {"train {\n  max_bad_steps: 0\n}", "3:3: train.max_bad_steps is 0; must be at least 1"},
-    {"train {\n  loss_chunk: -1\n}", "3:3: train.loss_chunk is -1; must be at least 0"},
     {"train {\n  schedule { warmup_steps: 10 }\n}",
      "3:14: train.schedule.warmup_steps is 10, but train.steps is only 9"},
     {"train {\n  schedule { warmup_steps: -1 }\n}", "3:14: train.schedule.warmup_steps is -1; must be at least 0"},

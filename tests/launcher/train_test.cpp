@@ -1,0 +1,356 @@
+// weft train as a user meets it: real ranks under mpirun, interrupted, killed, out of disk; and started again.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <thread>
+
+#include "parallel/job_process.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_file(const fs::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+/// A model of a few thousand weights, its tokenizer, and a text; removed in the end.
+class TrainCommand : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / fmt::format("weft-train-{}-{}", getpid(), ++count_);
+    fs::create_directories(folder_ / "model");
+    for (const char* name : {"config.json", "model.safetensors"}) {
+      fs::copy_file(fs::path(WEFT_TEST_DATA "/train/text_lm") / name, folder_ / "model" / name);
+    }
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+      fs::copy_file(fs::path(WEFT_TEST_DATA "/tiny_tokenizer") / name, folder_ / "model" / name);
+    }
+    fs::copy_file(WEFT_TEST_DATA "/train/text_lm/finetune_text.txt", folder_ / "text.txt");
+  }
+  void TearDown() override {
+    if (HasFailure()) fmt::print("kept: {}\n", folder_.string());
+    std::error_code ignored;
+    if (!HasFailure()) fs::remove_all(folder_, ignored);
+  }
+
+  struct Config {
+    std::string name = "run";
+    int steps = 40;
+    int save_every = 10;
+    bool in_background = true;
+    std::string more = {};
+  };
+
+  std::string write_config(const Config& config) {
+    fs::path path = folder_ / (config.name + ".textproto");
+    write_file(path,
+               fmt::format("model {{ path: \"{0}/model\" }}\n"
+                           "data {{ sources {{ path: \"{0}/text.txt\" }} sequence_length: 32 }}\n"
+                           "train {{ steps: {1} batch_size: 4 learning_rate: 1e-3 }}\n"
+                           "checkpoint {{ every_steps: {2} background: {3} }}\n"
+                           "output {{ directory: \"{0}/{4}\" tensorboard: false report: false }}\n{5}\n",
+                           folder_.string(),
+                           config.steps,
+                           config.save_every,
+                           config.in_background,
+                           config.name,
+                           config.more));
+    return path.string();
+  }
+
+  using Overrides = std::vector<std::string>;
+
+  static std::vector<std::string> command(const std::string& config, int num_ranks, const Overrides& overrides = {}) {
+    std::vector<std::string> line;
+    if (num_ranks > 1) {
+      line = {
+          WEFT_MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(num_ranks)};
+    }
+    line.insert(line.end(), {WEFT_BINARY, "train", config});
+    for (const std::string& override : overrides) line.insert(line.end(), {"--set", override});
+    return line;
+  }
+
+  /// Output and exit code of a run that is left alone.
+  static std::pair<std::string, int> run(const std::string& config,
+                                         int num_ranks = 1,
+                                         const Overrides& overrides = {}) {
+    JobProcess job(command(config, num_ranks, overrides));
+    int code = job.wait(seconds(120));
+    return {job.output(), code};
+  }
+
+  fs::path checkpoint(const std::string& run, int step) const {
+    return folder_ / run / "checkpoints" / fmt::format("step-{:08}", step);
+  }
+
+  /// Everything that goes on is the same: weights and optimizer state, to the bit.
+  void expect_same_end(const std::string& run, const std::string& reference, int step) const {
+    for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
+      std::string expected = read_file(checkpoint(reference, step) / name);
+      EXPECT_FALSE(expected.empty());
+      EXPECT_TRUE(read_file(checkpoint(run, step) / name) == expected) << name;
+    }
+  }
+
+  /// The last whole line's step in metrics.jsonl; 0 without one.
+  int64_t last_logged_step(const std::string& run) const {
+    constexpr std::streamoff kTail = 2000;
+    std::ifstream file(folder_ / run / "metrics.jsonl", std::ios::binary | std::ios::ate);
+    if (!file) return 0;
+    file.seekg(std::max<std::streamoff>(0, std::streamoff(file.tellg()) - kTail));
+    int64_t last = 0;
+    for (std::string line; std::getline(file, line);) {
+      auto json = nlohmann::json::parse(line, nullptr, false);
+      if (json.is_object()) last = json.value("step", last);
+    }
+    return last;
+  }
+
+  fs::path folder_;
+
+ private:
+  static inline int count_ = 0;
+};
+
+TEST_F(TrainCommand, leaves_checkpoints_metrics_and_its_config) {
+  auto [output, code] = run(write_config({.more = "evaluation { held_out_fraction: 0.1 every_steps: 20 }\n"
+                                                  "samples { prompts: \"We hold\" max_new_tokens: 4 }"}),
+                            2);
+  ASSERT_EQ(code, 0) << output;
+  EXPECT_EQ(last_logged_step("run"), 40);
+  for (const char* name : {"config.textproto", "metrics.jsonl", "samples.jsonl", "events.jsonl", "train.log"}) {
+    EXPECT_TRUE(fs::exists(folder_ / "run" / name)) << name;
+  }
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json", "optimizer.safetensors"}) {
+    EXPECT_TRUE(fs::exists(checkpoint("run", 40) / name)) << name;
+  }
+  // What it leaves is a model that the other commands take, and a config that gives the same run.
+  JobProcess generate(
+      {WEFT_BINARY, "generate", "--model", checkpoint("run", 40).string(), "--max-new-tokens", "3", "We"});
+  EXPECT_EQ(generate.wait(seconds(60)), 0) << generate.output();
+  auto [again, again_code] = run((folder_ / "run" / "config.textproto").string(), 2);
+  EXPECT_EQ(again_code, 0) << again;
+}
+
+TEST_F(TrainCommand, meshes_and_zero_stages_train_alike) {
+  std::string reference = write_config({.name = "one", .steps = 6});
+  ASSERT_EQ(run(reference).second, 0);
+  for (const char* parallel : {"zero_stage: 3", "tensor: 2", "tensor: 2 sequence_parallel: true"}) {
+    std::string config = write_config({.name = "two", .steps = 6, .more = fmt::format("parallel {{ {} }}", parallel)});
+    auto [output, code] = run(config, 2);
+    ASSERT_EQ(code, 0) << parallel << "\n" << output;
+    std::ifstream one(folder_ / "one" / "metrics.jsonl"), two(folder_ / "two" / "metrics.jsonl");
+    int compared = 0;
+    for (std::string a, b; std::getline(one, a) && std::getline(two, b); ++compared) {
+      auto ours = nlohmann::json::parse(b), theirs = nlohmann::json::parse(a);
+      // bf16 weights: the ranks' sums are rounded in other places.
+      EXPECT_NEAR(ours["loss"].get<double>(), theirs["loss"].get<double>(), 0.02) << parallel;
+    }
+    EXPECT_EQ(compared, 6);
+    fs::remove_all(folder_ / "two");
+  }
+}
+
+TEST_F(TrainCommand, a_signal_saves_and_the_next_start_goes_on_to_the_bit) {
+  ASSERT_EQ(run(write_config({.name = "undisturbed", .steps = 400, .save_every = 0})).second, 0);
+  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) {
+    std::string config = write_config({.name = "disturbed", .steps = 400, .save_every = 0});
+    JobProcess job(command(config, 1));
+    while (last_logged_step("disturbed") < 5) std::this_thread::sleep_for(milliseconds(5));
+    kill(job.pid(), signal);
+    EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
+    EXPECT_LT(last_logged_step("disturbed"), 400);
+    auto [output, code] = run(config);
+    EXPECT_EQ(code, 0) << output;
+    EXPECT_NE(output.find("resume"), std::string::npos) << output;
+    expect_same_end("disturbed", "undisturbed", 400);
+    fs::remove_all(folder_ / "disturbed");
+  }
+}
+
+TEST_F(TrainCommand, a_signal_through_the_launcher_saves_too) {
+  std::string config = write_config({.steps = 100000, .save_every = 0});
+  JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+  while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
+  kill(job.pid(), SIGTERM);
+  EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
+  auto step = static_cast<int>(last_logged_step("run"));
+  EXPECT_TRUE(fs::exists(checkpoint("run", step) / "manifest.json")) << step;
+}
+
+/// Kills every process whose command line names the config.
+int kill_all(const std::string& config) {
+  int killed = 0;
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    std::string name = entry.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (read_file(entry.path() / "cmdline").find(config) == std::string::npos) continue;
+    killed += kill(std::atoi(name.c_str()), SIGKILL) == 0 ? 1 : 0;
+  }
+  return killed;
+}
+
+TEST_F(TrainCommand, killed_fifty_times_it_ends_as_if_undisturbed) {
+  constexpr int kKills = 50;
+  constexpr int kSteps = 6000;
+  constexpr int kSaveEvery = 25;
+  Config config{.name = "undisturbed", .steps = kSteps, .save_every = kSaveEvery, .in_background = false};
+  ASSERT_EQ(run(write_config(config), 2).second, 0);
+  config.name = "killed";
+  std::string path = write_config(config);
+  std::mt19937 random(7);
+  std::uniform_int_distribution<int> delay_ms(0, 150);
+  int kills = 0;
+  int64_t logged = 0;
+  while (kills < kKills) {
+    JobProcess job(command(path, 2));
+    int64_t at_start = logged;
+    // Killed at a random moment of its training, not of its start-up.
+    while (last_logged_step("killed") <= at_start && job.seconds() < 20) std::this_thread::sleep_for(milliseconds(2));
+    std::this_thread::sleep_for(milliseconds(delay_ms(random)));
+    int killed = kill_all(path);
+    job.wait(seconds(30));
+    ASSERT_GT(killed, 0) << "the run ended by itself after " << kills << " kills:\n" << job.output();
+    ++kills;
+    if (at_start > 0) {
+      auto resumed = job.lines_with("resume: from");
+      int64_t step = resumed.empty() ? 0 : std::stoll(resumed[0].substr(resumed[0].rfind("step-") + 5));
+      EXPECT_LE(at_start - step, kSaveEvery) << job.output();
+    }
+    logged = last_logged_step("killed");
+    ASSERT_LT(logged, kSteps) << "too few kills";
+  }
+  auto [output, code] = run(path, 2);
+  ASSERT_EQ(code, 0) << output;
+  expect_same_end("killed", "undisturbed", kSteps);
+}
+
+TEST_F(TrainCommand, a_full_disk_costs_the_save_but_not_the_checkpoint_before) {
+  fs::path disk = folder_ / "full";
+  fs::create_directories(disk);
+  if (mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=1400k") != 0) {
+    GTEST_SKIP() << "SKIPPED: a small tmpfs can be mounted by root only";
+  }
+  Config config{.name = "undisturbed", .steps = 60, .save_every = 20, .in_background = false};
+  ASSERT_EQ(run(write_config(config)).second, 0);
+  config.name = "full";
+  std::string path = write_config(config);
+  auto [output, code] = run(path);
+  EXPECT_EQ(code, 1) << output;
+  EXPECT_NE(output.find("disk full"), std::string::npos) << output;
+  EXPECT_NE(output.find("could not be written"), std::string::npos) << output;
+  EXPECT_TRUE(fs::exists(checkpoint("full", 20) / "manifest.json"));
+  for (const auto& entry : fs::directory_iterator(folder_ / "full" / "checkpoints")) {
+    EXPECT_EQ(entry.path().extension(), "") << "left behind: " << entry.path();
+  }
+  ASSERT_EQ(mount("tmpfs", disk.c_str(), "tmpfs", MS_REMOUNT, "size=30m"), 0);
+  auto [again, again_code] = run(path);
+  EXPECT_EQ(again_code, 0) << again;
+  expect_same_end("full", "undisturbed", 60);
+  umount(disk.c_str());
+}
+
+TEST_F(TrainCommand, stops_when_the_loss_stays_not_finite) {
+  std::string config = write_config({.steps = 100, .save_every = 1});
+  auto [output, code] = run(config,
+                            2,
+                            {"train.learning_rate=1e30",
+                             "train.clip_norm=0",
+                             "train.max_bad_steps=3",
+                             "train.schedule.kind=constant",
+                             "precision.compute=f32"});
+  EXPECT_EQ(code, 1) << output;
+  EXPECT_NE(output.find("3 steps in a row without an update"), std::string::npos) << output;
+}
+
+TEST_F(TrainCommand, damaged_checkpoints_are_passed_over) {
+  const Overrides constant = {"train.schedule.kind=constant"};
+  ASSERT_EQ(run(write_config({.name = "undisturbed", .steps = 30}), 1, constant).second, 0);
+  ASSERT_EQ(run(write_config({.name = "damaged", .steps = 20}), 1, constant).second, 0);
+  fs::path weights = checkpoint("damaged", 20) / "model.safetensors";
+  std::string bytes = read_file(weights);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  write_file(weights, bytes);
+  auto [output, code] = run(write_config({.name = "damaged", .steps = 30}), 1, constant);
+  EXPECT_EQ(code, 0) << output;
+  EXPECT_NE(output.find("step-00000020"), std::string::npos) << output;
+  EXPECT_NE(output.find("from " + checkpoint("damaged", 10).string()), std::string::npos) << output;
+  expect_same_end("damaged", "undisturbed", 30);
+}
+
+TEST_F(TrainCommand, two_runs_do_not_share_a_folder) {
+  std::string config = write_config({.steps = 100000});
+  JobProcess job(command(config, 1));
+  while (last_logged_step("run") < 1 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
+  auto [output, code] = run(config);
+  EXPECT_EQ(code, 3) << output;
+  EXPECT_NE(output.find("another run is using it"), std::string::npos) << output;
+  kill(job.pid(), SIGINT);
+  EXPECT_EQ(job.wait(seconds(60)), 130);
+}
+
+struct BadRun {
+  const char* name;
+  const char* override;  // of the config
+  const char* message;   // part of the one line
+  int code = 3;
+  int num_ranks = 1;
+};
+
+class BadRuns : public TrainCommand, public ::testing::WithParamInterface<BadRun> {};
+
+TEST_P(BadRuns, get_one_clear_line_before_any_work) {
+  const BadRun& bad = GetParam();
+  write_file(folder_ / "bad.jsonl", "{\"text\": \"fine\"}\n{\"text\": 5}\n");
+  write_file(folder_ / "empty.txt", "");
+  write_file(folder_ / "junk.tokens", std::string(200, 'x'));
+  std::string override = bad.override;
+  if (size_t at = override.find('@'); at != std::string::npos) override.replace(at, 1, folder_.string());
+  auto [output, code] = run(write_config({}), bad.num_ranks, {override});
+  EXPECT_EQ(code, bad.code) << output;
+  std::istringstream lines(output);
+  int error_lines = 0;
+  for (std::string line; std::getline(lines, line);) error_lines += line.find(bad.message) != std::string::npos ? 1 : 0;
+  EXPECT_EQ(error_lines, 1) << output;
+  EXPECT_FALSE(fs::exists(folder_ / "run" / "metrics.jsonl"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All,
+    BadRuns,
+    ::testing::Values(BadRun{"unknown_field", "train.learning_rat=1", "did you mean 'learning_rate'"},
+                      BadRun{"no_model", "model.path=nowhere", "nowhere"},
+                      BadRun{"no_data", "data.sources[0].path=nowhere.txt", "nowhere.txt"},
+                      BadRun{"bad_line", "data.sources[0].path=@/bad.jsonl", "bad.jsonl:2"},
+                      BadRun{"empty_text", "data.sources[0].path=@/empty.txt", "empty.txt"},
+                      BadRun{"no_token_file", "data.sources[0].path=@/junk.tokens", "junk.tokens"},
+                      BadRun{"unknown_target", "lora={target_modules: \"q_prj\"}", "q_prj"},
+                      BadRun{"row_too_long", "data.sequence_length=100000", "data.sequence_length is 100000"},
+                      BadRun{"ranks_do_not_divide", "parallel.tensor=3", "tensor", 2, 2},
+                      BadRun{"batch_does_not_divide", "train.batch_size=3", "batch_size", 2, 2},
+                      BadRun{"bad_pattern", "train.optimizer={weight_decay_exclude: \"(\"}", "weight_decay_exclude"},
+                      BadRun{"no_adapter", "lora={adapter: \"nowhere\"}", "nowhere"},
+                      BadRun{"no_tokenizer", "model.tokenizer=nowhere", "nowhere"}),
+    [](const auto& param) { return param.param.name; });
+
+}  // namespace
+}  // namespace weft
