@@ -1,0 +1,80 @@
+#include "plan/kernel_scratch.h"
+
+#include <algorithm>
+
+#include "kernels/kernels.h"
+
+namespace weft {
+namespace {
+
+// kernels/cpu/linear_bf16.cpp
+constexpr int64_t kPackBytes = 4 << 20;
+constexpr int64_t kFewRows = 16;
+constexpr int64_t kMaxDepth = 4096;
+constexpr int64_t kDepthBlock = 2048;
+constexpr int64_t kTransposedFeatures = 1024;
+constexpr int64_t kRowGranule = 8;
+constexpr int64_t kStridePadding = 32;
+
+// kernels/cpu/attention.cpp and its loops
+constexpr int64_t kForwardRows = 256;
+constexpr int64_t kForwardKeys = 128;
+constexpr int64_t kBackwardRows = 192;
+constexpr int64_t kBackwardKeys = 128;
+
+constexpr int64_t kFloatBytes = 4;
+constexpr int64_t kBf16Bytes = 2;
+
+/// Part of a [out_features, in_features] matrix packed on the fly.
+int64_t pack_scratch(int64_t out_features, int64_t in_features) {
+  auto packed_bytes = kernels(DeviceType::cpu).linear.packed_bytes;
+  auto panel = std::max<int64_t>(1, static_cast<int64_t>(packed_bytes(1, in_features, DType::bf16)));
+  auto all = static_cast<int64_t>(packed_bytes(out_features, in_features, DType::bf16));
+  return std::min(std::max(panel, all), std::max(panel, kPackBytes / panel * panel));
+}
+
+int64_t attention_threads(const AttentionSizes& sizes) {
+  return std::clamp<int64_t>(sizes.sequences * sizes.num_kv_heads, 1, std::max(1, sizes.num_threads));
+}
+
+}  // namespace
+
+int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes) {
+  return dtype == DType::bf16 ? pack_scratch(sizes.out_features, sizes.in_features) : 0;
+}
+
+int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes) {
+  if (dtype != DType::bf16) return 0;
+  if (sizes.out_features <= kMaxDepth || sizes.rows <= kFewRows) {
+    return pack_scratch(sizes.in_features, sizes.out_features);
+  }
+  return sizes.rows * (sizes.in_features * kFloatBytes + kDepthBlock * kBf16Bytes) +
+         pack_scratch(sizes.in_features, kDepthBlock);
+}
+
+int64_t linear_backward_weight_scratch(DType dtype, const LinearSizes& sizes) {
+  if (dtype != DType::bf16) return 0;
+  int64_t rows = sizes.rows <= kMaxDepth ? sizes.rows : kDepthBlock;
+  int64_t stride = (rows + kRowGranule - 1) / kRowGranule * kRowGranule + kStridePadding;
+  return std::min(kTransposedFeatures, sizes.out_features) * stride * kBf16Bytes +
+         pack_scratch(sizes.in_features, rows);
+}
+
+int64_t rms_norm_backward_scratch(int64_t rows) {
+  return rows * static_cast<int64_t>(sizeof(double)) + 1;
+}
+
+int64_t attention_forward_scratch(const AttentionSizes& sizes) {
+  int64_t group = sizes.num_heads / sizes.num_kv_heads;
+  int64_t rows = std::min(kForwardRows, sizes.sequence_length * group);
+  int64_t cells = 2 * rows * sizes.head_dim + 2 * kForwardKeys * sizes.head_dim;
+  return std::max(1, sizes.num_threads) * cells * kFloatBytes;
+}
+
+int64_t attention_backward_scratch(const AttentionSizes& sizes) {
+  int64_t keys = (sizes.sequence_length + kBackwardKeys - 1) / kBackwardKeys * kBackwardKeys;
+  int64_t cells = 3 * kBackwardRows * sizes.head_dim + 4 * kBackwardRows * kBackwardKeys + 5 * keys * sizes.head_dim;
+  return attention_threads(sizes) * cells * kFloatBytes;
+}
+
+}  // namespace weft

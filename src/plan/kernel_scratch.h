@@ -1,0 +1,29 @@
+// Scratch memory of the CPU kernels (kernels/cpu), which they take for one call from the workspace.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace weft {
+
+/// Rows of x, and the weight's [out_features, in_features].
+struct LinearSizes {
+  int64_t rows = 0, out_features = 0, in_features = 0;
+};
+
+int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes);
+int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes);
+int64_t linear_backward_weight_scratch(DType dtype, const LinearSizes& sizes);
+
+int64_t rms_norm_backward_scratch(int64_t rows);
+
+struct AttentionSizes {
+  int64_t sequences = 0, sequence_length = 0;
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  int num_threads = 1;
+};
+int64_t attention_forward_scratch(const AttentionSizes& sizes);
+int64_t attention_backward_scratch(const AttentionSizes& sizes);
+
+}  // namespace weft

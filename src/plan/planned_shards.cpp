@@ -1,0 +1,154 @@
+#include "plan/planned_shards.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace weft {
+namespace {
+
+constexpr int64_t kFloatBytes = 4;
+
+}  // namespace
+
+PlannedShards::PlannedShards(const PlanContext& context,
+                             const std::vector<Parameter*>& trained,
+                             const std::vector<Parameter*>& frozen,
+                             const PlannedShardOptions& options)
+    : context_(context), options_(options) {
+  context_.ledger->begin("load");
+  std::map<int64_t, std::pair<std::vector<Parameter*>, std::vector<Parameter*>>> by_block;
+  by_block[kOuterBlock];
+  for (Parameter* parameter : trained) by_block[parameter->block].first.push_back(parameter);
+  for (Parameter* parameter : frozen) by_block[parameter->block].second.push_back(parameter);
+  for (const auto* parameters : {&trained, &frozen}) {
+    for (const Parameter* parameter : *parameters) {
+      values_[parameter] = context_.empty(weight_bytes(parameter->local_shape.num_elements()), MemoryTag::weights);
+    }
+  }
+  context_.ledger->begin("shard");
+  Context layout_context;
+  layout_context.sequence_parallel = context.sequence_parallel;
+  for (auto& [block, parameters] : by_block) {
+    Group& group = groups_[block];
+    group.trained.layout = FlatLayout(layout_context, parameters.first, num_parts());
+    group.frozen.layout = FlatLayout(layout_context, parameters.second, num_parts());
+    if (!shares_state()) continue;
+    move_into_buffer(group.trained);
+    if (options_.zero_stage < 3) continue;
+    move_into_buffer(group.frozen);
+    keep_part(group.trained);
+    keep_part(group.frozen);
+  }
+  for (auto& [block, group] : groups_) {
+    if (group.trained.layout.empty()) continue;
+    PlannedMemory& grads = shares_state() ? group.grad_part : group.grads;
+    grads = context_.empty(group.trained.layout.part_size() * kFloatBytes, MemoryTag::grads);
+  }
+}
+
+int64_t PlannedShards::weight_bytes(int64_t elements) const {
+  return elements * static_cast<int64_t>(dtype_bytes(context_.dtype));
+}
+
+void PlannedShards::move_into_buffer(Weights& weights) {
+  if (weights.layout.empty()) return;
+  weights.whole = context_.empty(weight_bytes(weights.layout.size()), MemoryTag::weights);
+  for (const FlatEntry& entry : weights.layout.entries()) values_.erase(entry.parameter);
+}
+
+void PlannedShards::keep_part(Weights& weights) {
+  if (weights.layout.empty()) return;
+  weights.part = context_.empty(weight_bytes(weights.layout.part_size()), MemoryTag::weights);
+  weights.whole = {};
+}
+
+void PlannedShards::gather(Weights& weights) const {
+  if (!weights.part || weights.whole) return;
+  weights.whole = context_.empty(weight_bytes(weights.layout.size()), MemoryTag::weights);
+}
+
+void PlannedShards::release(Weights& weights) {
+  if (weights.part) weights.whole = {};
+}
+
+void PlannedShards::share_weights() const {
+  if (!shares_state() || options_.zero_stage == 3) return;
+  for (const auto& [block, group] : groups_) {
+    if (group.trained.layout.empty()) continue;
+    context_.empty(weight_bytes(group.trained.layout.part_size()), MemoryTag::comm);
+  }
+}
+
+Recompute PlannedShards::recompute(int64_t block) const {
+  if (options_.recompute == Recompute::block && block % options_.recompute_every != 0) return Recompute::none;
+  return options_.recompute;
+}
+
+void PlannedShards::before_forward(PlanContext& /*context*/, int64_t block) {
+  Group& group = groups_.at(block);
+  gather(group.trained);
+  gather(group.frozen);
+  if (block == kOuterBlock) open_gradients(group);
+}
+
+void PlannedShards::after_forward(PlanContext& /*context*/, int64_t block) {
+  if (block == kOuterBlock) return;
+  release(groups_.at(block).trained);
+  release(groups_.at(block).frozen);
+}
+
+void PlannedShards::before_backward(PlanContext& /*context*/, int64_t block) {
+  Group& group = groups_.at(block);
+  gather(group.trained);
+  gather(group.frozen);
+  open_gradients(group);
+}
+
+void PlannedShards::after_backward(PlanContext& /*context*/, int64_t block) {
+  Group& group = groups_.at(block);
+  release(group.trained);
+  release(group.frozen);
+  close_gradients(group);
+}
+
+void PlannedShards::open_gradients(Group& group) const {
+  if (group.grads || group.trained.layout.empty()) return;
+  group.grads = context_.empty(group.trained.layout.size() * kFloatBytes, MemoryTag::grads);
+}
+
+void PlannedShards::close_gradients(Group& group) {
+  bool is_complete = is_last_micro_batch_ || options_.zero_stage >= 2;
+  if (!shares_state() || group.trained.layout.empty() || !is_complete) return;
+  reduce(group);
+}
+
+/// A block's sum is through when the next one's backward is: its thread has little to compute.
+void PlannedShards::reduce(Group& group) {
+  in_flight_ = std::exchange(group.grads, {});
+  if (group.has_sum) context_.empty(group.trained.layout.part_size() * kFloatBytes, MemoryTag::comm);
+  group.has_sum = true;
+  if (!options_.overlap_reduction) in_flight_ = {};
+}
+
+void PlannedShards::begin_micro_batch(bool is_first, bool is_last) {
+  is_last_micro_batch_ = is_last;
+  in_flight_ = {};
+  if (!is_first) return;
+  for (auto& [block, group] : groups_) group.has_sum = false;
+}
+
+std::vector<PlannedPiece> PlannedShards::pieces(int data_rank) const {
+  std::vector<PlannedPiece> pieces;
+  for (const auto& [block, group] : groups_) {
+    const FlatLayout& layout = group.trained.layout;
+    int64_t begin = shares_state() ? layout.part_size() * data_rank : 0;
+    int64_t end = begin + layout.part_size();
+    for (const FlatEntry& entry : layout.entries()) {
+      int64_t count = std::min(end, entry.offset + entry.count) - std::max(begin, entry.offset);
+      if (count > 0) pieces.push_back({entry.parameter, count});
+    }
+  }
+  return pieces;
+}
+
+}  // namespace weft

@@ -1,0 +1,209 @@
+#include "plan/training_plan.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "plan/planned_decoder.h"
+#include "plan/planned_optimizer.h"
+#include "plan/planned_shards.h"
+
+namespace weft {
+namespace {
+
+/// As the engine chooses them.
+struct TrainedAndFrozen {
+  std::vector<Parameter*> trained, frozen;
+};
+
+TrainedAndFrozen choose_parameters(CausalLanguageModel& model, Adapter* adapter, bool train_norms) {
+  TrainedAndFrozen result;
+  for (Parameter& parameter : model.parameters().all()) {
+    bool is_trained = adapter == nullptr || (train_norms && parameter.is_norm);
+    (is_trained ? result.trained : result.frozen).push_back(&parameter);
+  }
+  if (adapter != nullptr) {
+    for (Parameter& parameter : adapter->parameters().all()) result.trained.push_back(&parameter);
+  }
+  return result;
+}
+
+/// Everything that decides what a tensor-parallel rank allocates.
+std::vector<int64_t> local_sizes(const CausalLanguageModel& model) {
+  std::vector<int64_t> sizes;
+  for (const Parameter& parameter : model.parameters().all()) {
+    for (int64_t dim : parameter.local_shape) sizes.push_back(dim);
+  }
+  return sizes;
+}
+
+/// The data-parallel rank whose pieces take most optimizer state.
+int largest_data_rank(const PlannedShards& shards, const TrainingSetup& setup) {
+  int largest = 0;
+  int64_t most = -1;
+  for (int rank = 0; rank < (shards.shares_state() ? setup.data : 1); ++rank) {
+    int64_t bytes = optimizer_piece_bytes(setup.engine.optimizer, setup.dtype, shards.pieces(rank));
+    if (bytes > most) {
+      most = bytes;
+      largest = rank;
+    }
+  }
+  return largest;
+}
+
+/// TrainingEngine as memory.
+class PlannedEngine {
+ public:
+  PlannedEngine(const PlanContext& context,
+                const TrainingSetup& setup,
+                const TrainedAndFrozen& parameters,
+                const PlannedDecoder& decoder,
+                CausalLanguageModel& model)
+      : context_(context),
+        setup_(setup),
+        decoder_(decoder),
+        embedding_(model.embedding_table()),
+        hidden_size_(model.info().hidden_size),
+        shards_(context,
+                parameters.trained,
+                parameters.frozen,
+                {.zero_stage = setup.engine.zero_stage,
+                 .data = setup.data,
+                 .overlap_reduction = setup.engine.overlap_gradient_reduction,
+                 .recompute = setup.engine.recompute,
+                 .recompute_every = setup.engine.recompute_every}),
+        optimizer_(context,
+                   setup.engine.optimizer,
+                   parameters.trained,
+                   shards_.pieces(largest_data_rank(shards_, setup)),
+                   shards_.shares_state() || setup.tensor > 1) {
+    context_.blocks = &shards_;
+    shards_.share_weights();
+  }
+
+  void step() {
+    compute_gradients();
+    if (setup_.engine.adversarial == Adversarial::fgm) {
+      PlannedMemory originals = context_.empty(embedding_piece_bytes(), MemoryTag::workspace);
+      compute_gradients();
+    }
+    context_.ledger->begin("update");
+    optimizer_.step();
+    shards_.share_weights();
+  }
+
+ private:
+  /// More than two micro-batches do what the second does.
+  void compute_gradients() {
+    bool has_more = setup_.num_micro_batches > 1;
+    run_micro_batch(true, !has_more);
+    if (has_more) run_micro_batch(false, true);
+    shards_.finish_gradients();
+  }
+
+  void run_micro_batch(bool is_first, bool is_last) {
+    if (setup_.engine.adversarial != Adversarial::gradient_penalty) return run_pass(is_first, is_last, {});
+    int64_t tokens = batch().num_tokens();
+    PlannedTensor offset = planned_empty(context_, tokens, hidden_size_);
+    attach_slot(offset);
+    run_pass(is_first, false, offset);
+    PlannedMemory gradient = take_grad(offset.slot);
+    run_pass(false, false, planned_empty(context_, tokens, hidden_size_));
+    run_pass(false, is_last, planned_empty(context_, tokens, hidden_size_));
+  }
+
+  void run_pass(bool is_first, bool is_last, const PlannedTensor& offset) {
+    PlannedTape tape;
+    PlanContext context = context_;
+    context.tape = &tape;
+    shards_.begin_micro_batch(is_first, is_last);
+    context_.ledger->begin("forward");
+    shards_.before_forward(context, kOuterBlock);
+    decoder_.run(context, batch(), offset);
+    shards_.end_micro_batch(context);
+  }
+
+  PlannedBatch batch() const { return {setup_.micro_batch_rows, setup_.sequence_length}; }
+
+  int64_t embedding_piece_bytes() const {
+    int64_t elements = 0;
+    for (const PlannedPiece& piece : optimizer_.pieces()) {
+      if (piece.parameter == &embedding_) elements += piece.count;
+    }
+    return elements * static_cast<int64_t>(dtype_bytes(setup_.dtype));
+  }
+
+  PlanContext context_;
+  const TrainingSetup& setup_;
+  const PlannedDecoder& decoder_;
+  const Parameter& embedding_;
+  int64_t hidden_size_;
+  PlannedShards shards_;
+  PlannedOptimizer optimizer_;
+};
+
+}  // namespace
+
+struct TrainingPlanner::Rank {
+  TensorParallelPlace place;
+  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<Adapter> adapter;
+  bool is_like_another = false;  // allocates what an earlier rank does
+};
+
+TrainingPlanner::TrainingPlanner(const OpenedModel& opened, const std::optional<LoraOptions>& lora, int tensor)
+    : opened_(opened), lora_(lora) {
+  std::set<std::vector<int64_t>> seen;
+  for (int rank = 0; rank < tensor; ++rank) {
+    auto one = std::make_unique<Rank>();
+    one->place = {rank, tensor};
+    one->model = opened.make(one->place);
+    if (lora) {
+      one->adapter = std::make_unique<Adapter>(*one->model, *lora);
+      one->adapter->attach();
+    }
+    one->is_like_another = !seen.insert(local_sizes(*one->model)).second;
+    ranks_.push_back(std::move(one));
+  }
+}
+
+TrainingPlanner::~TrainingPlanner() = default;
+
+TrainingMemory TrainingPlanner::plan(const TrainingSetup& setup) const {
+  TrainingMemory largest;
+  for (const auto& rank : ranks_) {
+    if (rank->is_like_another) continue;
+    TrainingMemory memory = plan_rank(setup, rank->place.rank);
+    if (memory.peak_total > largest.peak_total) largest = memory;
+  }
+  return largest;
+}
+
+TrainingMemory TrainingPlanner::plan_rank(const TrainingSetup& setup, int tensor_rank) const {
+  WEFT_ASSERT(setup.tensor == static_cast<int>(ranks_.size()) && setup.sequence_length > 1);
+  const Rank& rank = *ranks_[static_cast<size_t>(tensor_rank)];
+  TrainedAndFrozen parameters = choose_parameters(*rank.model, rank.adapter.get(), setup.engine.train_norms);
+  std::set<const Parameter*> trained(parameters.trained.begin(), parameters.trained.end());
+  PlannedDecoder decoder(
+      opened_,
+      *rank.model,
+      [&](const Parameter& parameter) { return trained.count(&parameter) > 0; },
+      lora_ && lora_->dropout > 0);
+  MemoryLedger ledger;
+  {
+    PlanContext context{.ledger = &ledger,
+                        .dtype = setup.dtype,
+                        .num_threads = setup.num_threads,
+                        .tensor_parallel = setup.tensor,
+                        .sequence_parallel = setup.sequence_parallel && setup.tensor > 1};
+    PlannedEngine engine(context, setup, parameters, decoder, *rank.model);
+    engine.step();
+  }
+  return {.peaks = ledger.peaks(),
+          .peak_total = ledger.peak_total(),
+          .at_peak = ledger.at_peak(),
+          .moment = ledger.peak_moment(),
+          .place = rank.place};
+}
+
+}  // namespace weft
