@@ -113,7 +113,8 @@ PlannedTensor add_low_rank(PlanContext& context,
                            const PlannedLinear& layer) {
   PlannedTensor inner;
   {
-    PlannedMemory dropped = layer.low_rank.has_dropout ? context.empty(x.memory.bytes()) : PlannedMemory();
+    PlannedMemory dropped =
+        layer.low_rank.has_dropout ? planned_empty(context, x.rows, x.columns).memory : PlannedMemory();
     inner = planned_empty(context, x.rows, layer.low_rank.rank);
     context.touch(linear_forward_scratch(context.dtype, {x.rows, layer.low_rank.rank, x.columns}));
   }
@@ -224,7 +225,7 @@ class PlannedChunkedLoss {
     int64_t scored_per_row = options_.sequence_length - 1;
     int64_t scored = x_.rows / options_.sequence_length * scored_per_row;
     PlannedLoss result{context_.empty(kFloatBytes), context_.empty(x_.rows * kFloatBytes), {}};
-    if (x_.wants_grad()) dx_ = context_.empty(x_.memory.bytes());
+    if (x_.wants_grad()) dx_ = planned_empty(context_, x_.rows, x_.columns).memory;
     for (int64_t begin = 0; begin < scored; begin += chunk_rows_) {
       int64_t rows = std::min(chunk_rows_, scored - begin);
       run_chunk(rows, begin / scored_per_row == (begin + rows - 1) / scored_per_row);
@@ -256,7 +257,7 @@ class PlannedChunkedLoss {
     context_.touch(linear_forward_scratch(context_.dtype, head));
     PlannedMemory statistics = context_.empty(3 * rows * kFloatBytes);
     if (!x_.wants_grad() && !options_.is_trained) return;
-    PlannedMemory row_scale = context_.empty(rows * kFloatBytes);
+    context_.empty(rows * kFloatBytes);  // the rows' weights
     if (context_.dtype == DType::bf16) buffer(narrow_, rows, element_bytes(context_));
     if (options_.is_trained) context_.touch(linear_backward_weight_scratch(context_.dtype, head));
     if (!dx_) return;
