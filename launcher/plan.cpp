@@ -8,10 +8,12 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/model_summary.h"
 #include "launcher/mpi_session.h"
+#include "launcher/plan_training.h"
 
 namespace weft {
 namespace {
@@ -22,9 +24,16 @@ constexpr const char* kFooter = R"(Examples:
   weft plan --model configs/models/gemma2-27b.json --tensor-parallel 8
   weft plan --model SmolLM2-135M-Instruct.Q4_1.gguf --batch 8 --context 8192 --json
   weft plan --model configs/models/llama3-8b.json --memory-per-rank 12GB
+  weft plan --train configs/smollm2-full.textproto --ranks 2
+  weft plan --train run.textproto --set parallel.tensor=2 --devices 8 --memory-per-device 24GB
+  weft plan --model configs/models/gemma2-27b.json --train --lora 16 --tensor 8 --recompute block
 
 Prints what the rank with the largest share needs: weights, key/value cache, activations at their highest, buffers (scratch
-and communication). The numbers are those that --memory reports after a run.)";
+and communication). The numbers are those that --memory reports after a run.
+
+With --train, of training: as a config says, or as the options do, which stand in for (or change) the config's fields. The
+kinds are highest at different moments; the sum counts at its own, which is named. With --devices and --memory-per-device
+also the mesh, ZeRO stage, recomputation and micro-batch that fit with the least extra work, as fields of a config.)";
 
 struct PlanCommand {
   CommonOptions common;
@@ -32,6 +41,7 @@ struct PlanCommand {
   int64_t context_tokens = 0;
   std::string memory_per_rank;
   bool prints_json = false;
+  TrainingPlanOptions training;
 };
 
 Workload resolve_workload(const PlanCommand& options, const ModelInfo& info, int num_threads) {
@@ -71,6 +81,11 @@ ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   check_device(options.common);
   if (session.rank() != 0) return ExitCode::ok;
+  if (options.training.is_wanted) {
+    print_training_plan(options.common, options.training, session, options.prints_json);
+    return ExitCode::ok;
+  }
+  if (options.common.model.path.empty()) fail(ExitCode::usage, "--model is required");
   OpenedModel opened = open_model(options.common.model);
   int num_ranks = options.common.tensor_parallel > 0 ? options.common.tensor_parallel : session.size();
   DType dtype = parse_dtype(options.common.dtype);
@@ -115,6 +130,7 @@ void add_plan_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("plan", "Says what memory a launch would need, before anything is loaded");
   command->footer(kFooter);
   add_model_options(*command, options->common);
+  command->get_option("--model")->required(false);  // a config of --train names its own
   command->add_option("--batch", options->workload.batch, "Answers at a time")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
@@ -129,6 +145,7 @@ void add_plan_command(CLI::App& app, CommandContext& context) {
       "--memory-per-rank", options->memory_per_rank, "Also says the smallest degree that fits, e.g. 24GB");
   command->add_flag("--json", options->prints_json, "Prints a JSON object");
   add_compute_options(*command, options->common);
+  add_training_plan_options(*command, options->training);
   add_output_options(*command, options->common);
   command->callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_plan(*options, session); }; });
