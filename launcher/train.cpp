@@ -49,23 +49,33 @@ struct TrainingRun {
   TrainingDataSets data;
 };
 
-void load_weights(const config::RunConfig& config, const TrainCommand& options, TrainingRun& run, bool is_speaker) {
-  LoadOptions load{.dtype = compute_dtype(config),
-                   .for_training = true,
-                   .show_progress = is_speaker && !options.common.quiet,
-                   .num_threads = run.context.num_threads};
+/// Reads (or makes up) the weights of one block of the model.
+std::function<void(int64_t)> block_loader(const config::RunConfig& config,
+                                          const TrainCommand& options,
+                                          TrainingRun& run) {
+  return [&config, &run, quiet = options.common.quiet || run.mesh->world().rank() != 0](int64_t block) {
+    LoadOptions load{.dtype = compute_dtype(config),
+                     .for_training = true,
+                     .show_progress = !quiet,
+                     .num_threads = run.context.num_threads,
+                     .block = block};
+    if (config.model().initialise()) {
+      initialise_parameters(run.context, *run.model, load, config.train().seed());
+    } else {
+      load_parameters(run.context, run.opened, *run.model, load);
+    }
+  };
+}
+
+void make_model(const config::RunConfig& config, TrainingRun& run) {
+  DType dtype = compute_dtype(config);
   run.model = run.opened.make({run.mesh->tensor_parallel().rank(), run.mesh->tensor_parallel().size()});
-  if (config.model().initialise()) {
-    initialise_parameters(run.context, *run.model, load, config.train().seed());
-  } else {
-    load_parameters(run.context, run.opened, *run.model, load);
-  }
   if (!config.has_lora()) return;
   if (config.lora().has_adapter()) {
-    run.adapter = load_adapter(run.context, *run.model, open_adapter(config.lora().adapter()), load.dtype);
+    run.adapter = load_adapter(run.context, *run.model, open_adapter(config.lora().adapter()), dtype);
   } else {
     run.adapter = std::make_unique<Adapter>(*run.model, lora_options(config));
-    run.adapter->initialise(run.context, load.dtype, config.train().seed());
+    run.adapter->initialise(run.context, dtype, config.train().seed());
   }
   run.adapter->attach();
 }
@@ -142,11 +152,13 @@ double seconds_per_token_bound(const config::RunConfig& config, const TrainingRu
 
 TrainerOptions trainer_options(const config::RunConfig& config,
                                const TrainCommand& options,
-                               const TrainingRun& run,
+                               TrainingRun& run,
                                const RankLayout& layout) {
   const config::TrainConfig& train = config.train();
   TrainerOptions result;
   result.engine = engine_options(config);
+  result.engine.load_block = block_loader(config, options, run);
+  result.engine.dtype = compute_dtype(config);
   result.steps = total_steps(config, run.data.training->rows_per_epoch());
   result.schedule = schedule_options(config, result.steps);
   result.batch_size = train.batch_size();
@@ -206,7 +218,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   check_sequence_length(config, source, run.opened.settings.info);
   RunDirectory directory(source, *session.world(), run.context, options.starts_over);
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.settings.info);
-  load_weights(config, options, run, session.rank() == 0);
+  make_model(config, run);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);

@@ -214,4 +214,18 @@ std::shared_ptr<const GgufMetadata> read_gguf_metadata(const std::string& path) 
   return metadata;
 }
 
+std::string gguf_without_tensors(const std::string& path) {
+  // After magic and version.
+  constexpr size_t kTensorCountOffset = 8;
+  File file(path);
+  FileCursor cursor(file);
+  GgufMetadata metadata;
+  metadata.path = path;
+  parse_gguf_metadata(cursor, metadata);
+  std::string bytes(static_cast<size_t>(cursor.position()), '\0');
+  file.read(0, bytes.data(), cursor.position());
+  std::fill_n(bytes.begin() + kTensorCountOffset, sizeof(uint64_t), '\0');
+  return bytes;
+}
+
 }  // namespace weft

@@ -79,6 +79,10 @@ void check_lora(const FieldChecks& check, const config::RunConfig& config) {
     check.require(
         layers.insert(lora.layers(i)).second, element("lora.layers", i), "names block {} twice", lora.layers(i));
   }
+  check.require(config.train().adversarial().kind() != config::AdversarialConfig::FGM,
+                "train.adversarial.kind",
+                "is FGM, which moves the embedding along its own gradient, but LoRA freezes it; use GRADIENT_PENALTY or "
+                "train all weights");
   check.require(!config.model().initialise(),
                 "model.initialise",
                 "makes random weights, which LoRA would freeze; remove it or the lora message");

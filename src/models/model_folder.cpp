@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/file.h"
+#include "checkpoint/gguf.h"
 #include "checkpoint/output_file.h"
 #include "core/error.h"
 #include "core/paths.h"
@@ -135,7 +136,12 @@ void write_model_files(const OpenedModel& opened,
                        const std::string& tokenizer,
                        const std::string& folder) {
   write_whole_file(folder + "/config.json", model_config_json(opened, dtype));
-  fs::path source = folder_of(tokenizer.empty() ? opened.path : tokenizer);
+  const std::string& named = tokenizer.empty() ? opened.path : tokenizer;
+  if (is_plain_file(named) && named.ends_with(".gguf")) {
+    write_whole_file(folder + "/tokenizer.gguf", gguf_without_tensors(named));
+    return;
+  }
+  fs::path source = folder_of(named);
   for (const char* name : kCopiedFiles) {
     fs::path path = source / name;
     if (is_plain_file(path)) write_whole_file(folder + "/" + name, read_whole(path.string()));

@@ -65,6 +65,8 @@ class TrainingEngine::State {
                 parameters_.trained,
                 parameters_.frozen,
                 {.zero_stage = options.zero_stage,
+                 .load_block = options.load_block,
+                 .dtype = options.dtype,
                  .overlap_reduction = options.overlap_gradient_reduction,
                  .recompute = options.recompute,
                  .recompute_every = options.recompute_every}),

@@ -34,6 +34,9 @@ struct EngineOptions {
   Adversarial adversarial = Adversarial::none;
   double adversarial_epsilon = 0.5;
   bool train_norms = false;  // with an adapter: the norms' weights too
+  /// Loads the parameters that have no value yet, a block at a time (parameter_shards.h); null: all are there.
+  std::function<void(int64_t block)> load_block = nullptr;
+  DType dtype = DType::f32;  // that they are loaded in
 };
 
 struct StepResult {
@@ -44,7 +47,7 @@ struct StepResult {
 
 class TrainingEngine {
  public:
-  /// Takes over a loaded model (row-major weights); with an adapter only that is trained. Collective over the mesh.
+  /// Takes over a model (row-major weights); with an adapter only that is trained. Collective over the mesh.
   /// All references must outlive the engine.
   TrainingEngine(const Context& context,
                  const Mesh& mesh,

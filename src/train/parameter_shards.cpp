@@ -36,15 +36,11 @@ ParameterShards::ParameterShards(const Context& context,
   for (Parameter* parameter : trained) by_block[parameter->block].first.push_back(parameter);
   for (Parameter* parameter : frozen) by_block[parameter->block].second.push_back(parameter);
   for (Parameter* parameter : trained) {
-    auto slot = std::make_shared<GradSlot>();
-    slot->tag = MemoryTag::grads;
-    parameter->value.set_grad_slot(std::move(slot));
     int replicas = shard_replicas(parameter->shard, place);
     if (replicas > 1 && same_heads_.count(replicas) == 0) {
       same_heads_[replicas] = mesh.tensor_parallel().split(place.rank / replicas, place.rank);
     }
   }
-  for (Parameter* parameter : frozen) parameter->value.set_grad_slot(nullptr);
   if (mesh.data_parallel().size() > 1) {
     reduction_group_ = mesh.data_parallel().split(0, mesh.data_parallel().rank());
   }
@@ -52,12 +48,24 @@ ParameterShards::ParameterShards(const Context& context,
     Group& group = groups_[block];
     group.trained.layout = FlatLayout(context, parameters.first, num_parts());
     group.frozen.layout = FlatLayout(context, parameters.second, num_parts());
+    bool shares_weights = shares_state() && options_.zero_stage == 3;
     if (shares_state()) move_into_buffer(group.trained);
-    if (shares_state() && options_.zero_stage == 3) {
-      move_into_buffer(group.frozen);
+    if (shares_weights) move_into_buffer(group.frozen);
+    if (options_.load_block != nullptr) {
+      give_memory(group.trained);
+      give_memory(group.frozen);
+      options_.load_block(block);
+    }
+    if (shares_weights) {
       keep_part(group.trained);
       keep_part(group.frozen);
     }
+    for (Parameter* parameter : parameters.first) {
+      auto slot = std::make_shared<GradSlot>();
+      slot->tag = MemoryTag::grads;
+      parameter->value.set_grad_slot(std::move(slot));
+    }
+    for (Parameter* parameter : parameters.second) parameter->value.set_grad_slot(nullptr);
   }
 }
 
@@ -65,17 +73,24 @@ int ParameterShards::num_parts() const {
   return options_.zero_stage == 0 ? 1 : mesh_.data_parallel().size();
 }
 
+void ParameterShards::give_memory(Weights& weights) {
+  for (const FlatEntry& entry : weights.layout.entries()) {
+    Parameter& parameter = *entry.parameter;
+    if (!parameter.value) parameter.value = context_.empty(parameter.local_shape, options_.dtype, MemoryTag::weights);
+  }
+}
+
 void ParameterShards::move_into_buffer(Weights& weights) {
   if (weights.layout.empty()) return;
-  DType dtype = weights.layout.entries().front().parameter->value.dtype();
+  const Tensor& first = weights.layout.entries().front().parameter->value;
+  DType dtype = first ? first.dtype() : options_.dtype;
   weights.whole = context_.empty({weights.layout.size()}, dtype, MemoryTag::weights);
   weights.layout.clear_gaps(weights.whole);
   for (const FlatEntry& entry : weights.layout.entries()) {
     Tensor& value = entry.parameter->value;
-    WEFT_ASSERT(value.dtype() == dtype && value.layout() == Layout::row_major);
+    WEFT_ASSERT(!value || (value.dtype() == dtype && value.layout() == Layout::row_major));
     Tensor view = FlatLayout::view(weights.whole, entry);
-    copy_elements(value, view);
-    view.set_grad_slot(value.grad_slot());
+    if (value) copy_elements(value, view);
     value = std::move(view);
   }
 }

@@ -4,6 +4,7 @@
 // weights are gathered when the block begins and let go when it ends.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -16,8 +17,15 @@
 
 namespace weft {
 
+/// Fills the values of one block's parameters, those that have none yet, where the caller gave them memory.
+using LoadBlock = std::function<void(int64_t block)>;
+
 struct ShardOptions {
   int zero_stage = 0;
+  /// For models that do not fit a rank as a whole: parameters without a value are given memory of `dtype` and loaded
+  /// block by block, and each block is shared out before the next one is loaded. Null: all values are there.
+  LoadBlock load_block = nullptr;
+  DType dtype = DType::f32;
   bool overlap_reduction = true;
   Recompute recompute = Recompute::none;
   int64_t recompute_every = 1;
@@ -25,7 +33,7 @@ struct ShardOptions {
 
 class ParameterShards final : public BlockHooks {
  public:
-  /// Gives the trained parameters gradient slots and moves loaded values into flat buffers where the stage asks for it.
+  /// Gives the trained parameters gradient slots and moves their values into flat buffers where the stage asks for it.
   /// Collective over the mesh.
   ParameterShards(const Context& context,
                   const Mesh& mesh,
@@ -77,6 +85,7 @@ class ParameterShards final : public BlockHooks {
   int num_parts() const;
   bool shares_state() const { return num_parts() > 1; }
   bool reduces_every_micro_batch() const { return options_.zero_stage >= 2 && shares_state(); }
+  void give_memory(Weights& weights);
   void move_into_buffer(Weights& weights);
   void keep_part(Weights& weights);
   void gather(Weights& weights);

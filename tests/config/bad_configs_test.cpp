@@ -159,6 +159,9 @@ const std::vector<BadConfig> kWrongValues = {
     {R"(model { path: "" })", "2:9: model.path is required; see `weft config --explain model.path`"},
     {R"(model { compat: "keras" })", "2:9: model.compat is 'keras'; the only one is 'bert4keras3'"},
     {"lora { rank: 0 }", "2:8: lora.rank is 0; must be at least 1"},
+    {"train {\n  adversarial { kind: FGM }\n}\nlora { }",
+     "3:17: train.adversarial.kind is FGM, which moves the embedding along its own gradient, but LoRA freezes it; use "
+     "GRADIENT_PENALTY or train all weights"},
     {"lora { alpha: 0 }", "2:8: lora.alpha is 0; must be above 0"},
     {"lora { dropout: 1 }", "2:8: lora.dropout is 1; must be at least 0 and below 1"},
     {R"(lora { target_modules: "" })", "2:8: lora.target_modules[0] is empty; name a layer"},

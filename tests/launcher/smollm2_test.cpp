@@ -84,6 +84,29 @@ TEST_P(SmolLM2, PredictsARealTextAsTheReference) {
   EXPECT_EQ(weft(fmt::format("verify --golden '{}/smollm2/golden.h5'", WEFT_TEST_DATA)), 0);
 }
 
+TEST_P(SmolLM2, TrainsAnAdapterAsPeft) {
+  EXPECT_EQ(weft(fmt::format("verify --golden '{}/smollm2/lora/golden.h5' --run lora", WEFT_TEST_DATA)), 0);
+}
+
+TEST_P(SmolLM2, WhatTrainingLeavesIsAModelWithItsTokenizer) {
+  std::ofstream(folder_ / "text.jsonl") << "{\"text\": \"Brevity is the soul of wit.\"}\n"
+                                        << "{\"text\": \"All that glitters is not gold.\"}\n";
+  std::ofstream(folder_ / "run.textproto") << fmt::format(
+      "model {{ path: \"{}\" }} data {{ sources {{ path: \"text.jsonl\" }} sequence_length: 16 packing: NONE }}\n"
+      "train {{ steps: 3 batch_size: 2 learning_rate: 1e-4 }} output {{ directory: \"run\" }}",
+      model_path().string());
+  std::string ranks = GetParam() == 1 ? "" : fmt::format("{} {} ", kMpirun, GetParam());
+  auto run = [&](const std::string& arguments) {
+    return std::system(
+        fmt::format("cd '{}' && {}'{}' {} --quiet >out", folder_.string(), ranks, WEFT_BINARY, arguments).c_str());
+  };
+  ASSERT_EQ(run("train run.textproto"), 0);
+  ASSERT_EQ(run("generate --model run/checkpoints/step-00000003 --max-new-tokens 4 'All that glitters'"), 0);
+  std::string answer;
+  std::getline(std::ifstream(folder_ / "out"), answer);
+  EXPECT_NE(answer.find("gold"), std::string::npos) << answer;
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, SmolLM2, ::testing::Values(1, 2));
 
 }  // namespace

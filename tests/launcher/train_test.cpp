@@ -187,14 +187,17 @@ TEST_F(TrainCommand, a_signal_saves_and_the_next_start_goes_on_to_the_bit) {
   }
 }
 
-TEST_F(TrainCommand, a_signal_through_the_launcher_saves_too) {
-  std::string config = write_config({.steps = 100000, .save_every = 0});
-  JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
-  while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
-  kill(job.pid(), SIGTERM);
-  EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
-  auto step = static_cast<int>(last_logged_step("run"));
-  EXPECT_TRUE(fs::exists(checkpoint("run", step) / "manifest.json")) << step;
+TEST_F(TrainCommand, signals_through_the_launcher_save_too) {
+  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) {
+    std::string config = write_config({.steps = 100000, .save_every = 0});
+    JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+    while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
+    kill(job.pid(), signal);
+    EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
+    auto step = static_cast<int>(last_logged_step("run"));
+    EXPECT_TRUE(fs::exists(checkpoint("run", step) / "manifest.json")) << step;
+    fs::remove_all(folder_ / "run");
+  }
 }
 
 /// Kills every process whose command line names the config.

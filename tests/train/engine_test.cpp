@@ -168,6 +168,20 @@ TEST(Engine, a_step_without_a_finite_loss_changes_nothing) {
   }
 }
 
+TEST(Engine, loading_by_block_needs_one_block_beside_the_ranks_part) {
+  Problem problem = small_problem("qwen");
+  for (int stage : {0, 1, 3}) {
+    problem.options.zero_stage = stage;
+    problem.loads_by_block = false;
+    Curve reference = train_on(problem, {4, 1});
+    problem.loads_by_block = true;
+    Curve curve = train_on(problem, {4, 1});
+    expect_equal(curve, reference, describe({4, 1}, stage));
+    double part = stage == 3 ? 0.65 : 1.01;
+    EXPECT_LT(curve.peak_weight_bytes, part * static_cast<double>(reference.peak_weight_bytes));
+  }
+}
+
 TEST(Engine, only_the_adapter_costs_gradients_and_state) {
   Problem problem = small_problem("llama");
   Context context = make_cpu_context(1);

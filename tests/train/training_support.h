@@ -60,7 +60,8 @@ inline std::vector<MicroBatch> share_of(const std::vector<std::vector<int32_t>>&
 
 struct Curve {
   std::vector<double> losses, norms;
-  std::vector<float> weights;  // all trained parameters, whole, in the model's order
+  int64_t peak_weight_bytes = 0;  // before the first step
+  std::vector<float> weights;     // all trained parameters, whole, in the model's order
 };
 
 /// A parameter's whole value from this tensor-parallel group.
@@ -93,6 +94,7 @@ struct Problem {
   double learning_rate = 2e-3;
   int64_t distinct_batches = 100;  // after which the rows come again
   bool sequence_parallel = false;
+  bool loads_by_block = false;
   uint64_t seed = 5;
 };
 
@@ -105,15 +107,26 @@ inline Curve train_on(const Problem& problem, MeshShape shape) {
     if (shape.tensor > 1) context.tensor_parallel = &mesh.tensor_parallel();
     context.sequence_parallel = problem.sequence_parallel;
     TensorParallelPlace place{mesh.tensor_parallel().rank(), shape.tensor};
-    auto model = make_random(context, problem.config, place, problem.dtype);
+    auto model = make_decoder(problem.config, place);
+    auto load = [&](std::optional<int64_t> block) {
+      initialise_parameters(context, *model, {.dtype = problem.dtype, .for_training = true, .block = block}, 17);
+    };
+    EngineOptions options = problem.options;
+    if (problem.loads_by_block) {
+      options.load_block = load;
+      options.dtype = problem.dtype;
+    } else {
+      load(std::nullopt);
+    }
     std::unique_ptr<Adapter> adapter;
     if (problem.lora) {
       adapter = std::make_unique<Adapter>(*model, *problem.lora);
       adapter->initialise(context, problem.dtype, 3);
       adapter->attach();
     }
-    TrainingEngine engine(context, mesh, *model, adapter.get(), problem.options);
+    TrainingEngine engine(context, mesh, *model, adapter.get(), options);
     Curve mine;
+    mine.peak_weight_bytes = context.allocator->memory().peak(MemoryTag::weights);
     for (int64_t step = 0; step < problem.steps; ++step) {
       auto rows =
           random_rows(4, problem.config.info.vocab_size, static_cast<uint64_t>(100 + step % problem.distinct_batches));
