@@ -17,6 +17,12 @@ struct RecomputeChoice {
 constexpr RecomputeChoice kRecomputeChoices[] = {
     {Recompute::none, 1}, {Recompute::selective, 1}, {Recompute::block, 2}, {Recompute::block, 1}};
 
+/// Stage 1 moves no more bytes than stage 0; 2 reduces gradients of every micro-batch, 3 gathers weights as well.
+struct StageRange {
+  int first, last;
+};
+constexpr StageRange kStagesOfEqualWork[] = {{0, 1}, {2, 2}, {3, 3}};
+
 /// The model on every tensor-parallel degree that divides the devices and that its heads and the batch allow.
 class Candidates {
  public:
@@ -36,9 +42,11 @@ class Candidates {
   template <typename Accept>
   void visit(const Accept& accept) const {
     for (const RecomputeChoice& choice : kRecomputeChoices) {
-      for (int stage = 0; stage <= 3; ++stage) {
+      for (const StageRange& stages : kStagesOfEqualWork) {
         for (const auto& [tensor, planner] : planners_) {
-          if (visit_rows(*planner, with(choice, stage, tensor), accept)) return;
+          for (int stage = stages.first; stage <= stages.last; ++stage) {
+            if (visit_rows(*planner, with(choice, stage, tensor), accept)) return;
+          }
         }
       }
     }

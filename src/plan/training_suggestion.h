@@ -22,8 +22,8 @@ struct TrainingSuggestion {
 };
 
 /// The first that fits, in this order of preference: as little computed again as possible (none, selective, every
-/// second block, every block), a lower ZeRO stage, fewer tensor-parallel ranks, more rows at a time. So more memory
-/// never gives one of more work. Nothing if none fits.
+/// second block, every block), a lower ZeRO stage (0 and 1 are the same work), fewer tensor-parallel ranks, more rows
+/// at a time. So more memory never gives one of more work. Nothing if none fits.
 std::optional<TrainingSuggestion> suggest_training(const OpenedModel& opened, const SuggestionRequest& request);
 
 /// What needs least on so many devices. Throws Error(bad_input) if so many cannot share the model and the batch at all.
