@@ -11,38 +11,46 @@ constexpr int64_t kFloatBytes = 4;
 }  // namespace
 
 PlannedShards::PlannedShards(const PlanContext& context,
-                             const std::vector<Parameter*>& trained,
-                             const std::vector<Parameter*>& frozen,
+                             const PlannedParameters& parameters,
                              const PlannedShardOptions& options)
     : context_(context), options_(options) {
   context_.ledger->begin("load");
-  std::map<int64_t, std::pair<std::vector<Parameter*>, std::vector<Parameter*>>> by_block;
+  for (const Parameter* parameter : parameters.loaded) {
+    values_[parameter] = context_.empty(weight_bytes(parameter->local_shape.num_elements()), MemoryTag::weights);
+  }
+  std::map<int64_t, PlannedParameters> by_block;
   by_block[kOuterBlock];
-  for (Parameter* parameter : trained) by_block[parameter->block].first.push_back(parameter);
-  for (Parameter* parameter : frozen) by_block[parameter->block].second.push_back(parameter);
-  for (const auto* parameters : {&trained, &frozen}) {
-    for (const Parameter* parameter : *parameters) {
-      values_[parameter] = context_.empty(weight_bytes(parameter->local_shape.num_elements()), MemoryTag::weights);
-    }
-  }
-  context_.ledger->begin("shard");
-  Context layout_context;
-  layout_context.sequence_parallel = context.sequence_parallel;
-  for (auto& [block, parameters] : by_block) {
-    Group& group = groups_[block];
-    group.trained.layout = FlatLayout(layout_context, parameters.first, num_parts());
-    group.frozen.layout = FlatLayout(layout_context, parameters.second, num_parts());
-    if (!shares_state()) continue;
-    move_into_buffer(group.trained);
-    if (options_.zero_stage < 3) continue;
-    move_into_buffer(group.frozen);
-    keep_part(group.trained);
-    keep_part(group.frozen);
-  }
+  for (Parameter* parameter : parameters.trained) by_block[parameter->block].trained.push_back(parameter);
+  for (Parameter* parameter : parameters.frozen) by_block[parameter->block].frozen.push_back(parameter);
+  for (const auto& [block, of_block] : by_block) add_group(block, of_block);
   for (auto& [block, group] : groups_) {
     if (group.trained.layout.empty()) continue;
     PlannedMemory& grads = shares_state() ? group.grad_part : group.grads;
     grads = context_.empty(group.trained.layout.part_size() * kFloatBytes, MemoryTag::grads);
+  }
+}
+
+void PlannedShards::add_group(int64_t block, const PlannedParameters& parameters) {
+  Context layout_context;
+  layout_context.sequence_parallel = context_.sequence_parallel;
+  Group& group = groups_[block];
+  group.trained.layout = FlatLayout(layout_context, parameters.trained, num_parts());
+  group.frozen.layout = FlatLayout(layout_context, parameters.frozen, num_parts());
+  bool shares_weights = shares_state() && options_.zero_stage == 3;
+  if (shares_state()) move_into_buffer(group.trained);
+  if (shares_weights) move_into_buffer(group.frozen);
+  give_memory(group.trained);
+  give_memory(group.frozen);
+  if (!shares_weights) return;
+  keep_part(group.trained);
+  keep_part(group.frozen);
+}
+
+void PlannedShards::give_memory(const Weights& weights) {
+  if (weights.whole) return;
+  for (const FlatEntry& entry : weights.layout.entries()) {
+    PlannedMemory& value = values_[entry.parameter];
+    if (!value) value = context_.empty(weight_bytes(entry.count), MemoryTag::weights);
   }
 }
 

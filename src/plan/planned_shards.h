@@ -18,6 +18,11 @@ struct PlannedShardOptions {
   int64_t recompute_every = 1;
 };
 
+struct PlannedParameters {
+  std::vector<Parameter*> trained, frozen;
+  std::vector<Parameter*> loaded;  // those that have values before; the others are loaded block by block
+};
+
 /// A run of elements of a trained parameter that this rank updates.
 struct PlannedPiece {
   const Parameter* parameter = nullptr;
@@ -27,10 +32,7 @@ struct PlannedPiece {
 class PlannedShards final : public PlannedBlockHooks {
  public:
   /// Takes the memory of the loaded parameters, then that of the buffers.
-  PlannedShards(const PlanContext& context,
-                const std::vector<Parameter*>& trained,
-                const std::vector<Parameter*>& frozen,
-                const PlannedShardOptions& options);
+  PlannedShards(const PlanContext& context, const PlannedParameters& parameters, const PlannedShardOptions& options);
 
   /// Of a data-parallel rank.
   std::vector<PlannedPiece> pieces(int data_rank) const;
@@ -60,6 +62,8 @@ class PlannedShards final : public PlannedBlockHooks {
 
   int num_parts() const { return options_.zero_stage == 0 ? 1 : options_.data; }
   int64_t weight_bytes(int64_t elements) const;
+  void add_group(int64_t block, const PlannedParameters& parameters);
+  void give_memory(const Weights& weights);
   void move_into_buffer(Weights& weights);
   void keep_part(Weights& weights);
   void gather(Weights& weights) const;

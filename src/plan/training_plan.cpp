@@ -12,18 +12,17 @@ namespace weft {
 namespace {
 
 /// As the engine chooses them.
-struct TrainedAndFrozen {
-  std::vector<Parameter*> trained, frozen;
-};
-
-TrainedAndFrozen choose_parameters(CausalLanguageModel& model, Adapter* adapter, bool train_norms) {
-  TrainedAndFrozen result;
+PlannedParameters choose_parameters(CausalLanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
+  PlannedParameters result;
   for (Parameter& parameter : model.parameters().all()) {
-    bool is_trained = adapter == nullptr || (train_norms && parameter.is_norm);
+    bool is_trained = adapter == nullptr || (setup.engine.train_norms && parameter.is_norm);
     (is_trained ? result.trained : result.frozen).push_back(&parameter);
+    if (!setup.loads_by_block) result.loaded.push_back(&parameter);
   }
-  if (adapter != nullptr) {
-    for (Parameter& parameter : adapter->parameters().all()) result.trained.push_back(&parameter);
+  if (adapter == nullptr) return result;
+  for (Parameter& parameter : adapter->parameters().all()) {
+    result.trained.push_back(&parameter);
+    result.loaded.push_back(&parameter);
   }
   return result;
 }
@@ -56,7 +55,7 @@ class PlannedEngine {
  public:
   PlannedEngine(const PlanContext& context,
                 const TrainingSetup& setup,
-                const TrainedAndFrozen& parameters,
+                const PlannedParameters& parameters,
                 const PlannedDecoder& decoder,
                 CausalLanguageModel& model)
       : context_(context),
@@ -65,8 +64,7 @@ class PlannedEngine {
         embedding_(model.embedding_table()),
         hidden_size_(model.info().hidden_size),
         shards_(context,
-                parameters.trained,
-                parameters.frozen,
+                parameters,
                 {.zero_stage = setup.engine.zero_stage,
                  .data = setup.data,
                  .overlap_reduction = setup.engine.overlap_gradient_reduction,
@@ -182,7 +180,7 @@ TrainingMemory TrainingPlanner::plan(const TrainingSetup& setup) const {
 TrainingMemory TrainingPlanner::plan_rank(const TrainingSetup& setup, int tensor_rank) const {
   WEFT_ASSERT(setup.tensor == static_cast<int>(ranks_.size()) && setup.sequence_length > 1);
   const Rank& rank = *ranks_[static_cast<size_t>(tensor_rank)];
-  TrainedAndFrozen parameters = choose_parameters(*rank.model, rank.adapter.get(), setup.engine.train_norms);
+  PlannedParameters parameters = choose_parameters(*rank.model, rank.adapter.get(), setup);
   std::set<const Parameter*> trained(parameters.trained.begin(), parameters.trained.end());
   PlannedDecoder decoder(
       opened_,

@@ -82,14 +82,24 @@ Measured train(const TrainingCase& one, const std::shared_ptr<Communicator>& wor
   if (one.setup.tensor > 1) context.tensor_parallel = &mesh.tensor_parallel();
   context.sequence_parallel = one.setup.sequence_parallel;
   TensorParallelPlace place{mesh.tensor_parallel().rank(), one.setup.tensor};
-  auto model = testing::make_random(context, one.shape(), place, one.setup.dtype);
+  auto model = make_decoder(one.shape(), place);
+  auto load = [&](std::optional<int64_t> block) {
+    initialise_parameters(context, *model, {.dtype = one.setup.dtype, .for_training = true, .block = block}, 17);
+  };
+  EngineOptions options = one.setup.engine;
+  if (one.setup.loads_by_block) {
+    options.load_block = load;
+    options.dtype = one.setup.dtype;
+  } else {
+    load(std::nullopt);
+  }
   std::unique_ptr<Adapter> adapter;
   if (one.lora) {
     adapter = std::make_unique<Adapter>(*model, *one.lora);
     adapter->initialise(context, one.setup.dtype, 3);
     adapter->attach();
   }
-  TrainingEngine engine(context, mesh, *model, adapter.get(), one.setup.engine);
+  TrainingEngine engine(context, mesh, *model, adapter.get(), options);
   std::vector<MicroBatch> batches = random_batches(one.setup, model->info().vocab_size);
   for (uint32_t step = 0; step < kSteps; ++step) engine.step(batches, 1e-4, {.seed = 1, .step = step});
   const MemoryTracker& memory = context.allocator->memory();
@@ -172,11 +182,11 @@ TrainingSetup on_mesh(TrainingSetup result, int data, int tensor, int zero_stage
 std::vector<TrainingCase> one_rank_cases() {
   std::vector<TrainingCase> cases;
   const LoraOptions plain{.rank = 4}, dropout{.rank = 4, .dropout = 0.1, .target_modules = {"q_proj", "down_proj"}};
-  for (auto [shape_name, shape] : {std::pair{"llama", &llama}, {"gemma2", &gemma2}}) {
+  for (const auto& shape : {std::pair{"llama", &llama}, {"gemma2", &gemma2}}) {
     for (DType dtype : {DType::f32, DType::bf16}) {
       auto add = [&](const std::string& what, const TrainingSetup& one, std::optional<LoraOptions> lora = {}) {
-        std::string name = shape_name + ("_" + std::string(dtype_name(dtype))) + "_" + what;
-        cases.push_back({name, shape, one, std::move(lora)});
+        std::string name = shape.first + ("_" + std::string(dtype_name(dtype))) + "_" + what;
+        cases.push_back({name, shape.second, one, std::move(lora)});
       };
       add("full", setup(dtype));
       add("selective", setup(dtype, Recompute::selective));
@@ -198,7 +208,9 @@ std::vector<TrainingCase> mesh_cases() {
   for (auto [data, tensor] : {std::pair{2, 1}, {1, 2}, {2, 2}}) {
     for (int stage = 0; stage <= (data > 1 ? 3 : 0); ++stage) {
       std::string name = std::to_string(data) + "x" + std::to_string(tensor) + "_zero" + std::to_string(stage);
-      cases.push_back({name, llama, on_mesh(setup(DType::bf16), data, tensor, stage)});
+      TrainingSetup loaded = on_mesh(setup(DType::bf16), data, tensor, stage);
+      loaded.loads_by_block = false;
+      cases.push_back({name, llama, loaded});
       cases.push_back({name + "_accumulated", gemma2, on_mesh(setup(DType::f32), data, tensor, stage, 3)});
       cases.push_back({name + "_lora_block",
                        llama,
