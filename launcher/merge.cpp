@@ -46,8 +46,7 @@ class Merger {
  public:
   Merger(const OpenedModel& base, const OpenedAdapter& opened, const Context& context)
       : base_(base), opened_(opened), model_(base.make({})) {
-    adapter_ = load_adapter(context, *model_, opened, DType::f32);
-    replaced_ = read_replaced(context, opened, *model_, DType::f32);
+    adapter_ = read_adapter(context, *model_, opened, DType::f32);
   }
 
   std::shared_ptr<const SafetensorsLayout> layout(DType dtype) const {
@@ -79,7 +78,7 @@ class Merger {
   /// W + scale · B·A, summed in f32.
   const std::vector<float>& merge(const Rows& rows) {
     values_.resize(static_cast<size_t>((rows.end - rows.begin) * rows.width()));
-    for (const ReplacedParameter& one : replaced_) {
+    for (const ReplacedParameter& one : adapter_->replaced()) {
       if (one.parameter != &rows.parameter) continue;
       const float* source = one.value.data<float>() + rows.begin * rows.width();
       std::copy(source, source + values_.size(), values_.begin());
@@ -126,7 +125,6 @@ class Merger {
   const OpenedAdapter& opened_;
   std::unique_ptr<CausalLanguageModel> model_;
   std::unique_ptr<Adapter> adapter_;
-  std::vector<ReplacedParameter> replaced_;
   std::vector<float> values_;
 };
 

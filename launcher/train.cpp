@@ -64,6 +64,7 @@ std::function<void(int64_t)> block_loader(const config::RunConfig& config,
     } else {
       load_parameters(run.context, run.opened, *run.model, load);
     }
+    if (run.adapter) run.adapter->replace_parameters(block);
   };
 }
 
@@ -72,7 +73,9 @@ void make_model(const config::RunConfig& config, TrainingRun& run) {
   run.model = run.opened.make({run.mesh->tensor_parallel().rank(), run.mesh->tensor_parallel().size()});
   if (!config.has_lora()) return;
   if (config.lora().has_adapter()) {
-    run.adapter = load_adapter(run.context, *run.model, open_adapter(config.lora().adapter()), dtype);
+    OpenedAdapter opened = open_adapter(config.lora().adapter());
+    if (config.lora().has_dropout()) opened.options.dropout = config.lora().dropout();
+    run.adapter = read_adapter(run.context, *run.model, opened, dtype);
   } else {
     run.adapter = std::make_unique<Adapter>(*run.model, lora_options(config));
     run.adapter->initialise(run.context, dtype, config.train().seed());
@@ -87,6 +90,20 @@ void check_warmup(const RunConfig& source, const TrainerOptions& options) {
              source.location("train.schedule.warmup_steps"),
              options.schedule.warmup_steps,
              options.steps);
+}
+
+void check_samples(const RunConfig& source, const TrainingRun& run) {
+  const config::SampleConfig& samples = source.message().samples();
+  int64_t positions = run.model->info().max_positions;
+  for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
+    auto tokens = static_cast<int64_t>(run.tokenizer->encode(samples.prompts(i), true).size());
+    if (tokens > 0 && tokens + samples.max_new_tokens() <= positions) continue;
+    fail_input("{}: {} tokens and samples.max_new_tokens {} do not fit the model's {} positions",
+               source.location(fmt::format("samples.prompts[{}]", i)),
+               tokens,
+               samples.max_new_tokens(),
+               positions);
+  }
 }
 
 /// The one that the config names, else the model's; null when that has none, which token files do without.
@@ -216,12 +233,14 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.opened = open_model(model_options(config));
   run.tokenizer = find_tokenizer(config);
   check_sequence_length(config, source, run.opened.settings.info);
-  RunDirectory directory(source, *session.world(), run.context, options.starts_over);
+  RunDirectory directory(source, *session.world(), run.context);
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.settings.info);
   make_model(config, run);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);
+  check_samples(source, run);
+  directory.begin(options.starts_over);
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,
                                   .mesh = *run.mesh,

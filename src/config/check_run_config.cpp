@@ -67,6 +67,14 @@ void check_model(const FieldChecks& check, const config::RunConfig& config) {
 void check_lora(const FieldChecks& check, const config::RunConfig& config) {
   if (!config.has_lora()) return;
   const config::LoraConfig& lora = config.lora();
+  if (lora.has_adapter()) {
+    const std::pair<const char*, bool> given[] = {{"lora.rank", lora.has_rank()},
+                                                  {"lora.alpha", lora.has_alpha()},
+                                                  {"lora.target_modules", lora.target_modules_size() > 0},
+                                                  {"lora.layers", lora.layers_size() > 0},
+                                                  {"lora.rank_stabilised", lora.has_rank_stabilised()}};
+    for (const auto& [field, is_given] : given) check.require(!is_given, field, "is given by lora.adapter; remove it");
+  }
   check.at_least<int64_t>("lora.rank", lora.rank(), 1);
   check.positive("lora.alpha", lora.alpha());
   check.below_one("lora.dropout", lora.dropout());
@@ -79,10 +87,11 @@ void check_lora(const FieldChecks& check, const config::RunConfig& config) {
     check.require(
         layers.insert(lora.layers(i)).second, element("lora.layers", i), "names block {} twice", lora.layers(i));
   }
-  check.require(config.train().adversarial().kind() != config::AdversarialConfig::FGM,
-                "train.adversarial.kind",
-                "is FGM, which moves the embedding along its own gradient, but LoRA freezes it; use GRADIENT_PENALTY or "
-                "train all weights");
+  check.require(
+      config.train().adversarial().kind() != config::AdversarialConfig::FGM,
+      "train.adversarial.kind",
+      "is FGM, which moves the embedding along its own gradient, but LoRA freezes it; use GRADIENT_PENALTY or "
+      "train all weights");
   check.require(!config.model().initialise(),
                 "model.initialise",
                 "makes random weights, which LoRA would freeze; remove it or the lora message");

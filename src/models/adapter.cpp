@@ -157,6 +157,15 @@ void Adapter::add_part(CausalLanguageModel& model, const NamedLinear& named) {
   parts_.push_back(part);
 }
 
+void Adapter::replace_parameters(std::optional<int64_t> block) const {
+  for (const ReplacedParameter& one : replaced_) {
+    if (block && one.parameter->block != *block) continue;
+    Tensor& value = one.parameter->value;
+    WEFT_ASSERT(value && value.layout() == Layout::row_major, "{} was not loaded", one.parameter->name);
+    convert_dtype(one.value.raw(), one.value.dtype(), value.raw(), value.dtype(), value.num_elements());
+  }
+}
+
 void Adapter::initialise(const Context& context, DType dtype, uint64_t seed) {
   for (size_t i = 0; i < parts_.size(); ++i) {
     Part& part = parts_[i];

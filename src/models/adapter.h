@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nn/layers.h"
@@ -27,6 +29,12 @@ struct LoraOptions {
   double scale() const;
 };
 
+/// A parameter of the model and the value that belongs to an adapter.
+struct ReplacedParameter {
+  Parameter* parameter = nullptr;
+  Tensor value;  // this rank's slice
+};
+
 /// The factors of one adapter of a model, this rank's slices. Column-parallel layers have A replicated and B split,
 /// row- parallel ones A split and B replicated; B is added before the one reduction.
 class Adapter {
@@ -42,6 +50,13 @@ class Adapter {
   /// Named as PEFT names them: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
+
+  /// Whole parameters of the model that belong to the adapter (PEFT's modules_to_save: norms): they are saved with it,
+  /// trained or not. Their values are kept beside the model's, which under ZeRO 3 are not in memory.
+  const std::vector<ReplacedParameter>& replaced() const { return replaced_; }
+  void set_replaced(std::vector<ReplacedParameter> replaced) { replaced_ = std::move(replaced); }
+  /// Writes them over the model's, of one block or of all, which must have been loaded.
+  void replace_parameters(std::optional<int64_t> block = std::nullopt) const;
 
   /// A uniform in ±1/√in_features (PEFT's), B zero; the same at every split. Values that are defined already are filled
   /// in place.
@@ -63,6 +78,7 @@ class Adapter {
   LoraOptions options_;
   ParameterStore parameters_;
   std::deque<Part> parts_;
+  std::vector<ReplacedParameter> replaced_;
 };
 
 }  // namespace weft

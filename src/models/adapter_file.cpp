@@ -37,7 +37,6 @@ constexpr std::array kRefused = {"use_dora",
                                  "use_qalora",
                                  "use_bdlora",
                                  "lora_bias",
-
                                  "rank_pattern",
                                  "alpha_pattern",
                                  "fan_in_fan_out",
@@ -122,6 +121,13 @@ void refuse_unsupported(const ConfigReader& reader) {
   std::string type = reader.string_or("peft_type", "");
   if (type != "LORA") reader.fail_field("peft_type", "\"LORA\", the only kind of adapter that Weft runs");
   if (reader.string_or("bias", "none") != "none") reader.fail_field("bias", "\"none\": Weft trains no biases");
+  const Json* initialisation = reader.find("init_lora_weights");
+  // PiSSA, OLoRA, LoftQ and others: PEFT changes the base model's weights when it loads such an adapter.
+  if (initialisation != nullptr && !initialisation->is_boolean() && *initialisation != "gaussian") {
+    reader.fail_field("init_lora_weights",
+                      "true, false or \"gaussian\": others may change the base model's weights; convert the adapter "
+                      "with PEFT's save_pretrained(path_initial_model_for_weight_conversion=…)");
+  }
   for (const char* key : kRefused) {
     const Json* value = reader.find(key);
     if (value != nullptr && !says_nothing(*value)) reader.fail_field(key, "none: Weft does not do this");
@@ -281,16 +287,22 @@ std::vector<ReplacedParameter> read_replaced(const Context& context,
   return replaced;
 }
 
-std::unique_ptr<Adapter> load_adapter(const Context& context,
+std::unique_ptr<Adapter> read_adapter(const Context& context,
                                       CausalLanguageModel& model,
                                       const OpenedAdapter& opened,
                                       DType dtype) {
   auto adapter = std::make_unique<Adapter>(model, opened.options);
   read_adapter_weights(context, opened, *adapter, dtype);
-  for (const ReplacedParameter& one : read_replaced(context, opened, model, dtype)) {
-    Tensor& value = one.parameter->value;
-    if (value) convert_dtype(one.value.raw(), dtype, value.raw(), value.dtype(), value.num_elements());
-  }
+  adapter->set_replaced(read_replaced(context, opened, model, dtype));
+  return adapter;
+}
+
+std::unique_ptr<Adapter> load_adapter(const Context& context,
+                                      CausalLanguageModel& model,
+                                      const OpenedAdapter& opened,
+                                      DType dtype) {
+  auto adapter = read_adapter(context, model, opened, dtype);
+  adapter->replace_parameters();
   return adapter;
 }
 
@@ -300,7 +312,7 @@ std::string adapter_tensor_name(const std::string& parameter_name) {
 
 std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
-                                const std::vector<std::string>& other_trained,
+                                const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model) {
   std::vector<std::string> names;
   for (const Parameter& parameter : parameters.all()) {
@@ -310,7 +322,7 @@ std::string adapter_config_json(const LoraOptions& options,
   }
   Targets targets = describe_targets(names);
   std::set<std::string> whole_modules;
-  for (const std::string& name : other_trained) {
+  for (const std::string& name : whole_parameters) {
     if (!name.starts_with(kPrefix)) whole_modules.insert(last_part(name.substr(0, name.rfind('.'))));
   }
   Json config = {{"peft_type", "LORA"},
@@ -334,21 +346,27 @@ std::string adapter_config_json(const LoraOptions& options,
 }
 
 void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder) {
-  const ParameterStore& parameters = adapter.parameters();
+  std::vector<std::pair<const Parameter*, Tensor>> saved;
+  std::vector<std::string> whole_parameters;
+  for (const ReplacedParameter& one : adapter.replaced()) {
+    saved.emplace_back(one.parameter, one.value);
+    whole_parameters.push_back(one.parameter->name);
+  }
+  for (const Parameter& parameter : adapter.parameters().all()) saved.emplace_back(&parameter, parameter.value);
   std::vector<OutputTensor> tensors;
-  for (const Parameter& parameter : parameters.all()) {
-    WEFT_ASSERT(parameter.local_shape == parameter.full_shape, "{} is a slice", parameter.name);
-    tensors.push_back({parameter.name, parameter.full_shape, parameter.value.dtype()});
+  for (const auto& [parameter, value] : saved) {
+    WEFT_ASSERT(parameter->local_shape == parameter->full_shape, "{} is a slice", parameter->name);
+    tensors.push_back({adapter_tensor_name(parameter->name), parameter->full_shape, value.dtype()});
   }
   auto layout =
       std::make_shared<SafetensorsLayout>("adapter_model", std::move(tensors), std::numeric_limits<int64_t>::max());
   create_safetensors(folder, *layout);
   SafetensorsWriter writer(folder, layout);
-  for (const Parameter& parameter : parameters.all()) {
-    writer.write_run(
-        parameter.name, 0, parameter.full_shape.num_elements(), parameter.value.raw(), parameter.value.dtype());
+  for (const auto& [parameter, value] : saved) {
+    writer.write_run(adapter_tensor_name(parameter->name), 0, value.num_elements(), value.raw(), value.dtype());
   }
-  write_whole_file(folder + "/" + kConfigName, adapter_config_json(adapter.options(), parameters, {}, base_model));
+  write_whole_file(folder + "/" + kConfigName,
+                   adapter_config_json(adapter.options(), adapter.parameters(), whole_parameters, base_model));
   writer.sync();
 }
 

@@ -23,18 +23,18 @@ struct OpenedAdapter {
   std::shared_ptr<const CheckpointReader> reader;
 };
 
-/// A parameter of the model and the value that belongs to an adapter.
-struct ReplacedParameter {
-  Parameter* parameter = nullptr;
-  Tensor value;
-};
-
 /// Throws Error(bad_input) for what is no LoRA adapter or asks for what Weft does not do (DoRA, biases, rank patterns,
 /// …), saying which.
 OpenedAdapter open_adapter(const std::string& folder);
 
-/// Declares an adapter on a model and reads this rank's slices; parameters that it replaces are overwritten. Throws
-/// Error(bad_input) when it does not fit the model.
+/// Declares an adapter on a model and reads this rank's slices, also of the parameters that it replaces: the model's
+/// stay as they are until Adapter::replace_parameters. Throws Error(bad_input) when it does not fit the model.
+std::unique_ptr<Adapter> read_adapter(const Context& context,
+                                      CausalLanguageModel& model,
+                                      const OpenedAdapter& opened,
+                                      DType dtype);
+
+/// The same on a model with its weights (row-major), whose replaced parameters are overwritten.
 std::unique_ptr<Adapter> load_adapter(const Context& context,
                                       CausalLanguageModel& model,
                                       const OpenedAdapter& opened,
@@ -53,14 +53,14 @@ std::vector<ReplacedParameter> read_replaced(const Context& context,
 /// parameter.
 std::string adapter_tensor_name(const std::string& parameter_name);
 
-/// adapter_config.json of an adapter of these parameters. `other_trained` are names of parameters of the model that
-/// were trained as well (norms).
+/// adapter_config.json of an adapter of these parameters. `whole_parameters` are names of parameters of the model that
+/// are saved with it (norms).
 std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
-                                const std::vector<std::string>& other_trained,
+                                const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model);
 
-/// Writes an adapter folder from whole weights (a single rank's). Throws Error(bad_input).
+/// Writes an adapter folder, with what it replaces, from whole weights (a single rank's). Throws Error(bad_input).
 void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder);
 
 }  // namespace weft

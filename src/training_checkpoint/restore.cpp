@@ -80,16 +80,18 @@ class Restorer {
   Restorer(const std::string& folder, const CheckpointSubject& subject)
       : folder_(folder), subject_(subject), weights_(open_weights(folder)), states_(open_files(folder, "optimizer")) {
     std::string ema_folder = folder + "/" + kEmaState;
-    if (path_exists(ema_folder)) ema_ = open_weights(ema_folder);
+    // An optimizer that starts anew takes its first average from the weights.
+    if (states_ != nullptr && path_exists(ema_folder)) ema_ = open_weights(ema_folder);
   }
 
-  void run() {
+  bool run() {
     restore_weights();
     if (states_ == nullptr) {
       log::warning("{}: holds no optimizer state; the optimizer starts anew from its weights", folder_);
     }
     for (const std::string& state : subject_.optimizer.element_states()) restore_state(state);
     if (states_ != nullptr) restore_vectors();
+    return states_ != nullptr;
   }
 
  private:
@@ -188,8 +190,8 @@ class Restorer {
 
 }  // namespace
 
-void restore_from(const std::string& folder, const CheckpointSubject& subject) {
-  Restorer(folder, subject).run();
+bool restore_from(const std::string& folder, const CheckpointSubject& subject) {
+  return Restorer(folder, subject).run();
 }
 
 }  // namespace weft

@@ -7,7 +7,8 @@
 
 namespace weft {
 
-/// This rank's part of the weights and of the optimizer's state. Throws Error(bad_input) when they do not fit.
-void restore_from(const std::string& folder, const CheckpointSubject& subject);
+/// This rank's part of the weights and of the optimizer's state; false when there is none of the latter, which then is
+/// that of a new run. Throws Error(bad_input) when they do not fit.
+bool restore_from(const std::string& folder, const CheckpointSubject& subject);
 
 }  // namespace weft

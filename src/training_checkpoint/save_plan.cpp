@@ -93,7 +93,7 @@ class Planner {
     plan.file_sets.push_back(weights("", "", plan));
     if (plan.has_ema) plan.file_sets.push_back(weights("ema", kEmaState, plan));
     if (options_.optimizer_state) plan.file_sets.push_back(optimizer_states());
-    for (const Parameter* parameter : trained_parameters()) plan.trained.push_back(parameter->name);
+    for (const Parameter* parameter : saved_parameters()) plan.saved.push_back(parameter->name);
     return plan;
   }
 
@@ -126,7 +126,21 @@ class Planner {
 
   /// The whole of the model, or what goes into an adapter file.
   std::vector<const Parameter*> saved_parameters() const {
-    return subject_.adapter == nullptr ? all_parameters() : trained_parameters();
+    std::vector<const Parameter*> saved = all_parameters();
+    if (subject_.adapter == nullptr) return saved;
+    std::erase_if(saved, [&](const Parameter* parameter) {
+      return trained_.count(parameter->name) == 0 && replaced_value(*parameter) == nullptr;
+    });
+    return saved;
+  }
+
+  /// The adapter's own value of a parameter of the model; null: it has none.
+  const Tensor* replaced_value(const Parameter& parameter) const {
+    if (subject_.adapter == nullptr) return nullptr;
+    const std::vector<ReplacedParameter>& replaced = subject_.adapter->replaced();
+    auto found = std::find_if(
+        replaced.begin(), replaced.end(), [&](const ReplacedParameter& one) { return one.parameter == &parameter; });
+    return found == replaced.end() ? nullptr : &found->value;
   }
 
   /// Weights as they are, or a state in their place.
@@ -202,13 +216,16 @@ class Planner {
 
   void add_frozen(const Parameter& parameter, FileSet& set) const {
     if (!is_first_holder(parameter.shard, place_)) return;
-    WEFT_ASSERT(parameter.value.has_memory(), "{} is not in memory", parameter.name);
+    // A model's frozen weights are not in memory under ZeRO 3.
+    const Tensor* replaced = replaced_value(parameter);
+    const Tensor& value = replaced == nullptr ? parameter.value : *replaced;
+    WEFT_ASSERT(value.has_memory(), "{} is not in memory", parameter.name);
     auto [begin, end] = share(0, parameter.local_shape.num_elements());
     set.tasks.push_back({.tensor = weight_name(subject_, parameter.name),
                          .slice = slice_of(parameter),
                          .begin = begin,
                          .end = end,
-                         .memory = parameter.value.detach()});
+                         .memory = value.detach()});
   }
 
   /// Every rank that updates a part of the parameter holds the whole vector; the first one writes it.

@@ -32,7 +32,7 @@ struct FileSet {
 struct SavePlan {
   std::vector<FileSet> file_sets;
   DType weight_dtype = DType::f32;
-  std::vector<std::string> trained;  // names of all trained parameters, whichever rank updates them
+  std::vector<std::string> saved;  // names of all parameters whose weights are saved, whichever rank updates them
   bool has_ema = false;
 };
 

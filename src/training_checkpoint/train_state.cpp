@@ -1,6 +1,10 @@
 #include "training_checkpoint/train_state.h"
 
+#include <fmt/format.h>
+
+#include <charconv>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/file.h"
@@ -12,6 +16,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMaxBytes = 1 << 20;
+/// Numbers of steps, rows and tokens; sums and products with a batch's stay far from overflow.
+constexpr int64_t kMaxCount = int64_t{1} << 53;
 
 Json finite_or_null(double value) {
   return std::isfinite(value) ? Json(value) : Json();
@@ -22,12 +28,28 @@ class FieldReader {
  public:
   FieldReader(const Json& object, const std::string& path) : object_(object), path_(path) {}
 
-  int64_t count(const char* key) const {
+  int64_t count(const char* key, int64_t maximum = kMaxCount) const {
     auto found = object_.find(key);
-    if (found == object_.end() || !found->is_number_integer() || found->get<int64_t>() < 0) {
-      fail_input("{}: '{}' must be a number of at least 0; damaged", printable(path_), key);
-    }
+    // What is written is unsigned: a negative number is not.
+    bool is_right = found != object_.end() && found->is_number_unsigned() &&
+                    found->get<uint64_t>() <= static_cast<uint64_t>(maximum);
+    if (!is_right) fail_input("{}: '{}' must be a number from 0 to {}; damaged", printable(path_), key, maximum);
     return found->get<int64_t>();
+  }
+  int small_count(const char* key) const { return static_cast<int>(count(key, std::numeric_limits<int>::max())); }
+  /// Hexadecimal text; 0 where it is absent.
+  uint64_t fingerprint(const char* key) const {
+    auto found = object_.find(key);
+    if (found == object_.end()) return 0;
+    uint64_t value = 0;
+    bool is_right = found->is_string();
+    if (is_right) {
+      const auto& text = found->get_ref<const std::string&>();
+      auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
+      is_right = error == std::errc() && end == text.data() + text.size();
+    }
+    if (!is_right) fail_input("{}: '{}' must be up to 16 hexadecimal digits; damaged", printable(path_), key);
+    return value;
   }
   uint64_t seed(const char* key) const {
     auto found = object_.find(key);
@@ -58,6 +80,7 @@ std::string train_state_json(const TrainState& state) {
                {"best_loss", finite_or_null(state.best_loss)},
                {"held_out_loss", finite_or_null(state.held_out_loss)},
                {"seed", state.seed},
+               {"data_fingerprint", fmt::format("{:016x}", state.data_fingerprint)},
                {"data_parallel", state.data_parallel},
                {"tensor_parallel", state.tensor_parallel},
                {"zero_stage", state.zero_stage}};
@@ -81,9 +104,10 @@ TrainState read_train_state(const std::string& folder) {
           .best_loss = reader.number_or("best_loss", defaults.best_loss),
           .held_out_loss = reader.number_or("held_out_loss", defaults.held_out_loss),
           .seed = reader.seed("seed"),
-          .data_parallel = static_cast<int>(reader.count("data_parallel")),
-          .tensor_parallel = static_cast<int>(reader.count("tensor_parallel")),
-          .zero_stage = static_cast<int>(reader.count("zero_stage"))};
+          .data_fingerprint = reader.fingerprint("data_fingerprint"),
+          .data_parallel = reader.small_count("data_parallel"),
+          .tensor_parallel = reader.small_count("tensor_parallel"),
+          .zero_stage = reader.small_count("zero_stage")};
 }
 
 }  // namespace weft

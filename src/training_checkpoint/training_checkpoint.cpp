@@ -85,8 +85,9 @@ class CheckpointStore::State {
   }
 
   TrainState restore(const std::string& folder) {
-    restore_from(folder, subject_);
-    return read_train_state(folder);
+    TrainState state = read_train_state(folder);
+    state.has_optimizer_state = restore_from(folder, subject_);
+    return state;
   }
 
  private:

@@ -43,6 +43,9 @@ struct TrainState {
   double best_loss = std::numeric_limits<double>::infinity();       // lowest held-out loss so far
   double held_out_loss = std::numeric_limits<double>::quiet_NaN();  // of these weights, if it was measured
   uint64_t seed = 0;
+  uint64_t data_fingerprint = 0;  // 0: not known
+  /// Of restore(), not in the file: false when the checkpoint held none, so that updates count from 0 again.
+  bool has_optimizer_state = true;
   // For information: any mesh can go on.
   int data_parallel = 1, tensor_parallel = 1, zero_stage = 0;
 };
@@ -81,7 +84,8 @@ class CheckpointStore {
   /// and why. The same on every rank.
   std::optional<std::string> find_latest();
   /// Reads weights (of the model or the adapter, on every rank that holds them) and optimizer state. A checkpoint
-  /// without optimizer state leaves that as it is, with a warning. Throws Error(bad_input) when the checkpoint is of
+  /// without optimizer state leaves that as it is, averages and masters begin as copies of the weights, and a warning
+  /// says so (has_optimizer_state). Throws Error(bad_input) when the checkpoint is of
   /// another model, adapter or optimizer.
   TrainState restore(const std::string& folder);
 
