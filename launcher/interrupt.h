@@ -1,4 +1,5 @@
-// Ctrl-C as a wish to stop: SIGINT, and SIGUSR1 by which weft launch passes it on to the ranks; for training SIGTERM too.
+// Ctrl-C as a wish to stop: SIGINT, and SIGUSR1 by which weft launch passes it on to the ranks; for training SIGTERM
+// too.
 #pragma once
 
 #include "autograd/context.h"
@@ -8,7 +9,8 @@ namespace weft {
 /// While one exists, the signals set a flag instead of ending the process. One at a time.
 class InterruptFlag {
  public:
-  /// `once`: a second signal ends the process as usual. `with_terminate`: SIGTERM is such a signal as well.
+  /// `once`: a Ctrl-C a second or more after the first signal ends the process as usual. `with_terminate`: SIGTERM is
+  /// such a signal as well.
   explicit InterruptFlag(bool once, bool with_terminate = false);
   ~InterruptFlag();
   InterruptFlag(const InterruptFlag&) = delete;

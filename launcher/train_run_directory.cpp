@@ -79,16 +79,24 @@ std::string prepare(const RunConfig& config, bool starts_over) {
 
 }  // namespace
 
-RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const Context& context, bool starts_over) {
+RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const Context& context)
+    : config_(config), world_(world), context_(context) {
   std::string failure;
   if (world.rank() == 0) {
     const std::string& directory = config.message().output().directory();
     std::error_code error;
     fs::create_directories(directory, error);
     failure = error ? fmt::format("output.directory {}: {}", printable(directory), error.message()) : lock(directory);
-    if (failure.empty()) failure = prepare(config, starts_over);
   }
-  broadcast_string(context, world, failure);
+  throw_on_all_ranks(failure);
+}
+
+void RunDirectory::begin(bool starts_over) {
+  throw_on_all_ranks(world_.rank() == 0 ? prepare(config_, starts_over) : std::string());
+}
+
+void RunDirectory::throw_on_all_ranks(std::string failure) {
+  broadcast_string(context_, world_, failure);
   if (!failure.empty()) fail_input("{}", failure);
 }
 

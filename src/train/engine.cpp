@@ -14,8 +14,9 @@ namespace {
 
 /// PyTorch's clip_grad_norm_.
 constexpr double kClipEpsilon = 1e-6;
-/// Size of the gradient penalty's finite difference, as a part of the embeddings' size.
-constexpr double kPenaltyStep = 1e-2;
+/// How far the gradient penalty's finite difference moves the embedding with the largest gradient, as a part of an
+/// embedding's size: small, since that gradient is far above the others, and large enough for f32.
+constexpr double kPenaltyStep = 1e-3;
 
 struct TrainedAndFrozen {
   std::vector<Parameter*> trained, frozen;
@@ -37,12 +38,27 @@ double scalar_of(const Tensor& tensor) {
   return tensor.dtype() == DType::f64 ? *tensor.data<double>() : static_cast<double>(*tensor.data<float>());
 }
 
-double root_mean_square(const Tensor& tensor) {
+std::vector<float> to_floats(const Tensor& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
   convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
+  return values;
+}
+
+/// Squared length of each row.
+std::vector<double> row_squares(const Tensor& tensor) {
+  std::vector<float> values = to_floats(tensor);
+  std::vector<double> squares(static_cast<size_t>(tensor.size(0)));
+  auto width = static_cast<size_t>(tensor.size(1));
+  for (size_t i = 0; i < values.size(); ++i) {
+    squares[i / width] += static_cast<double>(values[i]) * values[i];
+  }
+  return squares;
+}
+
+double sum_of(const std::vector<double>& values) {
   double sum = 0;
-  for (float value : values) sum += static_cast<double>(value) * value;
-  return values.empty() ? 0 : std::sqrt(sum / static_cast<double>(values.size()));
+  for (double value : values) sum += value;
+  return sum;
 }
 
 }  // namespace
@@ -73,6 +89,10 @@ class TrainingEngine::State {
         optimizer_(make_optimizer(
             context, options.optimizer, shards_.pieces(), model.parameters().place(), shards_.sharing())) {
     context_.blocks = &shards_;
+    if (options.adversarial == Adversarial::gradient_penalty && model.embedding_table().value.dtype() == DType::bf16) {
+      fail(ExitCode::usage,
+           "the gradient penalty is a difference of gradients, too small for bf16; set precision.compute F32");
+    }
     // Under MasterWeights::rounded the optimizer has rounded this rank's parts.
     shards_.share_weights();
   }
@@ -158,11 +178,11 @@ class TrainingEngine::State {
   double compute_gradients(std::span<const MicroBatch> micro_batches) {
     shards_.begin_step();
     double loss = 0;
-    for (size_t i = 0; i < micro_batches.size(); ++i) {
-      bool is_last = i + 1 == micro_batches.size();
-      loss += options_.adversarial == Adversarial::gradient_penalty ? penalised_gradients(micro_batches[i], is_last)
-                                                                    : forward_and_backward(micro_batches[i], is_last);
+    bool is_penalised = options_.adversarial == Adversarial::gradient_penalty;
+    for (size_t i = 0; i < micro_batches.size() && !is_penalised; ++i) {
+      loss += forward_and_backward(micro_batches[i], i + 1 == micro_batches.size());
     }
+    if (is_penalised) loss = penalised_gradients(micro_batches);
     shards_.finish_gradients();
     return loss;
   }
@@ -181,25 +201,45 @@ class TrainingEngine::State {
 
   /// Gradients of L + ½·ε·‖g‖², g = ∂L/∂e of the looked-up embeddings e. The penalty's gradient ε·(∂g/∂θ)ᵀ·g is ε times
   /// the derivative of ∂L/∂θ along g, taken as a centred difference.
-  double penalised_gradients(const MicroBatch& micro_batch, bool is_last) {
+  double penalised_gradients(std::span<const MicroBatch> micro_batches) {
+    std::vector<Tensor> gradients;
+    double loss = 0, squares = 0, largest_row = 0;
+    double embedding_squares = 0, embedding_rows = 0;
+    context_.observer = [&](std::string_view name, const Tensor& value) {
+      if (name != "hidden/0") return;
+      embedding_squares += sum_of(row_squares(value));
+      embedding_rows += static_cast<double>(value.size(0));
+    };
+    for (const MicroBatch& micro_batch : micro_batches) {
+      gradients.push_back(embedding_gradient(micro_batch, loss));
+      for (double square : row_squares(gradients.back())) {
+        squares += square;
+        largest_row = std::max(largest_row, square);
+      }
+    }
+    context_.observer = nullptr;
+    double embedding_size = std::sqrt(reduce(mesh_.world(), embedding_squares, ReduceOp::sum) /
+                                      std::max(1.0, reduce(mesh_.world(), embedding_rows, ReduceOp::sum)));
+    largest_row = std::sqrt(reduce(mesh_.world(), largest_row, ReduceOp::max));
+    // One step for all ranks and micro-batches: no split changes the result.
+    double step = largest_row > 0 ? kPenaltyStep * embedding_size / largest_row : 0;
+    double factor = step > 0 ? options_.adversarial_epsilon / (2 * step) : 0;
+    for (size_t i = 0; i < micro_batches.size(); ++i) {
+      bool is_last = i + 1 == micro_batches.size();
+      forward_and_backward(micro_batches[i], false, factor, scaled(gradients[i], step));
+      forward_and_backward(micro_batches[i], is_last, -factor, scaled(gradients[i], -step));
+    }
+    return loss + 0.5 * options_.adversarial_epsilon * squares;
+  }
+
+  /// An ordinary forward and backward, whose loss is added to `loss`, and the gradient of the looked-up embeddings.
+  Tensor embedding_gradient(const MicroBatch& micro_batch, double& loss) {
     Shape shape = {micro_batch.batch.num_tokens(), model_.info().hidden_size};
     Tensor offset = context_.zeros(shape, model_.embedding_table().value.dtype());
     auto slot = attach_slot(offset);
-    double embedding_size = 0;
-    context_.observer = [&](std::string_view name, const Tensor& value) {
-      if (name == "hidden/0") embedding_size = root_mean_square(value);
-    };
-    double loss = forward_and_backward(micro_batch, false, 1, offset);
-    context_.observer = nullptr;
+    loss += forward_and_backward(micro_batch, false, 1, offset);
     Tensor gradient = take_grad(slot);
-    double gradient_size = root_mean_square(gradient);
-    double step = gradient_size > 0 ? kPenaltyStep * embedding_size / gradient_size : 0;
-    step = agree_over_tensor_parallel(step);
-    double factor = step > 0 ? options_.adversarial_epsilon / (2 * step) : 0;
-    forward_and_backward(micro_batch, false, factor, scaled(gradient, step));
-    forward_and_backward(micro_batch, is_last, -factor, scaled(gradient, -step));
-    double squares = gradient_size * gradient_size * static_cast<double>(gradient.num_elements());
-    return loss + 0.5 * options_.adversarial_epsilon * squares;
+    return gradient ? gradient : context_.zeros(shape, offset.dtype());
   }
 
   Tensor scaled(const Tensor& tensor, double factor) {
@@ -216,7 +256,6 @@ class TrainingEngine::State {
     return result;
   }
 
-  double agree_over_tensor_parallel(double value) { return reduce(mesh_.tensor_parallel(), value, ReduceOp::max); }
   double sum_over_data(double value) { return reduce(mesh_.data_parallel(), value, ReduceOp::sum); }
 
   double reduce(Communicator& ranks, double value, ReduceOp op) {

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "core/error.h"
-
 namespace weft {
 namespace {
 
@@ -21,6 +19,12 @@ void add_row(MicroBatch& micro_batch, const TrainingRow& row) {
   micro_batch.targets.insert(micro_batch.targets.end(), row.targets.begin(), row.targets.end());
 }
 
+/// What a rank without a row of its own computes, since the others wait for it in every collective.
+void add_unscored(MicroBatch& micro_batch, TrainingRow row) {
+  std::fill(row.targets.begin(), row.targets.end(), -1);
+  add_row(micro_batch, row);
+}
+
 int64_t count_targets(const std::vector<int32_t>& targets) {
   return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target >= 0; });
 }
@@ -29,30 +33,26 @@ int64_t count_targets(const std::vector<int32_t>& targets) {
 
 StepBatches deal_out(
     const TrainingData& data, int64_t first_row, int64_t num_rows, int64_t micro_batch_size, DataParallelPlace place) {
-  if (num_rows < place.size) {
-    fail(ExitCode::usage, "{} rows cannot be shared by {} data-parallel ranks; use fewer ranks", num_rows, place.size);
-  }
   int64_t most_rows = (num_rows + place.size - 1) / place.size;
   int64_t num_micro_batches = micro_batch_size <= 0 ? 1 : (most_rows + micro_batch_size - 1) / micro_batch_size;
-  num_micro_batches = std::min(num_micro_batches, num_rows / place.size);
   int64_t begin = part_begin(num_rows, place.rank, place.size);
   int64_t end = part_begin(num_rows, place.rank + 1, place.size);
   StepBatches step;
-  int64_t index = -1;
+  step.micro_batches.resize(static_cast<size_t>(num_micro_batches));
   for (int64_t r = 0; r < num_rows; ++r) {
     TrainingRow row = data.row(first_row + r);
     if (r >= begin && r < end) {
-      if (r == begin + part_begin(end - begin, index + 1, num_micro_batches)) {
-        ++index;
-        step.micro_batches.emplace_back().first_token = step.tokens;
-      }
-      add_row(step.micro_batches.back(), row);
+      int64_t index = (r - begin) * num_micro_batches / (end - begin);
+      MicroBatch& micro_batch = step.micro_batches[static_cast<size_t>(index)];
+      if (micro_batch.batch.ids.empty()) micro_batch.first_token = step.tokens;
+      add_row(micro_batch, row);
     }
     step.tokens += static_cast<int64_t>(row.ids.size());
     step.scored_tokens += count_targets(row.targets);
   }
   float weight = 1.0f / static_cast<float>(std::max<int64_t>(1, step.scored_tokens));
   for (MicroBatch& micro_batch : step.micro_batches) {
+    if (micro_batch.batch.ids.empty()) add_unscored(micro_batch, data.row(first_row));
     micro_batch.weights.assign(micro_batch.batch.ids.size(), weight);
   }
   return step;

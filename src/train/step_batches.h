@@ -24,7 +24,7 @@ struct StepBatches {
 
 /// Rows [first_row, first_row + num_rows) of the data: contiguous shares for the ranks, each computed
 /// `micro_batch_size` rows at a time (0: all at once). num_rows need not divide evenly: every rank gets as many
-/// micro-batches as the others, the last ones may hold a row less. Throws Error(usage) for fewer rows than ranks.
+/// micro-batches as the others; one that would be empty holds a row without targets.
 StepBatches deal_out(
     const TrainingData& data, int64_t first_row, int64_t num_rows, int64_t micro_batch_size, DataParallelPlace place);
 

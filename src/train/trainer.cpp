@@ -46,6 +46,9 @@ class Trainer {
     resume();
     if (is_speaker()) log_ = std::make_unique<RunLog>(log_options());
     if (resumed_) event("resume", fmt::format("from {}", *resumed_));
+    if (resumed_ && state_.step >= options_.steps) {
+      event("resume", fmt::format("nothing is left to do: step {} of {}", state_.step, options_.steps));
+    }
     if (state_.step == 0) evaluate();
     while (state_.step < options_.steps) {
       if (agreed_to_stop()) return stop();
@@ -107,9 +110,10 @@ class Trainer {
         deal_out(parts_.data, state_.next_row, options_.batch_size, options_.micro_batch_size, place());
     StepMetrics metrics;
     metrics.learning_rate = learning_rate_at(options_.schedule, state_.step);
-    StepResult result = engine_.step(batches.micro_batches,
-                                     metrics.learning_rate,
-                                     {.seed = options_.seed, .step = static_cast<uint32_t>(state_.step)});
+    bool has_targets = batches.scored_tokens > 0;
+    RandomKey random{.seed = options_.seed, .step = static_cast<uint32_t>(state_.step)};
+    StepResult result =
+        has_targets ? engine_.step(batches.micro_batches, metrics.learning_rate, random) : StepResult{.skipped = true};
     ++state_.step;
     state_.updates = engine_.updates();
     state_.next_row += options_.batch_size;
@@ -125,7 +129,11 @@ class Trainer {
     double bound = options_.seconds_per_token_bound * static_cast<double>(batches.tokens);
     metrics.bound_fraction = metrics.seconds > 0 ? bound / metrics.seconds : 0;
     if (log_ != nullptr) log_->add_step(metrics);
-    count_bad_steps(result);
+    if (!has_targets) {
+      event("skip", "no token of the step's rows is scored");
+    } else {
+      count_bad_steps(result);
+    }
   }
 
   void count_bad_steps(const StepResult& result) {
@@ -138,22 +146,31 @@ class Trainer {
                                                   : fmt::format("loss is {}", result.loss);
     event("skip", what + ": nothing was updated");
     if (bad_steps_ < options_.max_bad_steps) return;
-    store_.complete_save();
+    note_save(store_.complete_save());
     if (log_ != nullptr) log_->finish();
     fail(ExitCode::failure,
          "step {}: {} after {} steps in a row without an update; lower train.learning_rate, check the data, or compute "
-         "in f32; the last checkpoint is of step {}",
+         "in f32; {}",
          state_.step,
          what,
          bad_steps_,
-         saved_step_);
+         describe_saved());
+  }
+
+  std::string describe_saved() const {
+    return saved_step_ < 0 ? std::string("no checkpoint was saved before")
+                           : fmt::format("the last whole checkpoint is of step {}", saved_step_);
   }
 
   void after_step() {
     if (is_due(state_.step, options_.evaluate_every) || is_last_step()) evaluate();
     if (is_due(state_.step, options_.sample_every) || is_last_step()) write_samples();
     if (is_last_step()) return;
-    if (is_due(state_.step, options_.save_every)) save();
+    // After a bad step the weights may be broken already: the checkpoints before it must stay.
+    if (is_due(state_.step, options_.save_every) && bad_steps_ == 0) {
+      if (options_.checkpoint.keep_best && std::isnan(state_.held_out_loss)) evaluate();
+      save();
+    }
     state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
   }
 
@@ -164,6 +181,7 @@ class Trainer {
     // A few rows at a time: a batch's hidden states are all there is in memory.
     int64_t rows_at_a_time = options_.micro_batch_size > 0 ? options_.micro_batch_size : 1;
     StepBatches batches = deal_out(*parts_.held_out, 0, rows, rows_at_a_time, place());
+    if (batches.scored_tokens == 0) fail_input("the held-out data have no token that is scored; hold out more");
     double loss = engine_.evaluate(batches.micro_batches);
     state_.held_out_loss = loss;
     state_.best_loss = std::min(state_.best_loss, loss);
@@ -216,7 +234,7 @@ class Trainer {
 
   TrainingEnd stop() {
     event("stop", "asked to stop");
-    if (saved_step_ != state_.step) write_last_checkpoint();
+    if (saved_step_ != state_.step && bad_steps_ == 0) write_last_checkpoint();
     if (log_ != nullptr) log_->finish();
     return TrainingEnd::stopped;
   }
@@ -233,13 +251,11 @@ class Trainer {
     note_save(whole);
     if (whole) return;
     if (log_ != nullptr) log_->finish();
-    fail(
-        ExitCode::failure,
-        "the checkpoint of step {} could not be written to {}; the latest whole one is of step {}; make room and start "
-        "again to go on from there",
-        state_.step,
-        options_.checkpoint.directory,
-        saved_step_);
+    fail(ExitCode::failure,
+         "the checkpoint of step {} could not be written to {}; {}; make room and start again to go on from there",
+         state_.step,
+         options_.checkpoint.directory,
+         describe_saved());
   }
 
   const TrainerParts& parts_;

@@ -22,7 +22,8 @@ WorkQueue::~WorkQueue() {
 void WorkQueue::add(std::function<void()> job) {
   if (!thread_.joinable()) return job();
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return jobs_.empty(); });
     if (failure_ == nullptr) jobs_.push_back(std::move(job));
   }
   changed_.notify_all();

@@ -19,6 +19,7 @@ class WorkQueue {
   WorkQueue(const WorkQueue&) = delete;
   WorkQueue& operator=(const WorkQueue&) = delete;
 
+  /// Waits while a job besides the running one has not begun: what jobs hold stays bounded.
   void add(std::function<void()> job);
   /// Returns when all jobs are done; rethrows the first exception of one. Jobs after a failed one are dropped.
   void wait();
