@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "config/optimizer_defaults.h"
 #include "config/run.pb.h"
 
 namespace weft {
@@ -119,15 +120,13 @@ LoraOptions lora_options(const config::RunConfig& config) {
 
 OptimizerOptions optimizer_options(const config::RunConfig& config) {
   const config::OptimizerConfig& optimizer = config.train().optimizer();
-  bool has_momentum =
-      optimizer.kind() == config::OptimizerConfig::SGD || optimizer.kind() == config::OptimizerConfig::MUON;
   bool is_keras = optimizer.epsilon_placement() == config::OptimizerConfig::KERAS;
   OptimizerOptions options{
       .kind = optimizer_kind(optimizer.kind()),
       .beta1 = optimizer.beta1(),
-      .beta2 = optimizer.beta2(),
+      .beta2 = beta2_of(optimizer),
       .epsilon = optimizer.epsilon(),
-      .momentum = has_momentum ? optimizer.momentum() : 0,
+      .momentum = momentum_of(optimizer),
       .epsilon_placement = is_keras ? EpsilonPlacement::keras : EpsilonPlacement::torch,
       .bias_correction = optimizer.bias_correction(),
       .weight_decay = optimizer.weight_decay(),

@@ -9,6 +9,8 @@ namespace {
 // std::regex compiles by recursion.
 constexpr int kMaxPatternBytes = 1000;
 
+constexpr const char* kLazyKinds = "use ADAMW, LAMB, LION or SGD";
+
 void check_pattern(const FieldChecks& check, const std::string& field, const std::string& pattern) {
   check.given(field, pattern);
   check.require(pattern.size() <= kMaxPatternBytes, field, "is longer than {} bytes", kMaxPatternBytes);
@@ -98,6 +100,14 @@ void check_meaning(const FieldChecks& check, const config::OptimizerConfig& opti
                 "train.optimizer.momentum",
                 "is given, but {} has betas; momentum is of SGD and MUON",
                 kind);
+  check.require(!optimizer.lazy_rows() || optimizer.kind() != Config::ADAFACTOR,
+                "train.optimizer.lazy_rows",
+                "has no meaning for ADAFACTOR, whose moments are shared by all rows of a matrix; {}",
+                kLazyKinds);
+  check.require(!optimizer.lazy_rows() || optimizer.kind() != Config::MUON,
+                "train.optimizer.lazy_rows",
+                "has no meaning for MUON's matrices; {}",
+                kLazyKinds);
   check.require(is_adam_like || optimizer.bias_correction(),
                 "train.optimizer.bias_correction",
                 "is off, but {} has none; only ADAMW and LAMB do",

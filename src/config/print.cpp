@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "config/optimizer_defaults.h"
 #include "config/run_config_state.h"
 #include "core/error.h"
 
@@ -39,6 +40,16 @@ void set_default(Message& message, const FieldDescriptor& field) {
   }
 }
 
+/// An adapter that training goes on from decides these itself: they cannot be given beside it.
+bool is_decided_elsewhere(const Message& message, const FieldDescriptor& field) {
+  if (message.GetDescriptor() != config::LoraConfig::descriptor()) return false;
+  const FieldDescriptor& adapter = *message.GetDescriptor()->FindFieldByName("adapter");
+  int number = field.number();
+  return message.GetReflection()->HasField(message, &adapter) &&
+         (number == config::LoraConfig::kRankFieldNumber || number == config::LoraConfig::kAlphaFieldNumber ||
+          number == config::LoraConfig::kRankStabilisedFieldNumber);
+}
+
 void fill_defaults(Message& message) {
   const auto* reflection = message.GetReflection();
   const auto* type = message.GetDescriptor();
@@ -51,10 +62,20 @@ void fill_defaults(Message& message) {
       if (!is_switch(field) || reflection->HasField(message, &field)) {
         fill_defaults(*reflection->MutableMessage(&message, &field));
       }
-    } else if (field.has_default_value() && !reflection->HasField(message, &field)) {
+    } else if (field.has_default_value() && !reflection->HasField(message, &field) &&
+               !is_decided_elsewhere(message, field)) {
       set_default(message, field);
     }
   }
+}
+
+/// Defaults that depend on other fields come first: the schema's would stand for values that were given.
+config::RunConfig resolve(config::RunConfig config) {
+  config::OptimizerConfig& optimizer = *config.mutable_train()->mutable_optimizer();
+  optimizer.set_beta2(beta2_of(optimizer));
+  optimizer.set_momentum(momentum_of(optimizer));
+  fill_defaults(config);
+  return config;
 }
 
 Json to_json_object(const Message& message);
@@ -105,8 +126,7 @@ Json to_json_object(const Message& message) {
 }  // namespace
 
 std::string RunConfig::to_text() const {
-  config::RunConfig resolved = state_->message;
-  fill_defaults(resolved);
+  config::RunConfig resolved = resolve(state_->message);
   google::protobuf::TextFormat::Printer printer;
   printer.SetUseUtf8StringEscaping(true);
   std::string text;
@@ -116,8 +136,7 @@ std::string RunConfig::to_text() const {
 }
 
 std::string RunConfig::to_json() const {
-  config::RunConfig resolved = state_->message;
-  fill_defaults(resolved);
+  config::RunConfig resolved = resolve(state_->message);
   return to_json_object(resolved).dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -166,11 +166,13 @@ std::vector<MicroBatch> TrainingGolden::held_out(int rank, int num_ranks) const 
   auto rows = static_cast<int64_t>(held_out_.size());
   int64_t targets = 0;
   for (const GoldenRow& row : held_out_) targets += count_targets(row);
+  if (rows == 0) return {};
   MicroBatch micro_batch;
   for (int64_t r = rows * rank / num_ranks; r < rows * (rank + 1) / num_ranks; ++r) {
     add_row(micro_batch, held_out_[static_cast<size_t>(r)], 1.0f / static_cast<float>(targets));
   }
-  if (micro_batch.targets.empty()) return {};
+  // The ranks gather blocks together: one without rows of its own computes one that counts for nothing.
+  if (micro_batch.targets.empty()) add_row(micro_batch, held_out_.front(), 0);
   return {std::move(micro_batch)};
 }
 

@@ -39,7 +39,8 @@ class TrainingGolden {
   int64_t num_steps() const { return num_steps_; }
   /// This data-parallel rank's share of a step.
   std::vector<MicroBatch> micro_batches(int64_t step, Accumulation accumulation, int rank, int num_ranks) const;
-  /// The held-out text in rows, this rank's share; empty when the file has none.
+  /// The held-out text in rows, this rank's share: one micro-batch on every rank, or none when the file has no such
+  /// text.
   std::vector<MicroBatch> held_out(int rank, int num_ranks) const;
 
  private:

@@ -84,6 +84,8 @@ TEST_F(LoadConfig, the_printed_config_reads_back_as_the_same_run) {
     check_run_config(again);
     EXPECT_EQ(again.to_text(), text) << name;
   }
+  RunConfig from_adapter = load_run_config(WEFT_CONFIGS "/smollm2-full.textproto", {"lora.adapter=a"});
+  check_run_config(parse_run_config(from_adapter.to_text(), "r.textproto"));
   RunConfig full = load_run_config(WEFT_CONFIGS "/smollm2-full.textproto");
   EXPECT_FALSE(parse_run_config(full.to_text(), "f").message().has_lora());
 }

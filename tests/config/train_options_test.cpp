@@ -65,13 +65,33 @@ TEST(TrainOptions, the_master_weights_follow_the_precision) {
   EXPECT_EQ(compute_dtype(parse("precision { compute: F32 }").message()), DType::f32);
 }
 
-TEST(TrainOptions, momentum_belongs_to_sgd_and_muon) {
-  auto momentum = [](const char* kind) {
-    return optimizer_options(parse(std::string("train { optimizer { kind: ") + kind + " } }").message()).momentum;
-  };
-  EXPECT_EQ(momentum("SGD"), 0.95);
-  EXPECT_EQ(momentum("MUON"), 0.95);
-  EXPECT_EQ(momentum("ADAFACTOR"), 0);
+struct DecayCase {
+  std::string optimizer;
+  double beta2, momentum;
+};
+
+const std::vector<DecayCase> kDecays = {{"kind: ADAMW", 0.999, 0},
+                                        {"kind: LAMB", 0.999, 0},
+                                        {"kind: LION", 0.99, 0},
+                                        {"kind: LION beta2: 0.999", 0.999, 0},
+                                        {"kind: ADAFACTOR", 0.999, 0},
+                                        {"kind: SGD", 0.999, 0},
+                                        {"kind: SGD momentum: 0.9", 0.999, 0.9},
+                                        {"kind: MUON", 0.999, 0.95},
+                                        {"kind: MUON momentum: 0", 0.999, 0}};
+
+TEST(TrainOptions, defaults_of_decays_follow_the_kind) {
+  for (const DecayCase& of : kDecays) {
+    RunConfig config = parse("train { optimizer { " + of.optimizer + " } }");
+    RunConfig printed = parse(config.to_text());
+    for (const RunConfig* read : {&config, &printed}) {
+      OptimizerOptions options = optimizer_options(read->message());
+      EXPECT_EQ(options.beta2, of.beta2) << of.optimizer;
+      EXPECT_EQ(options.momentum, of.momentum) << of.optimizer;
+    }
+    RunConfig from_json = parse_run_config(config.to_json(), "x.json");
+    EXPECT_EQ(from_json.to_text(), config.to_text()) << of.optimizer;
+  }
 }
 
 TEST(TrainOptions, the_schedule_arrives) {

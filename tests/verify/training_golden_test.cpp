@@ -5,6 +5,7 @@
 #include <string>
 
 #include "parallel/thread_communicator.h"
+#include "verify/training_golden.h"
 #include "verify/verify_training_run.h"
 
 namespace weft {
@@ -86,6 +87,30 @@ TEST_P(TrainingRuns, agrees_on_every_mesh_and_zero_stage) {
 INSTANTIATE_TEST_SUITE_P(All, TrainingRuns, ::testing::ValuesIn(cases()), [](const auto& param) {
   return param.param.model + "_" + param.param.run;
 });
+
+// Under ZeRO 3 a rank that computed nothing would leave the others alone in gathering the blocks.
+TEST(HeldOutText, gives_every_rank_something_to_compute) {
+  GoldenFile golden(WEFT_TEST_DATA "/train/text_lm/golden.h5");
+  TrainingGolden training(golden);
+  const int num_ranks = 23;  // for 21 rows
+  int idle_ranks = 0;
+  float total = 0;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    std::vector<MicroBatch> micro_batches = training.held_out(rank, num_ranks);
+    ASSERT_EQ(micro_batches.size(), 1u) << rank;
+    EXPECT_FALSE(micro_batches[0].targets.empty()) << rank;
+    float of_rank = 0;
+    for (size_t i = 0; i < micro_batches[0].targets.size(); ++i) {
+      if (micro_batches[0].targets[i] >= 0) of_rank += micro_batches[0].weights[i];
+    }
+    idle_ranks += of_rank == 0 ? 1 : 0;
+    total += of_rank;
+  }
+  EXPECT_EQ(idle_ranks, 2);
+  EXPECT_NEAR(total, 1, 1e-5);
+  GoldenFile without(WEFT_TEST_DATA "/train/llama/golden.h5");
+  EXPECT_TRUE(TrainingGolden(without).held_out(0, 2).empty());
+}
 
 TEST(TrainingRun, names_the_runs_that_there_are) {
   std::string folder = WEFT_TEST_DATA "/train/llama";
