@@ -5,7 +5,7 @@
 #   scripts/test.sh quick    release build and its tests only
 #   scripts/test.sh --again  everything, also the slow checks that already passed on exactly these sources
 #
-# FUZZ_SECONDS=600 fuzzes longer (default 60 a fuzzer). Logs of all steps: build/logs/.
+# FUZZ_SECONDS=600 fuzzes longer (default 40 a fuzzer). Logs of all steps: build/logs/.
 # shellcheck disable=SC2317  # functions are called by name, through `step`
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -18,7 +18,7 @@ stamps=build/stamps
 mkdir -p "$stamps"
 
 # The tests that run concurrently inside one process, for the thread sanitizer.
-tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|golden)_test$'
+tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|golden|train)_test$'
 
 main() {
   case "${1:-}" in
@@ -142,7 +142,7 @@ build_tsan() {
 
 fuzz() {
   step "Build (fuzzers)" build fuzz fuzzers || { failed=$((failed + 1)) && return; }
-  check "Fuzz, ${FUZZ_SECONDS:-60} s each" scripts/fuzz.sh
+  check "Fuzz, ${FUZZ_SECONDS:-40} s each" scripts/fuzz.sh
 }
 
 # Prints the sum; a runner of this script may look for its last line.
