@@ -3,10 +3,16 @@
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <string>
+#include <vector>
+
+#include "checkpoint/reader.h"
 
 namespace {
 
@@ -113,6 +119,58 @@ TEST_F(AdapterCommands, ChatSwitchesAdaptersOrSaysWhichThereAre) {
   Outcome outcome = weft("chat --chat-format chatml --model '" + model + "' <in");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("no adapter is loaded"));
+}
+
+/// Largest difference of two adapters' norms, or of their factors.
+double largest_difference(const fs::path& one, const fs::path& other, bool of_norms) {
+  auto a = weft::open_checkpoint((one / "adapter_model.safetensors").string());
+  auto b = weft::open_checkpoint((other / "adapter_model.safetensors").string());
+  EXPECT_EQ(a->names(), b->names());
+  int64_t count = 0;
+  double largest = 0;
+  for (const std::string& name : a->names()) {
+    if (of_norms == (name.find("lora_") != std::string::npos)) continue;
+    std::vector<float> left(static_cast<size_t>(a->info(name).shape.num_elements())), right(left.size());
+    a->read(name, left.data(), weft::DType::f32);
+    b->read(name, right.data(), weft::DType::f32);
+    for (size_t i = 0; i < left.size(); ++i) largest = std::max<double>(largest, std::abs(left[i] - right[i]));
+    ++count;
+  }
+  EXPECT_GT(count, 0);
+  return largest;
+}
+
+TEST_F(AdapterCommands, TrainingGoesOnFromAnAdaptersNormsAndSavesThemEvenWhereTheyAreFrozen) {
+  fs::create_directory(folder_ / "model");
+  for (const char* file : {"train/text_lm/config.json",
+                           "train/text_lm/model.safetensors",
+                           "tiny_tokenizer/tokenizer.json",
+                           "tiny_tokenizer/tokenizer_config.json"}) {
+    fs::copy_file(fs::path(WEFT_TEST_DATA) / file, folder_ / "model" / fs::path(file).filename());
+  }
+  std::ofstream(folder_ / "run.textproto")
+      << "model { path: \"model\" }\ndata { sources { path: \"" WEFT_TEST_DATA "/train/text_lm/finetune_text.txt\" }"
+      << " sequence_length: 32 }\ntrain { steps: 1 batch_size: 4 schedule { kind: CONSTANT } }\n"
+      << "precision { compute: F32 }\noutput { tensorboard: false report: false }\n";
+  auto train = [&](const std::string& name, const std::string& learning_rate, const std::string& more, int num_ranks) {
+    Outcome outcome = weft("train run.textproto --quiet --set output.directory=" + name +
+                               " --set train.learning_rate=" + learning_rate + " " + more,
+                           num_ranks);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return folder_ / name / "checkpoints/step-00000001";
+  };
+  std::string go_on = "--set 'lora={ adapter: \"first/checkpoints/step-00000001\" ";
+  fs::path first = train("first", "0.1", "--set 'lora={ rank: 2 train_norms: true }'", 1);
+  fs::path frozen = train("frozen", "0.01", go_on + "dropout: 0.1 }'", 1);
+  EXPECT_EQ(largest_difference(first, frozen, true), 0);
+  EXPECT_GT(largest_difference(first, frozen, false), 1e-3);
+  EXPECT_THAT(contents(frozen / "adapter_config.json"), HasSubstr("\"lora_dropout\": 0.1"));
+  fs::path sharded = train("sharded", "0.01", go_on + "}' --set parallel.zero_stage=3", 2);
+  EXPECT_EQ(largest_difference(first, sharded, true), 0);
+  // A first Adam step moves everything by the learning rate: from the base's norms it would be 0.1.
+  fs::path trained = train("trained", "1e-5", go_on + "train_norms: true }'", 1);
+  EXPECT_LT(largest_difference(first, trained, true), 2e-5);
+  EXPECT_GT(largest_difference(first, trained, true), 0);
 }
 
 }  // namespace

@@ -125,6 +125,9 @@ TEST_F(AdapterConfig, WhatWeftDoesNotDoIsRefusedByName) {
                                                            {"layer_replication", {{0, 1}}},
                                                            {"trainable_token_indices", {1, 2}},
                                                            {"use_qalora", true},
+                                                           {"init_lora_weights", "pissa_niter_4"},
+                                                           {"init_lora_weights", "olora"},
+                                                           {"init_lora_weights", 1},
                                                            {"peft_type", "IA3"},
                                                            {"peft_type", Json()},
                                                            {"r", 0},
@@ -136,6 +139,16 @@ TEST_F(AdapterConfig, WhatWeftDoesNotDoIsRefusedByName) {
   for (const auto& [key, value] : cases) {
     std::string error = error_with(key, value);
     EXPECT_NE(error.find("'" + key + "'"), std::string::npos) << key << ": " << error;
+  }
+}
+
+TEST_F(AdapterConfig, InitialisationsThatLeaveTheBaseAsItIsAreFine) {
+  fs::copy(case_path("lora/after"), folder_.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  Json config = Json::parse(read_bytes(case_path("lora/after/adapter_config.json")));
+  for (const Json& value : {Json(), Json(true), Json(false), Json("gaussian")}) {
+    config["init_lora_weights"] = value;
+    folder_.write("adapter_config.json", config.dump());
+    EXPECT_NO_THROW(open_adapter(folder_.path())) << value;
   }
 }
 
@@ -180,6 +193,44 @@ TEST(AdapterCheckpoint, GoesOnAnyMeshAndIsAnAdapterFolder) {
       EXPECT_EQ(store->restore(*store->find_latest()).step, 4);
       EXPECT_EQ(run.num_wrong(3), 0) << tensor_parallel;
     });
+  }
+}
+
+/// Elements of a norm of an adapter folder that are not the formula's.
+int64_t num_wrong_norms(const OpenedAdapter& opened, uint64_t seed) {
+  int64_t count = 0;
+  for (const std::string& name : opened.replaced) {
+    std::vector<float> values(static_cast<size_t>(opened.reader->info(adapter_tensor_name(name)).shape[0]));
+    opened.reader->read(adapter_tensor_name(name), values.data(), DType::f32);
+    for (size_t i = 0; i < values.size(); ++i) {
+      count += values[i] != testing::formula(seed, name, static_cast<int64_t>(i)) ? 1 : 0;
+    }
+  }
+  return count;
+}
+
+TEST(AdapterCheckpoint, FrozenNormsOfAnAdapterStayWithIt) {
+  TempFolder first, second;
+  testing::run_ranks(1, {.states = {}, .with_adapter = true}, [&](testing::RankRun& run) {
+    run.fill(3);
+    ASSERT_TRUE(run.open_store({.directory = first.path(), .background = false})->begin_save({.step = 4}));
+  });
+  testing::RunOptions options{.states = {"exp_avg", "ema"}, .adapter_folder = first.path() + "/step-00000004"};
+  options.tensor_parallel = 2;
+  options.zero_stage = 1;
+  testing::run_ranks(4, options, [&](testing::RankRun& run) {
+    run.adapter->replace_parameters();
+    // As under ZeRO 3, where a frozen weight is not in memory outside its block.
+    for (const ReplacedParameter& one : run.adapter->replaced()) {
+      EXPECT_EQ(one.parameter->value.data<float>()[1], testing::formula(3, one.parameter->name, 1));
+      one.parameter->value.release_memory();
+    }
+    ASSERT_TRUE(run.open_store({.directory = second.path(), .background = false})->begin_save({.step = 5}));
+  });
+  for (const char* folder : {"/step-00000005", "/step-00000005/ema"}) {
+    OpenedAdapter opened = open_adapter(second.path() + folder);
+    EXPECT_EQ(opened.replaced.size(), 7u) << folder;
+    EXPECT_EQ(num_wrong_norms(opened, 3), 0) << folder;
   }
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "models/adapter_file.h"
 #include "models/small_decoders.h"
 #include "parallel/thread_communicator.h"
 #include "training_checkpoint/training_checkpoint.h"
@@ -111,7 +112,8 @@ struct RunOptions {
   DType dtype = DType::f32;
   DecoderConfig config = small_decoder(4, 4);
   std::vector<std::string> states = {"exp_avg", "exp_avg_sq"};
-  bool with_adapter = false;  // it and the norms are trained, nothing else
+  bool with_adapter = false;        // it and the norms are trained, nothing else
+  std::string adapter_folder = {};  // it is read from here, and the norms are frozen
 };
 
 /// A model whose weights are the formula's and what trains it.
@@ -123,7 +125,12 @@ class RankRun {
     base.settings = options.config;
     model = base.make({mesh.tensor_parallel().rank(), mesh.tensor_parallel().size()});
     if (options.with_adapter) adapter = std::make_unique<Adapter>(*model, LoraOptions{.rank = 3});
+    trains_norms = options.adapter_folder.empty();
+    if (!trains_norms) {
+      adapter = read_adapter(context, *model, open_adapter(options.adapter_folder), options.dtype);
+    }
     for (Parameter* parameter : all_parameters()) {
+      if (parameter->value) continue;
       parameter->value = context.zeros(parameter->local_shape, options.dtype, MemoryTag::weights);
     }
     optimizer = std::make_unique<FormulaOptimizer>(context, make_pieces(options.zero_stage), options.states);
@@ -164,6 +171,7 @@ class RankRun {
   std::unique_ptr<CausalLanguageModel> model;
   std::unique_ptr<Adapter> adapter;
   std::unique_ptr<FormulaOptimizer> optimizer;
+  bool trains_norms = true;
 
  private:
   std::vector<Parameter*> all_parameters() {
@@ -177,8 +185,9 @@ class RankRun {
   std::vector<Parameter*> trained_parameters() {
     std::vector<Parameter*> trained = all_parameters();
     if (adapter == nullptr) return trained;
-    std::erase_if(trained, [](const Parameter* parameter) {
-      return parameter->name.find("lora_") == std::string::npos && parameter->full_shape.rank() != 1;
+    std::erase_if(trained, [&](const Parameter* parameter) {
+      bool may_train = trains_norms && parameter->full_shape.rank() == 1;
+      return parameter->name.find("lora_") == std::string::npos && !may_train;
     });
     return trained;
   }

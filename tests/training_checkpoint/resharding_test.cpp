@@ -20,7 +20,8 @@ void save(const std::string& directory, int size, const RunOptions& options, Che
   run_ranks(size, options, [&](RankRun& run) {
     run.fill(kSeed);
     auto store = run.open_store(checkpoint);
-    ASSERT_TRUE(store->begin_save({.step = 12, .updates = 11, .next_row = 96, .tokens_seen = 1000, .seed = ~0ull}));
+    ASSERT_TRUE(store->begin_save(
+        {.step = 12, .updates = 11, .next_row = 96, .tokens_seen = 1000, .seed = ~0ull, .data_fingerprint = ~1ull}));
     ASSERT_TRUE(store->complete_save());
   });
 }
@@ -37,6 +38,8 @@ void expect_restored(const std::string& directory, int size, const RunOptions& o
     EXPECT_EQ(state.next_row, 96);
     EXPECT_EQ(state.tokens_seen, 1000);
     EXPECT_EQ(state.seed, ~0ull);
+    EXPECT_EQ(state.data_fingerprint, ~1ull);
+    EXPECT_TRUE(state.has_optimizer_state);
     EXPECT_TRUE(std::isinf(state.best_loss));
     EXPECT_TRUE(std::isnan(state.held_out_loss));
     EXPECT_EQ(run.num_wrong(kSeed), 0) << size << " ranks, tensor " << options.tensor_parallel;
@@ -104,18 +107,21 @@ TEST(Resharding, SeveralFilesAndAnIndex) {
 
 TEST(Resharding, WeightsAloneBringBackWhatIsACopyOfThem) {
   TempFolder folder;
-  save(folder.path(), 2, with({}, 2, 0), {.directory = "", .optimizer_state = false});
+  RunOptions options{.states = {"exp_avg", "ema"}};
+  save(folder.path(), 2, with(options, 2, 0), {.directory = "", .optimizer_state = false});
   EXPECT_FALSE(std::filesystem::exists(folder.path() + "/step-00000012/optimizer.safetensors"));
-  run_ranks(1, {.states = {"master"}}, [&](RankRun& run) {
+  run_ranks(1, {.states = {"master", "ema"}}, [&](RankRun& run) {
     auto store = run.open_store({.directory = folder.path()});
-    store->restore(*store->find_latest());
+    EXPECT_FALSE(store->restore(*store->find_latest()).has_optimizer_state);
     const Parameter& norm = *run.model->parameters().find("model.norm.weight");
     size_t piece = 0;
     while (run.optimizer->pieces()[piece].parameter != &norm) ++piece;
-    float value = 0;
-    run.optimizer->read_state("master", piece, 3, 4, &value);
-    EXPECT_EQ(value, testing::formula(kSeed, norm.name, 3));
-    EXPECT_EQ(value, norm.value.data<float>()[3]);
+    EXPECT_EQ(norm.value.data<float>()[3], testing::formula(kSeed, norm.name, 3));
+    for (const char* state : {"master", "ema"}) {
+      float value = 0;
+      run.optimizer->read_state(state, piece, 3, 4, &value);
+      EXPECT_EQ(value, norm.value.data<float>()[3]) << state;
+    }
   });
 }
 
