@@ -79,6 +79,7 @@ TrainingSetup planned_setup(const config::RunConfig& config, const RankLayout& l
   setup.num_micro_batches = layout.num_micro_batches;
   setup.sequence_length = config.data().sequence_length();
   setup.num_threads = num_threads;
+  setup.writes_samples = !config.samples().prompts().empty();
   return setup;
 }
 

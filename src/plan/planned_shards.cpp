@@ -87,6 +87,17 @@ void PlannedShards::share_weights() const {
   }
 }
 
+void PlannedShards::pass_whole_weights() {
+  for (auto& [block, group] : groups_) {
+    gather(group.trained);
+    gather(group.frozen);
+  }
+  for (auto& [block, group] : groups_) {
+    release(group.trained);
+    release(group.frozen);
+  }
+}
+
 Recompute PlannedShards::recompute(int64_t block) const {
   if (options_.recompute == Recompute::block && block % options_.recompute_every != 0) return Recompute::none;
   return options_.recompute;

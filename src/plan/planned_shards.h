@@ -42,6 +42,8 @@ class PlannedShards final : public PlannedBlockHooks {
   void end_micro_batch(PlanContext& context) { after_backward(context, kOuterBlock); }
   void finish_gradients() { in_flight_ = {}; }
   void share_weights() const;
+  /// With the weights of all blocks in place for a moment.
+  void pass_whole_weights();
 
   Recompute recompute(int64_t block) const override;
   void before_forward(PlanContext& context, int64_t block) override;

@@ -88,6 +88,9 @@ class PlannedEngine {
     context_.ledger->begin("update");
     optimizer_.step();
     shards_.share_weights();
+    if (!setup_.writes_samples) return;
+    context_.ledger->begin("samples");
+    shards_.pass_whole_weights();
   }
 
  private:

@@ -28,6 +28,7 @@ struct TrainingSetup {
   int64_t num_micro_batches = 1;  // of a rank in a step
   int num_threads = 1;            // of a rank
   bool loads_by_block = true;     // as weft train does (EngineOptions::load_block); false: weights are all loaded first
+  bool writes_samples = false;    // for which every rank has all weights in place
 };
 
 /// Bytes of one rank, as its MemoryTracker counts them.
@@ -35,7 +36,7 @@ struct TrainingMemory {
   BytesByTag peaks{};           // each kind's own highest, at whatever moment
   int64_t peak_total = 0;       // the highest sum
   BytesByTag at_peak{};         // what it consists of
-  std::string_view moment;      // when: "load", "forward", "loss", "backward", "update"
+  std::string_view moment;      // when: "load", "forward", "loss", "backward", "update", "samples"
   TensorParallelPlace place{};  // of the rank
 
   int64_t peak(MemoryTag tag) const { return peaks[static_cast<size_t>(tag)]; }

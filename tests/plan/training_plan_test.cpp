@@ -102,6 +102,7 @@ Measured train(const TrainingCase& one, const std::shared_ptr<Communicator>& wor
   TrainingEngine engine(context, mesh, *model, adapter.get(), options);
   std::vector<MicroBatch> batches = random_batches(one.setup, model->info().vocab_size);
   for (uint32_t step = 0; step < kSteps; ++step) engine.step(batches, 1e-4, {.seed = 1, .step = step});
+  if (one.setup.writes_samples) engine.with_whole_weights([](Context&) {});
   const MemoryTracker& memory = context.allocator->memory();
   Measured measured{.place = place, .peaks = {}, .peak_total = memory.peak_total()};
   for (size_t tag = 0; tag < kNumMemoryTags; ++tag) measured.peaks[tag] = memory.peak(static_cast<MemoryTag>(tag));
@@ -224,6 +225,9 @@ std::vector<TrainingCase> mesh_cases() {
     one.sequence_length = 61;  // an odd number of tokens: one is padding
     cases.push_back({"sequence_parallel_" + std::to_string(static_cast<int>(recompute)), llama, one});
   }
+  TrainingSetup sampling = on_mesh(setup(DType::bf16), 2, 1, 3);
+  sampling.writes_samples = true;
+  cases.push_back({"samples", llama, sampling});
   TrainingSetup overlapped = on_mesh(setup(DType::bf16), 2, 1, 2);
   overlapped.engine.overlap_gradient_reduction = true;
   cases.push_back({"overlapped", llama, overlapped});
