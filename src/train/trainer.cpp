@@ -77,12 +77,13 @@ class Trainer {
 
   void resume() {
     state_.seed = options_.seed;
+    state_.data_fingerprint = parts_.data.fingerprint();
     if (!options_.may_resume) return;
     resumed_ = store_.find_latest();
     if (!resumed_) return;
     state_ = store_.restore(*resumed_);
     saved_step_ = state_.step;
-    engine_.set_updates(state_.updates);
+    engine_.set_updates(state_.has_optimizer_state ? state_.updates : 0);
     engine_.share_weights();
     if (state_.seed != options_.seed) {
       fail_input("{}: was trained with seed {}, the config says {}; the data would come in another order",
@@ -90,6 +91,18 @@ class Trainer {
                  state_.seed,
                  options_.seed);
     }
+    check_data();
+  }
+
+  /// Rows are numbered: other data go on where the former ones ended.
+  void check_data() {
+    uint64_t fingerprint = parts_.data.fingerprint();
+    if (state_.data_fingerprint != 0 && state_.data_fingerprint != fingerprint && is_speaker()) {
+      log::warning("{}: was trained on other data, or on the same cut into other rows; going on with row {} of these",
+                   *resumed_,
+                   state_.next_row);
+    }
+    state_.data_fingerprint = fingerprint;
   }
 
   /// One yes is enough. The same exchange tells the memory of the rank that uses most.

@@ -285,6 +285,46 @@ TEST_F(TrainCommand, stops_when_the_loss_stays_not_finite) {
   EXPECT_NE(output.find("3 steps in a row without an update"), std::string::npos) << output;
 }
 
+TEST_F(TrainCommand, broken_steps_leave_the_checkpoints_before) {
+  std::string config = write_config({.steps = 40, .save_every = 1});
+  // Rises until the loss is lost, long after the first checkpoints.
+  auto [output, code] = run(config,
+                            1,
+                            {"train.learning_rate=1e30",
+                             "train.clip_norm=0",
+                             "train.max_bad_steps=4",
+                             "train.schedule={kind: PIECEWISE_LINEAR points {step: 10 factor: 1e-33} points {step: 12 "
+                             "factor: 1}}",
+                             "precision.compute=f32"});
+  EXPECT_EQ(code, 1) << output;
+  auto last = static_cast<int>(last_logged_step("run"));
+  EXPECT_NE(output.find(fmt::format("the last whole checkpoint is of step {}", last - 4)), std::string::npos) << output;
+  EXPECT_TRUE(fs::exists(checkpoint("run", last - 4) / "manifest.json"));
+  EXPECT_FALSE(fs::exists(checkpoint("run", last)));
+}
+
+TEST_F(TrainCommand, scores_fewer_held_out_rows_than_ranks) {
+  std::string config = write_config({.steps = 2, .more = "evaluation { held_out_fraction: 0.1 max_rows: 1 }"});
+  for (const char* parallel : {"parallel.zero_stage=0", "parallel.zero_stage=3"}) {
+    auto [output, code] = run(config, 2, {parallel});
+    EXPECT_EQ(code, 0) << output;
+    EXPECT_FALSE(output.find("held-out loss") == std::string::npos) << output;
+    fs::remove_all(folder_ / "run");
+  }
+}
+
+TEST_F(TrainCommand, the_same_wish_twice_does_not_cost_the_save) {
+  std::string config = write_config({.steps = 100000, .save_every = 0});
+  JobProcess job(command(config, 1));
+  while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
+  kill(job.pid(), SIGTERM);
+  kill(job.pid(), SIGINT);
+  std::this_thread::sleep_for(milliseconds(2));
+  kill(job.pid(), SIGTERM);
+  EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
+  EXPECT_TRUE(fs::exists(checkpoint("run", static_cast<int>(last_logged_step("run"))) / "manifest.json"));
+}
+
 TEST_F(TrainCommand, damaged_checkpoints_are_passed_over) {
   const Overrides constant = {"train.schedule.kind=constant"};
   ASSERT_EQ(run(write_config({.name = "undisturbed", .steps = 30}), 1, constant).second, 0);
@@ -340,19 +380,21 @@ TEST_P(BadRuns, get_one_clear_line_before_any_work) {
 INSTANTIATE_TEST_SUITE_P(
     All,
     BadRuns,
-    ::testing::Values(BadRun{"unknown_field", "train.learning_rat=1", "did you mean 'learning_rate'"},
-                      BadRun{"no_model", "model.path=nowhere", "nowhere"},
-                      BadRun{"no_data", "data.sources[0].path=nowhere.txt", "nowhere.txt"},
-                      BadRun{"bad_line", "data.sources[0].path=@/bad.jsonl", "bad.jsonl:2"},
-                      BadRun{"empty_text", "data.sources[0].path=@/empty.txt", "empty.txt"},
-                      BadRun{"no_token_file", "data.sources[0].path=@/junk.tokens", "junk.tokens"},
-                      BadRun{"unknown_target", "lora={target_modules: \"q_prj\"}", "q_prj"},
-                      BadRun{"row_too_long", "data.sequence_length=100000", "data.sequence_length is 100000"},
-                      BadRun{"ranks_do_not_divide", "parallel.tensor=3", "tensor", 2, 2},
-                      BadRun{"batch_does_not_divide", "train.batch_size=3", "batch_size", 2, 2},
-                      BadRun{"bad_pattern", "train.optimizer={weight_decay_exclude: \"(\"}", "weight_decay_exclude"},
-                      BadRun{"no_adapter", "lora={adapter: \"nowhere\"}", "nowhere"},
-                      BadRun{"no_tokenizer", "model.tokenizer=nowhere", "nowhere"}),
+    ::testing::Values(
+        BadRun{"unknown_field", "train.learning_rat=1", "did you mean 'learning_rate'"},
+        BadRun{"no_model", "model.path=nowhere", "nowhere"},
+        BadRun{"no_data", "data.sources[0].path=nowhere.txt", "nowhere.txt"},
+        BadRun{"bad_line", "data.sources[0].path=@/bad.jsonl", "bad.jsonl:2"},
+        BadRun{"empty_text", "data.sources[0].path=@/empty.txt", "empty.txt"},
+        BadRun{"no_token_file", "data.sources[0].path=@/junk.tokens", "junk.tokens"},
+        BadRun{"unknown_target", "lora={target_modules: \"q_prj\"}", "q_prj"},
+        BadRun{"row_too_long", "data.sequence_length=100000", "data.sequence_length is 100000"},
+        BadRun{"ranks_do_not_divide", "parallel.tensor=3", "tensor", 2, 2},
+        BadRun{"batch_does_not_divide", "train.batch_size=3", "batch_size", 2, 2},
+        BadRun{"bad_pattern", "train.optimizer={weight_decay_exclude: \"(\"}", "weight_decay_exclude"},
+        BadRun{"no_adapter", "lora={adapter: \"nowhere\"}", "nowhere"},
+        BadRun{"sample_too_long", "samples={prompts: \"We\" max_new_tokens: 5000}", "samples.max_new_tokens 5000"},
+        BadRun{"no_tokenizer", "model.tokenizer=nowhere", "nowhere"}),
     [](const auto& param) { return param.param.name; });
 
 }  // namespace
