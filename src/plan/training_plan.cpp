@@ -94,24 +94,34 @@ class PlannedEngine {
   }
 
  private:
-  /// More than two micro-batches do what the second does.
   void compute_gradients() {
-    bool has_more = setup_.num_micro_batches > 1;
-    run_micro_batch(true, !has_more);
-    if (has_more) run_micro_batch(false, true);
+    if (setup_.engine.adversarial == Adversarial::gradient_penalty) {
+      run_penalised();
+    } else {
+      // More than two micro-batches do what the second does.
+      bool has_more = setup_.num_micro_batches > 1;
+      run_pass(true, !has_more, {});
+      if (has_more) run_pass(false, true, {});
+    }
     shards_.finish_gradients();
   }
 
-  void run_micro_batch(bool is_first, bool is_last) {
-    if (setup_.engine.adversarial != Adversarial::gradient_penalty) return run_pass(is_first, is_last, {});
-    int64_t tokens = batch().num_tokens();
-    PlannedTensor offset = planned_empty(context_, tokens, hidden_size_);
-    attach_slot(offset);
-    run_pass(is_first, false, offset);
-    PlannedMemory gradient = take_grad(offset.slot);
-    run_pass(false, false, planned_empty(context_, tokens, hidden_size_));
-    run_pass(false, is_last, planned_empty(context_, tokens, hidden_size_));
+  /// The gradients of all micro-batches' embeddings, then two passes of each with the embeddings moved.
+  void run_penalised() {
+    std::vector<PlannedMemory> gradients;
+    for (int64_t i = 0; i < setup_.num_micro_batches; ++i) {
+      PlannedTensor offset = embedding_offset();
+      attach_slot(offset);
+      run_pass(i == 0, false, offset);
+      gradients.push_back(take_grad(offset.slot));
+    }
+    for (int64_t i = 1; i <= setup_.num_micro_batches; ++i) {
+      run_pass(false, false, embedding_offset());
+      run_pass(false, i == setup_.num_micro_batches, embedding_offset());
+    }
   }
+
+  PlannedTensor embedding_offset() const { return planned_empty(context_, batch().num_tokens(), hidden_size_); }
 
   void run_pass(bool is_first, bool is_last, const PlannedTensor& offset) {
     PlannedTape tape;

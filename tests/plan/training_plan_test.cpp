@@ -237,7 +237,8 @@ std::vector<TrainingCase> mesh_cases() {
 std::vector<TrainingCase> optimizer_cases() {
   std::vector<TrainingCase> cases;
   auto add = [&](const std::string& name, OptimizerKind kind, int data, const auto& change) {
-    TrainingSetup one = on_mesh(setup(DType::bf16), data, 1, 1);
+    // The penalty, a difference of gradients, wants f32.
+    TrainingSetup one = on_mesh(setup(name == "penalty" ? DType::f32 : DType::bf16), data, 1, 1);
     one.engine.optimizer.kind = kind;
     change(one.engine);
     cases.push_back({name + "_" + std::to_string(data), gemma2, one});
@@ -262,6 +263,9 @@ std::vector<TrainingCase> optimizer_cases() {
       engine.adversarial = Adversarial::gradient_penalty;
     });
   }
+  cases.push_back(cases.back());
+  cases.back().name += "_accumulated";
+  cases.back().setup.num_micro_batches = 3;
   return cases;
 }
 
