@@ -42,8 +42,8 @@ class GgufMetadata {
 /// Only the metadata: what the tokenizer and the model's config need.
 std::shared_ptr<const GgufMetadata> read_gguf_metadata(const std::string& path);
 
-/// The bytes of a GGUF file with the same metadata and no tensors: what carries a tokenizer on when the weights are saved
-/// in another format.
+/// The bytes of a GGUF file with the same metadata and no tensors: what carries a tokenizer on when the weights are
+/// saved in another format.
 std::string gguf_without_tensors(const std::string& path);
 
 std::unique_ptr<CheckpointReader> open_gguf(const std::string& path);

@@ -13,7 +13,8 @@ namespace weft {
 std::string model_config_json(const OpenedModel& opened, DType dtype);
 
 /// Writes config.json and copies the tokenizer's files, those that lie in `tokenizer` (a folder or a file in it; empty:
-/// the model's). From a GGUF file its metadata, which hold the tokenizer, become tokenizer.gguf. Throws Error(bad_input).
+/// the model's). From a GGUF file its metadata, which hold the tokenizer, become tokenizer.gguf. Throws
+/// Error(bad_input).
 void write_model_files(const OpenedModel& opened, DType dtype, const std::string& tokenizer, const std::string& folder);
 
 }  // namespace weft

@@ -23,8 +23,8 @@ DecodeCost decode_cost(const OpenedModel& opened,
 /// visible key, and the logits of each prompt's last token.
 double prefill_flops(const OpenedModel& opened, const CausalLanguageModel& model, const Workload& workload);
 
-/// Floating-point operations of all ranks together for training on a token of rows of `sequence_length`: 6 a weight of a
-/// matrix product (2 forward, 4 backward; 4 for a frozen one, whose own gradient nobody wants), and
+/// Floating-point operations of all ranks together for training on a token of rows of `sequence_length`: 6 a weight of
+/// a matrix product (2 forward, 4 backward; 4 for a frozen one, whose own gradient nobody wants), and
 /// 6·layers·heads·head_dim·length for causal attention. `adapter_weights` > 0: only so many are trained.
 double training_flops_per_token(const CausalLanguageModel& model, int64_t sequence_length, int64_t adapter_weights = 0);
 
