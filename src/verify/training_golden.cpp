@@ -142,21 +142,24 @@ std::vector<MicroBatch> TrainingGolden::micro_batches(int64_t step,
                                                       Accumulation accumulation,
                                                       int rank,
                                                       int num_ranks) const {
-  int64_t num_micro_batches = accumulation == Accumulation::none ? 1 : 2;
-  int64_t rows = rows_per_step_ / num_micro_batches;
-  if (rows < num_ranks) {
-    fail(ExitCode::usage, "{} rows cannot be shared by {} data-parallel ranks; use fewer", rows, num_ranks);
+  // The first half of the rows and the rest.
+  std::vector<int64_t> bounds = {0, rows_per_step_};
+  if (accumulation != Accumulation::none) bounds = {0, rows_per_step_ / 2, rows_per_step_};
+  if (bounds[1] < num_ranks) {
+    fail(ExitCode::usage, "{} rows cannot be shared by {} data-parallel ranks; use fewer", bounds[1], num_ranks);
   }
-  int64_t step_targets = 0;
-  for (int64_t r = 0; r < rows_per_step_; ++r) step_targets += count_targets(row(step, r));
-  std::vector<MicroBatch> result(static_cast<size_t>(num_micro_batches));
-  for (int64_t m = 0; m < num_micro_batches; ++m) {
-    int64_t targets = 0;
-    for (int64_t r = m * rows; r < (m + 1) * rows; ++r) targets += count_targets(row(step, r));
-    double weight = accumulation == Accumulation::mean ? 0.5 / static_cast<double>(targets)
-                                                       : 1.0 / static_cast<double>(step_targets);
+  auto targets_in = [&](int64_t begin, int64_t end) {
+    int64_t count = 0;
+    for (int64_t r = begin; r < end; ++r) count += count_targets(row(step, r));
+    return static_cast<double>(count);
+  };
+  std::vector<MicroBatch> result(bounds.size() - 1);
+  for (size_t m = 0; m < result.size(); ++m) {
+    int64_t begin = bounds[m], rows = bounds[m + 1] - bounds[m];
+    double weight =
+        accumulation == Accumulation::mean ? 0.5 / targets_in(begin, begin + rows) : 1 / targets_in(0, rows_per_step_);
     for (int64_t r = rows * rank / num_ranks; r < rows * (rank + 1) / num_ranks; ++r) {
-      add_row(result[static_cast<size_t>(m)], row(step, m * rows + r), static_cast<float>(weight));
+      add_row(result[m], row(step, begin + r), static_cast<float>(weight));
     }
   }
   return result;
