@@ -139,7 +139,8 @@ class TrainingEngine::State {
   void share_weights() { shards_.share_weights(); }
   Optimizer& optimizer() { return *optimizer_; }
   const std::vector<Parameter*>& frozen() const { return parameters_.frozen; }
-  int64_t updates_ = 0;
+  int64_t updates() const { return updates_; }
+  void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
   double forward(Context& context,
@@ -274,6 +275,7 @@ class TrainingEngine::State {
   ParameterShards shards_;
   std::unique_ptr<Optimizer> optimizer_;
   std::function<void()> before_update_;
+  int64_t updates_ = 0;
 };
 
 TrainingEngine::TrainingEngine(const Context& context,
@@ -308,11 +310,11 @@ void TrainingEngine::share_weights() {
 }
 
 int64_t TrainingEngine::updates() const {
-  return state_->updates_;
+  return state_->updates();
 }
 
 void TrainingEngine::set_updates(int64_t updates) {
-  state_->updates_ = updates;
+  state_->set_updates(updates);
 }
 
 Optimizer& TrainingEngine::optimizer() {
