@@ -167,11 +167,11 @@ void ParameterShards::before_backward(Context& /*context*/, int64_t block) {
   open_gradients(group);
 }
 
-void ParameterShards::after_backward(Context& context, int64_t block) {
+void ParameterShards::after_backward(Context& /*context*/, int64_t block) {
   Group& group = groups_.at(block);
   release(group.trained);
   release(group.frozen);
-  close_gradients(context, group);
+  close_gradients(group);
 }
 
 void ParameterShards::open_gradients(Group& group) {
@@ -208,7 +208,7 @@ void ParameterShards::sum_over_tensor_parallel(Group& group) {
   }
 }
 
-void ParameterShards::close_gradients(Context& /*context*/, Group& group) {
+void ParameterShards::close_gradients(Group& group) {
   if (!group.is_open || !(is_last_micro_batch_ || reduces_every_micro_batch())) return;
   clear_unwritten(group);
   for (const FlatEntry& entry : group.trained.layout.entries()) {

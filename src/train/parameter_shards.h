@@ -91,7 +91,7 @@ class ParameterShards final : public BlockHooks {
   void gather(Weights& weights);
   void release(Weights& weights);
   void open_gradients(Group& group);
-  void close_gradients(Context& context, Group& group);
+  void close_gradients(Group& group);
   void clear_unwritten(Group& group);
   void sum_over_tensor_parallel(Group& group);
   void reduce(Group& group);
