@@ -156,8 +156,10 @@ TEST(DocumentEncoder, OtherFieldsAndDeepNestingArePassedOver) {
 }
 
 TEST(DocumentEncoder, LongConversationsAreRefusedInsteadOfTakingForever) {
+  constexpr int kMessages = 100000;
   std::vector<ChatMessage> messages;
-  for (int i = 0; i < 100000; ++i) messages.push_back({i % 2 == 0 ? "user" : "assistant", "a"});
+  messages.reserve(kMessages);
+  for (int i = 0; i < kMessages; ++i) messages.push_back({i % 2 == 0 ? "user" : "assistant", "a"});
   const DocumentEncoder encoder(tiny_tokenizer(), {});
   EXPECT_THAT([&] { encoder.encode_chat(messages); }, ThrowsMessage<Error>(HasSubstr("is too long; split it")));
 }
