@@ -24,6 +24,7 @@ using testing::ThrowsMessage;
 std::vector<int> random_lengths(int count, int longest, unsigned seed) {
   std::mt19937 random(seed);
   std::vector<int> lengths;
+  lengths.reserve(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) lengths.push_back(1 + static_cast<int>(random() % static_cast<unsigned>(longest)));
   return lengths;
 }

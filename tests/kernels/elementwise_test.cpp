@@ -210,7 +210,8 @@ TEST(Elementwise, DropoutOfRowsEqualsTheWhole) {
 
 TYPED_TEST(ElementwiseOfDType, TransposeSwapsIndices) {
   using T = TypeParam;
-  for (auto [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {3, 70}, {70, 3}, {300, 257}, {0, 5}}) {
+  for (const auto& shape : {std::pair<int64_t, int64_t>{1, 1}, {3, 70}, {70, 3}, {300, 257}, {0, 5}}) {
+    const int64_t rows = shape.first, columns = shape.second;
     Guarded<T> x(rows * columns), y(rows * columns);
     fill_random(x, 1);
     for_each_isa([&](const Stream& stream) {

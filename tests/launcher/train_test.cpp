@@ -35,7 +35,9 @@ void write_file(const fs::path& path, const std::string& text) {
 class TrainCommand : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::temp_directory_path() / fmt::format("weft-train-{}-{}", getpid(), ++count_);
+    std::string pattern = (fs::temp_directory_path() / "weft_train_XXXXXX").string();
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
     fs::create_directories(folder_ / "model");
     for (const char* name : {"config.json", "model.safetensors"}) {
       fs::copy_file(fs::path(WEFT_TEST_DATA "/train/text_lm") / name, folder_ / "model" / name);
@@ -126,9 +128,6 @@ class TrainCommand : public ::testing::Test {
   }
 
   fs::path folder_;
-
- private:
-  static inline int count_ = 0;
 };
 
 TEST_F(TrainCommand, leaves_checkpoints_metrics_and_its_config) {
@@ -293,8 +292,11 @@ TEST_F(TrainCommand, broken_steps_leave_the_checkpoints_before) {
                             {"train.learning_rate=1e30",
                              "train.clip_norm=0",
                              "train.max_bad_steps=4",
-                             "train.schedule={kind: PIECEWISE_LINEAR points {step: 10 factor: 1e-33} points {step: 12 "
-                             "factor: 1}}",
+                             "train.schedule.kind=piecewise_linear",
+                             "train.schedule.points[0].step=10",
+                             "train.schedule.points[0].factor=1e-33",
+                             "train.schedule.points[1].step=12",
+                             "train.schedule.points[1].factor=1",
                              "precision.compute=f32"});
   EXPECT_EQ(code, 1) << output;
   auto last = static_cast<int>(last_logged_step("run"));

@@ -39,6 +39,7 @@ struct RankFiles {
 
 std::vector<RankFiles> open_for_ranks(const std::string& folder, int num_ranks) {
   std::vector<RankFiles> files;
+  files.reserve(static_cast<size_t>(num_ranks));
   for (int rank = 0; rank < num_ranks; ++rank) {
     files.push_back({GoldenFile(folder + "/golden.h5"), open_model({.path = folder, .family = {}, .compat = {}})});
   }
