@@ -1,4 +1,4 @@
-// Gated activations: y = act(gate) · up (Shazeer, "GLU Variants Improve Transformer", 2020).
+// Activations: y = act(x); and gated: y = act(gate) · up (Shazeer, "GLU Variants Improve Transformer", 2020).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,24 @@
 
 namespace weft {
 
-enum class Activation : uint8_t { silu, gelu_tanh, gelu_erf, relu, identity };
+enum class Activation : uint8_t { silu, gelu_tanh, gelu_erf, relu, identity, tanh, sigmoid, squared_relu };
+
+struct ActivationForwardArgs {
+  const void* x = nullptr;  // [count]
+  void* y = nullptr;        // [count]; may alias x
+  int64_t count = 0;
+  Activation activation = Activation::silu;
+  DType dtype = DType::f32;
+};
+
+struct ActivationBackwardArgs {
+  const void* x = nullptr;
+  const void* dy = nullptr;
+  void* dx = nullptr;  // may alias dy
+  int64_t count = 0;
+  Activation activation = Activation::silu;
+  DType dtype = DType::f32;
+};
 
 struct GatedActivationForwardArgs {
   const void* gate = nullptr;  // [count]
@@ -31,6 +48,8 @@ struct GatedActivationBackwardArgs {
 };
 
 struct ActivationKernels {
+  void (*forward)(const ActivationForwardArgs&, const Stream&) = nullptr;
+  void (*backward)(const ActivationBackwardArgs&, const Stream&) = nullptr;
   void (*gated_forward)(const GatedActivationForwardArgs&, const Stream&) = nullptr;
   void (*gated_backward)(const GatedActivationBackwardArgs&, const Stream&) = nullptr;
 };

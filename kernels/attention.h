@@ -24,6 +24,9 @@ struct AttentionSequence {
   const void* values = nullptr;
   int64_t key_token_stride = 0;
   int64_t key_head_stride = 0;
+  /// [query_count], never falling, 1 to key_count: query i sees keys [0, visible_keys[i]), whatever causal and window
+  /// say. Null: the mask says.
+  const int32_t* visible_keys = nullptr;
 };
 
 /// How scores become weights. score = scale·q·k; with soft_cap c: c·tanh(score/c); keys with position > query's are

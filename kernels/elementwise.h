@@ -66,6 +66,24 @@ struct DropoutArgs {
   DType dtype = DType::f32;
 };
 
+/// y[r, c] = x[r, c]·factors[c]. Backward, given dy: dx[r, c] = dy[r, c]·factors[c], dfactors[c] += Σ dy[r, c]·x[r, c].
+struct ColumnScaleArgs {
+  const void* x = nullptr;        // [rows, width]
+  const void* factors = nullptr;  // [width], dtype
+  void* y = nullptr;
+  int64_t rows = 0, width = 0;
+  DType dtype = DType::f32;
+};
+struct ColumnScaleBackwardArgs {
+  const void* x = nullptr;
+  const void* factors = nullptr;
+  const void* dy = nullptr;
+  void* dx = nullptr;        // or null
+  void* dfactors = nullptr;  // [width] f32 (f64 for f64), added to; or null
+  int64_t rows = 0, width = 0;
+  DType dtype = DType::f32;
+};
+
 /// y[j, i] = x[i, j].
 struct TransposeArgs {
   const void* x = nullptr;  // [rows, columns]
@@ -82,6 +100,8 @@ struct ElementwiseKernels {
   void (*softmax_backward)(const SoftmaxBackwardArgs&, const Stream&) = nullptr;
   void (*dropout)(const DropoutArgs&, const Stream&) = nullptr;
   void (*transpose)(const TransposeArgs&, const Stream&) = nullptr;
+  void (*column_scale)(const ColumnScaleArgs&, const Stream&) = nullptr;
+  void (*column_scale_backward)(const ColumnScaleBackwardArgs&, const Stream&) = nullptr;
 };
 
 }  // namespace weft

@@ -7,8 +7,10 @@ namespace weft {
 const KernelTable& kernels(DeviceType device) {
   static const KernelTable cpu = {.linear = cpu_linear_kernels(),
                                   .rms_norm = cpu_rms_norm_kernels(),
+                                  .layer_norm = cpu_layer_norm_kernels(),
                                   .rope = cpu_rope_kernels(),
                                   .attention = cpu_attention_kernels(),
+                                  .relative_attention = cpu_relative_attention_kernels(),
                                   .activation = cpu_activation_kernels(),
                                   .embedding = cpu_embedding_kernels(),
                                   .elementwise = cpu_elementwise_kernels(),

@@ -10,6 +10,7 @@
 #include "kernels/linear.h"
 #include "kernels/norm.h"
 #include "kernels/optimizer.h"
+#include "kernels/relative_attention.h"
 #include "kernels/rope.h"
 
 namespace weft {
@@ -17,8 +18,10 @@ namespace weft {
 struct KernelTable {
   LinearKernels linear;
   RmsNormKernels rms_norm;
+  LayerNormKernels layer_norm;
   RopeKernels rope;
   AttentionKernels attention;
+  RelativeAttentionKernels relative_attention;
   ActivationKernels activation;
   EmbeddingKernels embedding;
   ElementwiseKernels elementwise;

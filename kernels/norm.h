@@ -44,6 +44,44 @@ struct RmsNormBackwardArgs {
   DType dtype = DType::f32;
 };
 
+/// Layer norm (Ba et al., 2016) after an optional residual addition: sum = x + residual, rounded to dtype;
+/// y = (sum − mean)/sqrt(variance + eps)·weight + bias, statistics and arithmetic in f32 (f64 for f64), rounded once.
+/// With `subtract_mean` false it is an RMS norm: no mean is taken. Without weight (bias) it is 1 (0). `groups`
+/// gives each row its row of weight and bias (conditional layer norm).
+struct LayerNormForwardArgs {
+  const void* x = nullptr;          // [rows, width]
+  const void* residual = nullptr;   // [rows, width] or null
+  const void* weight = nullptr;     // [width] or [groups, width]; or null
+  const void* bias = nullptr;       // likewise
+  const int32_t* groups = nullptr;  // [rows]; null: all 0
+  void* sum = nullptr;              // [rows, width]; null: not kept
+  void* y = nullptr;                // [rows, width]; may not alias the inputs
+  int64_t rows = 0, width = 0;
+  double eps = 1e-12;
+  bool subtract_mean = true;
+  DType dtype = DType::f32;
+};
+
+/// dinput = d loss / d sum.
+struct LayerNormBackwardArgs {
+  const void* input = nullptr;  // what was normed
+  const void* weight = nullptr;
+  const int32_t* groups = nullptr;
+  const void* dy = nullptr;
+  void* dinput = nullptr;   // [rows, width] dtype, or null
+  void* dweight = nullptr;  // shape of weight, f32 (f64 for f64), added to; or null
+  void* dbias = nullptr;    // likewise
+  int64_t rows = 0, width = 0;
+  double eps = 1e-12;
+  bool subtract_mean = true;
+  DType dtype = DType::f32;
+};
+
+struct LayerNormKernels {
+  void (*forward)(const LayerNormForwardArgs&, const Stream&) = nullptr;
+  void (*backward)(const LayerNormBackwardArgs&, const Stream&) = nullptr;
+};
+
 struct RmsNormKernels {
   void (*forward)(const RmsNormForwardArgs&, const Stream&) = nullptr;
   void (*backward)(const RmsNormBackwardArgs&, const Stream&) = nullptr;

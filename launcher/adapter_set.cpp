@@ -33,7 +33,7 @@ AdapterFlag parse_flag(const std::string& flag) {
 }  // namespace
 
 AdapterSet::AdapterSet(const Context& context,
-                       CausalLanguageModel& model,
+                       LanguageModel& model,
                        const std::vector<std::string>& flags,
                        const std::string& use_name,
                        DType dtype) {

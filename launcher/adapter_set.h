@@ -16,7 +16,7 @@ class AdapterSet {
   /// Each flag is DIR or NAME=DIR; without a name it is the folder's. The first one is used unless `use` names another,
   /// or "none". Throws Error(usage) for names that are unknown or given twice, Error(bad_input) for the folders.
   AdapterSet(const Context& context,
-             CausalLanguageModel& model,
+             LanguageModel& model,
              const std::vector<std::string>& flags,
              const std::string& use,
              DType dtype);

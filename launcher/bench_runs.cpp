@@ -134,7 +134,7 @@ double file_bandwidth(const CheckpointReader& reader, int num_threads) {
 }
 
 /// What a rank's slices take in the files.
-int64_t stored_shard_bytes(const OpenedModel& opened, const CausalLanguageModel& model) {
+int64_t stored_shard_bytes(const OpenedModel& opened, const LanguageModel& model) {
   double bytes = 0;
   for (const Parameter& parameter : model.parameters().all()) {
     WeightSource source = find_source(opened.weight_map(), parameter, model.info().num_layers);

@@ -22,7 +22,7 @@ struct BenchedTraining {
   std::unique_ptr<Mesh> mesh;
   Context context;
   OpenedModel opened;
-  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Adapter> adapter;
   std::unique_ptr<TrainingEngine> engine;
 };

@@ -61,7 +61,7 @@ struct InferenceModel {
   std::unique_ptr<Mesh> mesh;
   Context context;
   OpenedModel opened;
-  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<LanguageModel> model;
   std::unique_ptr<AdapterSet> adapters;
   std::shared_ptr<const Tokenizer> tokenizer;  // null where not asked for
   DType dtype = DType::f32;

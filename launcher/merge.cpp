@@ -92,7 +92,7 @@ class Merger {
  private:
   void check(const Rows& rows) const {
     const TensorInfo& info = base_.reader->info(rows.source.theirs);
-    Shape expected = format_shape(rows.source.transform, rows.parameter);
+    Shape expected = format_shape(rows.source, rows.parameter);
     if (info.shape == expected) return;
     fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
                info.file,
@@ -123,7 +123,7 @@ class Merger {
 
   const OpenedModel& base_;
   const OpenedAdapter& opened_;
-  std::unique_ptr<CausalLanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Adapter> adapter_;
   std::vector<float> values_;
 };

@@ -57,7 +57,7 @@ std::string model_name(const std::string& path) {
   return normal.filename().string();
 }
 
-int64_t count_parameters(const CausalLanguageModel& model) {
+int64_t count_parameters(const LanguageModel& model) {
   int64_t count = 0;
   for (const Parameter& parameter : model.parameters().all()) count += parameter.full_shape.num_elements();
   return count;

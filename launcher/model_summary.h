@@ -20,6 +20,6 @@ int64_t parse_bytes(const std::string& text);
 /// "gemma2-27b.json", "SmolLM2-135M-Instruct.Q4_1.gguf": the last part of the path.
 std::string model_name(const std::string& path);
 
-int64_t count_parameters(const CausalLanguageModel& model);
+int64_t count_parameters(const LanguageModel& model);
 
 }  // namespace weft

@@ -89,7 +89,7 @@ ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
   OpenedModel opened = open_model(options.common.model);
   int num_ranks = options.common.tensor_parallel > 0 ? options.common.tensor_parallel : session.size();
   DType dtype = parse_dtype(options.common.dtype);
-  Workload workload = resolve_workload(options, opened.settings.info, resolve_threads(options.common, session));
+  Workload workload = resolve_workload(options, opened.info(), resolve_threads(options.common, session));
   LargestRank largest = plan_largest_rank(opened, num_ranks, dtype, workload);
   const MemoryPlan& plan = largest.plan;
   Json result = {{"model", opened.path},

@@ -40,7 +40,7 @@ RunConfig config_of_options(const CommonOptions& common, const TrainingPlanOptio
   int64_t ranks = std::max<int64_t>(1, message.parallel().data());
   fields.push_back(fmt::format("train.batch_size={}", ranks * message.train().micro_batch_size()));
   if (!message.data().has_sequence_length()) {
-    int64_t longest = open_model(common.model).settings.info.max_positions;
+    int64_t longest = open_model(common.model).info().max_positions;
     int64_t length = longest > 0 ? std::min(longest, kDefaultSequenceLength) : kDefaultSequenceLength;
     fields.push_back(fmt::format("data.sequence_length={}", length));
   }

@@ -44,7 +44,7 @@ struct TrainingRun {
   Context context;
   OpenedModel opened;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Adapter> adapter;
   TrainingDataSets data;
 };
@@ -232,9 +232,9 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
   run.opened = open_model(model_options(config));
   run.tokenizer = find_tokenizer(config);
-  check_sequence_length(config, source, run.opened.settings.info);
+  check_sequence_length(config, source, run.opened.info());
   RunDirectory directory(source, *session.world(), run.context);
-  run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.settings.info);
+  run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info());
   make_model(config, run);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);

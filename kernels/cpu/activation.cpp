@@ -11,6 +11,20 @@ namespace {
 // An exponential costs several times what a streamed element does.
 constexpr int64_t kGrain = kMinElementsPerThread / 4;
 
+void forward(const ActivationForwardArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "activation");
+  parallel_for(stream.num_threads, args.count, kGrain, [&](int64_t begin, int64_t end) {
+    cpu_loops().activation_forward(args, begin, end);
+  });
+}
+
+void backward(const ActivationBackwardArgs& args, const Stream& stream) {
+  check_loop_dtype(args.dtype, "activation_backward");
+  parallel_for(stream.num_threads, args.count, kGrain, [&](int64_t begin, int64_t end) {
+    cpu_loops().activation_backward(args, begin, end);
+  });
+}
+
 void gated_forward(const GatedActivationForwardArgs& args, const Stream& stream) {
   check_loop_dtype(args.dtype, "gated_activation");
   parallel_for(stream.num_threads, args.count, kGrain, [&](int64_t begin, int64_t end) {
@@ -28,7 +42,7 @@ void gated_backward(const GatedActivationBackwardArgs& args, const Stream& strea
 }  // namespace
 
 ActivationKernels cpu_activation_kernels() {
-  return {.gated_forward = gated_forward, .gated_backward = gated_backward};
+  return {.forward = forward, .backward = backward, .gated_forward = gated_forward, .gated_backward = gated_backward};
 }
 
 }  // namespace weft

@@ -78,6 +78,44 @@ struct Identity {
   }
 };
 
+struct Tanh {
+  template <typename R>
+  static WEFT_INLINE R value(R x) {
+    return hyperbolic_tangent(x);
+  }
+  template <typename R>
+  static WEFT_INLINE ValueAndSlope<R> value_and_slope(R x) {
+    R t = hyperbolic_tangent(x);
+    return {t, R(1) - t * t};
+  }
+};
+
+struct Sigmoid {
+  template <typename R>
+  static WEFT_INLINE R value(R x) {
+    return sigmoid(x);
+  }
+  template <typename R>
+  static WEFT_INLINE ValueAndSlope<R> value_and_slope(R x) {
+    R s = sigmoid(x);
+    return {s, s * (R(1) - s)};
+  }
+};
+
+/// max(x, 0)² (So et al., "Primer", 2021).
+struct SquaredRelu {
+  template <typename R>
+  static WEFT_INLINE R value(R x) {
+    R positive = Relu::value(x);
+    return positive * positive;
+  }
+  template <typename R>
+  static WEFT_INLINE ValueAndSlope<R> value_and_slope(R x) {
+    R positive = Relu::value(x);
+    return {positive * positive, R(2) * positive};
+  }
+};
+
 template <typename Body>
 WEFT_INLINE void for_activation(Activation activation, const Body& body) {
   switch (activation) {
@@ -91,6 +129,31 @@ WEFT_INLINE void for_activation(Activation activation, const Body& body) {
       return body(Relu{});
     case Activation::identity:
       return body(Identity{});
+    case Activation::tanh:
+      return body(Tanh{});
+    case Activation::sigmoid:
+      return body(Sigmoid{});
+    case Activation::squared_relu:
+      return body(SquaredRelu{});
+  }
+}
+
+template <typename T, typename Function>
+void forward_range(const ActivationForwardArgs& args, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(args.x);
+  T* y = static_cast<T*>(args.y);
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) y[i] = round_to<T>(Function::value(load(x[i])));
+}
+
+template <typename T, typename Function>
+void backward_range(const ActivationBackwardArgs& args, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(args.x);
+  const T* dy = static_cast<const T*>(args.dy);
+  T* dx = static_cast<T*>(args.dx);
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    dx[i] = round_to<T>(load(dy[i]) * Function::value_and_slope(load(x[i])).slope);
   }
 }
 
@@ -121,6 +184,19 @@ void backward_range(const GatedActivationBackwardArgs& args, int64_t begin, int6
 }
 
 }  // namespace
+
+void activation_forward(const ActivationForwardArgs& args, int64_t begin, int64_t end) {
+  for_dtype(args.dtype, [&]<typename T>(TypeTag<T>) {
+    for_activation(args.activation, [&]<typename Function>(Function) { forward_range<T, Function>(args, begin, end); });
+  });
+}
+
+void activation_backward(const ActivationBackwardArgs& args, int64_t begin, int64_t end) {
+  for_dtype(args.dtype, [&]<typename T>(TypeTag<T>) {
+    for_activation(args.activation,
+                   [&]<typename Function>(Function) { backward_range<T, Function>(args, begin, end); });
+  });
+}
 
 void gated_forward(const GatedActivationForwardArgs& args, int64_t begin, int64_t end) {
   for_dtype(args.dtype, [&]<typename T>(TypeTag<T>) {

@@ -55,11 +55,13 @@ void check_args(DType dtype, int64_t num_heads, int64_t num_kv_heads, int64_t he
 }
 
 int64_t visible_begin(const AttentionSequence& sequence, const AttentionMask& mask, int64_t query) {
+  if (sequence.visible_keys != nullptr) return 0;
   int64_t position = sequence.key_count - sequence.query_count + query;
   return mask.window > 0 ? std::max<int64_t>(0, position - mask.window + 1) : 0;
 }
 
 int64_t visible_end(const AttentionSequence& sequence, const AttentionMask& mask, int64_t query) {
+  if (sequence.visible_keys != nullptr) return sequence.visible_keys[query];
   return mask.causal ? std::min(sequence.key_count, sequence.key_count - sequence.query_count + query + 1)
                      : sequence.key_count;
 }
@@ -128,16 +130,15 @@ DecodePlan plan_decode(const AttentionForwardArgs& args) {
   for (const AttentionSequence& sequence : args.sequences) {
     if (sequence.query_count != 1) continue;
     int64_t begin = visible_begin(sequence, args.mask, 0);
+    int64_t end = visible_end(sequence, args.mask, 0);
     for (int64_t head = 0; head < args.num_kv_heads; ++head) {
       plan.merges.push_back({.sequence = &sequence, .kv_head = head});
-      for (int64_t key = begin; key < sequence.key_count; key += kDecodeKeys) {
-        plan.pieces.push_back({.sequence = &sequence,
-                               .kv_head = head,
-                               .key_begin = key,
-                               .key_end = std::min(key + kDecodeKeys, sequence.key_count)});
+      for (int64_t key = begin; key < end; key += kDecodeKeys) {
+        plan.pieces.push_back(
+            {.sequence = &sequence, .kv_head = head, .key_begin = key, .key_end = std::min(key + kDecodeKeys, end)});
         ++plan.merges.back().count;
       }
-      plan.keys += sequence.key_count - begin;
+      plan.keys += end - begin;
     }
   }
   return plan;

@@ -23,6 +23,7 @@ struct KeyRange {
 };
 
 WEFT_INLINE KeyRange visible_keys(const AttentionSequence& sequence, const AttentionMask& mask, int64_t query) {
+  if (sequence.visible_keys != nullptr) return {0, sequence.visible_keys[query]};
   int64_t position = sequence.key_count - sequence.query_count + query;
   KeyRange range{0, sequence.key_count};
   if (mask.causal) range.end = smaller(position + 1, sequence.key_count);

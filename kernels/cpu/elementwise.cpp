@@ -91,7 +91,9 @@ ElementwiseKernels cpu_elementwise_kernels() {
           .softmax = softmax,
           .softmax_backward = softmax_backward,
           .dropout = dropout,
-          .transpose = transpose};
+          .transpose = transpose,
+          .column_scale = cpu_column_scale,
+          .column_scale_backward = cpu_column_scale_backward};
 }
 
 }  // namespace weft

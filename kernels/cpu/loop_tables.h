@@ -9,10 +9,15 @@ namespace weft::WEFT_ISA {
 void rms_norm_forward(const RmsNormForwardArgs&, int64_t begin, int64_t end);
 void rms_norm_backward_input(const RmsNormBackwardArgs&, void* inv_rms, int64_t begin, int64_t end);
 void rms_norm_backward_weight(const RmsNormBackwardArgs&, const void* inv_rms, int64_t begin, int64_t end);
+void layer_norm_forward(const LayerNormForwardArgs&, int64_t begin, int64_t end);
+void layer_norm_backward_input(const LayerNormBackwardArgs&, void* statistics, int64_t begin, int64_t end);
+void layer_norm_backward_weight(const LayerNormBackwardArgs&, const void* statistics, int64_t begin, int64_t end);
 void rope_table(const RopeTableArgs&, int64_t begin, int64_t end);
 void rope_rotate(const RopeArgs&, int64_t begin, int64_t end);
 void gated_forward(const GatedActivationForwardArgs&, int64_t begin, int64_t end);
 void gated_backward(const GatedActivationBackwardArgs&, int64_t begin, int64_t end);
+void activation_forward(const ActivationForwardArgs&, int64_t begin, int64_t end);
+void activation_backward(const ActivationBackwardArgs&, int64_t begin, int64_t end);
 void embedding_forward(const EmbeddingForwardArgs&, int64_t begin, int64_t end);
 void embedding_backward(const EmbeddingBackwardArgs&, int64_t begin, int64_t end);
 void scatter_add_rows(const GatherRowsArgs&, int64_t begin, int64_t end);

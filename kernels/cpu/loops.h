@@ -24,11 +24,20 @@ struct CpuLoops {
   /// Columns [begin, end) of dweight.
   void (*rms_norm_backward_weight)(const RmsNormBackwardArgs&, const void* inv_rms, int64_t begin, int64_t end);
 
+  void (*layer_norm_forward)(const LayerNormForwardArgs&, int64_t begin, int64_t end);
+  /// `statistics` [rows, 2], mean and inverse deviation, f32 or f64 as the sums, is written.
+  void (*layer_norm_backward_input)(const LayerNormBackwardArgs&, void* statistics, int64_t begin, int64_t end);
+  /// Columns [begin, end) of dweight and dbias.
+  void (*layer_norm_backward_weight)(const LayerNormBackwardArgs&, const void* statistics, int64_t begin, int64_t end);
+
   void (*rope_table)(const RopeTableArgs&, int64_t begin, int64_t end);
   void (*rope_rotate)(const RopeArgs&, int64_t begin, int64_t end);
 
   void (*gated_forward)(const GatedActivationForwardArgs&, int64_t begin, int64_t end);    // elements
   void (*gated_backward)(const GatedActivationBackwardArgs&, int64_t begin, int64_t end);  // elements
+
+  void (*activation_forward)(const ActivationForwardArgs&, int64_t begin, int64_t end);    // elements
+  void (*activation_backward)(const ActivationBackwardArgs&, int64_t begin, int64_t end);  // elements
 
   void (*embedding_forward)(const EmbeddingForwardArgs&, int64_t begin, int64_t end);
   void (*embedding_backward)(const EmbeddingBackwardArgs&, int64_t begin, int64_t end);  // columns

@@ -88,7 +88,7 @@ struct Generator::Sequence {
   bool is_finished = false;
 };
 
-Generator::Generator(Context& context, CausalLanguageModel& model, const GeneratorOptions& options)
+Generator::Generator(Context& context, LanguageModel& model, const GeneratorOptions& options)
     : context_(context), model_(model), options_(options), sampler_(model.info().vocab_size) {
   if (options_.max_batch < 1)
     fail(ExitCode::usage, "the batch must hold at least 1 sequence, not {}", options_.max_batch);

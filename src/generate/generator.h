@@ -71,7 +71,7 @@ struct GenerationHooks {
 class Generator {
  public:
   /// Keeps references to both.
-  Generator(Context& context, CausalLanguageModel& model, const GeneratorOptions& options);
+  Generator(Context& context, LanguageModel& model, const GeneratorOptions& options);
   ~Generator();
 
   /// One result a request, in order. Throws Error(bad_input) for a prompt that is empty, beyond the context or has
@@ -102,7 +102,7 @@ class Generator {
   void remove_finished();
 
   Context& context_;
-  CausalLanguageModel& model_;
+  LanguageModel& model_;
   GeneratorOptions options_;
   Sampler sampler_;
   std::unique_ptr<KvCache> cache_;

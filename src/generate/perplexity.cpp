@@ -56,7 +56,7 @@ double sum_of(const Tensor& losses) {
 
 /// Sum of the losses of targets, a few rows at a time. Targets of −1 aren't scored.
 double sum_losses(Context& context,
-                  CausalLanguageModel& model,
+                  LanguageModel& model,
                   const Tensor& hidden,
                   const std::vector<int32_t>& targets) {
   double sum = 0;
@@ -74,7 +74,7 @@ double sum_losses(Context& context,
 }  // namespace
 
 PerplexityResult measure_perplexity(Context& context,
-                                    CausalLanguageModel& model,
+                                    LanguageModel& model,
                                     std::span<const int32_t> ids,
                                     const PerplexityOptions& options) {
   Windows windows = resolve_windows(model.info(), options);

@@ -26,7 +26,7 @@ struct PerplexityResult {
 /// before it did. Whole logits exist for a few rows at a time only. Throws Error(bad_input) for fewer than two tokens,
 /// Error(usage) for a window that doesn't fit the model.
 PerplexityResult measure_perplexity(Context& context,
-                                    CausalLanguageModel& model,
+                                    LanguageModel& model,
                                     std::span<const int32_t> ids,
                                     const PerplexityOptions& options);
 

@@ -50,7 +50,7 @@ std::string known_layers(const std::vector<NamedLinear>& linears) {
   return text;
 }
 
-void check_options(const LoraOptions& options, const CausalLanguageModel& model) {
+void check_options(const LoraOptions& options, const LanguageModel& model) {
   if (options.rank < 1 || options.rank > kMaxRank) fail_input("LoRA: rank {} is not in 1 … {}", options.rank, kMaxRank);
   if (!(options.dropout >= 0 && options.dropout < 1)) fail_input("LoRA: dropout {} is not in [0, 1)", options.dropout);
   if (!std::isfinite(options.alpha)) fail_input("LoRA: alpha {} is not a number to scale by", options.alpha);
@@ -60,7 +60,7 @@ void check_options(const LoraOptions& options, const CausalLanguageModel& model)
   }
 }
 
-std::vector<NamedLinear> choose_linears(CausalLanguageModel& model, const LoraOptions& options) {
+std::vector<NamedLinear> choose_linears(LanguageModel& model, const LoraOptions& options) {
   std::vector<NamedLinear> all = model.linears();
   std::vector<NamedLinear> chosen;
   std::set<std::string> used;
@@ -122,7 +122,7 @@ double LoraOptions::scale() const {
   return alpha / (rank_stabilised ? std::sqrt(size) : size);
 }
 
-Adapter::Adapter(CausalLanguageModel& model, const LoraOptions& options)
+Adapter::Adapter(LanguageModel& model, const LoraOptions& options)
     : options_(options), parameters_(model.parameters().place()) {
   check_options(options, model);
   for (const NamedLinear& one : choose_linears(model, options)) add_part(model, one);
@@ -132,7 +132,7 @@ Adapter::~Adapter() {
   detach();
 }
 
-void Adapter::add_part(CausalLanguageModel& model, const NamedLinear& named) {
+void Adapter::add_part(LanguageModel& model, const NamedLinear& named) {
   Parameter* weight = model.parameters().find(named.linear->weight->name);
   WEFT_ASSERT(weight != nullptr, "{}", named.name);
   bool over_inputs = is_split_over_inputs(weight->shard.kind);

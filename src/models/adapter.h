@@ -14,7 +14,7 @@
 
 namespace weft {
 
-class CausalLanguageModel;
+class LanguageModel;
 struct NamedLinear;
 
 struct LoraOptions {
@@ -41,7 +41,7 @@ class Adapter {
  public:
   /// Declares A and B for every layer that the options name. Throws Error(bad_input) when a target matches none, naming
   /// what there is. The model must outlive the adapter.
-  Adapter(CausalLanguageModel& model, const LoraOptions& options);
+  Adapter(LanguageModel& model, const LoraOptions& options);
   ~Adapter();
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
@@ -72,7 +72,7 @@ class Adapter {
 
  private:
   struct Part;
-  void add_part(CausalLanguageModel& model, const NamedLinear& named);
+  void add_part(LanguageModel& model, const NamedLinear& named);
   void add_to_weights(const Context& context, double scale);
 
   LoraOptions options_;

@@ -274,7 +274,7 @@ void read_adapter_weights(const Context& context, const OpenedAdapter& opened, A
 
 std::vector<ReplacedParameter> read_replaced(const Context& context,
                                              const OpenedAdapter& opened,
-                                             CausalLanguageModel& model,
+                                             LanguageModel& model,
                                              DType dtype) {
   std::vector<ReplacedParameter> replaced;
   for (const std::string& name : opened.replaced) {
@@ -288,7 +288,7 @@ std::vector<ReplacedParameter> read_replaced(const Context& context,
 }
 
 std::unique_ptr<Adapter> read_adapter(const Context& context,
-                                      CausalLanguageModel& model,
+                                      LanguageModel& model,
                                       const OpenedAdapter& opened,
                                       DType dtype) {
   auto adapter = std::make_unique<Adapter>(model, opened.options);
@@ -298,7 +298,7 @@ std::unique_ptr<Adapter> read_adapter(const Context& context,
 }
 
 std::unique_ptr<Adapter> load_adapter(const Context& context,
-                                      CausalLanguageModel& model,
+                                      LanguageModel& model,
                                       const OpenedAdapter& opened,
                                       DType dtype) {
   auto adapter = read_adapter(context, model, opened, dtype);

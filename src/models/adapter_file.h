@@ -30,13 +30,13 @@ OpenedAdapter open_adapter(const std::string& folder);
 /// Declares an adapter on a model and reads this rank's slices, also of the parameters that it replaces: the model's
 /// stay as they are until Adapter::replace_parameters. Throws Error(bad_input) when it does not fit the model.
 std::unique_ptr<Adapter> read_adapter(const Context& context,
-                                      CausalLanguageModel& model,
+                                      LanguageModel& model,
                                       const OpenedAdapter& opened,
                                       DType dtype);
 
 /// The same on a model with its weights (row-major), whose replaced parameters are overwritten.
 std::unique_ptr<Adapter> load_adapter(const Context& context,
-                                      CausalLanguageModel& model,
+                                      LanguageModel& model,
                                       const OpenedAdapter& opened,
                                       DType dtype);
 
@@ -46,7 +46,7 @@ void read_adapter_weights(const Context& context, const OpenedAdapter& opened, A
 /// This rank's slices of the parameters that an adapter replaces, in the dtype of the model's.
 std::vector<ReplacedParameter> read_replaced(const Context& context,
                                              const OpenedAdapter& opened,
-                                             CausalLanguageModel& model,
+                                             LanguageModel& model,
                                              DType dtype);
 
 /// Tensor names in the file: "base_model.model.NAME.lora_A.weight"; "base_model.model.NAME" for another trained

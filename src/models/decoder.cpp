@@ -1,6 +1,7 @@
 #include "models/decoder.h"
 
 #include "core/error.h"
+#include "models/family.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
 #include "ops/rope.h"
@@ -17,13 +18,12 @@ struct Block {
   RmsNorm mlp_post_norm;
 };
 
-class Decoder final : public CausalLanguageModel {
+class Decoder final : public LanguageModel {
  public:
   Decoder(const DecoderConfig& config, TensorParallelPlace place);
 
   const ModelInfo& info() const override { return config_.info; }
   Tensor hidden(Context& context, const Batch& batch, KvCache* cache) override;
-  Tensor local_logits(Context& context, const Tensor& hidden) override;
   LanguageModelHead head() const override {
     return {.weight = lm_head_.weight, .soft_cap = static_cast<float>(config_.logit_soft_cap)};
   }
@@ -47,7 +47,7 @@ class Decoder final : public CausalLanguageModel {
   Linear lm_head_;
 };
 
-Decoder::Decoder(const DecoderConfig& config, TensorParallelPlace place) : CausalLanguageModel(place), config_(config) {
+Decoder::Decoder(const DecoderConfig& config, TensorParallelPlace place) : LanguageModel(place), config_(config) {
   const ModelInfo& info = config_.info;
   embedding_table_ = &parameters_.add(
       "model.embed_tokens.weight", {info.vocab_size, info.hidden_size}, {ShardKind::vocabulary}, info.tied_embedding);
@@ -196,14 +196,6 @@ Tensor Decoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
   return enter_tensor_parallel(context, last.normed, batch.num_tokens());
 }
 
-Tensor Decoder::local_logits(Context& context, const Tensor& hidden) {
-  LinearParameters head = lm_head_.parameters();
-  DType dtype = hidden.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  Tensor logits = std::move(linear_group(context, hidden, {&head, 1}, dtype).front());
-  if (config_.logit_soft_cap > 0) logits = soft_cap(context, logits, static_cast<float>(config_.logit_soft_cap));
-  return logits;
-}
-
 std::vector<NamedLinear> Decoder::linears() {
   std::vector<NamedLinear> result;
   for (Block& block : blocks_) {
@@ -223,8 +215,21 @@ std::vector<NamedLinear> Decoder::linears() {
 
 }  // namespace
 
-std::unique_ptr<CausalLanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place) {
+std::unique_ptr<LanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place) {
   return std::make_unique<Decoder>(config, place);
+}
+
+ModelDefinition decoder_definition(const DecoderConfig& config, const DecoderWeights& weights) {
+  return {.info = config.info,
+          .make = [config](TensorParallelPlace place) { return make_decoder(config, place); },
+          .weights =
+              [weights, family = config.info.family](ModelFormat format) {
+                if (format == ModelFormat::tensorflow) fail_input("{} has no TensorFlow checkpoints", family);
+                return format == ModelFormat::huggingface ? weights.huggingface
+                       : format == ModelFormat::gguf      ? weights.gguf
+                                                          : weights.keras_hdf5;
+              },
+          .decoder = config};
 }
 
 }  // namespace weft

@@ -30,6 +30,6 @@ struct DecoderConfig {
   std::vector<double> inverse_frequency;  // [head_dim / 2]
 };
 
-std::unique_ptr<CausalLanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place);
+std::unique_ptr<LanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place);
 
 }  // namespace weft

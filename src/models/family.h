@@ -1,8 +1,9 @@
-// What a family's file gives to the registry: the names it answers to, how its config is read in each format, and its
-// weight names.
+// What a family's file gives to the registry: the names it answers to, and what it makes of a config.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,14 +16,26 @@ class CheckpointReader;
 class ModelConfig;
 
 /// Where a model's config and weights come from.
-enum class ModelFormat : uint8_t { huggingface, keras_hdf5, gguf };
+enum class ModelFormat : uint8_t { huggingface, keras_hdf5, gguf, tensorflow };
 
 /// What a family reads its settings from.
 struct ModelSource {
   ModelFormat format = ModelFormat::huggingface;
   const ModelConfig& config;
-  const CheckpointReader* reader = nullptr;  // null when only planning
-  bool compat = false;                       // bert4keras3's arithmetic instead of the original model's
+  const CheckpointReader* reader = nullptr;                  // null when only planning
+  bool compat = false;                                       // bert4keras3's arithmetic instead of the original model's
+  std::optional<AttentionPattern> attention = std::nullopt;  // as the user says; null: the family's own
+};
+
+/// A model as its config describes it.
+struct ModelDefinition {
+  ModelInfo info;
+  /// Declares it for a place among tensor-parallel ranks. Throws Error(bad_input) when the ranks cannot share it.
+  std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace place)> make;
+  /// How its weights are called in a format. Throws Error(bad_input) for one that the family does not exist in.
+  std::function<WeightMap(ModelFormat format)> weights;
+  /// Of the decoders that are settings of one (decoder.h): what the planner goes by.
+  std::optional<DecoderConfig> decoder;
 };
 
 struct Family {
@@ -30,19 +43,29 @@ struct Family {
   std::vector<std::string> huggingface_types;   // model_type in config.json
   std::vector<std::string> seed_names;          // what bert4keras3 calls it
   std::vector<std::string> gguf_architectures;  // general.architecture
-  DecoderConfig (*read_config)(const ModelSource& source) = nullptr;
+  std::function<ModelDefinition(const ModelSource& source)> define;
+};
+
+/// The names of a decoder's weights in the formats that decoders come in.
+struct DecoderWeights {
   WeightMap huggingface;
   WeightMap keras_hdf5;
   WeightMap gguf;
-
-  const WeightMap& weight_map(ModelFormat format) const {
-    return format == ModelFormat::huggingface ? huggingface : format == ModelFormat::gguf ? gguf : keras_hdf5;
-  }
 };
+ModelDefinition decoder_definition(const DecoderConfig& config, const DecoderWeights& weights);
 
 Family llama_family();
 Family qwen2_family();
 Family gemma_family();
 Family gemma2_family();
+Family bert_family();
+Family albert_family();
+Family albert_unshared_family();
+Family nezha_family();
+Family electra_family();
+Family roformer_family();
+Family roformer_v2_family();
+Family gau_alpha_family();
+Family deberta_family();
 
 }  // namespace weft

@@ -50,14 +50,16 @@ WeightMap gemma_gguf_weights() {
 }  // namespace
 
 Family gemma_family() {
-  return {.name = "gemma",
-          .huggingface_types = {"gemma"},
-          .seed_names = {"gemma"},
-          .gguf_architectures = {"gemma"},
-          .read_config = read_gemma,
-          .huggingface = huggingface_weights(),
-          .keras_hdf5 = gemma_keras_weights(),
-          .gguf = gemma_gguf_weights()};
+  return {
+      .name = "gemma",
+      .huggingface_types = {"gemma"},
+      .seed_names = {"gemma"},
+      .gguf_architectures = {"gemma"},
+      .define = [](const ModelSource& source) {
+        return decoder_definition(
+            read_gemma(source),
+            {.huggingface = huggingface_weights(), .keras_hdf5 = gemma_keras_weights(), .gguf = gemma_gguf_weights()});
+      }};
 }
 
 }  // namespace weft

@@ -88,7 +88,7 @@ DecoderConfig read_gemma2(const ModelSource& source) {
     case ModelFormat::keras_hdf5:
       read_seed(source, config);
       break;
-    case ModelFormat::gguf:
+    default:
       read_gguf(source, config);
       break;
   }
@@ -135,10 +135,12 @@ Family gemma2_family() {
           .huggingface_types = {"gemma2"},
           .seed_names = {"gemma2"},
           .gguf_architectures = {"gemma2"},
-          .read_config = read_gemma2,
-          .huggingface = huggingface_weights(),
-          .keras_hdf5 = gemma2_keras_weights(),
-          .gguf = gemma2_gguf_weights()};
+          .define = [](const ModelSource& source) {
+            return decoder_definition(read_gemma2(source),
+                                      {.huggingface = huggingface_weights(),
+                                       .keras_hdf5 = gemma2_keras_weights(),
+                                       .gguf = gemma2_gguf_weights()});
+          }};
 }
 
 }  // namespace weft

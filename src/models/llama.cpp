@@ -34,14 +34,16 @@ WeightMap llama_gguf_weights() {
 }  // namespace
 
 Family llama_family() {
-  return {.name = "llama",
-          .huggingface_types = {"llama"},
-          .seed_names = {"llama", "yi"},
-          .gguf_architectures = {"llama"},
-          .read_config = read_llama,
-          .huggingface = huggingface_weights(),
-          .keras_hdf5 = llama_keras_weights(),
-          .gguf = llama_gguf_weights()};
+  return {
+      .name = "llama",
+      .huggingface_types = {"llama"},
+      .seed_names = {"llama", "yi"},
+      .gguf_architectures = {"llama"},
+      .define = [](const ModelSource& source) {
+        return decoder_definition(
+            read_llama(source),
+            {.huggingface = huggingface_weights(), .keras_hdf5 = llama_keras_weights(), .gguf = llama_gguf_weights()});
+      }};
 }
 
 }  // namespace weft

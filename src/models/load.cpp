@@ -59,7 +59,7 @@ int64_t row_bytes(const Parameter& parameter, DType dtype) {
   return width * static_cast<int64_t>(dtype_bytes(dtype));
 }
 
-std::vector<Chunk> split_into_chunks(CausalLanguageModel& model,
+std::vector<Chunk> split_into_chunks(LanguageModel& model,
                                      const std::vector<WeightSource>& sources,
                                      const LoadOptions& options) {
   std::vector<Chunk> chunks;
@@ -151,9 +151,9 @@ void check_source(const OpenedModel& opened, const Parameter& parameter, const W
     fail_input("{}: tensor {} {} is missing; wrong config for these weights, or an incomplete download?",
                opened.path,
                source.theirs,
-               to_string(format_shape(source.transform, parameter)));
+               to_string(format_shape(source, parameter)));
   }
-  Shape expected = format_shape(source.transform, parameter);
+  Shape expected = format_shape(source, parameter);
   if (info->shape != expected) {
     fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
                info->file,
@@ -163,7 +163,7 @@ void check_source(const OpenedModel& opened, const Parameter& parameter, const W
   }
 }
 
-std::vector<WeightSource> resolve_sources(const OpenedModel& opened, CausalLanguageModel& model) {
+std::vector<WeightSource> resolve_sources(const OpenedModel& opened, LanguageModel& model) {
   const WeightMap& map = opened.weight_map();
   std::vector<WeightSource> sources;
   std::set<std::string, std::less<>> used;
@@ -186,7 +186,7 @@ std::vector<WeightSource> resolve_sources(const OpenedModel& opened, CausalLangu
 }
 
 /// Makes room for what is wanted and returns its bytes.
-int64_t allocate_all(const Context& context, CausalLanguageModel& model, const LoadOptions& options) {
+int64_t allocate_all(const Context& context, LanguageModel& model, const LoadOptions& options) {
   int64_t total = 0;
   for (Parameter& parameter : model.parameters().all()) {
     if (!is_wanted(parameter, options)) continue;
@@ -204,16 +204,17 @@ float normal(const RandomKey& key, uint64_t index) {
 
 void fill_random(
     const Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key, void* into, DType dtype) {
-  bool is_norm = parameter.full_shape.rank() == 1;
-  int64_t width = is_norm ? 1 : parameter.full_shape[1];
+  bool is_vector = parameter.full_shape.rank() == 1;
+  float neutral = parameter.is_norm && parameter.name.ends_with(".weight") ? 1.0f : 0.0f;
+  int64_t width = is_vector ? 1 : parameter.full_shape[1];
   int64_t row_offset = parameter.range.dim == 0 ? parameter.range.begin : 0;
   int64_t column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0;
-  int64_t columns = is_norm ? 1 : parameter.local_shape[1];
+  int64_t columns = is_vector ? 1 : parameter.local_shape[1];
   std::vector<float> row(static_cast<size_t>(columns));
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t j = 0; j < columns; ++j) {
       auto index = static_cast<uint64_t>((row_offset + i) * width + column_begin + j);
-      row[static_cast<size_t>(j)] = 0.02f * normal(key, index) + (is_norm ? 1.0f : 0.0f);
+      row[static_cast<size_t>(j)] = 0.02f * normal(key, index) + neutral;
     }
     auto* target = static_cast<std::byte*>(into) + static_cast<size_t>((i - begin) * columns) * dtype_bytes(dtype);
     convert_dtype(row.data(), DType::f32, target, dtype, columns);
@@ -230,7 +231,7 @@ int64_t parameter_bytes(const Context& context, const Parameter& parameter, cons
 
 LoadReport load_parameters(const Context& context,
                            const OpenedModel& opened,
-                           CausalLanguageModel& model,
+                           LanguageModel& model,
                            const LoadOptions& options) {
   auto start = std::chrono::steady_clock::now();
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
@@ -252,10 +253,7 @@ LoadReport load_parameters(const Context& context,
   return report;
 }
 
-void initialise_parameters(const Context& context,
-                           CausalLanguageModel& model,
-                           const LoadOptions& options,
-                           uint64_t seed) {
+void initialise_parameters(const Context& context, LanguageModel& model, const LoadOptions& options, uint64_t seed) {
   std::vector<WeightSource> no_sources(model.parameters().all().size());
   allocate_all(context, model, options);
   std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options);

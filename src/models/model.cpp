@@ -5,6 +5,8 @@
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "ops/collective.h"
+#include "ops/elementwise.h"
+#include "ops/linear.h"
 #include "parallel/communicator.h"
 
 namespace weft {
@@ -15,15 +17,48 @@ void Batch::add(const std::vector<int32_t>& tokens, int64_t past, int64_t slot) 
   ids.insert(ids.end(), tokens.begin(), tokens.end());
 }
 
-Tensor CausalLanguageModel::logits(Context& context, const Tensor& hidden) {
-  return gather_columns_from_tp(context, local_logits(context, hidden), info().vocab_size);
+void Batch::add(const std::vector<int32_t>& tokens, const std::vector<int32_t>& segments, int64_t past, int64_t slot) {
+  WEFT_ASSERT(segments.size() == tokens.size());
+  segment_ids.resize(ids.size());
+  segment_ids.insert(segment_ids.end(), segments.begin(), segments.end());
+  add(tokens, past, slot);
 }
 
-int64_t CausalLanguageModel::vocabulary_begin() const {
+Tensor LanguageModel::head_input(Context& /*context*/, const Tensor& hidden, const Batch* /*batch*/) {
+  return hidden;
+}
+
+Tensor LanguageModel::local_logits(Context& context, const Tensor& hidden, const Batch* batch) {
+  LanguageModelHead output = head();
+  WEFT_ASSERT(output.weight != nullptr, "{} has no output layer", info().family);
+  Tensor x = head_input(context, hidden, batch);
+  LinearParameters parameters = {&output.weight->value, output.bias == nullptr ? nullptr : &output.bias->value};
+  DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  Tensor result = std::move(linear_group(context, x, {&parameters, 1}, dtype).front());
+  return output.soft_cap > 0 ? soft_cap(context, result, output.soft_cap) : result;
+}
+
+Tensor LanguageModel::pooled(Context& /*context*/, const Tensor& /*hidden*/, const Batch& /*batch*/) {
+  return {};
+}
+
+Tensor LanguageModel::pair_logits(Context& /*context*/, const Tensor& /*pooled*/) {
+  return {};
+}
+
+Tensor LanguageModel::replaced_logits(Context& /*context*/, const Tensor& /*hidden*/) {
+  return {};
+}
+
+Tensor LanguageModel::logits(Context& context, const Tensor& hidden, const Batch* batch) {
+  return gather_columns_from_tp(context, local_logits(context, hidden, batch), info().vocab_size);
+}
+
+int64_t LanguageModel::vocabulary_begin() const {
   return even_part_begin(info().vocab_size, parameters_.place().rank, parameters_.place().size);
 }
 
-KvCacheShape CausalLanguageModel::kv_cache_shape(DType dtype) const {
+KvCacheShape LanguageModel::kv_cache_shape(DType dtype) const {
   HeadRange heads = kv_head_range(info().num_kv_heads, parameters_.place());
   return {.num_layers = info().num_layers,
           .num_kv_heads = heads.end - heads.begin,
@@ -32,24 +67,27 @@ KvCacheShape CausalLanguageModel::kv_cache_shape(DType dtype) const {
 }
 
 LanguageModelLoss language_model_loss(Context& context,
-                                      const CausalLanguageModel& model,
+                                      LanguageModel& model,
                                       const Tensor& hidden,
                                       const std::vector<int32_t>& targets,
                                       const std::vector<float>& weights,
-                                      LossReduction reduction) {
+                                      LossReduction reduction,
+                                      const Batch* batch) {
   LanguageModelHead head = model.head();
   WEFT_ASSERT(head.weight != nullptr, "{} has no output layer", model.info().family);
-  CrossEntropy result =
-      linear_cross_entropy(context,
-                           hidden,
-                           head.weight->value,
-                           targets,
-                           weights,
-                           {.reduction = reduction, .vocab_size = model.info().vocab_size, .soft_cap = head.soft_cap});
+  CrossEntropy result = linear_cross_entropy(context,
+                                             model.head_input(context, hidden, batch),
+                                             head.weight->value,
+                                             targets,
+                                             weights,
+                                             {.reduction = reduction,
+                                              .vocab_size = model.info().vocab_size,
+                                              .soft_cap = head.soft_cap,
+                                              .bias = head.bias == nullptr ? nullptr : &head.bias->value});
   return {std::move(result.loss), std::move(result.token_loss)};
 }
 
-void set_trainable(CausalLanguageModel& model, bool trainable) {
+void set_trainable(LanguageModel& model, bool trainable) {
   set_trainable(model.parameters(), trainable);
 }
 
@@ -89,7 +127,7 @@ void GradientFinisher::finish(Context& context, std::span<Parameter* const> para
   }
 }
 
-void finish_gradients(Context& context, CausalLanguageModel& model) {
+void finish_gradients(Context& context, LanguageModel& model) {
   std::vector<Parameter*> parameters;
   for (Parameter& parameter : model.parameters().all()) parameters.push_back(&parameter);
   GradientFinisher(model.parameters().place()).finish(context, parameters);

@@ -1,5 +1,5 @@
-// The interface of every decoder-only language model: generation, perplexity, verification and training see nothing
-// more.
+// The interface of every model over one sequence of tokens, decoders and encoders: generation, encoding, verification
+// and training see nothing more.
 #pragma once
 
 #include <cstdint>
@@ -28,17 +28,29 @@ struct BatchSequence {
 struct Batch {
   std::vector<int32_t> ids;
   std::vector<BatchSequence> sequences;
+  std::vector<int32_t> segment_ids;   // one a token, for models with segments; empty: all 0
+  std::vector<int32_t> position_ids;  // one a token; empty: past, past + 1, …
+  Tensor condition;                   // [sequences, width], for models with conditional norms
   /// [tokens, hidden_size], added to the (scaled) embeddings when defined, whole on every rank; may want a gradient.
   Tensor embedding_offset;
 
-  /// Appends a sequence.
+  /// Appends a sequence; its tokens are of segment 0.
   void add(const std::vector<int32_t>& tokens, int64_t past = 0, int64_t slot = 0);
+  /// Appends a sequence with a segment a token.
+  void add(const std::vector<int32_t>& tokens,
+           const std::vector<int32_t>& segments,
+           int64_t past = 0,
+           int64_t slot = 0);
   int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 
+/// Which tokens of its sequence a token sees: all; those up to itself; or the source (segment 0) as a whole and the
+/// target up to itself (UniLM: Dong et al., 2019).
+enum class AttentionPattern : uint8_t { bidirectional, causal, prefix };
+
 /// What commands print and size things by.
 struct ModelInfo {
-  std::string family;  // "llama", "qwen2", "gemma", "gemma2"
+  std::string family;  // "llama", "bert", …
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -49,11 +61,16 @@ struct ModelInfo {
   int64_t max_positions = 0;  // the context the model was trained for
   bool tied_embedding = false;
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
+  AttentionPattern attention = AttentionPattern::causal;
+  int64_t num_segments = 0;  // 0: the model knows no segments
+  bool has_language_model_head = true;
+  bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family
 };
 
-/// The output layer: logits = cap·tanh(hidden · weightᵀ / cap), without a cap where it is 0.
+/// The output layer: logits = cap·tanh((x · weightᵀ + bias) / cap), without a cap where it is 0.
 struct LanguageModelHead {
-  const Parameter* weight = nullptr;  // [vocab_size, hidden_size], split over the vocabulary
+  const Parameter* weight = nullptr;  // [vocab_size, width], split over the vocabulary
+  const Parameter* bias = nullptr;    // [vocab_size], split likewise
   float soft_cap = 0;
 };
 
@@ -65,13 +82,13 @@ struct NamedLinear {
   Linear* linear = nullptr;
 };
 
-/// A decoder-only language model, this rank's share of it. Construction declares parameters; load_model fills them.
-class CausalLanguageModel {
+/// A model over sequences of tokens, this rank's share of it. Construction declares parameters; load_model fills them.
+class LanguageModel {
  public:
-  explicit CausalLanguageModel(TensorParallelPlace place) : parameters_(place) {}
-  virtual ~CausalLanguageModel() = default;
-  CausalLanguageModel(const CausalLanguageModel&) = delete;
-  CausalLanguageModel& operator=(const CausalLanguageModel&) = delete;
+  explicit LanguageModel(TensorParallelPlace place) : parameters_(place) {}
+  virtual ~LanguageModel() = default;
+  LanguageModel(const LanguageModel&) = delete;
+  LanguageModel& operator=(const LanguageModel&) = delete;
 
   virtual const ModelInfo& info() const = 0;
 
@@ -84,17 +101,31 @@ class CausalLanguageModel {
   /// The token embedding, [vocab_size, hidden_size], split over the vocabulary.
   Parameter& embedding_table() { return *embedding_table_; }
 
+  /// What the output layer multiplies, of some hidden states: themselves, or for masked language models what a dense
+  /// layer and a norm make of them.  /// `batch` is asked for by models with conditional norms, and then the rows are
+  /// all of its tokens.
+  virtual Tensor head_input(Context& context, const Tensor& hidden, const Batch* batch = nullptr);
+
   /// This rank's columns of the logits of some hidden states, f32 (f64 for f64), final soft cap applied: [rows, local
   /// vocabulary].
-  virtual Tensor local_logits(Context& context, const Tensor& hidden) = 0;
+  virtual Tensor local_logits(Context& context, const Tensor& hidden, const Batch* batch = nullptr);
 
-  /// What language_model_loss needs to know of the output layer.
+  /// A sequence's vector from its first token's hidden state, [sequences, hidden_size]; undefined for models without.
+  /// Of these three heads every rank computes the same: a loss of theirs goes through share_gradient_over_tp.
+  virtual Tensor pooled(Context& context, const Tensor& hidden, const Batch& batch);
+  /// Whether a sequence is a pair that belongs together (next sentence, sentence order), logits [sequences, 2]; from
+  /// `pooled`. Undefined for models without.
+  virtual Tensor pair_logits(Context& context, const Tensor& pooled);
+  /// Whether a token was replaced (ELECTRA), logits [tokens, 1]; undefined for models without.
+  virtual Tensor replaced_logits(Context& context, const Tensor& hidden);
+
+  /// The output layer; without a weight for models that have none.
   virtual LanguageModelHead head() const { return {}; }
   /// All linear layers of the blocks.
   virtual std::vector<NamedLinear> linears() { return {}; }
 
   /// Logits over the whole vocabulary on every rank, [rows, vocab_size]; not for training.
-  Tensor logits(Context& context, const Tensor& hidden);
+  Tensor logits(Context& context, const Tensor& hidden, const Batch* batch = nullptr);
 
   /// First vocabulary id of local_logits' columns.
   int64_t vocabulary_begin() const;
@@ -102,7 +133,7 @@ class CausalLanguageModel {
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
 
-  KvCacheShape kv_cache_shape(DType dtype) const;
+  virtual KvCacheShape kv_cache_shape(DType dtype) const;
 
  protected:
   ParameterStore parameters_;
@@ -117,11 +148,12 @@ struct LanguageModelLoss {
   Tensor token_loss;  // [tokens], 0 where ignored
 };
 LanguageModelLoss language_model_loss(Context& context,
-                                      const CausalLanguageModel& model,
+                                      LanguageModel& model,
                                       const Tensor& hidden,
                                       const std::vector<int32_t>& targets,
                                       const std::vector<float>& weights,
-                                      LossReduction reduction = LossReduction::mean);
+                                      LossReduction reduction = LossReduction::mean,
+                                      const Batch* batch = nullptr);
 
 /// Completes gradients after backward: sums those of which each tensor-parallel rank has a part (key/value projections
 /// that several ranks hold, replicated parameters of tensor- or sequence-parallel layers). Keeps the communicators that
@@ -141,10 +173,10 @@ class GradientFinisher {
 };
 
 /// The same for all parameters of a model.
-void finish_gradients(Context& context, CausalLanguageModel& model);
+void finish_gradients(Context& context, LanguageModel& model);
 
 /// Makes every parameter's value want a gradient (before a training forward) or not.
 void set_trainable(ParameterStore& parameters, bool trainable);
-void set_trainable(CausalLanguageModel& model, bool trainable);
+void set_trainable(LanguageModel& model, bool trainable);
 
 }  // namespace weft

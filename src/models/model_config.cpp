@@ -30,6 +30,7 @@ class JsonConfig final : public ModelConfig {
   std::optional<double> find_number(std::string_view key) const override {
     const Json* value = find(key);
     if (value == nullptr) return std::nullopt;
+    if (value->is_boolean()) return value->get<bool>() ? 1 : 0;
     if (!value->is_number()) wrong_type(key, *value, "a number");
     return value->get<double>();
   }
@@ -46,6 +47,27 @@ class JsonConfig final : public ModelConfig {
     if (value == nullptr) return std::nullopt;
     if (!value->is_string()) wrong_type(key, *value, "a string");
     return value->get<std::string>();
+  }
+  bool is_string(std::string_view key) const override {
+    const Json* value = find(key);
+    return value != nullptr && value->is_string();
+  }
+  std::vector<WeightedIds> weighted_ids(std::string_view key) const override {
+    std::vector<WeightedIds> result;
+    for_each(key, [&](const Json& item) {
+      WeightedIds& one = result.emplace_back();
+      bool has_weights = item.is_array() && item.size() == 2 && item[0].is_array() && item[1].is_array();
+      const Json& ids = has_weights ? item[0] : item;
+      if (!ids.is_array() || ids.empty()) wrong_type(key, item, "a list of lists of token ids");
+      for (const Json& id : ids) one.ids.push_back(to_integer(id, key));
+      if (!has_weights) return;
+      for (const Json& weight : item[1]) {
+        if (!weight.is_number()) wrong_type(key, item, "weights that are numbers");
+        one.weights.push_back(weight.get<double>());
+      }
+      if (one.weights.size() != one.ids.size()) wrong_type(key, item, "as many weights as token ids");
+    });
+    return result;
   }
   std::vector<int64_t> integers(std::string_view key) const override {
     std::vector<int64_t> result;
@@ -119,6 +141,8 @@ class GgufConfig final : public ModelConfig {
   std::optional<double> find_number(std::string_view key) const override { return metadata_->get_float(key); }
   std::optional<bool> find_boolean(std::string_view key) const override { return metadata_->get_bool(key); }
   std::optional<std::string> find_string(std::string_view key) const override { return metadata_->get_string(key); }
+  bool is_string(std::string_view key) const override { return metadata_->get_string(key).has_value(); }
+  std::vector<WeightedIds> weighted_ids(std::string_view /*key*/) const override { return {}; }
   std::vector<int64_t> integers(std::string_view key) const override {
     const GgufValue* value = metadata_->find(key);
     if (value == nullptr) return {};
@@ -155,18 +179,22 @@ void check_depth(const std::string& text, const std::string& path) {
 
 }  // namespace
 
-std::shared_ptr<const ModelConfig> ModelConfig::from_json_text(const std::string& text, const std::string& path) {
+std::shared_ptr<const ModelConfig> ModelConfig::from_json_text(const std::string& text,
+                                                               const std::string& path,
+                                                               const std::string& overrides) {
   check_depth(text, path);
+  check_depth(overrides, path);
   try {
     Json root = Json::parse(text);
     if (!root.is_object()) fail_input("{}: expected a JSON object", path);
+    if (!overrides.empty()) root.update(Json::parse(overrides));
     return std::make_shared<JsonConfig>(std::move(root), path);
   } catch (const Json::exception& error) {
     fail_input("{}: not valid JSON: {}", path, printable(error.what(), 200));
   }
 }
 
-std::shared_ptr<const ModelConfig> ModelConfig::from_json_file(const std::string& path) {
+std::shared_ptr<const ModelConfig> ModelConfig::from_json_file(const std::string& path, const std::string& overrides) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) fail_input("{}: cannot be opened; a model folder needs a config.json", path);
   if (file.tellg() > kMaxJsonBytes)
@@ -174,7 +202,7 @@ std::shared_ptr<const ModelConfig> ModelConfig::from_json_file(const std::string
   file.seekg(0);
   std::ostringstream text;
   text << file.rdbuf();
-  return from_json_text(text.str(), path);
+  return from_json_text(text.str(), path, overrides);
 }
 
 std::shared_ptr<const ModelConfig> ModelConfig::from_gguf(std::shared_ptr<const GgufMetadata> metadata) {

@@ -19,20 +19,29 @@ class ModelConfig {
  public:
   virtual ~ModelConfig() = default;
 
-  /// Reads a JSON object, at most 16 MB.
-  static std::shared_ptr<const ModelConfig> from_json_file(const std::string& path);
-  static std::shared_ptr<const ModelConfig> from_json_text(const std::string& text, const std::string& path);
+  /// Reads a JSON object, at most 16 MB. The keys of `overrides`, a JSON object or empty, take the place of the file's.
+  static std::shared_ptr<const ModelConfig> from_json_file(const std::string& path, const std::string& overrides = "");
+  static std::shared_ptr<const ModelConfig> from_json_text(const std::string& text,
+                                                           const std::string& path,
+                                                           const std::string& overrides = "");
   static std::shared_ptr<const ModelConfig> from_gguf(std::shared_ptr<const GgufMetadata> metadata);
 
   virtual const std::string& path() const = 0;
   virtual bool has(std::string_view key) const = 0;
   virtual std::optional<int64_t> find_integer(std::string_view key) const = 0;
-  virtual std::optional<double> find_number(std::string_view key) const = 0;
-  virtual std::optional<bool> find_boolean(std::string_view key) const = 0;  // 0 and 1 count
+  virtual std::optional<double> find_number(std::string_view key) const = 0;  // false and true are 0 and 1
+  virtual std::optional<bool> find_boolean(std::string_view key) const = 0;   // 0 and 1 count
   virtual std::optional<std::string> find_string(std::string_view key) const = 0;
+  virtual bool is_string(std::string_view key) const = 0;
   /// A list, or a single value as a list of one; empty when absent.
   virtual std::vector<int64_t> integers(std::string_view key) const = 0;
   virtual std::vector<std::string> strings(std::string_view key) const = 0;
+  /// A list whose items are lists of integers, or pairs of such a list and as many weights.
+  struct WeightedIds {
+    std::vector<int64_t> ids;
+    std::vector<double> weights;  // empty: equal
+  };
+  virtual std::vector<WeightedIds> weighted_ids(std::string_view key) const = 0;
 
   /// A size: required, in [1, maximum].
   int64_t size(std::string_view key, int64_t maximum = kMaxSize) const;

@@ -98,7 +98,7 @@ void add_gemma2(const DecoderConfig& settings, Json& config) {
 }
 
 Json derived_config(const OpenedModel& opened, DType dtype) {
-  const DecoderConfig& settings = opened.settings;
+  const DecoderConfig& settings = opened.decoder("writing a config.json from another format");
   const ModelInfo& info = settings.info;
   bool is_gemma = info.family.starts_with("gemma");
   Json config = {{"architectures", {architecture(info.family)}},

@@ -37,14 +37,16 @@ WeightMap qwen2_gguf_weights() {
 }  // namespace
 
 Family qwen2_family() {
-  return {.name = "qwen2",
-          .huggingface_types = {"qwen2"},
-          .seed_names = {"qwen"},
-          .gguf_architectures = {"qwen2"},
-          .read_config = read_qwen2,
-          .huggingface = huggingface_weights(),
-          .keras_hdf5 = llama_keras_weights(),
-          .gguf = qwen2_gguf_weights()};
+  return {
+      .name = "qwen2",
+      .huggingface_types = {"qwen2"},
+      .seed_names = {"qwen"},
+      .gguf_architectures = {"qwen2"},
+      .define = [](const ModelSource& source) {
+        return decoder_definition(
+            read_qwen2(source),
+            {.huggingface = huggingface_weights(), .keras_hdf5 = llama_keras_weights(), .gguf = qwen2_gguf_weights()});
+      }};
 }
 
 }  // namespace weft

@@ -18,7 +18,19 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {llama_family(), qwen2_family(), gemma_family(), gemma2_family()};
+  static const std::vector<Family> all = {llama_family(),
+                                          qwen2_family(),
+                                          gemma_family(),
+                                          gemma2_family(),
+                                          bert_family(),
+                                          albert_family(),
+                                          albert_unshared_family(),
+                                          nezha_family(),
+                                          electra_family(),
+                                          roformer_family(),
+                                          roformer_v2_family(),
+                                          gau_alpha_family(),
+                                          deberta_family()};
   return all;
 }
 
@@ -54,31 +66,75 @@ bool is_shape_file(const fs::path& path) {
   return path.extension() == ".json" && is_plain_file(path);
 }
 
-fs::path config_beside(const OpenedModel& opened) {
-  fs::path path = opened.path;
+/// The config's file: named by the user, or beside the weights or in the folder above them (where a checkpoint's files
+/// have a folder of their own).
+std::string find_config(const ModelOptions& options) {
+  if (!options.config.empty()) return options.config;
+  fs::path path = options.path;
   fs::path folder = is_folder(path) ? path : path.parent_path();
-  return folder / "config.json";
+  for (const fs::path& candidate : {folder, folder / ".."}) {
+    for (const char* name : {"config.json", "bert_config.json", "albert_config.json", "electra_config.json"}) {
+      if (is_plain_file(candidate / name)) return (candidate / name).lexically_normal().string();
+    }
+    std::vector<std::string> found;
+    std::error_code error;
+    for (fs::directory_iterator it(candidate, error), last; !error && it != last; it.increment(error)) {
+      std::string name = it->path().filename().string();
+      if (name.ends_with(".json") && name.find("config") != std::string::npos) found.push_back(it->path().string());
+    }
+    if (found.size() == 1) return found[0];
+  }
+  return (folder / "config.json").string();
 }
 
-void open_files(OpenedModel& opened) {
+std::shared_ptr<const ModelConfig> read_json_config(const std::string& path, const ModelOptions& options) {
+  return ModelConfig::from_json_file(path, options.overrides);
+}
+
+void open_files(const ModelOptions& options, OpenedModel& opened) {
   if (is_shape_file(opened.path)) {
-    opened.config = ModelConfig::from_json_file(opened.path);
+    opened.config = read_json_config(opened.path, options);
     return;
   }
   opened.reader = open_checkpoint(opened.path);
-  if (opened.reader->format() == "gguf") {
+  std::string_view format = opened.reader->format();
+  if (format == "gguf") {
     opened.format = ModelFormat::gguf;
     opened.config = ModelConfig::from_gguf(read_gguf_metadata(opened.reader->info("token_embd.weight").file));
     return;
   }
-  opened.format = opened.reader->format() == "keras_hdf5" ? ModelFormat::keras_hdf5 : ModelFormat::huggingface;
-  opened.config = ModelConfig::from_json_file(config_beside(opened).string());
+  opened.format = format == "keras_hdf5"   ? ModelFormat::keras_hdf5
+                  : format == "tensorflow" ? ModelFormat::tensorflow
+                                           : ModelFormat::huggingface;
+  opened.config = read_json_config(find_config(options), options);
+}
+
+std::optional<AttentionPattern> parse_application(const std::string& application) {
+  if (application.empty()) return std::nullopt;
+  if (application == "encoder") return AttentionPattern::bidirectional;
+  if (application == "lm") return AttentionPattern::causal;
+  if (application == "unilm") return AttentionPattern::prefix;
+  fail(ExitCode::usage, "unknown application '{}'; known are encoder, lm and unilm", printable(application));
+}
+
+bool exists(const ModelOptions& options) {
+  return path_exists(options.path) || path_exists(options.path + ".index");
 }
 
 }  // namespace
 
 std::string_view model_format_name(ModelFormat format) {
-  return format == ModelFormat::huggingface ? "huggingface" : format == ModelFormat::gguf ? "gguf" : "keras_hdf5";
+  switch (format) {
+    case ModelFormat::huggingface:
+      return "huggingface";
+    case ModelFormat::keras_hdf5:
+      return "keras_hdf5";
+    case ModelFormat::gguf:
+      return "gguf";
+    case ModelFormat::tensorflow:
+      return "tensorflow";
+  }
+  return "";
 }
 
 std::vector<std::string> family_names() {
@@ -96,19 +152,28 @@ OpenedModel open_model(const ModelOptions& options) {
   if (!options.compat.empty() && options.compat != "bert4keras3") {
     fail(ExitCode::usage, "--compat knows only bert4keras3, not '{}'", printable(options.compat));
   }
+  std::optional<AttentionPattern> attention = parse_application(options.application);
   OpenedModel opened;
   opened.path = options.path;
-  if (!path_exists(options.path)) fail_input("{}: no such file or folder", options.path);
-  open_files(opened);
+  if (!exists(options)) fail_input("{}: no such file or folder", options.path);
+  open_files(options, opened);
   opened.family =
       options.family.empty() ? &family_of_config(*opened.config, opened.format) : &family_by_flag(options.family);
-  ModelSource source{.format = opened.format,
-                     .config = *opened.config,
-                     .reader = opened.reader.get(),
-                     .compat = options.compat == "bert4keras3"};
-  opened.settings = opened.family->read_config(source);
-  opened.settings.info.family = opened.family->name;
+  opened.definition = opened.family->define({.format = opened.format,
+                                             .config = *opened.config,
+                                             .reader = opened.reader.get(),
+                                             .compat = options.compat == "bert4keras3",
+                                             .attention = attention});
+  opened.definition.info.family = opened.family->name;
+  opened.weights = opened.definition.weights(opened.format);
   return opened;
+}
+
+const DecoderConfig& OpenedModel::decoder(std::string_view use) const {
+  if (!definition.decoder) {
+    fail_input("{}: {} is not known for the family {} yet, only for decoders such as llama", path, use, info().family);
+  }
+  return *definition.decoder;
 }
 
 }  // namespace weft

@@ -17,7 +17,10 @@ struct ModelOptions {
   std::string path;  // folder or file; or, for planning, a shape file of configs/models/
   std::string
       family;  // empty: as the config says; bert4keras3's names ("llama", "yi", "qwen", "gemma", …) and ours are known
-  std::string compat;  // "bert4keras3": its arithmetic; empty: the original model's
+  std::string compat;            // "bert4keras3": its arithmetic; empty: the original model's
+  std::string application = {};  // "encoder", "lm" or "unilm": which tokens see which; empty: the family's own
+  std::string config = {};       // the config's file, where it does not lie beside the weights
+  std::string overrides = {};    // a JSON object whose keys take the place of the config's
 };
 
 /// A model whose config was read and whose checkpoint was opened, but nothing loaded.
@@ -27,19 +30,22 @@ struct OpenedModel {
   std::shared_ptr<const CheckpointReader> reader;  // null for a config without weights
   std::shared_ptr<const ModelConfig> config;
   const Family* family = nullptr;
-  DecoderConfig settings;
+  ModelDefinition definition;
+  WeightMap weights;  // name and layout of each parameter in this format
 
+  const ModelInfo& info() const { return definition.info; }
   /// Declares the model for a place among tensor-parallel ranks. Throws Error(bad_input) when the ranks cannot share
   /// it.
-  std::unique_ptr<CausalLanguageModel> make(TensorParallelPlace place) const { return make_decoder(settings, place); }
-  /// Name and layout of each parameter in this format.
-  const WeightMap& weight_map() const { return family->weight_map(format); }
+  std::unique_ptr<LanguageModel> make(TensorParallelPlace place) const { return definition.make(place); }
+  const WeightMap& weight_map() const { return weights; }
+  /// Throws Error(bad_input) for a family that is none of the decoders; `use` is for the message.
+  const DecoderConfig& decoder(std::string_view use) const;
 };
 
 /// Throws Error(bad_input) for everything in the config that cannot be.
 OpenedModel open_model(const ModelOptions& options);
 
-/// "huggingface", "keras_hdf5", "gguf"
+/// "huggingface", "keras_hdf5", "gguf", "tensorflow"
 std::string_view model_format_name(ModelFormat format);
 
 /// Names of all families, for messages and --help.
@@ -64,15 +70,12 @@ struct LoadReport {
 /// nothing unknown is left over.
 LoadReport load_parameters(const Context& context,
                            const OpenedModel& opened,
-                           CausalLanguageModel& model,
+                           LanguageModel& model,
                            const LoadOptions& options);
 
 /// Random values of the right scale instead of a checkpoint: normal with standard deviation 0.02, norms around their
 /// neutral value. The same values at every tensor-parallel degree, block by block or at once.
-void initialise_parameters(const Context& context,
-                           CausalLanguageModel& model,
-                           const LoadOptions& options,
-                           uint64_t seed);
+void initialise_parameters(const Context& context, LanguageModel& model, const LoadOptions& options, uint64_t seed);
 
 /// Bytes that a parameter's local slice takes in memory under these options.
 int64_t parameter_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options);

@@ -113,6 +113,7 @@ struct Reading {
   /// What this rank holds of dim `dim` of our matrix, of which rows [begin, end) of dim 0 are wanted.
   std::array<int64_t, 2> range(int dim, int64_t begin, int64_t end) const {
     int64_t offset = parameter.range.dim == dim ? parameter.range.begin : 0;
+    if (dim == 0) offset += source.part.begin;
     if (dim == 0) return {offset + begin, offset + end};
     return {offset, offset + parameter.local_shape[dim]};
   }
@@ -196,6 +197,68 @@ void read_rotary_permuted(const Reading& reading, int64_t begin, int64_t end, st
   }
 }
 
+/// theirs [in, H, d]; whole heads are read, of which rows [begin, end) are kept.
+void read_heads_middle(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t head_dim = head_dim_of(reading.parameter);
+  int64_t columns = reading.parameter.local_shape[1];
+  size_t size = dtype_bytes(reading.dtype);
+  auto [first, last] = reading.range(0, begin, end);
+  int64_t first_head = first / head_dim;
+  int64_t last_head = (last + head_dim - 1) / head_dim;
+  int64_t rows = (last_head - first_head) * head_dim;
+  std::vector<std::byte> buffer(static_cast<size_t>(rows * columns) * size);
+  std::vector<std::byte> transposed(buffer.size());
+  reading.box({{0, columns}, {first_head, last_head}, {0, head_dim}}, buffer.data());
+  transpose(buffer.data(), transposed.data(), rows, columns, size);
+  size_t row_bytes = static_cast<size_t>(columns) * size;
+  std::copy_n(transposed.data() + static_cast<size_t>(first - first_head * head_dim) * row_bytes,
+              static_cast<size_t>(last - first) * row_bytes,
+              into);
+}
+
+void read_head_vectors(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t head_dim = head_dim_of(reading.parameter);
+  auto [first, last] = reading.range(0, begin, end);
+  int64_t first_head = first / head_dim;
+  int64_t last_head = (last + head_dim - 1) / head_dim;
+  size_t size = dtype_bytes(reading.dtype);
+  std::vector<std::byte> buffer(static_cast<size_t>((last_head - first_head) * head_dim) * size);
+  reading.box({{first_head, last_head}, {0, head_dim}}, buffer.data());
+  std::copy_n(buffer.data() + static_cast<size_t>(first - first_head * head_dim) * size,
+              static_cast<size_t>(last - first) * size,
+              into);
+}
+
+/// Means are taken in f32.
+void read_selected(Reading reading, int64_t begin, int64_t end, std::byte* into) {
+  const RowSelection& selection = *reading.source.selection;
+  bool is_matrix = reading.parameter.full_shape.rank() == 2;
+  int64_t width = is_matrix ? reading.parameter.local_shape[1] : 1;
+  DType dtype = reading.dtype;
+  reading.dtype = DType::f32;
+  std::vector<float> row(static_cast<size_t>(width));
+  std::vector<float> mean(row.size());
+  auto [first, last] = reading.range(0, begin, end);
+  for (int64_t i = first; i < last; ++i) {
+    const RowSelection::Row& wanted = selection.rows[static_cast<size_t>(i)];
+    double total = 0;
+    for (size_t k = 0; k < wanted.ids.size(); ++k) total += wanted.weights.empty() ? 1 : wanted.weights[k];
+    std::fill(mean.begin(), mean.end(), 0.0f);
+    for (size_t k = 0; k < wanted.ids.size(); ++k) {
+      std::array<int64_t, 2> rows = {wanted.ids[k], wanted.ids[k] + 1};
+      if (is_matrix) {
+        reading.box({rows, reading.range(1, 0, 0)}, row.data());
+      } else {
+        reading.box({rows}, row.data());
+      }
+      auto weight = static_cast<float>((wanted.weights.empty() ? 1 : wanted.weights[k]) / total);
+      for (size_t j = 0; j < row.size(); ++j) mean[j] += weight * row[j];
+    }
+    std::byte* target = into + static_cast<size_t>((i - first) * width) * dtype_bytes(dtype);
+    convert_dtype(mean.data(), DType::f32, target, dtype, width);
+  }
+}
+
 void read_minus_one(Reading reading, int64_t begin, int64_t end, void* into) {
   DType dtype = reading.dtype;
   reading.dtype = DType::f32;
@@ -210,7 +273,7 @@ void read_minus_one(Reading reading, int64_t begin, int64_t end, void* into) {
 WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64_t num_layers) {
   for (const WeightRow& row : map.rows) {
     int64_t layer = match_layer(row.ours, parameter.name);
-    if (layer >= 0) return {fill_in(row.theirs, layer, num_layers), row.transform};
+    if (layer >= 0) return {fill_in(row.theirs, layer, num_layers), row.transform, row.part, row.selection};
   }
   fail_input("this checkpoint format has no place for {}", parameter.name);
 }
@@ -221,15 +284,21 @@ bool is_ignored(const WeightMap& map, std::string_view name) {
   });
 }
 
-Shape format_shape(WeightTransform transform, const Parameter& parameter) {
-  const Shape& shape = parameter.full_shape;
-  switch (transform) {
+Shape format_shape(const WeightSource& source, const Parameter& parameter) {
+  Shape shape = parameter.full_shape;
+  if (source.part.total > 0) shape.set(0, source.part.total);
+  if (source.selection != nullptr) shape.set(0, source.selection->source_rows);
+  switch (source.transform) {
     case WeightTransform::transpose:
       return {shape[1], shape[0]};
     case WeightTransform::heads_in:
       return {parameter.shard.num_heads, shape[1], head_dim_of(parameter)};
     case WeightTransform::heads_out:
       return {parameter.shard.num_heads, head_dim_of(parameter), shape[0]};
+    case WeightTransform::heads_middle:
+      return {shape[1], parameter.shard.num_heads, head_dim_of(parameter)};
+    case WeightTransform::head_vectors:
+      return {parameter.shard.num_heads, head_dim_of(parameter)};
     default:
       return shape;
   }
@@ -245,8 +314,10 @@ std::vector<float> to_format(WeightTransform transform,
   auto* target = reinterpret_cast<std::byte*>(result.data());
   switch (transform) {
     case WeightTransform::none:
+    case WeightTransform::head_vectors:
       return full;
     case WeightTransform::transpose:
+    case WeightTransform::heads_middle:
     case WeightTransform::heads_out:
       transpose(source, target, shape[1], shape[0], sizeof(float));
       return result;
@@ -283,6 +354,7 @@ void read_rows(const CheckpointReader& reader,
                DType dtype) {
   Reading reading{reader, source, parameter, dtype};
   auto* bytes = static_cast<std::byte*>(into);
+  if (source.selection != nullptr) return read_selected(reading, begin, end, bytes);
   switch (source.transform) {
     case WeightTransform::none:
       return read_plain(reading, begin, end, into);
@@ -296,6 +368,10 @@ void read_rows(const CheckpointReader& reader,
       return read_rotary_permuted(reading, begin, end, bytes);
     case WeightTransform::minus_one:
       return read_minus_one(reading, begin, end, into);
+    case WeightTransform::heads_middle:
+      return read_heads_middle(reading, begin, end, bytes);
+    case WeightTransform::head_vectors:
+      return read_head_vectors(reading, begin, end, bytes);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,24 @@ enum class WeightTransform : uint8_t {
   heads_out,        // theirs [H, d, out]: an einsum projection out of heads
   rotary_permuted,  // theirs has each head's rows ordered (0, d/2, 1, d/2 + 1, …): rotation of neighbours
   minus_one,        // theirs holds 1 + w
+  heads_middle,     // theirs [in, H, d]
+  head_vectors,     // theirs [H, d], ours [H·d]
+};
+
+/// Rows of a table that is cut to a part of its vocabulary: each is a weighted mean of rows of theirs.
+struct RowSelection {
+  struct Row {
+    std::vector<int64_t> ids;
+    std::vector<double> weights;  // empty: equal
+  };
+  std::vector<Row> rows;
+  int64_t source_rows = 0;
+};
+
+/// Where our rows lie in a tensor of theirs that holds those of several parameters (after the transform).
+struct RowPart {
+  int64_t begin = 0;
+  int64_t total = 0;  // 0: it is ours alone
 };
 
 /// Names with placeholders: {i} is the layer; {#2i+1} is Keras' numbering ("" for 0, else "_n"), L in it is the number
@@ -30,6 +49,8 @@ struct WeightRow {
   std::string ours;
   std::string theirs;
   WeightTransform transform = WeightTransform::none;
+  RowPart part = {};
+  std::shared_ptr<const RowSelection> selection = nullptr;
 };
 
 struct WeightMap {
@@ -42,6 +63,8 @@ struct WeightMap {
 struct WeightSource {
   std::string theirs;
   WeightTransform transform = WeightTransform::none;
+  RowPart part = {};
+  std::shared_ptr<const RowSelection> selection = nullptr;
 };
 
 /// The row of a parameter, names filled in. Throws Error(bad_input) when the format has no place for it.
@@ -49,11 +72,11 @@ WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64
 
 bool is_ignored(const WeightMap& map, std::string_view name);
 
-/// The shape that a parameter has in the checkpoint.
-Shape format_shape(WeightTransform transform, const Parameter& parameter);
+/// The shape of the checkpoint's tensor that a parameter is in.
+Shape format_shape(const WeightSource& source, const Parameter& parameter);
 
-/// A whole parameter (or its gradient), row-major [out, in], in the layout of the format. `minus_one` values gain the
-/// one unless they are gradients.
+/// A whole parameter (or its gradient), row-major [out, in], in the layout of the format; of a part of a tensor only
+/// that part. `minus_one` values gain the one unless they are gradients.
 std::vector<float> to_format(WeightTransform transform,
                              const Parameter& parameter,
                              const std::vector<float>& full,

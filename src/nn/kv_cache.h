@@ -11,10 +11,12 @@ namespace weft {
 /// What a cache is sized by, on this rank.
 struct KvCacheShape {
   int64_t num_layers = 0;
-  int64_t num_kv_heads = 0;  // held by this rank
-  int64_t head_dim = 0;
+  int64_t num_kv_heads = 0;    // held by this rank
+  int64_t head_dim = 0;        // of keys
+  int64_t value_head_dim = 0;  // of values; 0: as keys
   DType dtype = DType::f32;
 
+  int64_t value_dim() const { return value_head_dim > 0 ? value_head_dim : head_dim; }
   /// Bytes for `slots` sequences of up to `max_tokens`.
   int64_t bytes(int64_t slots, int64_t max_tokens) const;
 };
@@ -27,7 +29,7 @@ class KvCache {
   const KvCacheShape& shape() const { return shape_; }
   int64_t num_slots() const { return num_slots_; }
   int64_t max_tokens() const { return max_tokens_; }
-  /// [slots, kv_heads, max_tokens, head_dim]
+  /// [slots, kv_heads, max_tokens, head_dim] and [slots, kv_heads, max_tokens, value_dim]
   Tensor& keys(int64_t layer) { return keys_[static_cast<size_t>(layer)]; }
   Tensor& values(int64_t layer) { return values_[static_cast<size_t>(layer)]; }
   /// Copies the first `tokens` tokens of one slot to another (shared prompts).

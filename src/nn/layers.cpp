@@ -33,36 +33,19 @@ Tensor with_adapter(Context& context, Tensor y, const Tensor& x, const Linear& p
        .site = {.site = adapter->dropout_site, .global_width = a.full_shape[1], .column_begin = column_begin}});
 }
 
-/// Several projections of one x, inside the tensor-parallel region.
-template <size_t N>
-std::vector<Tensor> column_parallel(Context& context,
-                                    const Tensor& x,
-                                    const std::array<const Linear*, N>& projections) {
-  std::array<LinearParameters, N> parameters;
-  for (size_t i = 0; i < N; ++i) parameters[i] = projections[i]->parameters();
-  std::vector<Tensor> results = linear_group(context, x, parameters, x.dtype());
-  for (size_t i = 0; i < N; ++i) results[i] = with_adapter(context, std::move(results[i]), x, *projections[i]);
-  return results;
-}
-
-/// The bias is replicated and must enter the sum over ranks once: rank 0 adds it.
-Tensor row_parallel(Context& context, const Tensor& x, const Linear& projection) {
-  LinearParameters parameters = projection.parameters();
-  if (context.tensor_parallel != nullptr && context.tensor_parallel->rank() != 0) parameters.bias = nullptr;
-  Tensor y = with_adapter(context, linear(context, x, parameters), x, projection);
-  return leave_tensor_parallel(context, y);
-}
-
 }  // namespace
 
 Linear add_linear(ParameterStore& store, const LinearOptions& options) {
   Linear linear;
-  linear.weight =
-      &store.add(options.name + ".weight", {options.out_features, options.in_features}, options.shard, true);
+  Parameter& weight =
+      store.add(options.name + ".weight", {options.out_features, options.in_features}, options.shard, true);
+  weight.partial_gradient = options.partial_gradient;
+  linear.weight = &weight;
   if (!options.with_bias) return linear;
   Parameter& bias = store.add(options.name + ".bias", {options.out_features}, bias_shard(options.shard));
   // Only rank 0 adds a row-parallel layer's bias and sees its gradient.
-  bias.partial_gradient = bias.shard.kind == ShardKind::replicated && options.shard.kind != ShardKind::replicated;
+  bias.partial_gradient = options.partial_gradient ||
+                          (bias.shard.kind == ShardKind::replicated && options.shard.kind != ShardKind::replicated);
   linear.bias = &bias;
   return linear;
 }
@@ -88,6 +71,24 @@ ResidualNorm RmsNorm::forward_pass(Context& context, const Tensor& x) const {
   return pass_rms_norm(context, x, weight->value, options);
 }
 
+std::vector<Tensor> column_parallel(Context& context, const Tensor& x, std::span<const Linear* const> projections) {
+  std::vector<LinearParameters> parameters;
+  for (const Linear* projection : projections) parameters.push_back(projection->parameters());
+  std::vector<Tensor> results = linear_group(context, x, parameters, x.dtype());
+  for (size_t i = 0; i < projections.size(); ++i) {
+    results[i] = with_adapter(context, std::move(results[i]), x, *projections[i]);
+  }
+  return results;
+}
+
+Tensor row_parallel(Context& context, const Tensor& x, const Linear& projection) {
+  // The bias is replicated and must enter the sum over ranks once: rank 0 adds it.
+  LinearParameters parameters = projection.parameters();
+  if (context.tensor_parallel != nullptr && context.tensor_parallel->rank() != 0) parameters.bias = nullptr;
+  Tensor y = with_adapter(context, linear(context, x, parameters), x, projection);
+  return leave_tensor_parallel(context, y);
+}
+
 Tensor VocabularyEmbedding::forward(Context& context, std::span<const int32_t> ids, double scale) const {
   float factor = static_cast<float>(scale);
   if (table->value.dtype() == DType::bf16) factor = static_cast<float>(bfloat16(factor));
@@ -96,7 +97,7 @@ Tensor VocabularyEmbedding::forward(Context& context, std::span<const int32_t> i
 
 Tensor SelfAttention::forward(Context& context, const Tensor& x, const ForwardPass& pass) const {
   Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
-  std::vector<Tensor> qkv = column_parallel<3>(context, whole, {&q_proj, &k_proj, &v_proj});
+  std::vector<Tensor> qkv = column_parallel(context, whole, std::array{&q_proj, &k_proj, &v_proj});
   Tensor q = rope(context, qkv[0], pass.rope_table, options.head_dim);
   Tensor k = rope(context, qkv[1], pass.rope_table, options.head_dim);
   Tensor mixed =
@@ -109,7 +110,7 @@ Tensor SelfAttention::forward(Context& context, const Tensor& x, const ForwardPa
 
 Tensor GatedMlp::forward(Context& context, const Tensor& x, const ForwardPass& pass) const {
   Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
-  std::vector<Tensor> gate_up = column_parallel<2>(context, whole, {&gate_proj, &up_proj});
+  std::vector<Tensor> gate_up = column_parallel(context, whole, std::array{&gate_proj, &up_proj});
   Tensor gated = gated_activation(context, gate_up[0], gate_up[1], activation);
   return row_parallel(context, gated, down_proj);
 }

@@ -50,8 +50,14 @@ struct LinearOptions {
   int64_t in_features = 0;
   Shard shard;
   bool with_bias = false;
+  bool partial_gradient = false;  // of a replicated layer of which each rank's backward sees a part
 };
 Linear add_linear(ParameterStore& store, const LinearOptions& options);
+
+/// Products of one x, inside the tensor-parallel region; with adapters.
+std::vector<Tensor> column_parallel(Context& context, const Tensor& x, std::span<const Linear* const> projections);
+/// A product whose results are summed over the ranks; leaves the tensor-parallel region.
+Tensor row_parallel(Context& context, const Tensor& x, const Linear& projection);
 
 /// NAME.weight [width].
 struct RmsNorm {

@@ -1,5 +1,6 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "autograd/tape.h"
@@ -10,6 +11,19 @@ namespace {
 
 const std::byte* element(const Tensor& tensor, int64_t index) {
   return static_cast<const std::byte*>(tensor.raw()) + static_cast<size_t>(index) * dtype_bytes(tensor.dtype());
+}
+
+/// Where the span's keys are told by it rather than by the mask.
+const int32_t* visible_keys(const AttentionSpan& span) {
+  const std::vector<int32_t>& visible = span.visible_keys;
+  if (visible.empty()) return nullptr;
+  WEFT_ASSERT(static_cast<int64_t>(visible.size()) == span.length && visible.front() >= 1 &&
+                  visible.back() <= span.past + span.length && std::is_sorted(visible.begin(), visible.end()),
+              "attention: the visible keys of {} queries after {} tokens have to rise from 1 or more to {} at most",
+              span.length,
+              span.past,
+              span.past + span.length);
+  return visible.data();
 }
 
 std::vector<AttentionSequence> packed_sequences(const Tensor& k,
@@ -25,7 +39,8 @@ std::vector<AttentionSequence> packed_sequences(const Tensor& k,
                          .keys = element(k, span.begin * k.size(1)),
                          .values = element(v, span.begin * v.size(1)),
                          .key_token_stride = k.size(1),
-                         .key_head_stride = head_dim});
+                         .key_head_stride = head_dim,
+                         .visible_keys = visible_keys(span)});
   }
   return sequences;
 }
@@ -128,7 +143,12 @@ void run_recorded(Context& context,
               options);
 }
 
-void write_cache(Context& context, const Tensor& source, Tensor& cache, std::span<const AttentionSpan> spans) {
+}  // namespace
+
+void write_attention_cache(Context& context,
+                           const Tensor& source,
+                           Tensor& cache,
+                           std::span<const AttentionSpan> spans) {
   int64_t num_kv_heads = cache.size(1);
   int64_t max_tokens = cache.size(2);
   int64_t head_dim = cache.size(3);
@@ -147,8 +167,6 @@ void write_cache(Context& context, const Tensor& source, Tensor& cache, std::spa
   }
   require_kernel(context.kernels().attention.cache_write, "cache_write", context.device.type)(writes, context.stream());
 }
-
-}  // namespace
 
 Tensor attention(Context& context,
                  const Tensor& q,
@@ -190,8 +208,8 @@ Tensor cached_attention(Context& context,
                         const AttentionOptions& options) {
   check_attention(q, k, v, options.head_dim);
   WEFT_ASSERT(!is_recording(context, {&q, &k, &v}), "cached_attention has no backward");
-  write_cache(context, k, key_cache, spans);
-  write_cache(context, v, value_cache, spans);
+  write_attention_cache(context, k, key_cache, spans);
+  write_attention_cache(context, v, value_cache, spans);
   int64_t max_tokens = key_cache.size(2);
   int64_t slot_elements = key_cache.size(1) * max_tokens * options.head_dim;
   std::vector<AttentionSequence> sequences;
@@ -202,7 +220,8 @@ Tensor cached_attention(Context& context,
                          .keys = element(key_cache, span.slot * slot_elements),
                          .values = element(value_cache, span.slot * slot_elements),
                          .key_token_stride = options.head_dim,
-                         .key_head_stride = max_tokens * options.head_dim});
+                         .key_head_stride = max_tokens * options.head_dim,
+                         .visible_keys = visible_keys(span)});
   }
   Tensor out = context.empty(q.shape(), q.dtype());
   run_forward(context, q, out, nullptr, sequences, key_cache.size(1), options);

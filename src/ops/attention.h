@@ -1,7 +1,9 @@
 // Scaled dot-product attention of packed sequences, without a cache (training) or through one (generation).
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <vector>
 
 #include "autograd/context.h"
 
@@ -18,6 +20,9 @@ struct AttentionSpan {
   int64_t length = 0;
   int64_t past = 0;
   int64_t slot = 0;
+  /// [length], never falling, 1 to past + length: query i sees keys [0, visible_keys[i]) of past and span together,
+  /// whatever causal and window say. Empty: as the mask says.
+  std::vector<int32_t> visible_keys = {};
 };
 
 /// q is [tokens, heads · head_dim], k and v [tokens, kv_heads · head_dim]; each sequence attends to itself only.
@@ -38,5 +43,8 @@ Tensor cached_attention(Context& context,
                         Tensor& value_cache,
                         std::span<const AttentionSpan> sequences,
                         const AttentionOptions& options);
+
+/// Writes rows of x behind the `past` tokens of each sequence's slot of a cache [slots, kv_heads, max_tokens, width].
+void write_attention_cache(Context& context, const Tensor& x, Tensor& cache, std::span<const AttentionSpan> sequences);
 
 }  // namespace weft

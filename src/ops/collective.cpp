@@ -5,6 +5,7 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/elementwise.h"
 #include "parallel/communicator.h"
 
 namespace weft {
@@ -230,6 +231,11 @@ Tensor split_tokens_to_tp(Context& context, const Tensor& x) {
     record_token_transfer(context, "split_tokens_to_tp", TokenTransferNode::Backward::gather, x.size(0), x, y);
   }
   return y;
+}
+
+Tensor share_gradient_over_tp(Context& context, const Tensor& x) {
+  if (is_alone(context)) return x;
+  return scale_gradient(context, x, 1.0 / context.tensor_parallel->size());
 }
 
 Tensor enter_tensor_parallel(Context& context, const Tensor& x, int64_t num_tokens) {

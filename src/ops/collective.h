@@ -27,6 +27,10 @@ Tensor split_tokens_to_tp(Context& context, const Tensor& x);
 Tensor enter_tensor_parallel(Context& context, const Tensor& x, int64_t num_tokens);
 Tensor leave_tensor_parallel(Context& context, const Tensor& x);
 
+/// x for something that every rank computes alike: its gradient, the same on every rank, is passed on as this rank's
+/// part of the sum.
+Tensor share_gradient_over_tp(Context& context, const Tensor& x);
+
 /// Columns of all ranks side by side; backward keeps this rank's. Ranks hold ceil(total / size) columns of [rows,
 /// total], the last ones fewer.
 Tensor gather_columns_from_tp(Context& context, const Tensor& x, int64_t total_columns);

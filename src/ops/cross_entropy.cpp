@@ -76,7 +76,8 @@ class ChunkedLoss {
     int64_t columns = even_part_begin(options.vocab_size, 1, group != nullptr ? group->size() : 1);
     int64_t row_bytes = columns * static_cast<int64_t>(dtype_bytes(dtype_));
     chunk_rows_ = options.chunk_rows > 0 ? options.chunk_rows : std::max(kMinChunkRows, kChunkBytes / row_bytes);
-    recording_ = is_recording(context, {&x, &head});
+    recording_ =
+        is_recording(context, {&x, &head}) || (options.bias != nullptr && is_recording(context, {options.bias}));
     WEFT_ASSERT(!recording_ || head.layout() == Layout::row_major,
                 "linear_cross_entropy has no backward through a packed head");
   }
@@ -166,8 +167,11 @@ class ChunkedLoss {
 
   void compute_logits(Chunk& chunk) {
     chunk.logits = buffer(logits_, chunk.x.size(0), dtype_);
-    LinearWeight weight{
-        .weight = head_.raw(), .y = chunk.logits.raw(), .out_features = head_.size(0), .layout = head_.layout()};
+    LinearWeight weight{.weight = head_.raw(),
+                        .bias = options_.bias != nullptr ? options_.bias->raw() : nullptr,
+                        .y = chunk.logits.raw(),
+                        .out_features = head_.size(0),
+                        .layout = head_.layout()};
     require_kernel(context_.kernels().linear.forward, "linear", context_.device.type)({.x = chunk.x.raw(),
                                                                                        .weights = {&weight, 1},
                                                                                        .rows = chunk.x.size(0),
@@ -218,6 +222,7 @@ class ChunkedLoss {
   void add_gradients(Chunk& chunk, std::span<const int32_t> rows) {
     Tensor dlogits = logit_gradient(chunk);
     if (head_.wants_grad()) add_head_gradient(chunk, dlogits);
+    if (options_.bias != nullptr && options_.bias->wants_grad()) add_bias_gradient(chunk, dlogits);
     if (!dx_) return;
     bool in_place = are_contiguous(rows);
     Tensor dx = in_place ? dx_.slice(rows.front(), rows.back() + 1) : context_.empty(chunk.x.shape(), x_.dtype());
@@ -271,6 +276,21 @@ class ChunkedLoss {
         context_.stream());
   }
 
+  void add_bias_gradient(const Chunk& chunk, const Tensor& dlogits) {
+    const Tensor& bias = *options_.bias;
+    GradTarget target = grad_target(context_, *bias.grad_slot(), bias.shape(), parameter_grad_dtype(bias.dtype()));
+    require_kernel(context_.kernels().linear.backward_weight, "linear backward", context_.device.type)(
+        {.dy = dlogits.raw(),
+         .x = chunk.x.raw(),
+         .dbias = target.tensor.raw(),
+         .rows = dlogits.size(0),
+         .out_features = head_.size(0),
+         .in_features = head_.size(1),
+         .dtype = head_.dtype(),
+         .accumulate_bias = target.accumulate},
+        context_.stream());
+  }
+
   Context& context_;
   const Tensor& x_;
   const Tensor& head_;
@@ -299,6 +319,11 @@ CrossEntropy linear_cross_entropy(Context& context,
               to_string(head.shape()),
               targets.size(),
               weights.size());
+  WEFT_ASSERT(options.bias == nullptr ||
+                  (options.bias->num_elements() == head.size(0) && options.bias->dtype() == head.dtype()),
+              "linear_cross_entropy: head {}, bias {}",
+              to_string(head.shape()),
+              to_string(options.bias->shape()));
   return ChunkedLoss(context, x, head, options).run(targets, row_weights(targets, weights, options.reduction));
 }
 

@@ -17,9 +17,10 @@ enum class LossReduction : uint8_t {
 
 struct LinearCrossEntropyOptions {
   LossReduction reduction = LossReduction::mean;
-  int64_t vocab_size = 0;  // of all ranks together; each holds a part of ceil(vocab_size / ranks)
-  float soft_cap = 0;      // logits become cap·tanh(logit / cap); 0: none
-  int64_t chunk_rows = 0;  // tokens whose logits exist at a time; 0: as many as fit 64 MB, at least 128
+  int64_t vocab_size = 0;        // of all ranks together; each holds a part of ceil(vocab_size / ranks)
+  float soft_cap = 0;            // logits become cap·tanh(logit / cap); 0: none
+  const Tensor* bias = nullptr;  // [local vocabulary], added to the products
+  int64_t chunk_rows = 0;        // tokens whose logits exist at a time; 0: as many as fit 64 MB, at least 128
 };
 
 struct CrossEntropy {

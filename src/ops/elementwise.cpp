@@ -2,6 +2,7 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/vector_gradient.h"
 
 namespace weft {
 namespace {
@@ -42,6 +43,39 @@ class AxpbyNode final : public Node {
   std::shared_ptr<GradSlot> y_;
   std::shared_ptr<GradSlot> output_;
   double factor_;
+};
+
+class ColumnScaleNode final : public Node {
+ public:
+  ColumnScaleNode(const Tensor& x, Tensor factors, std::shared_ptr<GradSlot> output)
+      : x_(x.detach()), factors_(std::move(factors)), x_slot_(x.grad_slot()), output_(std::move(output)) {}
+  std::string_view name() const override { return "column_scale"; }
+
+  void backward(Context& context) override {
+    Tensor dy = take_grad(output_);
+    if (!dy) return;
+    Tensor dx = x_slot_ != nullptr ? context.empty(x_.shape(), x_.dtype()) : Tensor{};
+    VectorGradient dfactors(context, factors_);
+    auto kernel = require_kernel(
+        context.kernels().elementwise.column_scale_backward, "column_scale backward", context.device.type);
+    kernel({.x = x_.raw(),
+            .factors = factors_.raw(),
+            .dy = dy.raw(),
+            .dx = dx ? dx.raw() : nullptr,
+            .dfactors = dfactors.raw(),
+            .rows = x_.size(0),
+            .width = x_.size(1),
+            .dtype = x_.dtype()},
+           context.stream());
+    dfactors.hand_over(context, factors_);
+    if (dx) add_grad(context, x_slot_, std::move(dx));
+  }
+
+ private:
+  Tensor x_;
+  Tensor factors_;
+  std::shared_ptr<GradSlot> x_slot_;
+  std::shared_ptr<GradSlot> output_;
 };
 
 class SoftCapNode final : public Node {
@@ -151,6 +185,28 @@ Tensor scale(Context& context, const Tensor& x, double factor) {
   if (is_recording(context, {&x})) {
     auto output = attach_slot(y);
     context.tape->record(std::make_unique<AxpbyNode>(x.grad_slot(), nullptr, std::move(output), factor));
+  }
+  return y;
+}
+
+Tensor scale_gradient(Context& context, const Tensor& x, double factor) {
+  if (!is_recording(context, {&x})) return x;
+  Tensor y = x.detach();
+  auto output = attach_slot(y);
+  context.tape->record(std::make_unique<AxpbyNode>(x.grad_slot(), nullptr, std::move(output), factor));
+  return y;
+}
+
+Tensor scale_columns(Context& context, const Tensor& x, const Tensor& factors) {
+  WEFT_ASSERT(x.rank() == 2 && factors.num_elements() == x.size(1) && x.dtype() == factors.dtype());
+  Tensor y = context.empty(x.shape(), x.dtype());
+  auto kernel = require_kernel(context.kernels().elementwise.column_scale, "column_scale", context.device.type);
+  kernel(
+      {.x = x.raw(), .factors = factors.raw(), .y = y.raw(), .rows = x.size(0), .width = x.size(1), .dtype = x.dtype()},
+      context.stream());
+  if (is_recording(context, {&x, &factors})) {
+    auto output = attach_slot(y);
+    context.tape->record(std::make_unique<ColumnScaleNode>(x, factors, std::move(output)));
   }
   return y;
 }

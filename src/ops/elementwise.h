@@ -9,6 +9,10 @@ namespace weft {
 Tensor add(Context& context, const Tensor& x, const Tensor& y);
 /// factor · x
 Tensor scale(Context& context, const Tensor& x, double factor);
+/// x, whose gradient is passed on times `factor`.
+Tensor scale_gradient(Context& context, const Tensor& x, double factor);
+/// x [rows, width] with each column times a factor [width] that is learned.
+Tensor scale_columns(Context& context, const Tensor& x, const Tensor& factors);
 /// cap · tanh(x / cap)
 Tensor soft_cap(Context& context, const Tensor& x, float cap);
 /// Over the last of two dimensions.

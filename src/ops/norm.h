@@ -1,5 +1,8 @@
-// Root-mean-square norm, alone or fused with the residual addition before it.
+// Root-mean-square norm and layer norm, alone or fused with the residual addition before them.
 #pragma once
+
+#include <cstdint>
+#include <span>
 
 #include "autograd/context.h"
 
@@ -11,7 +14,7 @@ struct RmsNormOptions {
   bool round_before_weight = false;  // Llama rounds the normalised value to the compute dtype first
 };
 
-/// x is [rows, width], weight [width].
+/// x is [rows, width], weight [width]; without a weight (an undefined tensor) eps is all that counts of the options.
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options);
 
 struct ResidualNorm {
@@ -25,5 +28,24 @@ ResidualNorm add_rms_norm(
 
 /// x itself and its norm, for an x that already is the sum: the gradients of both are joined in one rounding.
 ResidualNorm pass_rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options);
+
+/// rms_norm(x + residual) in one pass, for blocks that norm after the addition and go on with the normed value alone.
+/// The weight may be undefined.
+Tensor add_rms_norm_post(
+    Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options);
+
+struct LayerNormParameters {
+  const Tensor* weight = nullptr;        // [width], or [groups, width]; null: ones
+  const Tensor* bias = nullptr;          // likewise; null: zeros
+  std::span<const int32_t> groups = {};  // one a row of x: its row of weight and bias; empty: all 0
+  bool subtract_mean = true;             // false: an RMS norm
+};
+
+/// Layer norm (Ba et al., 2016) of x [rows, width], statistics in f32.
+Tensor layer_norm(Context& context, const Tensor& x, const LayerNormParameters& parameters, double eps);
+
+/// layer_norm(x + residual) in one pass.
+Tensor add_layer_norm(
+    Context& context, const Tensor& x, const Tensor& residual, const LayerNormParameters& parameters, double eps);
 
 }  // namespace weft

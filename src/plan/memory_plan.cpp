@@ -30,7 +30,7 @@ struct LocalWidths {
   int64_t vocabulary = 0;
 };
 
-int64_t local_rows(const CausalLanguageModel& model, const char* name) {
+int64_t local_rows(const LanguageModel& model, const char* name) {
   for (const Parameter& parameter : model.parameters().all()) {
     if (parameter.name == name) return parameter.local_shape[0];
   }
@@ -38,7 +38,7 @@ int64_t local_rows(const CausalLanguageModel& model, const char* name) {
   return 0;
 }
 
-LocalWidths local_widths(const CausalLanguageModel& model) {
+LocalWidths local_widths(const LanguageModel& model) {
   return {.hidden = model.info().hidden_size,
           .query = local_rows(model, "model.layers.0.self_attn.q_proj.weight"),
           .key = local_rows(model, "model.layers.0.self_attn.k_proj.weight"),
@@ -110,7 +110,7 @@ class Planner {
   int64_t logit_activations(const Pass& pass) const {
     int64_t hidden = pass.tokens * widths_.hidden;
     if (pass.logit_rows != pass.tokens) hidden += pass.logit_rows * widths_.hidden;
-    int64_t columns = opened_.settings.logit_soft_cap > 0 ? 2 * widths_.vocabulary : widths_.vocabulary;
+    int64_t columns = opened_.decoder("memory planning").logit_soft_cap > 0 ? 2 * widths_.vocabulary : widths_.vocabulary;
     if (place_.size > 1) columns = std::max(columns, widths_.vocabulary + info_.vocab_size);
     return hidden * element_bytes() + pass.logit_rows * columns * kFloatBytes;
   }
@@ -144,7 +144,7 @@ class Planner {
   TensorParallelPlace place_;
   DType dtype_;
   Workload workload_;
-  std::unique_ptr<CausalLanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_;
   const ModelInfo& info_;
   LocalWidths widths_;
 };

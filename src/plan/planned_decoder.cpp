@@ -12,10 +12,10 @@ constexpr int64_t kFloatBytes = 4;
 }  // namespace
 
 PlannedDecoder::PlannedDecoder(const OpenedModel& opened,
-                               CausalLanguageModel& model,
+                               LanguageModel& model,
                                const std::function<bool(const Parameter&)>& is_trained,
                                bool has_dropout)
-    : norm_after_branches_(opened.settings.norm_after_branches),
+    : norm_after_branches_(opened.decoder("memory planning").norm_after_branches),
       hidden_size_(model.info().hidden_size),
       head_dim_(model.info().head_dim),
       vocab_size_(model.info().vocab_size) {

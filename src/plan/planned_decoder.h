@@ -19,7 +19,7 @@ class PlannedDecoder {
  public:
   /// `model` is declared, with its adapter attached; `is_trained` says of each parameter whether it is.
   PlannedDecoder(const OpenedModel& opened,
-                 CausalLanguageModel& model,
+                 LanguageModel& model,
                  const std::function<bool(const Parameter&)>& is_trained,
                  bool has_dropout);
 

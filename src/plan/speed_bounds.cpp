@@ -18,7 +18,7 @@ bool is_output_head(const Parameter& parameter, const ModelInfo& info) {
 }
 
 int64_t window_of(const OpenedModel& opened, int64_t layer) {
-  const std::vector<int64_t>& windows = opened.settings.windows;
+  const std::vector<int64_t>& windows = opened.decoder("a bound of speed").windows;
   return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];
 }
 
@@ -33,7 +33,7 @@ double visible_keys(int64_t tokens, int64_t window) {
 }  // namespace
 
 DecodeCost decode_cost(const OpenedModel& opened,
-                       const CausalLanguageModel& model,
+                       const LanguageModel& model,
                        DType dtype,
                        const Workload& workload) {
   DecodeCost cost;
@@ -52,7 +52,7 @@ DecodeCost decode_cost(const OpenedModel& opened,
   return cost;
 }
 
-double prefill_flops(const OpenedModel& opened, const CausalLanguageModel& model, const Workload& workload) {
+double prefill_flops(const OpenedModel& opened, const LanguageModel& model, const Workload& workload) {
   const ModelInfo& info = model.info();
   auto batch = static_cast<double>(workload.batch);
   double tokens = batch * static_cast<double>(workload.prompt_tokens);
@@ -74,7 +74,7 @@ double prefill_flops(const OpenedModel& opened, const CausalLanguageModel& model
   return flops;
 }
 
-double training_flops_per_token(const CausalLanguageModel& model, int64_t sequence_length, int64_t adapter_weights) {
+double training_flops_per_token(const LanguageModel& model, int64_t sequence_length, int64_t adapter_weights) {
   const ModelInfo& info = model.info();
   double weights = 0;
   for (const Parameter& parameter : model.parameters().all()) {

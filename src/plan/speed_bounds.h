@@ -15,17 +15,17 @@ struct DecodeCost {
   int64_t cache_bytes = 0;   // keys and values read at a step half way through the answers, all sequences together
 };
 DecodeCost decode_cost(const OpenedModel& opened,
-                       const CausalLanguageModel& model,
+                       const LanguageModel& model,
                        DType dtype,
                        const Workload& workload);
 
 /// Floating-point operations of one rank for the prompts of a batch: 2 a weight and token, 4·head_dim a query head and
 /// visible key, and the logits of each prompt's last token.
-double prefill_flops(const OpenedModel& opened, const CausalLanguageModel& model, const Workload& workload);
+double prefill_flops(const OpenedModel& opened, const LanguageModel& model, const Workload& workload);
 
 /// Floating-point operations of all ranks together for training on a token of rows of `sequence_length`: 6 a weight of
 /// a matrix product (2 forward, 4 backward; 4 for a frozen one, whose own gradient nobody wants), and
 /// 6·layers·heads·head_dim·length for causal attention. `adapter_weights` > 0: only so many are trained.
-double training_flops_per_token(const CausalLanguageModel& model, int64_t sequence_length, int64_t adapter_weights = 0);
+double training_flops_per_token(const LanguageModel& model, int64_t sequence_length, int64_t adapter_weights = 0);
 
 }  // namespace weft

@@ -12,7 +12,7 @@ namespace weft {
 namespace {
 
 /// As the engine chooses them.
-PlannedParameters choose_parameters(CausalLanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
+PlannedParameters choose_parameters(LanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
   PlannedParameters result;
   for (Parameter& parameter : model.parameters().all()) {
     bool is_trained = adapter == nullptr || (setup.engine.train_norms && parameter.is_norm);
@@ -28,7 +28,7 @@ PlannedParameters choose_parameters(CausalLanguageModel& model, Adapter* adapter
 }
 
 /// Everything that decides what a tensor-parallel rank allocates.
-std::vector<int64_t> local_sizes(const CausalLanguageModel& model) {
+std::vector<int64_t> local_sizes(const LanguageModel& model) {
   std::vector<int64_t> sizes;
   for (const Parameter& parameter : model.parameters().all()) {
     for (int64_t dim : parameter.local_shape) sizes.push_back(dim);
@@ -57,7 +57,7 @@ class PlannedEngine {
                 const TrainingSetup& setup,
                 const PlannedParameters& parameters,
                 const PlannedDecoder& decoder,
-                CausalLanguageModel& model)
+                LanguageModel& model)
       : context_(context),
         setup_(setup),
         decoder_(decoder),
@@ -157,7 +157,7 @@ class PlannedEngine {
 
 struct TrainingPlanner::Rank {
   TensorParallelPlace place;
-  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Adapter> adapter;
   bool is_like_another = false;  // allocates what an earlier rank does
 };

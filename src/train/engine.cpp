@@ -22,7 +22,7 @@ struct TrainedAndFrozen {
   std::vector<Parameter*> trained, frozen;
 };
 
-TrainedAndFrozen choose_parameters(CausalLanguageModel& model, Adapter* adapter, const EngineOptions& options) {
+TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const EngineOptions& options) {
   TrainedAndFrozen result;
   for (Parameter& parameter : model.parameters().all()) {
     bool is_trained = adapter == nullptr || (options.train_norms && parameter.is_norm);
@@ -67,7 +67,7 @@ class TrainingEngine::State {
  public:
   State(const Context& context,
         const Mesh& mesh,
-        CausalLanguageModel& model,
+        LanguageModel& model,
         Adapter* adapter,
         const EngineOptions& options)
       : context_(context),
@@ -235,7 +235,7 @@ class TrainingEngine::State {
 
   /// An ordinary forward and backward, whose loss is added to `loss`, and the gradient of the looked-up embeddings.
   Tensor embedding_gradient(const MicroBatch& micro_batch, double& loss) {
-    Shape shape = {micro_batch.batch.num_tokens(), model_.info().hidden_size};
+    Shape shape = {micro_batch.batch.num_tokens(), model_.embedding_table().full_shape[1]};
     Tensor offset = context_.zeros(shape, model_.embedding_table().value.dtype());
     auto slot = attach_slot(offset);
     loss += forward_and_backward(micro_batch, false, 1, offset);
@@ -269,7 +269,7 @@ class TrainingEngine::State {
 
   Context context_;
   const Mesh& mesh_;
-  CausalLanguageModel& model_;
+  LanguageModel& model_;
   EngineOptions options_;
   TrainedAndFrozen parameters_;
   ParameterShards shards_;
@@ -280,7 +280,7 @@ class TrainingEngine::State {
 
 TrainingEngine::TrainingEngine(const Context& context,
                                const Mesh& mesh,
-                               CausalLanguageModel& model,
+                               LanguageModel& model,
                                Adapter* adapter,
                                const EngineOptions& options)
     : state_(std::make_unique<State>(context, mesh, model, adapter, options)) {}

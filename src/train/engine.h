@@ -51,7 +51,7 @@ class TrainingEngine {
   /// All references must outlive the engine.
   TrainingEngine(const Context& context,
                  const Mesh& mesh,
-                 CausalLanguageModel& model,
+                 LanguageModel& model,
                  Adapter* adapter,
                  const EngineOptions& options);
   ~TrainingEngine();

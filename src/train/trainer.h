@@ -41,7 +41,7 @@ struct TrainerParts {
   const Context& context;
   const Mesh& mesh;
   const OpenedModel& base;
-  CausalLanguageModel& model;
+  LanguageModel& model;
   Adapter* adapter = nullptr;
   const TrainingData& data;
   const TrainingData* held_out = nullptr;

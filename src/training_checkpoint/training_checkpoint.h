@@ -54,7 +54,7 @@ struct TrainState {
 struct CheckpointSubject {
   const OpenedModel& base;  // whose config and tokenizer go beside the weights
   std::string tokenizer;    // folder or file of the tokenizer where it is not the base's
-  CausalLanguageModel& model;
+  LanguageModel& model;
   Adapter* adapter = nullptr;  // if given, the adapter is saved instead of the model
   Optimizer& optimizer;        // its pieces are what is trained
 };

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "core/error.h"
 #include "models/weight_map.h"
@@ -17,19 +18,36 @@ bool ends_with(std::string_view text, std::string_view end) {
 
 /// "Transformer-3-FeedForward/i0_dense" to the parameter of layer 3 that is stored under …/i0_dense/…; "" when there is
 /// none.
-std::string parameter_of(const std::string& path, const OpenedModel& opened, const CausalLanguageModel& model) {
-  if (path == "Embedding-Token") return "model.embed_tokens.weight";
-  if (path == "Decoder-Output-LM") return "lm_head.weight";
+std::string parameter_of(const std::string& path, const OpenedModel& opened, const LanguageModel& model) {
+  // Layers of which a model has one are known by the number of their Keras group.
+  static constexpr std::pair<const char*, const char*> kSingle[] = {
+      {"Embedding-Token", "layers/embedding/vars/0"},
+      {"Embedding-Segment", "layers/embedding_1/vars/0"},
+      {"Embedding-Position", "layers/position_embedding/vars/0"}};
+  WeightMap map = opened.definition.weights(ModelFormat::keras_hdf5);
+  for (const auto& [layer, dataset] : kSingle) {
+    if (path != layer) continue;
+    for (const Parameter& parameter : model.parameters().all()) {
+      if (find_source(map, parameter, model.info().num_layers).theirs == dataset) return parameter.name;
+    }
+  }
+  static constexpr std::pair<const char*, const char*> kNamed[] = {
+      {"Decoder-Output-LM", "lm_head.weight"},
+      {"MLM-Dense", "cls.predictions.transform.dense.weight"},
+      {"NSP-Proba", "cls.seq_relationship.weight"}};
+  for (const auto& [layer, name] : kNamed) {
+    if (path == layer) return name;
+  }
   constexpr std::string_view kBlock = "Transformer-";
   size_t slash = path.find('/');
   if (path.rfind(kBlock, 0) != 0 || slash == std::string::npos) return "";
   int layer = 0;
   std::from_chars(path.data() + kBlock.size(), path.data() + slash, layer);
-  std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  std::string number = "." + std::to_string(layer) + ".";
   std::string part = path.substr(slash) + "/";
   for (const Parameter& parameter : model.parameters().all()) {
-    if (parameter.name.rfind(prefix, 0) != 0) continue;
-    if (find_source(opened.weight_map(), parameter, model.info().num_layers).theirs.find(part) != std::string::npos) {
+    if (parameter.name.find(number) == std::string::npos) continue;
+    if (find_source(map, parameter, model.info().num_layers).theirs.find(part) != std::string::npos) {
       return parameter.name;
     }
   }
@@ -88,7 +106,7 @@ void merge(Parameter& parameter, const LowRankFactors& factors) {
 
 std::vector<LowRankFactors> read_low_rank_factors(GoldenFile& golden,
                                                   const OpenedModel& opened,
-                                                  const CausalLanguageModel& model) {
+                                                  const LanguageModel& model) {
   std::vector<LowRankFactors> result;
   for (const std::string& dataset : golden.datasets_under("lora")) {
     if (!ends_with(dataset, kSuffixA)) continue;
@@ -110,7 +128,7 @@ std::vector<LowRankFactors> read_low_rank_factors(GoldenFile& golden,
   return result;
 }
 
-void merge_low_rank_factors(CausalLanguageModel& model, const std::vector<LowRankFactors>& factors) {
+void merge_low_rank_factors(LanguageModel& model, const std::vector<LowRankFactors>& factors) {
   for (const LowRankFactors& entry : factors) {
     Parameter* parameter = model.parameters().find(entry.parameter);
     WEFT_ASSERT(parameter != nullptr);

@@ -22,10 +22,10 @@ struct LowRankFactors {
 /// Empty when the file has none. Throws Error(bad_input) for factors of unknown layers or of shapes that do not fit.
 std::vector<LowRankFactors> read_low_rank_factors(GoldenFile& golden,
                                                   const OpenedModel& opened,
-                                                  const CausalLanguageModel& model);
+                                                  const LanguageModel& model);
 
 /// Adds A·B to this rank's slices of the weights, which must be row-major.
-void merge_low_rank_factors(CausalLanguageModel& model, const std::vector<LowRankFactors>& factors);
+void merge_low_rank_factors(LanguageModel& model, const std::vector<LowRankFactors>& factors);
 
 struct LowRankGradients {
   std::vector<float> a;

@@ -1,6 +1,7 @@
 #include "verify/model_run.h"
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <string_view>
@@ -10,7 +11,10 @@
 #include "core/error.h"
 #include "generate/sampler.h"
 #include "nn/kv_cache.h"
+#include "ops/collective.h"
+#include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/loss.h"
 #include "parallel/communicator.h"
 
 namespace weft {
@@ -66,16 +70,25 @@ std::vector<float> gather_gradient(const Context& context, const Parameter& para
 struct OpenRow {
   size_t index = 0;
   std::vector<int32_t> ids;
+  std::vector<int32_t> segments;  // of prompt and answer; empty: all 0
   int64_t cached = 0;
 };
 
 /// Logits of the next token of every open row, [rows, vocabulary].
-TokenValues next_logits(Context& context, CausalLanguageModel& model, std::vector<OpenRow>& rows, KvCache* cache) {
+TokenValues next_logits(Context& context, LanguageModel& model, std::vector<OpenRow>& rows, KvCache* cache) {
   Batch batch;
   std::vector<int32_t> last;
   for (OpenRow& row : rows) {
     auto begin = row.ids.begin() + (cache == nullptr ? 0 : row.cached);
-    batch.add({begin, row.ids.end()}, cache == nullptr ? 0 : row.cached, static_cast<int64_t>(row.index));
+    std::vector<int32_t> ids(begin, row.ids.end());
+    int64_t past = cache == nullptr ? 0 : row.cached;
+    auto slot = static_cast<int64_t>(row.index);
+    if (row.segments.empty()) {
+      batch.add(ids, past, slot);
+    } else {
+      auto first = row.segments.begin() + past;
+      batch.add(ids, {first, first + static_cast<int64_t>(ids.size())}, past, slot);
+    }
     last.push_back(static_cast<int32_t>(batch.num_tokens() - 1));
     row.cached = static_cast<int64_t>(row.ids.size());
   }
@@ -89,47 +102,104 @@ TokenValues to_token_values(const Tensor& tensor) {
   return {.width = tensor.size(-1), .values = to_floats(tensor)};
 }
 
-ObservedValues run_forward(const Context& context, CausalLanguageModel& model, const Batch& batch) {
+ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch) {
   ObservedValues observed;
   Context watched = context;
   watched.observer = [&](std::string_view name, const Tensor& value) {
     observed.insert_or_assign(std::string(name), to_token_values(value));
   };
+  auto keep = [&](const char* name, const Tensor& value) { observed.insert_or_assign(name, to_token_values(value)); };
+  auto keep_logits = [&](const std::string& name, const std::string& probabilities, const Tensor& value) {
+    keep(name.c_str(), value);
+    observed.insert_or_assign(probabilities, to_probabilities(observed.at(name)));
+  };
   Tensor hidden = model.hidden(watched, batch, nullptr);
+  keep("final", hidden);
+  if (model.head().weight != nullptr || model.info().has_language_model_head) {
+    keep_logits("logits", "proba", model.logits(watched, hidden, &batch));
+  }
   watched.observer = nullptr;
-  observed.insert_or_assign("final", to_token_values(hidden));
-  observed.insert_or_assign("logits", to_token_values(model.logits(watched, hidden)));
+  if (Tensor pooled = model.pooled(watched, hidden, batch)) {
+    keep("pooled", pooled);
+    if (Tensor pair = model.pair_logits(watched, pooled)) keep_logits("pair_logits", "pair_proba", pair);
+  }
+  if (Tensor replaced = model.replaced_logits(watched, hidden)) {
+    keep_logits("replaced_logits", "replaced_proba", replaced);
+  }
   return observed;
 }
 
+TokenValues to_probabilities(TokenValues logits) {
+  for (int64_t r = 0; r < logits.rows(); ++r) {
+    float* row = logits.values.data() + r * logits.width;
+    if (logits.width == 1) {
+      *row = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(*row))));
+      continue;
+    }
+    float largest = *std::max_element(row, row + logits.width);
+    double sum = 0;
+    for (int64_t i = 0; i < logits.width; ++i) sum += std::exp(static_cast<double>(row[i]) - largest);
+    for (int64_t i = 0; i < logits.width; ++i) {
+      row[i] = static_cast<float>(std::exp(static_cast<double>(row[i]) - largest) / sum);
+    }
+  }
+  return logits;
+}
+
+namespace {
+
+/// The sum of all losses that the targets ask for.
+Tensor total_loss(
+    Context& context, LanguageModel& model, const Batch& batch, const Tensor& hidden, const TrainingTargets& targets) {
+  Tensor loss;
+  auto include = [&](const Tensor& part) { loss = loss ? add(context, loss, part) : part; };
+  if (!targets.tokens.empty()) {
+    Tensor scored = targets.rows.empty() ? hidden : gather_rows(context, hidden, targets.rows);
+    include(
+        language_model_loss(context, model, scored, targets.tokens, targets.weights, LossReduction::mean, &batch).loss);
+  }
+  if (!targets.pairs.empty()) {
+    Tensor logits = model.pair_logits(context, model.pooled(context, hidden, batch));
+    include(softmax_cross_entropy(context, share_gradient_over_tp(context, logits), targets.pairs));
+  }
+  if (!targets.replaced.empty()) {
+    Tensor logits = model.replaced_logits(context, hidden);
+    include(binary_cross_entropy(context, share_gradient_over_tp(context, logits), targets.replaced));
+  }
+  return loss;
+}
+
+}  // namespace
+
 double run_training_pass(const Context& context,
-                         CausalLanguageModel& model,
+                         LanguageModel& model,
                          const Batch& batch,
-                         const std::vector<int32_t>& targets,
-                         const std::vector<float>& weights,
+                         const TrainingTargets& targets,
                          const GradientSink& sink) {
   set_trainable(model, true);
   Context recording = context;
   Tape tape;
   recording.tape = &tape;
   Tensor hidden = model.hidden(recording, batch, nullptr);
-  LanguageModelLoss loss = language_model_loss(recording, model, hidden, targets, weights);
-  tape.backward(recording, loss.loss);
+  Tensor loss = total_loss(recording, model, batch, hidden, targets);
+  tape.backward(recording, loss);
   finish_gradients(recording, model);
   for (Parameter& parameter : model.parameters().all()) {
     sink(parameter, gather_gradient(context, parameter, model.parameters().place()));
   }
   set_trainable(model, false);
-  return to_floats(loss.loss)[0];
+  return to_floats(loss)[0];
 }
 
-std::vector<GreedyRow> run_greedy(const Context& context, CausalLanguageModel& model, const GreedyRequest& request) {
+std::vector<GreedyRow> run_greedy(const Context& context, LanguageModel& model, const GreedyRequest& request) {
   Context running = context;
   std::vector<GreedyRow> results(request.prompts.size());
   std::vector<OpenRow> open;
   int64_t longest = 1;
   for (size_t i = 0; i < request.prompts.size(); ++i) {
-    open.push_back({.index = i, .ids = request.prompts[i]});
+    open.push_back({.index = i,
+                    .ids = request.prompts[i],
+                    .segments = request.segments.empty() ? std::vector<int32_t>{} : request.segments[i]});
     longest = std::max(longest, static_cast<int64_t>(request.prompts[i].size()) + request.num_new_tokens[i]);
   }
   std::unique_ptr<KvCache> cache;

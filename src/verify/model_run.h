@@ -29,19 +29,31 @@ using ObservedValues = std::map<std::string, TokenValues, std::less<>>;
 
 TokenValues to_token_values(const Tensor& tensor);
 
-/// A forward pass without a cache.
-ObservedValues run_forward(const Context& context, CausalLanguageModel& model, const Batch& batch);
+/// A forward pass without a cache, and all heads: "logits" and "proba", one row a token; "pooled", "pair_logits" and
+/// "pair_proba", one a sequence; "replaced_logits" and "replaced_proba", one a token.
+ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch);
+
+/// The rows of a softmax, or of a sigmoid where they have one element.
+TokenValues to_probabilities(TokenValues logits);
 
 /// Receives the gradient of a whole parameter, gathered from all ranks; empty where no gradient arrived.
 using GradientSink = std::function<void(const Parameter& parameter, std::vector<float> gradient)>;
 
-/// Forward, loss (a target and a weight a token; targets of −1 are ignored), backward. Hands every parameter's gradient
-/// to `sink` and returns the loss. The model must have been loaded for training.
+/// What a training pass scores; the loss is the sum of what is there.
+struct TrainingTargets {
+  std::vector<int32_t> tokens;       // of the output layer; −1: ignored
+  std::vector<float> weights;        // of `tokens`
+  std::vector<int32_t> rows = {};    // the tokens that `tokens` are of; empty: all
+  std::vector<int32_t> pairs = {};   // a class a sequence, of the pair head; the mean is taken
+  std::vector<float> replaced = {};  // 0 or 1 a token, of the discriminator; the mean is taken
+};
+
+/// Forward, loss, backward. Hands every parameter's gradient to `sink` and returns the loss. The model must have been
+/// loaded for training.
 double run_training_pass(const Context& context,
-                         CausalLanguageModel& model,
+                         LanguageModel& model,
                          const Batch& batch,
-                         const std::vector<int32_t>& targets,
-                         const std::vector<float>& weights,
+                         const TrainingTargets& targets,
                          const GradientSink& sink);
 
 /// Chooses the next id from all of a row's ids so far and its logits, which it may change.
@@ -49,9 +61,10 @@ using ChooseNext = std::function<int32_t(std::span<const int32_t> ids, std::span
 
 struct GreedyRequest {
   std::vector<std::vector<int32_t>> prompts;
-  std::vector<int64_t> num_new_tokens;  // a row
-  int32_t end_id = -1;                  // a row ends with it; −1: never
-  bool use_cache = true;                // else the whole sequence is run again at every step
+  std::vector<int64_t> num_new_tokens;              // a row
+  std::vector<std::vector<int32_t>> segments = {};  // of each row, prompt and answer; empty: all 0
+  int32_t end_id = -1;                              // a row ends with it; −1: never
+  bool use_cache = true;                            // else the whole sequence is run again at every step
   DType cache_dtype = DType::f32;
   ChooseNext choose;  // null: the largest logit
 };
@@ -62,6 +75,6 @@ struct GreedyRow {
 };
 
 /// All rows in one batch of ragged lengths; rows leave it as they end.
-std::vector<GreedyRow> run_greedy(const Context& context, CausalLanguageModel& model, const GreedyRequest& request);
+std::vector<GreedyRow> run_greedy(const Context& context, LanguageModel& model, const GreedyRequest& request);
 
 }  // namespace weft

@@ -8,6 +8,8 @@ namespace weft {
 ModelOptions with_golden_options(ModelOptions options, const GoldenFile& golden) {
   if (options.family.empty()) options.family = golden.text_attribute("", "family");
   if (options.compat.empty()) options.compat = golden.text_attribute("", "compat");
+  if (options.application.empty()) options.application = golden.text_attribute("", "application");
+  if (options.overrides.empty()) options.overrides = golden.text_attribute("", "options");
   return options;
 }
 

@@ -19,26 +19,16 @@ std::string last_part(const std::string& path) {
   return path.substr(path.rfind('/') + 1);
 }
 
-/// Adds "proba", what a model with a softmax head returns.
-void add_probabilities(ObservedValues& observed) {
-  TokenValues probabilities = observed.at("logits");
-  for (int64_t r = 0; r < probabilities.rows(); ++r) {
-    float* row = probabilities.values.data() + r * probabilities.width;
-    float largest = *std::max_element(row, row + probabilities.width);
-    double sum = 0;
-    for (int64_t i = 0; i < probabilities.width; ++i) sum += std::exp(static_cast<double>(row[i]) - largest);
-    for (int64_t i = 0; i < probabilities.width; ++i) {
-      row[i] = static_cast<float>(std::exp(static_cast<double>(row[i]) - largest) / sum);
-    }
-  }
-  observed.insert_or_assign("proba", std::move(probabilities));
-}
-
 /// bert4keras3's name of an output to the name that models observe: hidden_i lies after block i, Weft's hidden/i
 /// before.
 std::string observed_name(const std::string& name) {
   if (name == "embeddings") return "hidden/0";
   if (name == "output_norm" || name == "last_hidden") return "final";
+  if (name == "mlm_logits") return "logits";
+  if (name == "mlm_proba") return "proba";
+  if (name == "nsp_proba") return "pair_proba";
+  if (name == "discriminator_logits") return "replaced_logits";
+  if (name == "discriminator_proba") return "replaced_proba";
   constexpr std::string_view kHidden = "hidden_";
   if (name.rfind(kHidden, 0) == 0) {
     int layer = 0;
@@ -49,66 +39,159 @@ std::string observed_name(const std::string& name) {
   return name;
 }
 
+/// Rows of a group's inputs, and how to find their tokens in the outputs.
+struct KerasRows {
+  PackedRows packed;
+  std::vector<int32_t> scored;            // the tokens that the output layer is run on; empty: all
+  std::vector<int64_t> scored_positions;  // their places in its outputs
+};
+
+/// A group's inputs: token_ids, and, where they are, segment_ids, position_ids, condition, mask_positions. Of `row`
+/// only (−1: all), and of it the first `length` tokens (0: all).
+KerasRows read_rows(VerifySession& session, const std::string& group, int64_t row = -1, int64_t length = 0) {
+  GoldenFile& golden = session.golden();
+  GoldenIds ids = golden.ids(group + "/token_ids");
+  check_ids(session, group + "/token_ids", ids);
+  auto optional = [&](const char* name) {
+    std::string dataset = group + "/" + name;
+    GoldenIds read = golden.has(dataset) ? golden.ids(dataset) : GoldenIds{};
+    if (!read.values.empty() && read.rows != ids.rows) {
+      fail_input("golden file {}: {} has {} rows for {} of ids", golden.path(), dataset, read.rows, ids.rows);
+    }
+    return read;
+  };
+  GoldenIds segments = optional("segment_ids");
+  GoldenIds positions = optional("position_ids");
+  GoldenIds scored = optional("mask_positions");
+  bool masks_padding = session.model().info().seed_masks_padding;
+  KerasRows rows;
+  Batch& batch = rows.packed.batch;
+  for (int64_t r = 0; r < ids.rows; ++r) {
+    if (row >= 0 && r != row) continue;
+    int64_t count = length > 0 ? length : ids.length;
+    while (masks_padding && count > 1 && ids.at(r, count - 1) == 0) --count;
+    int64_t begin = batch.num_tokens();
+    batch.add(ids.prefix(r, count),
+              segments.values.empty() ? std::vector<int32_t>(static_cast<size_t>(count)) : segments.prefix(r, count),
+              0,
+              r);
+    for (int64_t t = 0; t < count; ++t) {
+      rows.packed.positions.push_back((row >= 0 ? 0 : r * ids.length) + t);
+      if (!positions.values.empty()) batch.position_ids.push_back(positions.at(r, t));
+    }
+    for (int64_t s = 0; s < scored.length; ++s) {
+      if (scored.at(r, s) < 0 || scored.at(r, s) >= count) continue;
+      rows.scored.push_back(static_cast<int32_t>(begin + scored.at(r, s)));
+      rows.scored_positions.push_back(r * scored.length + s);
+    }
+  }
+  if (golden.has(group + "/condition")) {
+    GoldenTensor condition = golden.tensor(group + "/condition");
+    int64_t first = row >= 0 ? row : 0;
+    int64_t count = row >= 0 ? 1 : ids.rows;
+    batch.condition = session.context().empty({count, condition.width()}, session.dtype());
+    convert_dtype(condition.values.data() + first * condition.width(),
+                  DType::f32,
+                  batch.condition.raw(),
+                  session.dtype(),
+                  count * condition.width());
+  }
+  return rows;
+}
+
+TokenValues select_rows(const TokenValues& all, const std::vector<int32_t>& rows) {
+  TokenValues some{.width = all.width, .values = {}};
+  for (int32_t row : rows) some.values.insert(some.values.end(), all.row(row).begin(), all.row(row).end());
+  return some;
+}
+
 void compare_group(VerifySession& session,
                    const std::string& group,
                    const Tolerance& tolerance,
-                   const PackedRows& packed) {
+                   const KerasRows& rows) {
   GoldenFile& golden = session.golden();
+  const PackedRows& packed = rows.packed;
   ObservedValues observed = run_forward(session.context(), session.model(), packed.batch);
-  add_probabilities(observed);
   for (const std::string& dataset : golden.datasets_under(group)) {
     auto found = observed.find(observed_name(last_part(dataset)));
     if (found == observed.end()) {
       golden.skip(dataset, "this model has no intermediate value of that name");
       continue;
     }
-    bool is_hidden = found->first == "final" || found->first.rfind("hidden/", 0) == 0;
-    session.compare_tokens(
-        dataset, is_hidden ? "hidden states" : found->first, tolerance, found->second, packed.positions);
+    const std::string& name = found->first;
+    bool is_hidden = name == "final" || name == "mlm_hidden" || name.rfind("hidden/", 0) == 0;
+    bool is_output = name == "logits" || name == "proba";
+    std::string category = is_hidden ? "hidden states" : name;
+    if (name == "pooled" || name.rfind("pair_", 0) == 0) {
+      std::vector<int64_t> sequences;
+      for (int64_t s = 0; s < found->second.rows(); ++s) sequences.push_back(s);
+      session.compare_tokens(dataset, category, tolerance, found->second, sequences);
+    } else if (is_output && !rows.scored.empty()) {
+      session.compare_tokens(
+          dataset, category, tolerance, select_rows(found->second, rows.scored), rows.scored_positions);
+    } else {
+      session.compare_tokens(dataset, category, tolerance, found->second, packed.positions);
+    }
   }
+}
+
+/// Where a checkpoint lacks what the model was made of, the file holds what came of loading it.
+std::string outputs_group(VerifySession& session) {
+  bool has_own = session.golden().has_group("outputs_ckpt");
+  if (!has_own) return "outputs";
+  bool is_tensorflow = session.opened().format == ModelFormat::tensorflow;
+  session.golden().skip(is_tensorflow ? "outputs" : "outputs_ckpt", "of the model loaded from another format");
+  return is_tensorflow ? "outputs_ckpt" : "outputs";
 }
 
 void verify_outputs(VerifySession& session) {
   GoldenFile& golden = session.golden();
-  GoldenIds ids = golden.ids("inputs/token_ids");
-  check_ids(session, "inputs/token_ids", ids);
-  PackedRows whole = pack_rows(golden, ids, nullptr);
-  for (const char* group : {"outputs", "outputs_float32"}) {
-    if (golden.has_group(group)) compare_group(session, group, session.tolerances().get(group), whole);
+  KerasRows whole = read_rows(session, "inputs");
+  compare_group(session, outputs_group(session), session.tolerances().get("outputs"), whole);
+  if (golden.has_group("outputs_float32")) {
+    compare_group(session, "outputs_float32", session.tolerances().get("outputs_float32"), whole);
   }
+  GoldenIds ids = golden.ids("inputs/token_ids");
   for (int64_t row = 0; row < ids.rows; ++row) {
     std::string group = fmt::format("outputs_trimmed/row_{}", row);
     std::vector<std::string> datasets = golden.datasets_under(group);
-    if (datasets.empty()) continue;
-    int64_t length =
-        golden.tensor(datasets[0]).values.size() / std::max<int64_t>(1, golden.tensor(datasets[0]).width());
-    if (length > ids.length) {
-      fail_input(
-          "golden file {}: {} has {} positions, inputs/token_ids {}", golden.path(), datasets[0], length, ids.length);
+    int64_t length = 0;
+    for (const std::string& dataset : datasets) {
+      Shape shape = golden.shape(dataset);
+      if (shape.rank() >= 2) length = std::max(length, shape[-2]);
     }
-    GoldenIds trimmed{.rows = 1, .length = length, .values = ids.prefix(row, length)};
-    compare_group(session, group, session.tolerances().get("outputs"), pack_rows(golden, trimmed, nullptr));
+    if (datasets.empty() || length == 0) continue;
+    if (length > ids.length) {
+      fail_input("golden file {}: {} has {} positions, inputs/token_ids {}", golden.path(), group, length, ids.length);
+    }
+    // Of models that give one value a sequence the length is known by its padding alone.
+    while (length == 1 && length < ids.length && ids.at(row, length) != 0) ++length;
+    compare_group(session, group, session.tolerances().get("outputs"), read_rows(session, "inputs", row, length));
   }
 }
 
 void verify_loss(VerifySession& session) {
   GoldenFile& golden = session.golden();
   if (!golden.has("loss") || !golden.has("grads_inputs/token_ids")) return;
-  if (golden.has("outputs/proba")) {
+  if (golden.has("outputs/proba") || golden.has("outputs/mlm_proba")) {
     golden.skip("loss", "a loss over probabilities instead of logits is not computed");
     golden.skip("grads", "gradients of a loss over probabilities instead of logits are not computed");
     return;
   }
-  GoldenIds ids = golden.ids("grads_inputs/token_ids");
-  check_ids(session, "grads_inputs/token_ids", ids);
+  KerasRows rows = read_rows(session, "grads_inputs");
   GoldenIds targets = golden.ids("grads_inputs/targets");
   check_ids(session, "grads_inputs/targets", targets);
   GoldenTensor weights = golden.tensor("grads_inputs/weights");
-  if (targets.values.size() != ids.values.size() || weights.values.size() != ids.values.size()) {
-    fail_input("golden file {}: grads_inputs/targets and weights must have the shape of token_ids", golden.path());
+  size_t expected = rows.scored.empty() ? rows.packed.positions.size() : rows.scored.size();
+  if (targets.values.size() != expected || weights.values.size() != expected) {
+    fail_input("golden file {}: grads_inputs/targets and weights must have a value a scored token", golden.path());
   }
-  PackedRows packed = pack_rows(golden, ids, nullptr);
-  verify_training(session, packed.batch, targets.values, weights.values, "loss", "grads");
+  verify_training(session,
+                  rows.packed.batch,
+                  {.tokens = targets.values, .weights = weights.values, .rows = rows.scored},
+                  session.opened().definition.weights(ModelFormat::keras_hdf5),
+                  "loss",
+                  "grads");
 }
 
 /// How one of bert4keras3's continuations was made.
@@ -116,6 +199,7 @@ struct Continuation {
   std::string dataset;
   std::string category = "greedy continuations";
   GoldenIds prompts;
+  GoldenIds segments = {};
   bool one_by_one = false;  // else the batch starts behind its longest prompt, and the gaps' zeros count as tokens
   bool use_cache = true;
   int32_t end_id = -1;
@@ -167,11 +251,18 @@ void verify_continuation(VerifySession& session, const Continuation& continuatio
   for (int64_t row = 0; row < rows.rows; ++row) {
     int64_t start = continuation.one_by_one ? lengths[static_cast<size_t>(row)] : longest;
     request.prompts.push_back(prompts.prefix(row, start));
+    const GoldenIds& segments = continuation.segments;
+    if (!segments.values.empty()) request.segments.push_back(segments.prefix(row, segments.length));
     request.num_new_tokens.push_back(rows.length - start);
     expected.push_back(expected_ids(rows, row, start, continuation.end_id));
   }
   session.compare_ids(
       continuation.dataset, continuation.category, run_greedy(session.context(), session.model(), request), expected);
+}
+
+GoldenIds read_segments(VerifySession& session, const std::string& group) {
+  std::string dataset = group + "/inputs/segment_ids";
+  return session.golden().has(dataset) ? session.golden().ids(dataset) : GoldenIds{};
 }
 
 /// bert4keras3's cache shows a sliding window's first keys instead of its last; such a file contradicts itself, and the
@@ -187,6 +278,7 @@ void verify_generation(VerifySession& session) {
   if (!golden.has("generate/inputs/token_ids")) return;
   GoldenIds prompts = golden.ids("generate/inputs/token_ids");
   check_ids(session, "generate/inputs/token_ids", prompts);
+  GoldenIds segments = read_segments(session, "generate");
   bool contradicts = cache_contradicts_itself(session);
   for (const char* name : {"no_cache", "single", "batch", "batch_end"}) {
     std::string dataset = fmt::format("generate/{}", name);
@@ -200,6 +292,7 @@ void verify_generation(VerifySession& session) {
     verify_continuation(session,
                         {.dataset = dataset,
                          .prompts = prompts,
+                         .segments = segments,
                          .one_by_one = is_recomputed || std::string_view(name) == "single",
                          .use_cache = !is_recomputed,
                          .end_id = golden.integer_attribute(dataset, "end_token", -1),
@@ -226,7 +319,7 @@ void verify_penalties(VerifySession& session) {
   check_ids(session, "generate_penalty/inputs/token_ids", prompts);
   int64_t vocab_size = session.model().info().vocab_size;
   for (const std::string& dataset : golden.datasets_under("generate_penalty")) {
-    if (dataset == "generate_penalty/inputs/token_ids") continue;
+    if (dataset.rfind("generate_penalty/inputs/", 0) == 0) continue;
     SamplerOptions options = sampler_options(golden, dataset, prompts.length);
     check_sampler_options(options, vocab_size);
     Sampler sampler(vocab_size);
@@ -234,6 +327,7 @@ void verify_penalties(VerifySession& session) {
                         {.dataset = dataset,
                          .category = "penalised continuations",
                          .prompts = prompts,
+                         .segments = read_segments(session, "generate_penalty"),
                          .choose = [&](std::span<const int32_t> ids, std::span<float> logits) {
                            return sampler.sample(logits, ids, options, 0, 0);
                          }});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "verify/verify_session.h"
@@ -14,11 +15,31 @@ namespace {
 struct MaskedIds {
   GoldenIds ids;
   GoldenIds mask;
+  GoldenIds segments = {};
+
+  PackedRows pack(const GoldenFile& golden) const {
+    PackedRows packed = pack_rows(golden, ids, &mask);
+    if (segments.values.empty()) return packed;
+    for (int64_t position : packed.positions) {
+      packed.batch.segment_ids.push_back(segments.values[static_cast<size_t>(position)]);
+    }
+    return packed;
+  }
 };
+
+/// transformers' name of an output to the name that models observe.
+std::string observed_name(const std::string& name, const ModelInfo& info) {
+  if (name == "last_hidden_state") return "final";
+  if (name == "prediction_logits") return "logits";
+  if (name == "pooler_output") return "pooled";
+  if (name == "seq_relationship_logits" || name == "sop_logits") return "pair_logits";
+  if (name == "logits" && !info.has_language_model_head) return "replaced_logits";
+  return name;
+}
 
 MaskedIds read_masked(VerifySession& session, const std::string& ids_dataset, const std::string& mask_dataset) {
   GoldenFile& golden = session.golden();
-  MaskedIds result{.ids = golden.ids(ids_dataset), .mask = {}};
+  MaskedIds result{.ids = golden.ids(ids_dataset), .mask = {}, .segments = {}};
   check_ids(session, ids_dataset, result.ids);
   if (golden.has(mask_dataset)) {
     result.mask = golden.ids(mask_dataset);
@@ -53,7 +74,7 @@ void check_positions(VerifySession& session, const std::string& dataset, const M
 
 void verify_outputs(VerifySession& session, const MaskedIds& input) {
   GoldenFile& golden = session.golden();
-  PackedRows packed = pack_rows(golden, input.ids, &input.mask);
+  PackedRows packed = input.pack(golden);
   ObservedValues observed = run_forward(session.context(), session.model(), packed.batch);
   Tolerance tolerance = session.tolerances().get("outputs");
   for (const std::string& dataset : golden.datasets_under("outputs")) {
@@ -62,13 +83,19 @@ void verify_outputs(VerifySession& session, const MaskedIds& input) {
       session.compare_tokens(dataset, "logits", session.tolerances().loose(), observed["logits"], packed.positions);
       continue;
     }
-    auto found = observed.find(name);
+    auto found = observed.find(observed_name(name, session.model().info()));
     if (found == observed.end()) {
       golden.skip(dataset, "this model has no intermediate value of that name");
       continue;
     }
-    session.compare_tokens(
-        dataset, name == "logits" ? "logits" : "hidden states", tolerance, found->second, packed.positions);
+    bool is_of_sequence = found->first == "pooled" || found->first == "pair_logits";
+    std::vector<int64_t> positions = packed.positions;
+    if (is_of_sequence) {
+      positions.resize(packed.batch.sequences.size());
+      std::iota(positions.begin(), positions.end(), 0);
+    }
+    bool is_hidden = found->first == "final" || found->first.rfind("hidden/", 0) == 0;
+    session.compare_tokens(dataset, is_hidden ? "hidden states" : found->first, tolerance, found->second, positions);
   }
 }
 
@@ -83,7 +110,17 @@ void verify_left_padded(VerifySession& session) {
       "left_padded/logits", "logits", session.tolerances().get("outputs"), observed["logits"], packed.positions);
 }
 
-/// labels[t + 1] is scored by the logits at t; negative labels are not scored.
+/// Of causal models labels[t + 1] is scored by the logits at t, of others labels[t]; negative labels are not scored.
+std::vector<int32_t> token_targets(const GoldenIds& labels, const PackedRows& packed, bool is_causal) {
+  std::vector<int32_t> targets;
+  for (int64_t position : packed.positions) {
+    int64_t row = position / labels.length;
+    int64_t scored = position % labels.length + (is_causal ? 1 : 0);
+    targets.push_back(scored < labels.length ? std::max(labels.at(row, scored), -1) : -1);
+  }
+  return targets;
+}
+
 void verify_loss(VerifySession& session, const MaskedIds& input) {
   GoldenFile& golden = session.golden();
   if (!golden.has("train/loss") || !golden.has("inputs/labels")) return;
@@ -91,15 +128,21 @@ void verify_loss(VerifySession& session, const MaskedIds& input) {
   if (labels.values.size() != input.ids.values.size()) {
     fail_input("golden file {}: inputs/labels has another shape than inputs/input_ids", golden.path());
   }
-  PackedRows packed = pack_rows(golden, input.ids, &input.mask);
-  std::vector<int32_t> targets;
-  for (int64_t position : packed.positions) {
-    int64_t row = position / labels.length;
-    int64_t next = position % labels.length + 1;
-    targets.push_back(next < labels.length ? std::max(labels.at(row, next), -1) : -1);
+  PackedRows packed = input.pack(golden);
+  const ModelInfo& info = session.model().info();
+  TrainingTargets targets;
+  if (info.has_language_model_head) {
+    targets.tokens = token_targets(labels, packed, info.attention == AttentionPattern::causal);
+    targets.weights.assign(targets.tokens.size(), 1.0f);
+  } else {
+    for (int64_t position : packed.positions) {
+      targets.replaced.push_back(static_cast<float>(labels.values[static_cast<size_t>(position)]));
+    }
   }
-  std::vector<float> weights(targets.size(), 1.0f);
-  verify_training(session, packed.batch, targets, weights, "train/loss", "train/grads");
+  for (const char* dataset : {"inputs/next_sentence_label", "inputs/sentence_order_label"}) {
+    if (golden.has(dataset)) targets.pairs = golden.ids(dataset).values;
+  }
+  verify_training(session, packed.batch, targets, session.opened().weight_map(), "train/loss", "train/grads");
 }
 
 std::vector<std::vector<int32_t>> prompts_of(const PackedRows& packed) {
@@ -206,6 +249,7 @@ void verify_reference_layout(VerifySession& session) {
               "what transformers' generate() makes of right padding; its own README calls it not wanted");
   if (golden.has("inputs/input_ids")) {
     MaskedIds input = read_masked(session, "inputs/input_ids", "inputs/attention_mask");
+    if (golden.has("inputs/token_type_ids")) input.segments = golden.ids("inputs/token_type_ids");
     check_positions(session, "inputs/position_ids", input);
     verify_outputs(session, input);
     verify_left_padded(session);

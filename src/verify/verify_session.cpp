@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "models/weight_map.h"
 #include "parallel/communicator.h"
 #include "verify/low_rank.h"
 
@@ -123,7 +124,7 @@ VerifySession::VerifySession(const Context& context,
                              const VerifyOptions& options)
     : context_(context), opened_(opened), golden_(golden), options_(options), tolerances_(golden, options) {}
 
-CausalLanguageModel& VerifySession::model(bool for_training) {
+LanguageModel& VerifySession::model(bool for_training) {
   bool has_low_rank = golden_.has_group("lora");
   for_training = for_training || has_low_rank;  // packed weights cannot be added to
   if (model_ == nullptr || model_for_training_ != for_training) {
@@ -176,6 +177,8 @@ void VerifySession::compare_tokens(std::string_view dataset,
   GoldenTensor reference = golden_.tensor(dataset);
   WEFT_ASSERT(values.rows() == static_cast<int64_t>(positions.size()));
   int64_t last = positions.empty() ? -1 : *std::max_element(positions.begin(), positions.end());
+  // A value a token may stand without a dimension of its own.
+  if (values.width == 1 && reference.width() != 1) reference.shape = {reference.shape.num_elements(), 1};
   if (reference.width() != values.width ||
       last >= reference.shape.num_elements() / std::max<int64_t>(values.width, 1)) {
     fail_input("golden file {}: {} is {}, the model gives {} values a token; is it the file of another model?",
@@ -236,6 +239,35 @@ void VerifySession::compare_gradient(std::string_view dataset, const std::vector
   Difference difference;
   difference.add(gradient, reference.values);
   compare(dataset, "gradients", tolerances_.get("grads"), difference);
+}
+
+void VerifySession::compare_gradient_part(std::string_view dataset,
+                                          const Parameter& parameter,
+                                          const WeightSource& source,
+                                          const std::vector<float>& gradient) {
+  GoldenTensor reference = golden_.tensor(dataset);
+  Shape expected = format_shape(source, parameter);
+  if (reference.shape != expected) {
+    fail_input("golden file {}: {} is {}, expected {}; is it the file of another model?",
+               golden_.path(),
+               dataset,
+               to_string(reference.shape),
+               to_string(expected));
+  }
+  bool is_transposed = source.transform == WeightTransform::transpose;
+  int64_t width = parameter.full_shape.rank() == 2 ? parameter.full_shape[1] : 1;
+  std::vector<float> part(gradient.size());
+  for (int64_t i = 0; i < parameter.full_shape[0]; ++i) {
+    for (int64_t j = 0; j < width; ++j) {
+      int64_t row = source.part.begin + i;
+      int64_t at = is_transposed ? j * source.part.total + row : row * width + j;
+      part[static_cast<size_t>(i * width + j)] = reference.values[static_cast<size_t>(at)];
+    }
+  }
+  Difference difference;
+  difference.add(gradient, part);
+  std::string name = fmt::format("{} ({})", dataset, parameter.name);
+  compare(name, "gradients", tolerances_.get("grads"), difference);
 }
 
 VerifyReport VerifySession::finish() {

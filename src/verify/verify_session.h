@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "models/weight_map.h"
 #include "verify/model_run.h"
 #include "verify/verifier.h"
 
@@ -53,7 +54,7 @@ class VerifySession {
   bool computes_in_bf16() const { return options_.dtype == DType::bf16; }
 
   /// The model, loaded for inference or for training; loading it the other way drops the former one.
-  CausalLanguageModel& model(bool for_training = false);
+  LanguageModel& model(bool for_training = false);
 
   void add(Comparison comparison) { report_.compared.push_back(std::move(comparison)); }
   void compare(std::string_view dataset,
@@ -74,6 +75,11 @@ class VerifySession {
                    const std::vector<std::vector<int32_t>>& expected);
   /// The gradient of a parameter against the dataset that holds it in the checkpoint's layout.
   void compare_gradient(std::string_view dataset, const std::vector<float>& gradient);
+  /// The gradient of a parameter that is part of the dataset's tensor.
+  void compare_gradient_part(std::string_view dataset,
+                             const Parameter& parameter,
+                             const WeightSource& source,
+                             const std::vector<float>& gradient);
 
   /// The table, with the largest difference that any rank saw.
   VerifyReport finish();
@@ -86,7 +92,7 @@ class VerifySession {
   GoldenFile& golden_;
   VerifyOptions options_;
   ToleranceTable tolerances_;
-  std::unique_ptr<CausalLanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_;
   bool model_for_training_ = false;
   VerifyReport report_;
 };
@@ -96,11 +102,12 @@ void verify_keras_layout(VerifySession& session);
 void verify_reference_layout(VerifySession& session);
 void verify_text_layout(VerifySession& session);
 
-/// The loss and the gradient of every parameter, against `loss_dataset` and `grads_group`/<tensor of the checkpoint>.
+/// The loss and the gradient of every parameter, against `loss_dataset` and `grads_group`/<tensor of a checkpoint whose
+/// names are those of `map`>.
 void verify_training(VerifySession& session,
                      const Batch& batch,
-                     const std::vector<int32_t>& targets,
-                     const std::vector<float>& weights,
+                     const TrainingTargets& targets,
+                     const WeightMap& map,
                      std::string_view loss_dataset,
                      std::string_view grads_group);
 

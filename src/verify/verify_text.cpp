@@ -131,7 +131,7 @@ void verify_text_layout(VerifySession& session) {
   std::vector<int32_t> targets(ids.values.begin() + 1, ids.values.end());
   targets.push_back(-1);
   Context context = session.context();
-  CausalLanguageModel& model = session.model();
+  LanguageModel& model = session.model();
   Tensor hidden = model.hidden(context, batch, nullptr);
   std::vector<float> weights(targets.size(), 1.0f);
   std::vector<float> token_loss =

@@ -23,21 +23,25 @@ void compare_low_rank(VerifySession& session,
 
 void verify_training(VerifySession& session,
                      const Batch& batch,
-                     const std::vector<int32_t>& targets,
-                     const std::vector<float>& weights,
+                     const TrainingTargets& targets,
+                     const WeightMap& map,
                      std::string_view loss_dataset,
                      std::string_view grads_group) {
-  CausalLanguageModel& model = session.model(true);
+  LanguageModel& model = session.model(true);
   GoldenFile& golden = session.golden();
   const OpenedModel& opened = session.opened();
   std::vector<LowRankFactors> low_rank = read_low_rank_factors(golden, opened, model);
   double loss = run_training_pass(
-      session.context(), model, batch, targets, weights, [&](const Parameter& parameter, std::vector<float> gradient) {
+      session.context(), model, batch, targets, [&](const Parameter& parameter, std::vector<float> gradient) {
         if (gradient.empty()) gradient.assign(static_cast<size_t>(parameter.full_shape.num_elements()), 0.0f);
-        WeightSource source = find_source(opened.weight_map(), parameter, model.info().num_layers);
+        WeightSource source = find_source(map, parameter, model.info().num_layers);
         std::vector<float> in_format = to_format(source.transform, parameter, gradient, true);
         std::string dataset = std::string(grads_group) + "/" + source.theirs;
-        if (golden.has(dataset)) session.compare_gradient(dataset, in_format);
+        if (golden.has(dataset) && source.part.total > 0) {
+          session.compare_gradient_part(dataset, parameter, source, gradient);
+        } else if (golden.has(dataset)) {
+          session.compare_gradient(dataset, in_format);
+        }
         for (const LowRankFactors& factors : low_rank) {
           if (factors.parameter == parameter.name) compare_low_rank(session, factors, grads_group, in_format);
         }

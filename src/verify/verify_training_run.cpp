@@ -99,7 +99,7 @@ class TrainingRun {
   double loss_scale() const {
     constexpr int64_t kManyLayers = 8;
     if (is_text()) return 50;
-    return run_.master == MasterWeights::rounded || opened_.settings.info.num_layers > kManyLayers ? 5 : 1;
+    return run_.master == MasterWeights::rounded || opened_.info().num_layers > kManyLayers ? 5 : 1;
   }
   double loss_tolerance() const { return (run_.dtype == DType::bf16 ? 0.1 : 1e-4) * loss_scale(); }
   std::filesystem::path folder() const { return std::filesystem::path(golden_.path()).parent_path(); }
@@ -310,7 +310,7 @@ class TrainingRun {
   TrainingRunOptions options_;
   const Run& run_;
   TrainingGolden source_;
-  std::unique_ptr<CausalLanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Adapter> adapter_;
   std::unique_ptr<TrainingEngine> engine_;
   std::vector<float> held_out_losses_;

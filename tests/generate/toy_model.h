@@ -13,9 +13,9 @@
 
 namespace weft {
 
-class ToyModel : public CausalLanguageModel {
+class ToyModel : public LanguageModel {
  public:
-  explicit ToyModel(int64_t max_positions = 4096) : CausalLanguageModel({}) {
+  explicit ToyModel(int64_t max_positions = 4096) : LanguageModel({}) {
     info_.family = "toy";
     info_.vocab_size = 64;
     info_.hidden_size = 1;
@@ -42,7 +42,7 @@ class ToyModel : public CausalLanguageModel {
     return out;
   }
 
-  Tensor local_logits(Context& context, const Tensor& hidden) override {
+  Tensor local_logits(Context& context, const Tensor& hidden, const Batch* /*batch*/) override {
     Tensor out = context.empty({hidden.size(0), info_.vocab_size}, DType::f32);
     for (int64_t row = 0; row < hidden.size(0); ++row) {
       fill_logits(static_cast<uint32_t>(hidden.data<float>()[row]), out.data<float>() + row * info_.vocab_size);

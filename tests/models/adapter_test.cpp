@@ -18,7 +18,7 @@ using testing::values_of;
 
 class AdapterOf : public ::testing::TestWithParam<NamedDecoder> {
  protected:
-  std::vector<double> logits(CausalLanguageModel& model) {
+  std::vector<double> logits(LanguageModel& model) {
     Tensor hidden = model.hidden(context_, testing::two_sequences(), nullptr);
     return values_of(model.logits(context_, hidden));
   }
@@ -136,7 +136,7 @@ class AdapterTargets : public ::testing::Test {
     }
     return "";
   }
-  std::unique_ptr<CausalLanguageModel> model_ = make_decoder(testing::small_decoder(4, 4), {});
+  std::unique_ptr<LanguageModel> model_ = make_decoder(testing::small_decoder(4, 4), {});
 };
 
 TEST_F(AdapterTargets, AreNamedAsPeftDoes) {

@@ -24,7 +24,7 @@ class DecoderKinds : public ::testing::TestWithParam<NamedDecoder> {
   }
 
   Context context_ = make_cpu_context(2);
-  std::unique_ptr<CausalLanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_;
   std::vector<int32_t> tokens_ = {5, 1, 36, 8, 8, 20, 3, 0, 14};
 };
 

@@ -16,7 +16,7 @@ std::vector<float> values(const Tensor& tensor) {
 class Load : public ::testing::Test {
  protected:
   Context context_ = make_cpu_context(1);
-  std::unique_ptr<CausalLanguageModel> whole_ = testing::make_random(context_, small_decoder(4, 2), {}, DType::f32);
+  std::unique_ptr<LanguageModel> whole_ = testing::make_random(context_, small_decoder(4, 2), {}, DType::f32);
 };
 
 TEST_F(Load, FillsDefinedValuesInPlace) {

@@ -57,7 +57,7 @@ inline std::vector<NamedDecoder> small_decoders() {
 }
 
 /// The model at a place, every value random; not too small, so that no path vanishes.
-inline std::unique_ptr<CausalLanguageModel> make_random(Context& context,
+inline std::unique_ptr<LanguageModel> make_random(Context& context,
                                                         const DecoderConfig& config,
                                                         TensorParallelPlace place,
                                                         DType dtype) {

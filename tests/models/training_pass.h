@@ -154,7 +154,7 @@ struct Rank {
   }
 
   Context context;
-  std::unique_ptr<CausalLanguageModel> model;
+  std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Adapter> adapter;
   Batch batch;
   Tensor hidden;

@@ -52,7 +52,7 @@ struct RunCase {
   Workload workload;
 };
 
-void run_workload(Context& context, const OpenedModel& opened, CausalLanguageModel& model, const RunCase& run_case) {
+void run_workload(Context& context, const OpenedModel& opened, LanguageModel& model, const RunCase& run_case) {
   initialise_parameters(context, model, {.dtype = run_case.dtype}, 1);
   Generator generator(context, model, {.cache_dtype = run_case.dtype, .max_batch = run_case.workload.batch});
   std::vector<GenerationRequest> requests(static_cast<size_t>(run_case.workload.batch));
@@ -62,7 +62,7 @@ void run_workload(Context& context, const OpenedModel& opened, CausalLanguageMod
     request.max_new_tokens = run_case.workload.new_tokens;
     for (int64_t i = 0; i < run_case.workload.prompt_tokens; ++i) {
       request.prompt.push_back(
-          static_cast<int32_t>(key.bits(index++) % static_cast<uint32_t>(opened.settings.info.vocab_size)));
+          static_cast<int32_t>(key.bits(index++) % static_cast<uint32_t>(opened.info().vocab_size)));
     }
   }
   generator.run(requests);

@@ -135,7 +135,7 @@ class TrainingPlanned : public ::testing::TestWithParam<TrainingCase> {};
 TEST_P(TrainingPlanned, AgreesWithTheRun) {
   const TrainingCase& one = GetParam();
   OpenedModel opened;
-  opened.settings = one.shape();
+  opened.definition = decoder_definition(one.shape(), {});
   TrainingPlanner planner(opened, one.lora, one.setup.tensor);
   std::vector<Measured> ranks = train_all(one);
   int64_t largest = 0;

@@ -175,7 +175,7 @@ class Penalty {
  private:
   Context context_;
   Mesh mesh_;
-  std::unique_ptr<CausalLanguageModel> model_;
+  std::unique_ptr<LanguageModel> model_;
   TrainingEngine engine_;
   std::vector<MicroBatch> batches_;
 };

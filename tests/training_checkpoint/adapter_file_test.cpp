@@ -36,7 +36,7 @@ Batch first_batch(const GoldenIds& ids, const GoldenIds& mask, int64_t rows) {
   return batch;
 }
 
-double largest_difference(Context& context, CausalLanguageModel& model) {
+double largest_difference(Context& context, LanguageModel& model) {
   GoldenFile golden(case_path("golden.h5"));
   GoldenTensor expected = golden.tensor("lora/logits_after_batch0");
   Batch batch = first_batch(golden.ids("data/input_ids"), golden.ids("data/attention_mask"), expected.shape[0]);

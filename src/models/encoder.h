@@ -1,0 +1,106 @@
+// The encoder that the BERT line (BERT, ALBERT, NEZHA, ELECTRA, RoFormer, GAU-alpha, DeBERTa) are settings of: an
+// embedding of tokens, segments and positions, blocks with norms after their residual additions, and heads. A family's
+// file fills EncoderConfig and, where its blocks or positions are its own, gives what makes them.
+//
+// Axes: T tokens of a packed batch, H hidden size, E embedding size, V vocabulary.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "nn/encoder_layers.h"
+
+namespace weft {
+
+struct EncoderConfig;
+
+/// A block: inputs are {x, what all blocks share…, RealFormer's scores if any}, results {x, scores if any}.
+class EncoderBlock {
+ public:
+  virtual ~EncoderBlock() = default;
+  virtual std::vector<Tensor> forward(Context& context,
+                                      const std::vector<Tensor>& inputs,
+                                      const EncoderPass& pass) const = 0;
+  /// Its linear layers that an adapter may change.
+  virtual std::vector<Linear*> linears() = 0;
+};
+
+/// Positions as relative terms of attention (NEZHA, DeBERTa).
+class RelativePositions {
+ public:
+  /// Tables of one block, kept while its attention runs.
+  struct Tables {
+    std::vector<Tensor> tensors;
+    RelativeTerms terms;
+  };
+
+  virtual ~RelativePositions() = default;
+  /// What all blocks share, computed once a pass, outside the tensor-parallel region; undefined: nothing.
+  virtual Tensor shared(Context& context) const = 0;
+  virtual bool has_shared() const = 0;
+  /// The tables of a block whose attention is given; `dtype` is that of the block.
+  virtual void fill(
+      Context& context, const Tensor& shared, const EncoderAttention& attention, DType dtype, Tables& tables) const = 0;
+};
+
+enum class AbsolutePositions : uint8_t { none, learned, hierarchical, rotary };
+
+/// A condition that all layer norms take (bert4keras' layer_norm_cond).
+struct ConditionConfig {
+  int64_t width = 0;         // 0: none
+  int64_t hidden_width = 0;  // 0: no dense layer between
+  Activation activation = Activation::identity;
+};
+
+struct EncoderConfig {
+  ModelInfo info;                 // head_dim is that of queries and keys
+  std::string prefix = "bert";    // of parameter names
+  int64_t embedding_size = 0;     // other than hidden_size: a dense layer follows the embedding
+  int64_t value_dim = 0;          // of a head
+  bool splits_value_dim = false;  // tensor-parallel ranks share a head's values instead of whole heads
+  bool has_bias = true;           // of all linear layers
+  bool has_layer_norm = true;     // else RMS norms without parameters
+  double embedding_eps = 1e-12;
+  double eps = 1e-12;       // of the blocks' norms
+  double head_eps = 1e-12;  // of the masked language model's norm
+  Activation activation = Activation::gelu_erf;
+  Activation head_activation = Activation::gelu_erf;
+  Activation pool_activation = Activation::tanh;
+  float dropout = 0;
+  bool dropout_before_embedding_norm = false;
+  AbsolutePositions positions = AbsolutePositions::learned;
+  double attention_scale_divisor = 1;  // scores are divided by sqrt(head_dim times this)
+  double hierarchical_alpha = 0.4;
+  bool segments_in_token_table = false;  // segment ids index the token table
+  bool segment_attention = false;        // prefix pattern: a token sees the segments up to its own
+  bool shares_blocks = false;            // ALBERT: one block, applied num_layers times
+  bool residual_scores = false;          // RealFormer
+  ConditionConfig condition;
+  bool has_pooler = false, has_pair_head = false, has_replaced_head = false;
+  bool has_head_transform = true;  // dense, activation, norm before the output layer
+  bool has_head_bias = true;
+  /// Null: attention and feed-forward (encoder_block.h).
+  std::function<std::unique_ptr<EncoderBlock>(ParameterStore&, const EncoderConfig&, int64_t layer)> make_block =
+      nullptr;
+  /// Null: none.
+  std::function<std::shared_ptr<const RelativePositions>(ParameterStore&, const EncoderConfig&)> make_relative =
+      nullptr;
+};
+
+std::unique_ptr<LanguageModel> make_encoder(const EncoderConfig& config, TensorParallelPlace place);
+
+/// Scores' scale, masks and sizes of a block's attention at a place.
+RelativeAttentionOptions attention_options(const EncoderConfig& config, TensorParallelPlace place);
+
+/// NAME.weight and NAME.bias (none for RMS norms), with a condition's dense layers NAME.condition.*.
+PostNorm add_post_norm(ParameterStore& store,
+                       const EncoderConfig& config,
+                       const std::string& name,
+                       int64_t width,
+                       double eps,
+                       bool partial_gradient = false);
+
+}  // namespace weft

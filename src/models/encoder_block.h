@@ -1,0 +1,19 @@
+// Attention and feed-forward, each with a norm after its residual addition: the block of BERT and most of its line.
+#pragma once
+
+#include <memory>
+
+#include "models/encoder.h"
+
+namespace weft {
+
+/// `layer` is −1 for a block that is applied several times.
+std::unique_ptr<EncoderBlock> make_post_norm_block(ParameterStore& store,
+                                                   const EncoderConfig& config,
+                                                   std::shared_ptr<const RelativePositions> relative,
+                                                   int64_t layer);
+
+/// "bert.encoder.layer.3", or "bert.encoder.layer" for a shared block.
+std::string block_name(const EncoderConfig& config, int64_t layer);
+
+}  // namespace weft

@@ -1,0 +1,163 @@
+#include "models/encoder_config.h"
+
+#include "checkpoint/reader.h"
+#include "core/error.h"
+#include "ops/activation.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeads = 4096;
+
+/// The first of two spellings that is there.
+std::string_view spelling(const ModelConfig& config, std::string_view first, std::string_view second) {
+  return config.has(first) || !config.has(second) ? first : second;
+}
+
+int64_t read_segments(const ModelConfig& config) {
+  std::string_view key = spelling(config, "type_vocab_size", "segment_vocab_size");
+  int64_t segments = config.find_integer(key).value_or(2);
+  if (segments < 0 || segments > 65536) fail_input("{}: '{}' is {}, expected 0 to 65536", config.path(), key, segments);
+  return segments;
+}
+
+void read_heads(const ModelConfig& source, EncoderConfig& config) {
+  ModelInfo& info = config.info;
+  info.num_heads = info.num_kv_heads = source.size("num_attention_heads", kMaxHeads);
+  bool is_given = source.has("attention_head_size");
+  if (!is_given && info.hidden_size % info.num_heads != 0) {
+    fail_input("{}: hidden size {} is no multiple of {} heads and 'attention_head_size' is absent",
+               source.path(),
+               info.hidden_size,
+               info.num_heads);
+  }
+  config.value_dim = source.size_or("attention_head_size", info.hidden_size / info.num_heads, 4096);
+  info.head_dim = source.size_or("attention_key_size", config.value_dim, 4096);
+}
+
+/// Whether a head is asked for, by true or by the name of an activation; null where the config says nothing.
+std::optional<bool> asks_for(const ModelConfig& config, std::string_view key) {
+  if (!config.has(key)) return std::nullopt;
+  return config.is_string(key) ? true : *config.find_boolean(key);
+}
+
+void read_condition(const ModelSource& source, EncoderConfig& config) {
+  if (source.reader == nullptr) return;
+  const TensorInfo* hidden = source.reader->find("layers/layer_normalization/hidden_dense/vars/0");
+  const TensorInfo* direct = source.reader->find("layers/layer_normalization/beta_dense/vars/0");
+  const TensorInfo* first = hidden != nullptr ? hidden : direct;
+  if (first == nullptr) return;
+  if (first->shape.rank() != 2) {
+    fail_input("{}: {} is {}, expected a matrix", first->file, first->name, to_string(first->shape));
+  }
+  config.condition.width = first->shape[0];
+  config.condition.hidden_width = hidden != nullptr ? hidden->shape[1] : 0;
+  config.condition.activation = parse_activation(source.config.string_or("layer_norm_cond_hidden_act", "linear"));
+}
+
+std::shared_ptr<const RowSelection> read_selection(const ModelSource& source, int64_t vocab_size) {
+  std::vector<int64_t> kept = source.config.integers("keep_tokens");
+  std::vector<ModelConfig::WeightedIds> compound = source.config.weighted_ids("compound_tokens");
+  if (kept.empty() && compound.empty()) return nullptr;
+  auto check = [&](int64_t id, int64_t limit, const char* key) {
+    if (id < 0 || id >= limit) {
+      fail_input("{}: '{}' names token {}, expected 0 to {}", source.config.path(), key, id, limit - 1);
+    }
+  };
+  auto selection = std::make_shared<RowSelection>();
+  selection->source_rows = vocab_size;
+  if (kept.empty()) {
+    for (int64_t id = 0; id < vocab_size; ++id) kept.push_back(id);
+  }
+  for (int64_t id : kept) {
+    check(id, vocab_size, "keep_tokens");
+    selection->rows.push_back({.ids = {id}, .weights = {}});
+  }
+  for (const ModelConfig::WeightedIds& one : compound) {
+    RowSelection::Row row{.ids = {}, .weights = one.weights};
+    for (int64_t id : one.ids) {
+      check(id, static_cast<int64_t>(kept.size()), "compound_tokens");
+      row.ids.push_back(kept[static_cast<size_t>(id)]);
+    }
+    selection->rows.push_back(std::move(row));
+  }
+  return selection;
+}
+
+}  // namespace
+
+EncoderConfig read_encoder(const ModelSource& source) {
+  const ModelConfig& from = source.config;
+  EncoderConfig config;
+  ModelInfo& info = config.info;
+  info.vocab_size = from.size("vocab_size");
+  info.hidden_size = from.size("hidden_size", 1 << 20);
+  info.num_layers = from.size("num_hidden_layers", kMaxLayers);
+  info.intermediate_size = from.size("intermediate_size");
+  info.max_positions = from.size_or(spelling(from, "max_position_embeddings", "max_position"), 512);
+  info.num_segments = read_segments(from);
+  info.tied_embedding = true;
+  info.attention = source.attention.value_or(AttentionPattern::bidirectional);
+  read_heads(from, config);
+  config.embedding_size = from.size_or("embedding_size", info.hidden_size, 1 << 20);
+  config.eps = from.number_or("layer_norm_eps", 1e-12, 0, 1);
+  config.embedding_eps = config.head_eps = config.eps;
+  config.activation = parse_activation(from.string_or("hidden_act", "linear"));
+  config.head_activation = config.activation;
+  config.dropout =
+      static_cast<float>(from.number_or(spelling(from, "hidden_dropout_prob", "dropout_rate"), 0, 0, 0.999));
+  config.segments_in_token_table = from.boolean_or("shared_segment_embeddings", false);
+  config.segment_attention = from.boolean_or("segment_attention", false);
+  config.residual_scores = from.boolean_or("residual_attention_scores", false);
+  if (from.is_string("with_pool")) config.pool_activation = parse_activation(from.string_or("with_pool", "tanh"));
+  return config;
+}
+
+void find_heads(const ModelSource& source, const EncoderNames& names, EncoderConfig& config) {
+  const ModelConfig& from = source.config;
+  bool generates = config.info.attention != AttentionPattern::bidirectional;
+  std::optional<bool> mlm = asks_for(from, "with_mlm");
+  HeadsPresent heads{.pooler = asks_for(from, "with_pool").value_or(false),
+                     .pair = asks_for(from, "with_nsp").value_or(false),
+                     .language_model = mlm.value_or(generates),
+                     .replaced = asks_for(from, "with_discriminator").value_or(false)};
+  heads.pooler = heads.pooler || heads.pair;
+  HeadsPresent wanted = heads;
+  if (source.reader != nullptr) heads = heads_in(config, names, source.format, *source.reader);
+  if (!config.has_head_transform && !config.has_head_bias) {
+    // Only a mapping back to the embedding's size, if any, tells of the head: it is the tied table.
+    int64_t mappings =
+        source.reader == nullptr || source.format != ModelFormat::keras_hdf5 ? 2 : count_keras_dense(*source.reader);
+    heads.language_model = config.embedding_size == config.info.hidden_size || mappings == 2;
+  }
+  auto require = [&](bool is_there, bool is_wanted, const char* what) {
+    if (is_wanted && !is_there) fail_input("{}: asks for {}, which the checkpoint does not have", from.path(), what);
+  };
+  require(heads.language_model, wanted.language_model, "a masked language model's output layer");
+  require(heads.pooler, wanted.pooler, "a pooler");
+  require(heads.pair, wanted.pair, "a next-sentence head");
+  require(heads.replaced, wanted.replaced, "a discriminator's head");
+  config.has_pooler = heads.pooler;
+  config.has_pair_head = heads.pair;
+  config.has_replaced_head = heads.replaced;
+  config.info.has_language_model_head = heads.language_model;
+  read_condition(source, config);
+}
+
+ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& from) {
+  EncoderConfig config = from;
+  std::shared_ptr<const RowSelection> selection = read_selection(source, config.info.vocab_size);
+  if (selection != nullptr) config.info.vocab_size = static_cast<int64_t>(selection->rows.size());
+  // The seed's own files hold the table as it was cut.
+  auto weights = [config, names, selection, own = source.format, reader = source.reader](ModelFormat format) {
+    return encoder_weights(
+        config, names, format, format == own ? reader : nullptr, format == own ? selection : nullptr);
+  };
+  return {.info = config.info,
+          .make = [config](TensorParallelPlace place) { return make_encoder(config, place); },
+          .weights = weights,
+          .decoder = std::nullopt};
+}
+
+}  // namespace weft

@@ -1,0 +1,23 @@
+// The settings that configs of the BERT line spell alike: Google's bert_config.json, Hugging Face's config.json and
+// bert4keras3's options are one set of keys.
+#pragma once
+
+#include "models/encoder.h"
+#include "models/encoder_weights.h"
+#include "models/family.h"
+#include "models/model_config.h"
+
+namespace weft {
+
+/// Sizes, activation, dropout, segments, attention pattern, options.
+EncoderConfig read_encoder(const ModelSource& source);
+
+/// Finds the heads that the checkpoint has (or, without one, that the config asks for: with_pool, with_nsp, with_mlm,
+/// with_discriminator), and what its conditional norms are like. Throws Error(bad_input) when the config asks for a
+/// head that the checkpoint lacks.
+void find_heads(const ModelSource& source, const EncoderNames& names, EncoderConfig& config);
+
+/// The definition of an encoder whose settings are complete.
+ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& config);
+
+}  // namespace weft

@@ -1,0 +1,24 @@
+// Losses of heads with few outputs. All return one element in f32 (f64 for f64).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "autograd/context.h"
+
+namespace weft {
+
+/// Mean over rows (weighted by `weights`, one a row, or all ones) of −log softmax(logits)[target]. logits is [rows,
+/// classes]; targets of −1 are ignored.
+Tensor softmax_cross_entropy(Context& context,
+                             const Tensor& logits,
+                             std::span<const int32_t> targets,
+                             std::span<const float> weights = {});
+
+/// Mean over all elements (weighted likewise) of the cross entropy of sigmoid(logits) and targets in [0, 1].
+Tensor binary_cross_entropy(Context& context,
+                            const Tensor& logits,
+                            std::span<const float> targets,
+                            std::span<const float> weights = {});
+
+}  // namespace weft
