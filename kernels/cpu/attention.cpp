@@ -66,7 +66,7 @@ int64_t visible_end(const AttentionSequence& sequence, const AttentionMask& mask
                      : sequence.key_count;
 }
 
-/// (keys seen) · rows of a piece.
+/// Keys seen times rows.
 int64_t cost_of(const AttentionForwardArgs& args, const AttentionWork& work) {
   int64_t begin = visible_begin(*work.sequence, args.mask, work.query_begin);
   int64_t end = visible_end(*work.sequence, args.mask, work.query_begin + work.query_count - 1);
@@ -90,12 +90,15 @@ std::vector<AttentionWork> prefill_pieces(const AttentionForwardArgs& args, int 
                           .kv_head = head,
                           .query_begin = query,
                           .query_count = std::min(queries_per_piece, sequence.query_count - query)});
+        pieces.back().cost = cost_of(args, pieces.back());
       }
     }
   }
-  std::stable_sort(pieces.begin(), pieces.end(), [&](const AttentionWork& a, const AttentionWork& b) {
-    return cost_of(args, a) > cost_of(args, b);
-  });
+  auto is_dearer = [](const AttentionWork& a, const AttentionWork& b) { return a.cost > b.cost; };
+  // Sequences of one length are in order already.
+  if (!std::is_sorted(pieces.begin(), pieces.end(), is_dearer)) {
+    std::stable_sort(pieces.begin(), pieces.end(), is_dearer);
+  }
   return pieces;
 }
 
@@ -105,7 +108,7 @@ void prefill(const AttentionForwardArgs& args, const Stream& stream) {
   int64_t cost = 0;
   int64_t queries = 0;
   for (const AttentionWork& piece : pieces) {
-    cost += cost_of(args, piece) * args.head_dim;
+    cost += piece.cost * args.head_dim;
     queries = std::max(queries, piece.query_count);
   }
   int threads = threads_for(cost, static_cast<int64_t>(pieces.size()), stream);

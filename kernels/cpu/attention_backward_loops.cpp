@@ -63,7 +63,6 @@ class BackwardPiece {
   using Element = typename Product::Element;
   static constexpr int64_t kDepth = Product::kDepth;
   static constexpr bool kSharesLayouts = kDepth == 1;
-  static constexpr int64_t kColumnStep = kTileColumns * kLanes<R>;
 
  public:
   static int64_t scratch_bytes(const AttentionBackwardArgs& args, int64_t query_count) {
@@ -173,12 +172,12 @@ class BackwardPiece {
     RowsView<T> values{static_cast<const T*>(args_.v) + at, stride, count, args_.head_dim};
     pack_keys(Product{}, keys, transposed_keys_ + block * width_);
     pack_keys(Product{}, values, transposed_values_ + block * width_);
-    pack_values(Product{}, keys, kKeyBlock, width_, keys_by_step_ + block * width_);
+    pack_values(Product{}, keys, round_up(count, 2 * kLanes<R>), width_, keys_by_step_ + block * width_);
   }
 
   /// The queries of the row block against the keys of a block that any of them sees.
   void process_block(int64_t block) {
-    int64_t columns = round_up(smaller(kKeyBlock, last_visible_.end - block), kColumnStep);
+    int64_t columns = round_up(smaller(kKeyBlock, last_visible_.end - block), 2 * kLanes<R>);
     multiply_over_dims(q_, transposed_keys_ + block * width_, columns, scores_);
     multiply_over_dims(dout_, transposed_values_ + block * width_, columns, dweights_);
     bool is_bounded = last_visible_.begin > block || first_visible_.end < block + columns;

@@ -87,7 +87,8 @@ class ForwardPiece {
     const T* keys = static_cast<const T*>(sequence_->keys) + at;
     pack_keys(Product{}, RowsView<T>{keys, stride, count, args_.head_dim}, keys_);
     const T* values = static_cast<const T*>(sequence_->values) + at;
-    pack_values(Product{}, RowsView<T>{values, stride, count, args_.head_dim}, kKeyBlock, width_, values_);
+    pack_values(
+        Product{}, RowsView<T>{values, stride, count, args_.head_dim}, round_up(count, 2 * kLanes<R>), width_, values_);
   }
 
   /// Rows [row, row + kTileRows) against the keys of the block that any of them sees.

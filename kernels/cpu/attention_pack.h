@@ -16,8 +16,8 @@ struct RowsView {
 };
 
 /// Words (f32, or pairs of bf16) of `count` rows: word w of row r goes to packed[w · kKeyBlock + r], zeros for rows
-/// that do not exist. `load_words` gives a vector of a row's words, `load_word` one of them; the last word may be only
-/// partly there.
+/// that do not exist up to the next multiple of two vectors, which products read. `load_words` gives a vector of a
+/// row's words, `load_word` one of them; the last word may be only partly there.
 template <typename R, typename LoadWords, typename LoadWord>
 WEFT_INLINE void transpose_words(int64_t count,
                                  int64_t words,
@@ -27,7 +27,8 @@ WEFT_INLINE void transpose_words(int64_t count,
                                  const LoadWord& load_word) {
   constexpr int64_t kSquare = kLanes<R>;
   int64_t whole_words = complete_words / kSquare * kSquare;
-  for (int64_t row = 0; row < kKeyBlock; row += kSquare) {
+  int64_t padded_count = round_up(count, 2 * kLanes<R>);
+  for (int64_t row = 0; row < padded_count; row += kSquare) {
     for (int64_t word = 0; word < whole_words; word += kSquare) {
       Vector<R> square[kSquare];
 #pragma GCC unroll 16

@@ -17,6 +17,7 @@ struct AttentionWork {
   int64_t kv_head = 0;
   int64_t query_begin = 0;  // within the sequence
   int64_t query_count = 0;
+  int64_t cost = 0;         // keys seen times rows
   void* scratch = nullptr;  // attention_forward_scratch bytes
 };
 

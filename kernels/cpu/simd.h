@@ -266,6 +266,13 @@ void multiply_rows(ProductArgs<Product> args, int64_t width) {
     args.b += kTileColumns * kVectorElements;
     args.c += kTileColumns * kLanes<R>;
   }
+  if constexpr (kTileColumns > 2) {
+    for (; vectors >= 2; vectors -= 2) {
+      multiply_tile<Product, rows, 2>(args);
+      args.b += 2 * kVectorElements;
+      args.c += 2 * kLanes<R>;
+    }
+  }
   for (; vectors > 0; --vectors) {
     multiply_tile<Product, rows, 1>(args);
     args.b += kVectorElements;
