@@ -7,8 +7,14 @@ template <typename T>
 class GatedActivationOfDType : public ::testing::Test {};
 TYPED_TEST_SUITE(GatedActivationOfDType, KernelDTypes);
 
-constexpr Activation kActivations[] = {
-    Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::relu, Activation::identity};
+constexpr Activation kActivations[] = {Activation::silu,
+                                       Activation::gelu_tanh,
+                                       Activation::gelu_erf,
+                                       Activation::relu,
+                                       Activation::identity,
+                                       Activation::tanh,
+                                       Activation::sigmoid,
+                                       Activation::squared_relu};
 
 double reference_activation(Activation activation, double x) {
   switch (activation) {
@@ -22,6 +28,12 @@ double reference_activation(Activation activation, double x) {
       return std::max(x, 0.0);
     case Activation::identity:
       return x;
+    case Activation::tanh:
+      return std::tanh(x);
+    case Activation::sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case Activation::squared_relu:
+      return std::max(x, 0.0) * std::max(x, 0.0);
   }
   return 0;
 }
@@ -80,7 +92,7 @@ TEST(GatedActivation, InfinityAndNanKeepTheirMeaning) {
       cpu().activation.gated_forward(
           {.gate = gate.data(), .up = up.data(), .y = y.data(), .count = 20, .activation = activation}, stream);
       for (int64_t i = 0; i < 20; ++i) EXPECT_EQ(std::isnan(y[i]), i == 3 || i == 18) << i;
-      EXPECT_EQ(y[4], INFINITY);
+      EXPECT_EQ(y[4], static_cast<float>(reference_activation(activation, INFINITY)));
     }
   });
 }
@@ -155,6 +167,105 @@ TYPED_TEST(GatedActivationOfDType, BackwardEqualsDouble) {
       cpu().activation.gated_backward(args, stream);
       expect_close(dgate, dgate_double.values(), tolerance<T>(), 4);
       expect_close(dup, dup_double.values(), tolerance<T>(), 4);
+    });
+  }
+}
+
+template <typename T>
+class ActivationOfDType : public ::testing::Test {};
+TYPED_TEST_SUITE(ActivationOfDType, KernelDTypes);
+
+TYPED_TEST(ActivationOfDType, ForwardEqualsReferenceAtEveryLength) {
+  using T = TypeParam;
+  for (Activation activation : kActivations) {
+    for (int64_t count : odd_widths()) {
+      SCOPED_TRACE(count);
+      for_each_isa([&](const Stream& stream) {
+        Guarded<T> x(count, 1), y(count, 3);
+        fill_random(x, 1, 3);
+        std::vector<double> expected;
+        for (double value : x.values()) expected.push_back(reference_activation(activation, value));
+        ActivationForwardArgs args{
+            .x = x.data(), .y = y.data(), .count = count, .activation = activation, .dtype = DTypeOf<T>::value};
+        cpu().activation.forward(args, stream);
+        expect_close(y, expected, tolerance<T>());
+        args.y = x.data();
+        cpu().activation.forward(args, stream);
+        EXPECT_EQ(x.values(), y.values()) << "in place";
+      });
+    }
+  }
+}
+
+// Within a few roundings of x over all that f32 tells apart from 0 and x.
+TEST(Activation, GeluOfErfIsAccurateToRounding) {
+  constexpr int64_t kCount = 260001;
+  Guarded<float> x(kCount), y(kCount);
+  for (int64_t i = 0; i < kCount; ++i) x[i] = static_cast<float>(i - kCount / 2) * 1e-4f;
+  for_each_isa([&](const Stream& stream) {
+    cpu().activation.forward({.x = x.data(), .y = y.data(), .count = kCount, .activation = Activation::gelu_erf},
+                             stream);
+    double worst = 0;
+    for (int64_t i = 0; i < kCount; ++i) {
+      if (x[i] == 0) continue;
+      double error = std::abs(y[i] - reference_activation(Activation::gelu_erf, x[i]));
+      worst = std::max(worst, error / std::abs(static_cast<double>(x[i])));
+    }
+    EXPECT_LT(worst, 2.5e-7);
+  });
+}
+
+TEST(Activation, BackwardEqualsCentredDifferences) {
+  constexpr int64_t kCount = 41;
+  for (Activation activation : kActivations) {
+    for_each_isa([&](const Stream& stream) {
+      Guarded<double> x(kCount), y(kCount), dy(kCount), dx(kCount);
+      fill_random(x, 1, 2);
+      fill_random(dy, 3);
+      auto loss = [&] {
+        cpu().activation.forward(
+            {.x = x.data(), .y = y.data(), .count = kCount, .activation = activation, .dtype = DType::f64}, stream);
+        return weighted_sum(dy, y);
+      };
+      cpu().activation.backward({.x = x.data(),
+                                 .dy = dy.data(),
+                                 .dx = dx.data(),
+                                 .count = kCount,
+                                 .activation = activation,
+                                 .dtype = DType::f64},
+                                stream);
+      expect_gradient(x, dx, loss);
+    });
+  }
+}
+
+TYPED_TEST(ActivationOfDType, BackwardEqualsDouble) {
+  using T = TypeParam;
+  constexpr int64_t kCount = 20011;
+  for (Activation activation : kActivations) {
+    Guarded<T> x(kCount, 1), dy(kCount, 1);
+    Guarded<double> x_double(kCount), dy_double(kCount), dx_double(kCount);
+    fill_random(x, 1, 2);
+    fill_random(dy, 3);
+    for (int64_t i = 0; i < kCount; ++i) {
+      x_double[i] = to_double(x[i]);
+      dy_double[i] = to_double(dy[i]);
+    }
+    ActivationBackwardArgs args{.x = x_double.data(),
+                                .dy = dy_double.data(),
+                                .dx = dx_double.data(),
+                                .count = kCount,
+                                .activation = activation,
+                                .dtype = DType::f64};
+    cpu().activation.backward(args, {});
+    for_each_isa([&](const Stream& stream) {
+      Guarded<T> dx(kCount, 2);
+      args.x = x.data();
+      args.dy = dy.data();
+      args.dx = dx.data();
+      args.dtype = DTypeOf<T>::value;
+      cpu().activation.backward(args, stream);
+      expect_close(dx, dx_double.values(), tolerance<T>(), 4);
     });
   }
 }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernel_test.h"
 
 namespace weft {
@@ -12,12 +14,24 @@ struct Case {
   std::vector<std::pair<int64_t, int64_t>> lengths;  // query_count, past
   int64_t num_heads = 1, num_kv_heads = 1, head_dim = 8;
   AttentionMask mask;
+  bool has_limits = false;  // visible_keys, at random
 };
+
+/// A random number of visible keys for each query, never falling.
+std::vector<int32_t> random_limits(int64_t query_count, int64_t key_count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::uniform_int_distribution<int32_t> limit(1, static_cast<int32_t>(key_count));
+  std::vector<int32_t> limits(static_cast<size_t>(query_count));
+  for (int32_t& keys : limits) keys = limit(generator);
+  std::sort(limits.begin(), limits.end());
+  return limits;
+}
 
 std::string describe(const Case& test) {
   std::string text = "heads " + std::to_string(test.num_heads) + "/" + std::to_string(test.num_kv_heads) + " dim " +
                      std::to_string(test.head_dim) + " cap " + std::to_string(test.mask.soft_cap) + " window " +
-                     std::to_string(test.mask.window) + (test.mask.causal ? " causal" : " full") + " lengths";
+                     std::to_string(test.mask.window) + (test.mask.causal ? " causal" : " full") +
+                     (test.has_limits ? " limits" : "") + " lengths";
   for (auto [count, past] : test.lengths) text += " " + std::to_string(count) + "+" + std::to_string(past);
   return text;
 }
@@ -53,6 +67,9 @@ struct Problem {
                            .key_token_stride = test.head_dim,
                            .key_head_stride = capacity * test.head_dim});
       query_begin += count;
+      if (!test.has_limits) continue;
+      limits.push_back(random_limits(count, count + past, ++seed));
+      sequences.back().visible_keys = limits.back().data();
     }
   }
 
@@ -78,6 +95,7 @@ struct Problem {
   Guarded<T> q, out;
   Guarded<SumOf<T>> log_sum_exp;
   std::vector<std::unique_ptr<Guarded<T>>> keys, values;
+  std::vector<std::vector<int32_t>> limits;
   std::vector<AttentionSequence> sequences;
 };
 
@@ -85,7 +103,9 @@ struct Reference {
   std::vector<double> out, log_sum_exp;
 };
 
-bool is_visible(const AttentionMask& mask, int64_t position, int64_t key) {
+bool is_visible(const AttentionMask& mask, const AttentionSequence& sequence, int64_t query, int64_t key) {
+  if (sequence.visible_keys != nullptr) return key < sequence.visible_keys[query];
+  int64_t position = sequence.key_count - sequence.query_count + query;
   return (!mask.causal || key <= position) && (mask.window == 0 || position - key < mask.window);
 }
 
@@ -99,11 +119,10 @@ void reference_row(
   const T* q = problem.q.data() + row * test.head_dim;
   const T* keys = static_cast<const T*>(sequence.keys) + kv_offset;
   const T* values = static_cast<const T*>(sequence.values) + kv_offset;
-  int64_t position = sequence.key_count - sequence.query_count + query;
   std::vector<double> scores(static_cast<size_t>(sequence.key_count), -INFINITY);
   double maximum = -INFINITY;
   for (int64_t key = 0; key < sequence.key_count; ++key) {
-    if (!is_visible(test.mask, position, key)) continue;
+    if (!is_visible(test.mask, sequence, query, key)) continue;
     double dot = 0;
     for (int64_t d = 0; d < test.head_dim; ++d)
       dot += to_double(q[d]) * to_double(keys[key * sequence.key_token_stride + d]);
@@ -116,7 +135,7 @@ void reference_row(
   for (double score : scores) sum += std::exp(score - maximum);
   reference.log_sum_exp[row] = maximum + std::log(sum);
   for (int64_t key = 0; key < sequence.key_count; ++key) {
-    if (!is_visible(test.mask, position, key)) continue;
+    if (!is_visible(test.mask, sequence, query, key)) continue;
     double weight = std::exp(scores[key] - maximum) / sum;
     for (int64_t d = 0; d < test.head_dim; ++d) {
       reference.out[row * test.head_dim + d] += weight * to_double(values[key * sequence.key_token_stride + d]);
@@ -223,6 +242,70 @@ TYPED_TEST(AttentionOfDType, ThatSeesTheFuture) {
                                                 .mask = {.scale = 0.3f, .causal = false}});
 }
 
+TYPED_TEST(AttentionOfDType, OfManyShortSequencesThatSeeTheFuture) {
+  Case test{
+      .lengths = {}, .num_heads = 12, .num_kv_heads = 12, .head_dim = 32, .mask = {.scale = 0.18f, .causal = false}};
+  for (int64_t length = 1; length <= 36; ++length) test.lengths.push_back({length, 0});
+  expect_attention_equals_reference<TypeParam>(test);
+}
+
+TYPED_TEST(AttentionOfDType, OfKeysUpToALimit) {
+  for (int64_t num_kv_heads : {1, 3}) {
+    for (AttentionMask mask : {AttentionMask{.scale = 0.3f, .causal = false},
+                               AttentionMask{.scale = 0.3f},
+                               AttentionMask{.scale = 0.3f, .soft_cap = 2, .window = 4}}) {
+      expect_attention_equals_reference<TypeParam>(
+          {.lengths = {{5, 0}, {40, 0}, {1, 60}, {1, 700}, {130, 20}, {300, 0}, {2, 31}, {1, 0}},
+           .num_heads = 3,
+           .num_kv_heads = num_kv_heads,
+           .head_dim = 20,
+           .mask = mask,
+           .has_limits = true});
+    }
+  }
+}
+
+TEST(Attention, LimitsThatSayWhatTheMaskSaysGiveTheSameBits) {
+  for (bool causal : {true, false}) {
+    Problem<float> problem({.lengths = {{150, 0}, {30, 170}, {1, 280}},
+                            .num_heads = 4,
+                            .num_kv_heads = 2,
+                            .head_dim = 24,
+                            .mask = {.scale = 0.3f, .causal = causal}});
+    for_each_isa([&](const Stream& stream) {
+      cpu().attention.forward(problem.args(), stream);
+      std::vector<double> expected = problem.out.values();
+      std::vector<std::vector<int32_t>> limits;
+      for (AttentionSequence& sequence : problem.sequences) {
+        limits.emplace_back(static_cast<size_t>(sequence.query_count), static_cast<int32_t>(sequence.key_count));
+        auto past = static_cast<int32_t>(sequence.key_count - sequence.query_count);
+        if (causal) std::iota(limits.back().begin(), limits.back().end(), past + 1);
+        sequence.visible_keys = limits.back().data();
+      }
+      cpu().attention.forward(problem.args(), stream);
+      EXPECT_EQ(problem.out.values(), expected);
+      for (AttentionSequence& sequence : problem.sequences) sequence.visible_keys = nullptr;
+    });
+  }
+}
+
+// The dearer piece comes first and leaves NaN behind in the buffers that both are packed into.
+TEST(Attention, NothingIsLeftOfTheSequenceBefore) {
+  Problem<float> problem({.lengths = {{128, 0}, {17, 0}}, .head_dim = 20, .mask = {.scale = 0.3f, .causal = false}});
+  Reference reference = reference_attention(problem);
+  for (auto* caches : {&problem.keys, &problem.values}) {
+    Guarded<float>& cache = *caches->front();
+    for (int64_t i = 0; i < 128 * 20; ++i) cache[i] = std::nanf("");
+  }
+  for_each_isa([&](const Stream& stream) {
+    cpu().attention.forward(problem.args(), Stream{.device = {}, .num_threads = 1, .workspace = stream.workspace});
+    for (int64_t i = 0; i < 128 * 20; ++i) ASSERT_TRUE(std::isnan(problem.out[i]));
+    for (int64_t i = 128 * 20; i < problem.out.size(); ++i) {
+      ASSERT_NEAR(problem.out[i], reference.out[static_cast<size_t>(i)], 1e-5);
+    }
+  });
+}
+
 TEST(Attention, HugeScoresStayFinite) {
   for (float scale : {1e4f, 1e30f}) {
     Problem<float> problem({.lengths = {{140, 0}, {1, 200}}, .num_heads = 2, .head_dim = 4, .mask = {.scale = scale}});
@@ -322,10 +405,19 @@ struct TrainingProblem {
                              stream);
   }
 
+  void set_random_limits() {
+    limits.clear();
+    for (AttentionSequence& sequence : sequences) {
+      limits.push_back(random_limits(sequence.query_count, sequence.key_count, 7));
+      sequence.visible_keys = limits.back().data();
+    }
+  }
+
   int64_t tokens, heads, kv_heads, dim;
   AttentionMask attention_mask;
   Guarded<T> q, k, v, out, dout, dq, dk, dv;
   Guarded<SumOf<T>> log_sum_exp;
+  std::vector<std::vector<int32_t>> limits;
   std::vector<AttentionSequence> sequences;
 };
 
@@ -333,18 +425,21 @@ TEST(Attention, BackwardEqualsCentredDifferences) {
   for (AttentionMask mask : {AttentionMask{.scale = 0.4f},
                              AttentionMask{.scale = 0.4f, .soft_cap = 1.5f, .window = 3},
                              AttentionMask{.scale = 0.4f, .soft_cap = 2, .causal = false}}) {
-    TrainingProblem<double> problem({5, 1, 9}, 4, 2, 5, mask);
-    for_each_isa([&](const Stream& stream) {
-      auto loss = [&] {
-        problem.forward(stream);
-        return weighted_sum(problem.dout, problem.out);
-      };
-      loss();
-      problem.backward(stream);
-      expect_gradient(problem.q, problem.dq, loss);
-      expect_gradient(problem.k, problem.dk, loss);
-      expect_gradient(problem.v, problem.dv, loss);
-    });
+    for (bool has_limits : {false, true}) {
+      TrainingProblem<double> problem({5, 1, 9}, 4, 2, 5, mask);
+      if (has_limits) problem.set_random_limits();
+      for_each_isa([&](const Stream& stream) {
+        auto loss = [&] {
+          problem.forward(stream);
+          return weighted_sum(problem.dout, problem.out);
+        };
+        loss();
+        problem.backward(stream);
+        expect_gradient(problem.q, problem.dq, loss);
+        expect_gradient(problem.k, problem.dk, loss);
+        expect_gradient(problem.v, problem.dv, loss);
+      });
+    }
   }
 }
 
@@ -355,10 +450,18 @@ void copy_rounded(const Guarded<From>& from, Guarded<To>& to) {
 }
 
 template <typename T>
-void expect_backward_equals_double(
-    std::vector<int64_t> lengths, int64_t heads, int64_t kv_heads, int64_t dim, AttentionMask mask) {
+void expect_backward_equals_double(const std::vector<int64_t>& lengths,
+                                   int64_t heads,
+                                   int64_t kv_heads,
+                                   int64_t dim,
+                                   AttentionMask mask,
+                                   bool has_limits = false) {
   TrainingProblem<T> problem(lengths, heads, kv_heads, dim, mask);
   TrainingProblem<double> reference(lengths, heads, kv_heads, dim, mask);
+  if (has_limits) {
+    problem.set_random_limits();
+    reference.set_random_limits();
+  }
   copy_rounded(problem.q, reference.q);
   copy_rounded(problem.k, reference.k);
   copy_rounded(problem.v, reference.v);
@@ -382,6 +485,14 @@ TYPED_TEST(AttentionOfDType, BackwardOfSeveralBlocks) {
   mask.window = 70;
   mask.soft_cap = 5;
   expect_backward_equals_double<TypeParam>({260}, 2, 2, 64, mask);
+}
+
+TYPED_TEST(AttentionOfDType, BackwardOfShortSequencesThatSeeTheFuture) {
+  expect_backward_equals_double<TypeParam>({32, 7, 31, 1, 33, 20, 130, 5}, 4, 4, 32, {.scale = 0.18f, .causal = false});
+}
+
+TYPED_TEST(AttentionOfDType, BackwardOfKeysUpToALimit) {
+  expect_backward_equals_double<TypeParam>({150, 3, 301, 17}, 6, 2, 24, {.scale = 0.2f}, true);
 }
 
 TEST(Attention, BackwardIsTheSameOnAnyNumberOfThreads) {

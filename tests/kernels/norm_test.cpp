@@ -203,5 +203,206 @@ TYPED_TEST(RmsNormOfDType, BackwardAccumulatesAndPassesDsumOn) {
   });
 }
 
+template <typename T>
+class LayerNormOfDType : public ::testing::Test {};
+TYPED_TEST_SUITE(LayerNormOfDType, KernelDTypes);
+
+/// Which of the optional inputs are given.
+struct LayerNormCase {
+  int64_t rows = 5, width = 8, groups = 0;
+  bool has_residual = false, has_weight = true, has_bias = true, subtract_mean = true;
+};
+
+std::vector<LayerNormCase> layer_norm_cases(int64_t width) {
+  return {{.width = width},
+          {.width = width, .has_residual = true},
+          {.width = width, .has_bias = false},
+          {.width = width, .has_weight = false, .has_bias = false, .subtract_mean = false},
+          {.width = width, .groups = 3, .has_residual = true},
+          {.width = width, .has_residual = true, .has_weight = false, .subtract_mean = false}};
+}
+
+/// Inputs, outputs and gradients of a case.
+template <typename T>
+struct LayerNormProblem {
+  explicit LayerNormProblem(const LayerNormCase& test_case)
+      : test(test_case),
+        elements(test.rows * test.width),
+        x(elements, 1),
+        residual(elements, 3),
+        weight(parameters(), 1),
+        bias(parameters(), 2),
+        sum(elements, 1),
+        y(elements, 2),
+        dy(elements, 1),
+        dinput(elements, 3),
+        dweight(parameters(), 1),
+        dbias(parameters(), 1) {
+    uint32_t seed = 0;
+    for (Guarded<T>* buffer : {&x, &residual, &weight, &bias, &dy}) fill_random(*buffer, ++seed);
+    for (int64_t row = 0; row < test.rows && test.groups > 0; ++row) {
+      groups.push_back(static_cast<int32_t>(row * 2 % test.groups));
+    }
+  }
+
+  int64_t parameters() const { return std::max<int64_t>(test.groups, 1) * test.width; }
+
+  LayerNormForwardArgs forward_args() {
+    return {.x = x.data(),
+            .residual = test.has_residual ? residual.data() : nullptr,
+            .weight = test.has_weight ? weight.data() : nullptr,
+            .bias = test.has_bias ? bias.data() : nullptr,
+            .groups = groups.empty() ? nullptr : groups.data(),
+            .sum = test.has_residual ? sum.data() : nullptr,
+            .y = y.data(),
+            .rows = test.rows,
+            .width = test.width,
+            .eps = 1e-2,
+            .subtract_mean = test.subtract_mean,
+            .dtype = DTypeOf<T>::value};
+  }
+
+  /// Of what the last forward normed. Gradients of parameters start from 0.
+  void backward(const Stream& stream) {
+    for (auto* gradient : {&dweight, &dbias}) {
+      for (int64_t i = 0; i < gradient->size(); ++i) (*gradient)[i] = 0;
+    }
+    cpu().layer_norm.backward({.input = test.has_residual ? sum.data() : x.data(),
+                               .weight = test.has_weight ? weight.data() : nullptr,
+                               .groups = groups.empty() ? nullptr : groups.data(),
+                               .dy = dy.data(),
+                               .dinput = dinput.data(),
+                               .dweight = test.has_weight ? dweight.data() : nullptr,
+                               .dbias = test.has_bias ? dbias.data() : nullptr,
+                               .rows = test.rows,
+                               .width = test.width,
+                               .eps = 1e-2,
+                               .subtract_mean = test.subtract_mean,
+                               .dtype = DTypeOf<T>::value},
+                              stream);
+  }
+
+  LayerNormCase test;
+  int64_t elements;
+  std::vector<int32_t> groups;
+  Guarded<T> x, residual, weight, bias, sum, y, dy, dinput;
+  Guarded<SumOf<T>> dweight, dbias;
+};
+
+/// Textbook layer norm in double of the sum rounded to T.
+template <typename T>
+std::vector<double> reference_layer_norm(const LayerNormProblem<T>& problem) {
+  const LayerNormCase& test = problem.test;
+  std::vector<double> y;
+  for (int64_t row = 0; row < test.rows; ++row) {
+    std::vector<double> input;
+    double mean = 0, variance = 0;
+    for (int64_t at = row * test.width; at < (row + 1) * test.width; ++at) {
+      double sum = to_double(problem.x[at]) + (test.has_residual ? to_double(problem.residual[at]) : 0.0);
+      input.push_back(to_double(from_double<T>(sum)));
+      if (test.subtract_mean) mean += input.back() / static_cast<double>(test.width);
+    }
+    for (double value : input) variance += (value - mean) * (value - mean) / static_cast<double>(test.width);
+    int64_t group = problem.groups.empty() ? 0 : problem.groups[static_cast<size_t>(row)];
+    for (int64_t i = 0; i < test.width; ++i) {
+      double weight = test.has_weight ? to_double(problem.weight[group * test.width + i]) : 1.0;
+      double bias = test.has_bias ? to_double(problem.bias[group * test.width + i]) : 0.0;
+      y.push_back((input[static_cast<size_t>(i)] - mean) / std::sqrt(variance + 1e-2) * weight + bias);
+    }
+  }
+  return y;
+}
+
+TYPED_TEST(LayerNormOfDType, EqualsReferenceAtEveryWidth) {
+  using T = TypeParam;
+  std::vector<int64_t> widths = odd_widths();
+  widths.insert(widths.end(), {36, 384});
+  for (int64_t width : widths) {
+    SCOPED_TRACE(width);
+    for (const LayerNormCase& test : layer_norm_cases(width)) {
+      LayerNormProblem<T> problem(test);
+      std::vector<double> expected = reference_layer_norm(problem);
+      for_each_isa([&](const Stream& stream) {
+        cpu().layer_norm.forward(problem.forward_args(), stream);
+        expect_close(problem.y, expected, tolerance<T>(), 4);
+      });
+    }
+  }
+}
+
+TYPED_TEST(LayerNormOfDType, KeepsTheSumOnlyWhenAsked) {
+  using T = TypeParam;
+  LayerNormProblem<T> problem({.rows = 40, .width = 576, .has_residual = true});
+  for_each_isa([&](const Stream& stream) {
+    LayerNormForwardArgs args = problem.forward_args();
+    cpu().layer_norm.forward(args, stream);
+    for (int64_t i = 0; i < problem.elements; ++i) {
+      double sum = to_double(problem.x[i]) + to_double(problem.residual[i]);
+      ASSERT_EQ(to_double(problem.sum[i]), to_double(from_double<T>(sum)));
+    }
+    std::vector<double> kept = problem.y.values();
+    args.sum = nullptr;
+    cpu().layer_norm.forward(args, stream);
+    EXPECT_EQ(problem.y.values(), kept);
+  });
+}
+
+// E[x²] − E[x]² in f32 would be nothing but rounding here.
+TEST(LayerNorm, SmallDeviationsFromALargeMeanSurvive) {
+  LayerNormProblem<float> problem({.rows = 2, .width = 100});
+  for (int64_t i = 0; i < problem.elements; ++i) problem.x[i] = 4096.0f + static_cast<float>(i % 7) * 0.125f;
+  std::vector<double> expected = reference_layer_norm(problem);
+  for_each_isa([&](const Stream& stream) {
+    cpu().layer_norm.forward(problem.forward_args(), stream);
+    // A mean of 4096 has an ulp of 5e-4, a thousandth of the deviation.
+    expect_close(problem.y, expected, {.relative = 0, .absolute = 4e-3});
+  });
+}
+
+TEST(LayerNorm, BackwardEqualsCentredDifferences) {
+  for (int64_t width : {1, 7, 36}) {
+    for (const LayerNormCase& test : layer_norm_cases(width)) {
+      LayerNormProblem<double> problem(test);
+      for_each_isa([&](const Stream& stream) {
+        auto loss = [&] {
+          cpu().layer_norm.forward(problem.forward_args(), stream);
+          return weighted_sum(problem.dy, problem.y);
+        };
+        loss();
+        problem.backward(stream);
+        expect_gradient(problem.x, problem.dinput, loss);
+        if (test.has_residual) expect_gradient(problem.residual, problem.dinput, loss);
+        if (test.has_weight) expect_gradient(problem.weight, problem.dweight, loss);
+        if (test.has_bias) expect_gradient(problem.bias, problem.dbias, loss);
+      });
+    }
+  }
+}
+
+TYPED_TEST(LayerNormOfDType, BackwardEqualsDouble) {
+  using T = TypeParam;
+  for (int64_t width : {1, 7, 36, 384}) {
+    for (LayerNormCase test : layer_norm_cases(width)) {
+      test.rows = 61;
+      LayerNormProblem<T> problem(test);
+      LayerNormProblem<double> reference(test);
+      cpu().layer_norm.forward(problem.forward_args(), {});
+      // What was normed is what was rounded.
+      for (int64_t i = 0; i < problem.elements; ++i) {
+        reference.x[i] = reference.sum[i] = to_double(test.has_residual ? problem.sum[i] : problem.x[i]);
+        reference.dy[i] = to_double(problem.dy[i]);
+      }
+      for (int64_t i = 0; i < problem.parameters(); ++i) reference.weight[i] = to_double(problem.weight[i]);
+      reference.backward({});
+      for_each_isa([&](const Stream& stream) {
+        problem.backward(stream);
+        expect_close(problem.dinput, reference.dinput.values(), tolerance<T>(), 16);
+        expect_close(problem.dweight, reference.dweight.values(), tolerance<SumOf<T>>(), 60);
+        expect_close(problem.dbias, reference.dbias.values(), tolerance<SumOf<T>>(), 60);
+      });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weft

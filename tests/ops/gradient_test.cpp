@@ -15,6 +15,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/loss.h"
 #include "ops/low_rank.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
@@ -81,6 +82,81 @@ TEST_F(Gradient, rms_norm_that_passes_its_input_on) {
   });
 }
 
+TEST_F(Gradient, rms_norm_without_a_weight) {
+  check_gradients(context_, {random({4, 7}, 1)}, [](Context& context, const Inputs& in) {
+    return rms_norm(context, in[0], Tensor(), {.eps = 1e-3});
+  });
+}
+
+TEST_F(Gradient, rms_norm_after_addition_in_post_norm_blocks) {
+  check_gradients(
+      context_, {random({4, 6}, 1), random({4, 6}, 2), random({6}, 3)}, [](Context& context, const Inputs& in) {
+        return add_rms_norm_post(context, in[0], in[1], in[2], {.eps = 1e-3, .weight_offset = 1});
+      });
+  check_gradients(context_, {random({4, 6}, 1), random({4, 6}, 2)}, [](Context& context, const Inputs& in) {
+    return add_rms_norm_post(context, in[0], in[1], Tensor(), {.eps = 1e-3});
+  });
+}
+
+TEST_F(Gradient, layer_norm) {
+  for (int64_t width : {1, 7, 36}) {
+    check_gradients(context_,
+                    {random({4, width}, 1), random({width}, 2), random({width}, 3)},
+                    [](Context& context, const Inputs& in) {
+                      return layer_norm(context, in[0], {.weight = &in[1], .bias = &in[2]}, 1e-3);
+                    });
+  }
+}
+
+TEST_F(Gradient, layer_norm_without_parameters) {
+  for (bool subtract_mean : {true, false}) {
+    check_gradients(context_, {random({4, 7}, 1)}, [&](Context& context, const Inputs& in) {
+      return layer_norm(context, in[0], {.subtract_mean = subtract_mean}, 1e-3);
+    });
+  }
+  check_gradients(context_, {random({4, 7}, 1), random({7}, 2)}, [](Context& context, const Inputs& in) {
+    return layer_norm(context, in[0], {.weight = &in[1]}, 1e-3);
+  });
+}
+
+TEST_F(Gradient, layer_norm_of_groups) {
+  std::vector<int32_t> groups = {2, 0, 0, 2, 2};
+  check_gradients(
+      context_, {random({5, 7}, 1), random({3, 7}, 2), random({3, 7}, 3)}, [&](Context& context, const Inputs& in) {
+        return layer_norm(context, in[0], {.weight = &in[1], .bias = &in[2], .groups = groups}, 1e-3);
+      });
+}
+
+TEST_F(Gradient, layer_norm_after_addition) {
+  std::vector<int32_t> groups = {1, 0, 1, 1};
+  check_gradients(context_,
+                  {random({4, 6}, 1), random({4, 6}, 2), random({2, 6}, 3), random({2, 6}, 4)},
+                  [&](Context& context, const Inputs& in) {
+                    return add_layer_norm(
+                        context, in[0], in[1], {.weight = &in[2], .bias = &in[3], .groups = groups}, 1e-3);
+                  });
+}
+
+TEST_F(Gradient, layer_norm_of_a_tensor_added_to_itself) {
+  check_gradients(
+      context_, {random({4, 6}, 1), random({6}, 2), random({6}, 3)}, [](Context& context, const Inputs& in) {
+        return add_layer_norm(context, in[0], in[0], {.weight = &in[1], .bias = &in[2]}, 1e-3);
+      });
+}
+
+/// Under selective recomputation the linear layer keeps how to norm, not the normed value, and the activation's
+/// neighbour likewise.
+TEST_F(Gradient, layer_norm_and_activation_that_are_computed_again) {
+  context_.recompute_selectively = true;
+  check_gradients(context_,
+                  {random({4, 6}, 1), random({4, 6}, 2), random({6}, 3), random({6}, 4), random({5, 6}, 5)},
+                  [](Context& context, const Inputs& in) {
+                    Tensor normed = add_layer_norm(context, in[0], in[1], {.weight = &in[2], .bias = &in[3]}, 1e-3);
+                    Tensor wide = linear(context, normed, {&in[4], nullptr});
+                    return activation(context, activation(context, wide, Activation::gelu_erf), Activation::tanh);
+                  });
+}
+
 TEST_F(Gradient, add_low_rank) {
   for (float dropout : {0.0f, 0.3f}) {
     context_.training = dropout > 0;
@@ -118,6 +194,37 @@ TEST_F(Gradient, attention) {
                     [&](Context& context, const Inputs& in) {
                       return attention(context, in[0], in[1], in[2], spans, {.head_dim = 3, .mask = mask});
                     });
+  }
+}
+
+TEST_F(Gradient, attention_to_keys_up_to_a_limit) {
+  std::vector<AttentionSpan> spans = {{.begin = 0, .length = 5, .visible_keys = {2, 2, 3, 5, 5}},
+                                      {.begin = 5, .length = 1, .visible_keys = {1}},
+                                      {.begin = 6, .length = 4}};
+  for (bool causal : {true, false}) {
+    check_gradients(
+        context_,
+        {random({10, 12}, 1), random({10, 6}, 2), random({10, 6}, 3)},
+        [&](Context& context, const Inputs& in) {
+          // Backward must not need the caller's spans.
+          std::vector<AttentionSpan> given = spans;
+          return attention(
+              context, in[0], in[1], in[2], given, {.head_dim = 3, .mask = {.scale = 0.5f, .causal = causal}});
+        });
+  }
+}
+
+TEST_F(Gradient, activation) {
+  for (Activation kind : {Activation::silu,
+                          Activation::gelu_tanh,
+                          Activation::gelu_erf,
+                          Activation::relu,
+                          Activation::tanh,
+                          Activation::sigmoid,
+                          Activation::squared_relu}) {
+    check_gradients(context_, {random({3, 5}, 1, 3.0)}, [&](Context& context, const Inputs& in) {
+      return activation(context, in[0], kind);
+    });
   }
 }
 
@@ -192,6 +299,59 @@ TEST_F(Gradient, linear_cross_entropy) {
       }
     }
   }
+}
+
+TEST_F(Gradient, linear_cross_entropy_with_a_bias) {
+  std::vector<int32_t> targets = {2, -1, 0, 6, 6};
+  std::vector<float> weights = {1.0f, 1.0f, 0.25f, 2.0f, 0.5f};
+  for (float soft_cap : {0.0f, 2.0f}) {
+    for (int64_t chunk_rows : {1, 3, 0}) {
+      check_gradients(context_,
+                      {random({5, 4}, 1), random({7, 4}, 2, 3.0), random({7}, 3, 2.0)},
+                      [&](Context& context, const Inputs& in) {
+                        return linear_cross_entropy(
+                                   context,
+                                   in[0],
+                                   in[1],
+                                   targets,
+                                   weights,
+                                   {.vocab_size = 7, .soft_cap = soft_cap, .bias = &in[2], .chunk_rows = chunk_rows})
+                            .loss;
+                      });
+    }
+  }
+}
+
+TEST_F(Gradient, column_scale) {
+  check_gradients(context_, {random({4, 3}, 1), random({3}, 2)}, [](Context& context, const Inputs& in) {
+    return scale_columns(context, in[0], in[1]);
+  });
+}
+
+TEST_F(Gradient, loss_of_classes) {
+  std::vector<int32_t> targets = {2, -1, 0, 1};
+  for (const std::vector<float>& weights : {std::vector<float>{}, std::vector<float>{1.0f, 0.5f, 2.0f, 0.25f}}) {
+    check_gradients(context_, {random({4, 3}, 1, 2.0)}, [&](Context& context, const Inputs& in) {
+      return softmax_cross_entropy(context, in[0], targets, weights);
+    });
+  }
+}
+
+TEST_F(Gradient, loss_of_yes_and_no) {
+  std::vector<float> targets = {1.0f, 0.0f, 0.3f, 1.0f, 0.0f, 0.9f};
+  for (const std::vector<float>& weights : {std::vector<float>{}, std::vector<float>{1, 0.5f, 2, 0.25f, 0, 1}}) {
+    check_gradients(context_, {random({3, 2}, 1, 2.0)}, [&](Context& context, const Inputs& in) {
+      return binary_cross_entropy(context, in[0], targets, weights);
+    });
+  }
+}
+
+TEST(ActivationNames, AreTheConfigsWords) {
+  EXPECT_EQ(parse_activation("tanh"), Activation::tanh);
+  EXPECT_EQ(parse_activation("sigmoid"), Activation::sigmoid);
+  EXPECT_EQ(parse_activation("gelu_erf"), Activation::gelu_erf);
+  EXPECT_EQ(parse_activation("squared_relu"), Activation::squared_relu);
+  EXPECT_ANY_THROW(parse_activation("swich"));
 }
 
 TEST(Gradients, EveryNodeHasACase) {
