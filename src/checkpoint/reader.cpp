@@ -13,6 +13,7 @@
 #include "checkpoint/keras_hdf5.h"
 #include "checkpoint/nearest_name.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/tensorflow_bundle.h"
 #include "core/error.h"
 #include "core/paths.h"
 
@@ -31,6 +32,7 @@ std::unique_ptr<CheckpointReader> open_file(const std::string& path, const std::
   }
   if (magic.starts_with("GGUF")) return open_gguf(file_path);
   if (magic == kHdf5Magic) return open_keras_hdf5(path, file_path);
+  if (file_path.ends_with(".index")) return open_tensorflow_bundle(path, file_path);
   if (file_path.ends_with(".index.json")) return open_sharded_safetensors(path, file_path);
   if (file_path.ends_with(".gguf")) fail_input("{}: not a GGUF file: it doesn't begin with GGUF", printable(file_path));
   if (file_path.ends_with(".h5")) fail_input("{}: not an HDF5 file, or damaged", printable(file_path));
@@ -53,7 +55,7 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
     std::string path = (fs::path(folder) / name).string();
     if (path_exists(path)) return open_file(folder, path);
   }
-  for (std::string_view ending : {".weights.h5", ".gguf"}) {
+  for (std::string_view ending : {".weights.h5", ".gguf", ".index"}) {
     std::vector<std::string> found = files_ending(folder, ending);
     if (found.size() == 1) return open_file(folder, found[0]);
     if (found.size() > 1) {
@@ -63,7 +65,8 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
     }
   }
   fail_input(
-      "{}: holds no checkpoint; looked for model.safetensors, model.safetensors.index.json, *.weights.h5, *.gguf",
+      "{}: holds no checkpoint; looked for model.safetensors, model.safetensors.index.json, *.weights.h5, *.gguf, "
+      "*.index",
       printable(folder));
 }
 
@@ -86,9 +89,12 @@ void CheckpointReader::read(std::string_view name, void* into, DType dtype) cons
 }
 
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path) {
+  if (!path_exists(path) && path_exists(path + ".index")) return open_file(path, path + ".index");
   if (!path_exists(path)) {
-    fail_input("{}: no such checkpoint; expected a folder, a .safetensors, a .gguf or a .weights.h5 file",
-               printable(path));
+    fail_input(
+        "{}: no such checkpoint; expected a folder, a .safetensors, a .gguf or a .weights.h5 file, or the prefix "
+        "of a TensorFlow checkpoint",
+        printable(path));
   }
   return is_folder(path) ? open_folder(path) : open_file(path, path);
 }

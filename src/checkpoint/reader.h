@@ -30,7 +30,7 @@ class CheckpointReader {
  public:
   virtual ~CheckpointReader() = default;
 
-  /// "safetensors", "gguf", "keras_hdf5".
+  /// "safetensors", "gguf", "keras_hdf5", "tensorflow".
   virtual std::string_view format() const = 0;
   /// The path given to open_checkpoint, for messages.
   virtual const std::string& path() const = 0;
@@ -53,12 +53,17 @@ class CheckpointReader {
   /// The whole tensor.
   void read(std::string_view name, void* into, DType dtype) const;
 
+  /// Reads every `parts`-th tensor from number `part` on whole, and compares its checksum where the format has one.
+  /// Throws Error(bad_input) naming the first that is damaged.
+  virtual void verify_checksums(int part, int parts) const { (void)part, (void)parts; }
+
   /// Bytes asked of the files' data so far (metadata excluded).
   virtual int64_t bytes_read() const = 0;
 };
 
 /// Opens a checkpoint: a Hugging Face folder (model.safetensors or model.safetensors.index.json), a .safetensors file,
-/// a .gguf file, a folder with one .gguf, a Keras 3 .weights.h5 file or a folder with one. Says what it looked for when
+/// a .gguf file, a folder with one .gguf, a Keras 3 .weights.h5 file or a folder with one, a TensorFlow checkpoint by
+/// its prefix or .index file or a folder with one. Says what it looked for when
 /// it finds none.
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "checkpoint/read_box.h"
+#include "core/crc32c.h"
 #include "core/error.h"
 
 namespace weft {
@@ -80,6 +81,25 @@ const StoredTensor* StoredCheckpoint::find_stored(std::string_view name) const {
 const TensorInfo* StoredCheckpoint::find(std::string_view name) const {
   const StoredTensor* tensor = find_stored(name);
   return tensor ? &tensor->info : nullptr;
+}
+
+void StoredCheckpoint::verify_checksums(int part, int parts) const {
+  constexpr int64_t kPieceBytes = 4 << 20;
+  std::vector<std::byte> piece;
+  for (size_t i = static_cast<size_t>(part); i < tensors_.size(); i += static_cast<size_t>(parts)) {
+    const StoredTensor& tensor = tensors_[i];
+    if (!tensor.crc32c) continue;
+    uint32_t crc = 0;
+    for (int64_t at = 0; at < tensor.info.stored_bytes; at += kPieceBytes) {
+      piece.resize(static_cast<size_t>(std::min(kPieceBytes, tensor.info.stored_bytes - at)));
+      files_[tensor.file]->read(tensor.offset + at, piece.data(), static_cast<int64_t>(piece.size()));
+      crc = extend_crc32c(crc, piece.data(), piece.size());
+    }
+    if (masked_crc32c(crc) == *tensor.crc32c) continue;
+    fail_input("{}: the checksum of tensor {} is wrong; damaged file, download it again",
+               printable(tensor.info.file),
+               printable(tensor.info.name));
+  }
 }
 
 void StoredCheckpoint::read_slice(std::string_view name,

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,9 +16,10 @@ namespace weft {
 
 struct StoredTensor {
   TensorInfo info;
-  const StorageType* type = nullptr;  // null: of a type that Weft can't read, refused when it is asked for
-  size_t file = 0;                    // index into the checkpoint's files
-  int64_t offset = 0;                 // from the file's start
+  const StorageType* type = nullptr;              // null: of a type that Weft can't read, refused when it is asked for
+  size_t file = 0;                                // index into the checkpoint's files
+  int64_t offset = 0;                             // from the file's start
+  std::optional<uint32_t> crc32c = std::nullopt;  // masked, where the format has one
 };
 
 /// Throws unless every tensor lies inside [data_begin, data_end) of its file and no two share a byte. All tensors are
@@ -42,6 +44,7 @@ class StoredCheckpoint final : public CheckpointReader {
                   void* into,
                   DType dtype) const override;
   int64_t bytes_read() const override { return bytes_read_; }
+  void verify_checksums(int part, int parts) const override;
 
  private:
   const StoredTensor* find_stored(std::string_view name) const;

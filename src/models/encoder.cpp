@@ -45,6 +45,7 @@ class Encoder final : public LanguageModel {
   Linear add_head_linear(const std::string& name, int64_t out_features, int64_t in_features);
   void check(const Batch& batch, const KvCache* cache) const;
   EncoderPass start(Context& context, const Batch& batch, KvCache* cache) const;
+  Tensor make_rope_table(Context& context, const std::vector<int32_t>& positions) const;
   std::vector<int32_t> visible_keys(const Batch& batch, const BatchSequence& sequence) const;
   Tensor embed(Context& context, const Batch& batch, const EncoderPass& pass) const;
   Tensor add_positions(Context& context, Tensor x, const EncoderPass& pass) const;
@@ -176,6 +177,27 @@ void Encoder::check(const Batch& batch, const KvCache* cache) const {
   }
 }
 
+Tensor Encoder::make_rope_table(Context& context, const std::vector<int32_t>& positions) const {
+  DType dtype = tokens_.table->value.dtype();
+  int64_t width = config_.info.head_dim;
+  if (config_.rotary_table == nullptr) return rope_table(context, positions, rotary_frequencies(width), dtype);
+  DType table_dtype = dtype == DType::f64 ? DType::f64 : DType::f32;
+  Tensor table = context.empty({static_cast<int64_t>(positions.size()), width}, table_dtype);
+  std::vector<float> rows;
+  for (int32_t position : positions) {
+    if (position < 0 || position >= config_.info.max_positions) {
+      fail_input("position {} is beyond the {} of the checkpoint's rotary table; give shorter texts",
+                 position,
+                 config_.info.max_positions);
+    }
+    auto sines = config_.rotary_table->begin() + position * width;
+    rows.insert(rows.end(), sines + width / 2, sines + width);
+    rows.insert(rows.end(), sines, sines + width / 2);
+  }
+  convert_dtype(rows.data(), DType::f32, table.raw(), table_dtype, table.num_elements());
+  return table;
+}
+
 /// Query i of a sequence sees the first keys up to the last one whose rank (running sum of segments, or the segment
 /// itself) is not above its own.
 std::vector<int32_t> Encoder::visible_keys(const Batch& batch, const BatchSequence& sequence) const {
@@ -217,8 +239,7 @@ EncoderPass Encoder::start(Context& context, const Batch& batch, KvCache* cache)
   }
   if (!batch.position_ids.empty()) pass.positions = batch.position_ids;
   if (config_.positions == AbsolutePositions::rotary) {
-    pass.rope_table =
-        rope_table(context, pass.positions, rotary_frequencies(config_.info.head_dim), tokens_.table->value.dtype());
+    pass.rope_table = make_rope_table(context, pass.positions);
   }
   pass.sequence_of = rows_of_rank(context, std::move(pass.sequence_of), 0);
   return pass;

@@ -72,6 +72,9 @@ struct EncoderConfig {
   float dropout = 0;
   bool dropout_before_embedding_norm = false;
   AbsolutePositions positions = AbsolutePositions::learned;
+  /// Of a checkpoint that brings its own rotary positions: [max_positions, head_dim], sines then cosines; null:
+  /// computed.
+  std::shared_ptr<const std::vector<float>> rotary_table = nullptr;
   double attention_scale_divisor = 1;  // scores are divided by sqrt(head_dim times this)
   double hierarchical_alpha = 0.4;
   bool segments_in_token_table = false;  // segment ids index the token table

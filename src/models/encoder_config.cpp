@@ -129,7 +129,7 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
     // Only a mapping back to the embedding's size, if any, tells of the head: it is the tied table.
     int64_t mappings =
         source.reader == nullptr || source.format != ModelFormat::keras_hdf5 ? 2 : count_keras_dense(*source.reader);
-    heads.language_model = config.embedding_size == config.info.hidden_size || mappings == 2;
+    heads = {.language_model = config.embedding_size == config.info.hidden_size || mappings == 2};
   }
   auto require = [&](bool is_there, bool is_wanted, const char* what) {
     if (is_wanted && !is_there) fail_input("{}: asks for {}, which the checkpoint does not have", from.path(), what);

@@ -236,6 +236,7 @@ LoadReport load_parameters(const Context& context,
   auto start = std::chrono::steady_clock::now();
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
   std::vector<WeightSource> sources = resolve_sources(opened, model);
+  if (!options.block) opened.reader->verify_checksums(model.parameters().place().rank, model.parameters().place().size);
   LoadReport report;
   report.weight_bytes = allocate_all(context, model, options);
   int64_t bytes_before = opened.reader->bytes_read();

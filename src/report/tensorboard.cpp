@@ -10,7 +10,7 @@
 #include <filesystem>
 
 #include "core/paths.h"
-#include "report/crc32c.h"
+#include "core/crc32c.h"
 #include "report/tensorboard_event.pb.h"
 
 namespace weft {

@@ -31,8 +31,8 @@ class AddedTokenMatcher {
   /// Length of the longest token that the text starts with; 0: none.
   size_t longest_at_start(std::string_view text) const;
 
-  /// Calls on_text(begin, end) for each stretch without token that is not empty, and on_token(id) for each token, in
-  /// order.
+  /// Calls on_text(begin, end) for each stretch without token that is not empty, and on_token(id, begin, end) for
+  /// each token, in order.
   template <typename OnText, typename OnToken>
   void split(std::string_view text, const OnText& on_text, const OnToken& on_token) const {
     size_t text_begin = 0;
@@ -44,7 +44,7 @@ class AddedTokenMatcher {
       const size_t begin = match.token->lstrip ? strip_back(text, text_begin, match.begin) : match.begin;
       const size_t end = match.token->rstrip ? strip_forward(text, match.end) : match.end;
       if (begin > text_begin) on_text(text_begin, begin);
-      on_token(match.token->id);
+      on_token(match.token->id, begin, end);
       text_begin = end;
       position = end;
     }

@@ -19,6 +19,10 @@ std::shared_ptr<const Tokenizer> load_tokenizer_json_text(std::string_view text,
 std::shared_ptr<const Tokenizer> load_sentencepiece_bytes(std::string_view bytes,
                                                           const std::string& where,
                                                           const TokenizerSettings& settings = {});
+/// A vocab.txt as BERT's own: a token a line.
+std::shared_ptr<const Tokenizer> load_wordpiece_text(std::string_view text,
+                                                     const std::string& where,
+                                                     const TokenizerSettings& settings = {});
 std::shared_ptr<const Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata);
 
 }  // namespace weft

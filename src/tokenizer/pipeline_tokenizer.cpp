@@ -101,7 +101,7 @@ class PipelineTokenizer : public Tokenizer {
     raw_matcher_.split(
         text,
         [&](size_t begin, size_t end) { encode_segment(text, begin, end, *scratch, ids); },
-        [&](int32_t id) { ids.push_back(id); });
+        [&](int32_t id, size_t, size_t) { ids.push_back(id); });
     give_back(std::move(scratch));
     if (add_special_tokens) ids.insert(ids.end(), parts_.suffix_ids.begin(), parts_.suffix_ids.end());
     return ids;
@@ -143,7 +143,7 @@ class PipelineTokenizer : public Tokenizer {
           const Piece piece{normalized.substr(begin, end - begin), readable_end, is_text_start};
           run_pre_tokenizers(parts_.pre_tokenizers, piece, sink);
         },
-        [&](int32_t id) { ids.push_back(id); });
+        [&](int32_t id, size_t, size_t) { ids.push_back(id); });
   }
 
   void give_back(std::unique_ptr<Scratch> scratch) const {

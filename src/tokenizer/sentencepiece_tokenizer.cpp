@@ -263,7 +263,7 @@ class SentencepieceTokenizer : public Tokenizer {
           [&](size_t begin, size_t end) {
             encoder_->encode(std::string_view(normalized).substr(begin, end - begin), readable_end, *scratch, ids);
           },
-          [&](int32_t id) { ids.push_back(id); });
+          [&](int32_t id, size_t, size_t) { ids.push_back(id); });
     }
     pool_.give_back(std::move(scratch));
     return ids;

@@ -4,12 +4,15 @@
 
 #include <array>
 #include <filesystem>
+#include <initializer_list>
 
 #include "checkpoint/gguf.h"
 #include "core/error.h"
 #include "core/paths.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/text_file.h"
+#include "tokenizer/text_template.h"
+#include "tokenizer/unicode.h"
 
 namespace weft {
 
@@ -17,8 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<const char*, 6> kFolderFiles = {
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model"};
+constexpr std::array<const char*, 7> kFolderFiles = {
+    "tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model"};
 
 /// Copies of one model in several quantisations carry the same tokenizer, but only one is unambiguous.
 std::string only_gguf_in(const fs::path& folder) {
@@ -52,21 +55,38 @@ std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file) {
   if (extension == ".model" || extension == ".spm") {
     return load_sentencepiece_bytes(read_whole_file(file.string()), file.string(), read_tokenizer_settings(folder));
   }
+  if (extension == ".txt") {
+    return load_wordpiece_text(read_whole_file(file.string()), file.string(), read_tokenizer_settings(folder));
+  }
   fail_input(
-      "{}: not a tokenizer that Weft knows; expected a folder, tokenizer.json, a sentencepiece .model or a .gguf file",
+      "{}: not a tokenizer that Weft knows; expected a folder, tokenizer.json, a WordPiece vocab.txt, a sentencepiece "
+      ".model or a .gguf file",
       file.string());
+}
+
+/// Files of weights alone, beside which the tokenizer lies. A TensorFlow checkpoint is named without its ".index".
+bool is_weights(const fs::path& file) {
+  if (!path_exists(file)) return path_exists(file.string() + ".index");
+  const fs::path extension = file.extension();
+  return extension == ".safetensors" || extension == ".h5" || extension == ".index";
+}
+
+std::optional<int32_t> first_known(const Tokenizer& tokenizer, std::initializer_list<std::string_view> names) {
+  for (const std::string_view name : names) {
+    if (const auto id = tokenizer.token_to_id(name)) return id;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path) {
   const fs::path file(path);
-  if (!path_exists(file)) fail_input("{}: no such file or folder", path);
-  if (is_folder(file)) return load_tokenizer_file(find_tokenizer_file(file));
-  // Weights alone: the tokenizer lies beside them.
-  if (file.extension() == ".safetensors" || file.extension() == ".h5") {
+  if (is_weights(file)) {
     return load_tokenizer_file(find_tokenizer_file(file.has_parent_path() ? file.parent_path() : fs::path(".")));
   }
+  if (!path_exists(file)) fail_input("{}: no such file or folder", path);
+  if (is_folder(file)) return load_tokenizer_file(find_tokenizer_file(file));
   return load_tokenizer_file(file);
 }
 
@@ -76,6 +96,59 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
   for (const int32_t id : ids) decoder->push(id, text);
   decoder->finish(text);
   return text;
+}
+
+PairEncoding Tokenizer::encode_pair(std::string_view first,
+                                    std::optional<std::string_view> second,
+                                    const EncodePairOptions& options) const {
+  const std::vector<int32_t> first_ids = encode(first, false, options.specials);
+  if (!second) return fill_template(text_template(false), {.first = first_ids}, options);
+  const std::vector<int32_t> second_ids = encode(*second, false, options.specials);
+  return fill_template(text_template(true), {.first = first_ids, .second = &second_ids}, options);
+}
+
+TextTemplate Tokenizer::text_template(bool is_pair) const {
+  TextTemplate pieces;
+  if (bos_id()) pieces.push_back({.id = *bos_id()});
+  pieces.push_back({.kind = TemplatePiece::Kind::first_text});
+  if (is_pair) pieces.push_back({.kind = TemplatePiece::Kind::second_text, .segment = 1});
+  return pieces;
+}
+
+std::vector<TokenSpan> Tokenizer::encode_with_offsets(std::string_view, std::vector<int32_t>&, SpecialsInText) const {
+  fail_input("a tokenizer of type {} cannot say where in the text its tokens come from; WordPiece can", type());
+}
+
+std::optional<int32_t> Tokenizer::pad_id() const {
+  return first_known(*this, {"[PAD]", "<pad>"});
+}
+std::optional<int32_t> Tokenizer::unk_id() const {
+  return first_known(*this, {"[UNK]", "<unk>"});
+}
+std::optional<int32_t> Tokenizer::mask_id() const {
+  return first_known(*this, {"[MASK]", "<mask>"});
+}
+std::optional<int32_t> Tokenizer::cls_id() const {
+  return first_known(*this, {"[CLS]", "<s>"});
+}
+std::optional<int32_t> Tokenizer::sep_id() const {
+  return first_known(*this, {"[SEP]", "</s>"});
+}
+
+std::vector<TokenSpan> to_characters(std::string_view text, const std::vector<TokenSpan>& spans) {
+  std::vector<size_t> index_of_byte;  // and that of the end
+  index_of_byte.reserve(text.size() + 1);
+  size_t num_characters = 0;
+  for (size_t begin = 0; begin < text.size(); ++num_characters) {
+    const auto length = static_cast<size_t>(read_utf8(text.substr(begin)).length);
+    index_of_byte.insert(index_of_byte.end(), length, num_characters);
+    begin += length;
+  }
+  index_of_byte.push_back(num_characters);
+  std::vector<TokenSpan> characters;
+  characters.reserve(spans.size());
+  for (const TokenSpan& span : spans) characters.push_back({index_of_byte.at(span.begin), index_of_byte.at(span.end)});
+  return characters;
 }
 
 StreamingDecoder::StreamingDecoder(const Tokenizer& tokenizer, bool skip_special_tokens)

@@ -1,6 +1,7 @@
 // Text to token ids and back, for every tokenizer format.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -8,6 +9,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "tokenizer/token_span.h"
 
 namespace weft {
 
@@ -21,6 +24,42 @@ class TokenDecoder {
   virtual void finish(std::string& out) = 0;
 };
 
+/// What becomes of special tokens written in a text.
+enum class SpecialsInText : uint8_t {
+  as_in_file,  // recognised by a tokenizer.json or .gguf, plain text for a vocab.txt or a sentencepiece model
+  recognised,
+  plain_text,  // text from outside cannot forge them
+};
+
+/// Which tokens go when a text is too long: the last ones, the first ones, or, one after the other, the one at an index
+/// of the list with its special tokens (0 is [CLS]; negative ones count from the end). Special tokens stay.
+struct TruncateFrom {
+  enum class Side : uint8_t { right, left, index };
+  Side side = Side::right;
+  int32_t index = 0;
+};
+
+struct EncodePairOptions {
+  size_t max_length = 0;  // of the whole with its special tokens; 0: no limit
+  TruncateFrom truncate_from = {};
+  SpecialsInText specials = SpecialsInText::as_in_file;
+};
+
+/// Both of the same length.
+struct PairEncoding {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> segment_ids;
+};
+
+/// One place of what is put round texts: a special token or a text.
+struct TemplatePiece {
+  enum class Kind : uint8_t { special_token, first_text, second_text };
+  Kind kind = Kind::special_token;
+  int32_t id = -1;  // of a special token
+  int32_t segment = 0;
+};
+using TextTemplate = std::vector<TemplatePiece>;
+
 /// Immutable once loaded; all methods may be called from several threads.
 class Tokenizer {
  public:
@@ -32,9 +71,24 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;
 
   /// Ids of a text: any bytes; what is not valid UTF-8 becomes U+FFFD first, as in the reference implementations.
-  /// Special tokens written in the text are recognised (not by a sentencepiece model, whose control pieces never come
-  /// from text). With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are added.
-  virtual std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const = 0;
+  /// With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are added.
+  virtual std::vector<int32_t> encode(std::string_view text,
+                                      bool add_special_tokens,
+                                      SpecialsInText specials) const = 0;
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const {
+    return encode(text, add_special_tokens, SpecialsInText::as_in_file);
+  }
+  /// One text or two with their special tokens and segment ids: [CLS] first [SEP] second [SEP] for BERT, with segment 1
+  /// from the second text on. While it is too long the longer text loses a token (the first one on a tie). Throws
+  /// Error(bad_input) when max_length cannot hold the special tokens alone.
+  PairEncoding encode_pair(std::string_view first,
+                           std::optional<std::string_view> second = std::nullopt,
+                           const EncodePairOptions& options = {}) const;
+  /// As encode() without special tokens added; also says where each token comes from. A token for what the vocabulary
+  /// lacks spans its whole word. Throws Error(bad_input) for tokenizers that cannot say (all but WordPiece now).
+  virtual std::vector<TokenSpan> encode_with_offsets(std::string_view text,
+                                                     std::vector<int32_t>& ids,
+                                                     SpecialsInText specials = SpecialsInText::as_in_file) const;
   /// Text of the ids, always valid UTF-8: bytes that form no character become U+FFFD. Ids without a token are left out.
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const;
   virtual std::unique_ptr<TokenDecoder> start_decoding(bool skip_special_tokens) const = 0;
@@ -43,16 +97,32 @@ class Tokenizer {
   virtual std::string id_to_token(int32_t id) const = 0;
   virtual bool is_special(int32_t id) const = 0;
 
+  /// The tokens of these roles by their usual names: [PAD] or <pad>, [UNK] or <unk>, and so on.
+  std::optional<int32_t> pad_id() const;
+  std::optional<int32_t> unk_id() const;
+  std::optional<int32_t> mask_id() const;
+  std::optional<int32_t> cls_id() const;
+  std::optional<int32_t> sep_id() const;
+
   virtual std::optional<int32_t> bos_id() const = 0;
   /// Ids that end an answer: the end-of-text token and, for instruct models, the end-of-turn token.
   virtual const std::vector<int32_t>& end_ids() const = 0;
   /// The Jinja chat template that came with the tokenizer; empty when none did.
   virtual const std::string& chat_template() const = 0;
+
+ protected:
+  /// What encode_pair puts round one text or two.
+  virtual TextTemplate text_template(bool is_pair) const;
 };
 
-/// A folder (tokenizer.json with tokenizer_config.json beside it, or tokenizer.model / spiece.model), a tokenizer.json,
-/// a sentencepiece .model or a .gguf file. Throws Error(bad_input) naming the file and what in it cannot be used.
+/// A folder (tokenizer.json with tokenizer_config.json beside it, vocab.txt, or tokenizer.model / spiece.model), a
+/// tokenizer.json, a WordPiece vocabulary .txt, a sentencepiece .model, a .gguf file, or weights with one of these beside
+/// them. Throws Error(bad_input) naming the file and what in it cannot be used.
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
+
+/// The spans of encode_with_offsets in characters (code points) instead of bytes; bytes that are not valid UTF-8 count
+/// as the U+FFFD that stands for them.
+std::vector<TokenSpan> to_characters(std::string_view text, const std::vector<TokenSpan>& spans);
 
 /// Turns ids into text as they come, in constant time each, holding back bytes that end inside a UTF-8 character.
 class StreamingDecoder {

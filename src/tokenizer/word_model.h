@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/token_span.h"
+
 namespace weft {
 
 /// What a model works with while it encodes; kept and reused, never shared by two threads at a time.
@@ -24,6 +26,13 @@ class WordModel {
                       ModelScratch& scratch,
                       std::vector<int32_t>& ids) const = 0;
   virtual std::unique_ptr<ModelScratch> make_scratch() const = 0;
+  /// As encode; appends the bytes of the word that each id stands for. False, and nothing is done, where the model cannot
+  /// say.
+  virtual bool encode_with_spans(std::string_view /*word*/,
+                                 std::vector<int32_t>& /*ids*/,
+                                 std::vector<TokenSpan>& /*spans*/) const {
+    return false;
+  }
 };
 
 }  // namespace weft

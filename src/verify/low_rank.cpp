@@ -45,9 +45,11 @@ std::string parameter_of(const std::string& path, const OpenedModel& opened, con
   std::from_chars(path.data() + kBlock.size(), path.data() + slash, layer);
   std::string number = "." + std::to_string(layer) + ".";
   std::string part = path.substr(slash) + "/";
+  std::string_view kind = path.find("FeedForward") != std::string::npos ? "feed_forward" : "attention";
   for (const Parameter& parameter : model.parameters().all()) {
     if (parameter.name.find(number) == std::string::npos) continue;
-    if (find_source(map, parameter, model.info().num_layers).theirs.find(part) != std::string::npos) {
+    std::string theirs = find_source(map, parameter, model.info().num_layers).theirs;
+    if (theirs.find(kind) != std::string::npos && theirs.find(part) != std::string::npos) {
       return parameter.name;
     }
   }

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <map>
 
-#include "report/crc32c.h"
+#include "core/crc32c.h"
 #include "report/temporary_directory.h"
 
 namespace weft {

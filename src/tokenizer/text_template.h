@@ -1,0 +1,22 @@
+// What is put round one text or two, and which tokens go when they are too long together.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+
+/// The ids of one text or two; `second` is null for a single text.
+struct TextIds {
+  const std::vector<int32_t>& first;
+  const std::vector<int32_t>* second = nullptr;
+};
+
+/// Fills the template, whose texts are exactly those given. One token at a time goes from the longer text, from the
+/// first on a tie, until the whole fits into options.max_length. Throws Error(bad_input) when the special tokens alone
+/// don't fit.
+PairEncoding fill_template(const TextTemplate& text_template, const TextIds& texts, const EncodePairOptions& options);
+
+}  // namespace weft
