@@ -67,6 +67,15 @@ class ForwardPiece {
     return query * args_.num_heads + kv_head_ * group_ + row % group_;
   }
 
+  /// The next kv head's elements, `stride` behind those of this one. Rows lie pages apart, where the processor does not
+  /// look ahead itself.
+  template <int for_writing>
+  WEFT_INLINE void prefetch_next_head(const T* row, int64_t stride, int64_t count) const {
+    if (kv_head_ + 1 == args_.num_kv_heads) return;
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(row + stride + i, for_writing);
+  }
+
   void load_queries() {
     for (int64_t row = 0; row < padded_rows_; ++row) {
       Element* to = queries_ + row * depth_;
@@ -78,6 +87,7 @@ class ForwardPiece {
         for (int64_t d = 0; d < dims; ++d) to[d] = round_to<Element>(load(from[d]));
       }
       for (int64_t d = dims; d < depth_; ++d) to[d] = Element{};
+      prefetch_next_head<0>(from, group_ * args_.head_dim, dims);
     }
   }
 
@@ -89,6 +99,10 @@ class ForwardPiece {
     const T* values = static_cast<const T*>(sequence_->values) + at;
     pack_values(
         Product{}, RowsView<T>{values, stride, count, args_.head_dim}, round_up(count, 2 * kLanes<R>), width_, values_);
+    for (int64_t key = 0; key < count; ++key) {
+      prefetch_next_head<0>(keys + key * stride, sequence_->key_head_stride, args_.head_dim);
+      prefetch_next_head<0>(values + key * stride, sequence_->key_head_stride, args_.head_dim);
+    }
   }
 
   /// Rows [row, row + kTileRows) against the keys of the block that any of them sees.
@@ -173,6 +187,7 @@ class ForwardPiece {
   void store_row(int64_t row) {
     T* out = static_cast<T*>(args_.out) + element_row(row) * args_.head_dim;
     const R* from = out_ + row * width_;
+    prefetch_next_head<1>(out, group_ * args_.head_dim, args_.head_dim);
     R sum = horizontal_sum<R>(load_vector(sum_ + row * kLanes<R>));
     R inverse_sum = R(1) / sum;
 #pragma omp simd

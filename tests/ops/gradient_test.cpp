@@ -19,6 +19,7 @@
 #include "ops/low_rank.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
+#include "parallel/thread_communicator.h"
 #include "support/grad_check.h"
 
 namespace weft {
@@ -318,6 +319,61 @@ TEST_F(Gradient, linear_cross_entropy_with_a_bias) {
                                    {.vocab_size = 7, .soft_cap = soft_cap, .bias = &in[2], .chunk_rows = chunk_rows})
                             .loss;
                       });
+    }
+  }
+}
+
+// Seven columns over two ranks: four and three.
+TEST(LinearCrossEntropy, OfABiasOverRanksEqualsOneRank) {
+  std::vector<int32_t> targets = {2, -1, 0, 6, 6};
+  LinearCrossEntropyOptions options{.vocab_size = 7, .soft_cap = 2.0f};
+  Context alone = make_cpu_context(1);
+  Tensor x = random_tensor(alone, {5, 4}, 1), head = random_tensor(alone, {7, 4}, 2),
+         bias = random_tensor(alone, {7}, 3);
+  auto bias_gradient = [&](Context& context, const Tensor& rows, Tensor part, double& loss) {
+    Tape tape;
+    context.tape = &tape;
+    part.set_grad_slot(std::make_shared<GradSlot>());
+    LinearCrossEntropyOptions biased = options;
+    biased.bias = &part;
+    CrossEntropy result = linear_cross_entropy(context, x, rows, targets, {}, biased);
+    loss = *result.loss.data<double>();
+    tape.backward(context, result.loss);
+    context.tape = nullptr;
+    return take_grad(part.grad_slot());
+  };
+  double expected_loss = 0;
+  Tensor expected = bias_gradient(alone, head, bias.detach(), expected_loss);
+  run_thread_ranks(2, [&](const std::shared_ptr<Communicator>& group) {
+    Context context = make_cpu_context(1);
+    context.tensor_parallel = group.get();
+    int64_t begin = group->rank() * 4, end = std::min<int64_t>(7, begin + 4);
+    double loss = 0;
+    Tensor part = bias_gradient(context, head.slice(begin, end), bias.slice(begin, end), loss);
+    EXPECT_NEAR(loss, expected_loss, 1e-12);
+    for (int64_t i = begin; i < end; ++i) {
+      EXPECT_NEAR(part.data<double>()[i - begin], expected.data<double>()[i], 1e-12) << i;
+    }
+  });
+}
+
+/// The rows one by one, as far as each may see, through a cache.
+TEST(CachedAttention, OfKeysUpToALimitEqualsAttentionWithoutACache) {
+  Context context = make_cpu_context(2);
+  Tensor q = random_tensor(context, {9, 12}, 1), k = random_tensor(context, {9, 6}, 2),
+         v = random_tensor(context, {9, 6}, 3);
+  std::vector<int32_t> limits = {4, 4, 4, 4, 5, 6, 7, 7, 7};
+  AttentionOptions options{.head_dim = 3, .mask = {.scale = 0.5f, .causal = false}};
+  std::vector<AttentionSpan> whole = {{.begin = 0, .length = 9, .visible_keys = limits}};
+  Tensor expected = attention(context, q, k, v, whole, options);
+  Tensor key_cache = context.zeros({2, 2, 12, 3}, DType::f64), value_cache = context.zeros({2, 2, 12, 3}, DType::f64);
+  for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, 4}, {4, 7}, {7, 8}, {8, 9}}) {
+    std::vector<AttentionSpan> part = {{.begin = 0, .length = end - begin, .past = begin, .slot = 1}};
+    part[0].visible_keys.assign(limits.begin() + begin, limits.begin() + end);
+    Tensor out = cached_attention(
+        context, q.slice(begin, end), k.slice(begin, end), v.slice(begin, end), key_cache, value_cache, part, options);
+    for (int64_t i = 0; i < out.num_elements(); ++i) {
+      EXPECT_NEAR(out.data<double>()[i], expected.data<double>()[begin * 12 + i], 1e-12) << begin << " " << i;
     }
   }
 }
