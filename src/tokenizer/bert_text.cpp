@@ -14,6 +14,7 @@ namespace {
 constexpr char32_t kReplacement = 0xFFFD;
 constexpr char32_t kCapitalSigma = 0x3A3;
 constexpr char32_t kFinalSigma = 0x3C2;
+constexpr char32_t kSmallSigma = 0x3C3;
 constexpr char32_t kCapitalIWithDot = 0x130;
 
 utf8proc_category_t category(char32_t character) {
@@ -40,7 +41,8 @@ bool is_case_ignorable(char32_t character) {
     case UTF8PROC_CATEGORY_SK:
       return true;
     default:
-      return std::u32string_view(U"'.:\u00B7\u0387\u055F\u05F4\u2018\u2019\u2024\u2027\uFE13\uFE52\uFE55\uFF07\uFF0E\uFF1A")
+      return std::u32string_view(
+                 U"'.:\u00B7\u0387\u055F\u05F4\u2018\u2019\u2024\u2027\uFE13\uFE52\uFE55\uFF07\uFF0E\uFF1A")
                  .find(character) != std::u32string_view::npos;
   }
 }
@@ -141,7 +143,7 @@ class BertNormalizer : public Normalizer {
       const char* begin = position;
       const char32_t character = next_character(position);
       if (character == kCapitalSigma && options_.lowercase && options_.rules == BertRules::vocabulary_txt) {
-        output.put(is_final_sigma(text, begin, position) ? kFinalSigma : kFinalSigma + 1);
+        output.put(is_final_sigma(text, begin, position) ? kFinalSigma : kSmallSigma);
       } else {
         put_wide(character, output);
       }
@@ -178,11 +180,12 @@ class BertNormalizer : public Normalizer {
   void put_without_accents(char32_t character, Output& output) const {
     std::array<utf8proc_int32_t, 64> parts{};
     int last_boundary_class = 0;
-    const utf8proc_ssize_t size = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(character),
-                                                          parts.data(),
-                                                          parts.size(),
-                                                          static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE),
-                                                          &last_boundary_class);
+    const utf8proc_ssize_t size =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(character),
+                                parts.data(),
+                                parts.size(),
+                                static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE),
+                                &last_boundary_class);
     WEFT_ASSERT(size >= 0 && size <= static_cast<utf8proc_ssize_t>(parts.size()));
     for (utf8proc_ssize_t i = 0; i < size; ++i) {
       const auto part = static_cast<char32_t>(parts[static_cast<size_t>(i)]);

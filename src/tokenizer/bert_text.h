@@ -1,5 +1,5 @@
-// BERT's way from text to words (google-research/bert, tokenization.py): clean, spaces round Chinese characters, accents
-// and case off, then cut at white space and round each punctuation character.
+// BERT's way from text to words (google-research/bert, tokenization.py): clean, spaces round Chinese characters,
+// accents and case off, then cut at white space and round each punctuation character.
 #pragma once
 
 #include <memory>
@@ -16,9 +16,9 @@ enum class BertRules : uint8_t {
 };
 
 struct BertNormalizerOptions {
-  bool clean_text = true;             // control characters dropped, white space becomes the space
-  bool handle_chinese_chars = true;   // a space on each side
-  bool strip_accents = true;          // canonical decomposition without nonspacing marks
+  bool clean_text = true;            // control characters dropped, white space becomes the space
+  bool handle_chinese_chars = true;  // a space on each side
+  bool strip_accents = true;         // canonical decomposition without nonspacing marks
   bool lowercase = true;
   BertRules rules = BertRules::tokenizer_json;
 };

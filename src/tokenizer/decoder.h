@@ -41,6 +41,12 @@ std::unique_ptr<DecoderStep> make_strip_decoder(std::string content, size_t star
 std::unique_ptr<DecoderStep> make_metaspace_decoder(std::string replacement, bool drops_first_space);
 /// The suffix that ends a word becomes a space, but not at the end of the text.
 std::unique_ptr<DecoderStep> make_bpe_decoder(std::string suffix);
+/// WordPiece of `tokenizers`: a space before each token but the first that does not begin with `prefix`; with `cleanup`
+/// none before English punctuation and contractions.
+std::unique_ptr<DecoderStep> make_wordpiece_decoder(std::string prefix, bool cleanup);
+/// WordPiece as bert4keras3 writes it: no spaces between Chinese characters, behind Chinese punctuation or opening
+/// brackets, or inside numbers.
+std::unique_ptr<DecoderStep> make_bert_decoder();
 /// A space between tokens: what happens without any decoder.
 std::unique_ptr<DecoderStep> make_space_joiner();
 

@@ -3,7 +3,9 @@
 #include <functional>
 #include <optional>
 
+#include "tokenizer/bert_text.h"
 #include "tokenizer/json_fields.h"
+#include "tokenizer/text_template.h"
 #include "tokenizer/unicode.h"
 
 namespace weft {
@@ -67,8 +69,18 @@ SplitBehavior read_behavior(const JsonFields& fields, const std::string& fallbac
       printable(name));
 }
 
+std::unique_ptr<Normalizer> read_bert_normalizer(const JsonFields& fields) {
+  const bool lowercase = fields.boolean_or("lowercase", true);
+  return make_bert_normalizer({.clean_text = fields.boolean_or("clean_text", true),
+                               .handle_chinese_chars = fields.boolean_or("handle_chinese_chars", true),
+                               .strip_accents = fields.boolean_or("strip_accents", lowercase),
+                               .lowercase = lowercase,
+                               .rules = BertRules::tokenizer_json});
+}
+
 std::unique_ptr<Normalizer> read_normalizer_stage(const JsonFields& fields) {
   const std::string type = fields.string("type");
+  if (type == "BertNormalizer") return read_bert_normalizer(fields);
   if (type == "NFC") return make_unicode_normalizer(UnicodeForm::nfc);
   if (type == "NFD") return make_unicode_normalizer(UnicodeForm::nfd);
   if (type == "NFKC") return make_unicode_normalizer(UnicodeForm::nfkc);
@@ -85,9 +97,11 @@ std::unique_ptr<Normalizer> read_normalizer_stage(const JsonFields& fields) {
     if (is_literal) return make_replace(fields.object("pattern").string("String"), fields.string("content"));
     return make_replace(read_matcher(fields), fields.string("content"));
   }
-  fail_type(fields,
-            "normalizer",
-            "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, Nmt, ByteLevel and Sequence");
+  fail_type(
+      fields,
+      "normalizer",
+      "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, Nmt, ByteLevel, BertNormalizer and "
+      "Sequence");
 }
 
 /// `prepend_scheme`, or `add_prefix_space` in older files.
@@ -142,8 +156,7 @@ void read_pre_tokenizer_stage(const JsonFields& fields, bool is_last, PreTokeniz
   } else if (type == "CharDelimiterSplit") {
     stages.push_back(make_split(make_literal_matcher(fields.string("delimiter")), SplitBehavior::removed, false));
   } else if (type == "BertPreTokenizer") {
-    stages.push_back(make_split(make_class_matcher(is_space), SplitBehavior::removed, false));
-    stages.push_back(make_split(make_class_matcher(is_punctuation), SplitBehavior::isolated, false));
+    stages.push_back(make_bert_split());
   } else {
     fail_type(fields,
               "pre-tokenizer",
@@ -180,6 +193,39 @@ void append_special_ids(const JsonFields& fields,
   }
 }
 
+int32_t read_segment(const JsonFields& fields) {
+  const int64_t segment = fields.find("type_id") == nullptr ? 0 : fields.integer("type_id");
+  if (segment < 0 || segment > 255) fail_input("{}: 'type_id' is {}, expected 0 to 255", fields.where(), segment);
+  return static_cast<int32_t>(segment);
+}
+
+/// The template of two texts, each of which it must hold once.
+TextTemplate read_pair_template(const JsonFields& fields, const Vocabulary& vocabulary) {
+  TextTemplate pieces;
+  int num_texts[2] = {0, 0};
+  for (const json& item : fields.array("pair")) {
+    const JsonFields piece(item, fields.where() + ": pair");
+    if (piece.find("Sequence") != nullptr) {
+      const JsonFields text = piece.object("Sequence");
+      const std::string name = text.string("id");
+      if (name != "A" && name != "B") fail_input("{}: no text '{}', expected A or B", text.where(), printable(name));
+      const bool is_first = name == "A";
+      ++num_texts[is_first ? 0 : 1];
+      pieces.push_back({.kind = is_first ? TemplatePiece::Kind::first_text : TemplatePiece::Kind::second_text,
+                        .segment = read_segment(text)});
+    } else {
+      const JsonFields token = piece.object("SpecialToken");
+      std::vector<int32_t> ids;
+      append_special_ids(fields, token.string("id"), vocabulary, ids);
+      for (const int32_t id : ids) pieces.push_back({.id = id, .segment = read_segment(token)});
+    }
+  }
+  if (num_texts[0] != 1 || num_texts[1] != 1) {
+    fail_input("{}: the template 'pair' should hold each of the texts A and B once", fields.where());
+  }
+  return pieces;
+}
+
 void read_template(const JsonFields& fields, const Vocabulary& vocabulary, SpecialIds& special) {
   bool has_text = false;
   SpecialIds added;
@@ -196,6 +242,7 @@ void read_template(const JsonFields& fields, const Vocabulary& vocabulary, Speci
   if (!has_text) fail_input("{}: the template 'single' has no place for the text", fields.where());
   special.before.insert(special.before.begin(), added.before.begin(), added.before.end());
   special.after.insert(special.after.end(), added.after.begin(), added.after.end());
+  if (fields.find("pair") != nullptr) special.pair = read_pair_template(fields, vocabulary);
 }
 
 void read_post_processor_stage(const JsonFields& fields, const Vocabulary& vocabulary, SpecialIds& special) {
@@ -203,8 +250,11 @@ void read_post_processor_stage(const JsonFields& fields, const Vocabulary& vocab
   if (type == "ByteLevel") return;  // moves offsets only
   if (type == "TemplateProcessing") return read_template(fields, vocabulary, special);
   if (type == "BertProcessing" || type == "RobertaProcessing") {
-    special.before.insert(special.before.begin(), read_token_pair(fields, "cls", vocabulary));
-    special.after.push_back(read_token_pair(fields, "sep", vocabulary));
+    const int32_t cls = read_token_pair(fields, "cls", vocabulary);
+    const int32_t sep = read_token_pair(fields, "sep", vocabulary);
+    special.before.insert(special.before.begin(), cls);
+    special.after.push_back(sep);
+    special.pair = type == "BertProcessing" ? bert_pair_template(cls, sep) : roberta_pair_template(cls, sep);
     return;
   }
   fail_type(fields, "post-processor", "TemplateProcessing, ByteLevel, BertProcessing, RobertaProcessing and Sequence");
@@ -225,6 +275,9 @@ std::unique_ptr<DecoderStep> read_decoder_stage(const JsonFields& fields, bool i
   if (type == "Metaspace") {
     return make_metaspace_decoder(read_replacement(fields), read_prepend_scheme(fields) != PrependScheme::never);
   }
+  if (type == "WordPiece") {
+    return make_wordpiece_decoder(fields.string_or("prefix", "##"), fields.boolean_or("cleanup", true));
+  }
   if (type == "BPEDecoder") return make_bpe_decoder(fields.string_or("suffix", "</w>"));
   if (type == "Replace") {
     if (is_fused) fail_input("{}: decoder Replace after Fuse is not supported", fields.where());
@@ -235,7 +288,9 @@ std::unique_ptr<DecoderStep> read_decoder_stage(const JsonFields& fields, bool i
     if (content.empty()) fail_input("{}: 'content' is empty, expected one character", fields.where());
     return make_strip_decoder(content, read_count(fields, "start"), read_count(fields, "stop"), is_fused);
   }
-  fail_type(fields, "decoder", "ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, BPEDecoder and Sequence");
+  fail_type(fields,
+            "decoder",
+            "ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, WordPiece, BPEDecoder and Sequence");
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/tokenizer.h"
 #include "tokenizer/vocabulary.h"
 
 namespace weft {
@@ -25,8 +26,9 @@ PreTokenizerPlan read_pre_tokenizer(const nlohmann::json& description, const std
 struct SpecialIds {
   std::vector<int32_t> before;
   std::vector<int32_t> after;
+  TextTemplate pair;  // empty: two texts stand one after the other
 };
-/// What is put round a single text.
+/// What is put round a single text and round two.
 SpecialIds read_post_processor(const nlohmann::json& description,
                                const Vocabulary& vocabulary,
                                const std::string& where);

@@ -2,6 +2,8 @@
 
 #include <utf8proc.h>
 
+#include <utility>
+
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/unicode.h"
 
@@ -114,6 +116,18 @@ class CharacterMap : public Normalizer {
     while (position < end) function_(next_character(position), buffer);
     return buffer;
   }
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    buffer.clear();
+    sources.clear();
+    const char* position = text.data();
+    const char* end = position + text.size();
+    while (position < end) {
+      const auto source = static_cast<uint32_t>(position - text.data());
+      function_(next_character(position), buffer);
+      sources.resize(buffer.size(), source);
+    }
+    return true;
+  }
 
  private:
   Function function_;
@@ -192,6 +206,16 @@ std::string_view NormalizerChain::normalize(std::string_view text, std::string (
     text = result;
   }
   return text;
+}
+
+bool NormalizerChain::normalize_aligned(AlignedText& text) const {
+  AlignedText next;
+  for (const auto& stage : stages_) {
+    if (!stage->normalize_aligned(text.bytes, next.bytes, next.sources)) return false;
+    for (uint32_t& source : next.sources) source = text.sources[source];
+    std::swap(text, next);
+  }
+  return true;
 }
 
 }  // namespace weft

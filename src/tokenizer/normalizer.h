@@ -17,6 +17,19 @@ class Normalizer {
   virtual ~Normalizer() = default;
   /// Returns `text` itself when nothing changes, else the result, written to `buffer`.
   virtual std::string_view normalize(std::string_view text, std::string& buffer) const = 0;
+  /// Writes the result to `buffer` and, for each of its bytes, where the character that it comes from begins in `text`
+  /// (shorter than 4 GiB). False where a normalizer cannot say.
+  virtual bool normalize_aligned(std::string_view /*text*/,
+                                 std::string& /*buffer*/,
+                                 std::vector<uint32_t>& /*sources*/) const {
+    return false;
+  }
+};
+
+/// A text and where each of its bytes comes from.
+struct AlignedText {
+  std::string bytes;
+  std::vector<uint32_t> sources;
 };
 
 enum class UnicodeForm : uint8_t { nfc, nfd, nfkc, nfkd };
@@ -45,6 +58,8 @@ class NormalizerChain {
   explicit NormalizerChain(Normalizers stages) : stages_(std::move(stages)) {}
   /// The result lies in `text` or in one of the buffers, which must outlive it.
   std::string_view normalize(std::string_view text, std::string (&buffers)[2]) const;
+  /// Replaces the text by the result; its sources stay those of the text it once was. False when a stage cannot say.
+  bool normalize_aligned(AlignedText& text) const;
   bool empty() const { return stages_.empty(); }
 
  private:

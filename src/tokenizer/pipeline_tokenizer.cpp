@@ -1,8 +1,10 @@
 #include "tokenizer/pipeline_tokenizer.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
+#include "core/error.h"
 #include "tokenizer/scratch_pool.h"
 #include "tokenizer/unicode.h"
 
@@ -26,6 +28,76 @@ class ModelSink : public PieceSink {
   ModelScratch& scratch_;
   std::vector<int32_t>& ids_;
 };
+
+/// Encodes pieces that lie in a segment of known origin.
+class OffsetSink : public PieceSink {
+ public:
+  OffsetSink(const WordModel& model, std::string_view original, std::vector<int32_t>& ids)
+      : model_(model), original_(original), ids_(ids) {}
+
+  /// The segment must outlive the pieces.
+  void set_segment(const AlignedText& segment) { segment_ = &segment; }
+
+  void accept(const Piece& piece) override {
+    const std::string& bytes = segment_->bytes;
+    const std::less_equal<const char*> precedes;  // pre-tokenizers may rewrite a piece, which then lies elsewhere
+    const bool is_inside = precedes(bytes.data(), piece.text.data()) &&
+                           precedes(piece.text.data() + piece.text.size(), bytes.data() + bytes.size());
+    const size_t num_spans = spans_.size();
+    is_complete_ = is_complete_ && is_inside && model_.encode_with_spans(piece.text, ids_, spans_);
+    if (!is_complete_) return;
+    const auto offset = static_cast<size_t>(piece.text.data() - bytes.data());
+    for (size_t i = num_spans; i < spans_.size(); ++i) {
+      spans_[i] = to_original(*segment_, offset + spans_[i].begin, offset + spans_[i].end);
+    }
+  }
+
+  void add_token(int32_t id, const AlignedText& text, size_t begin, size_t end) {
+    ids_.push_back(id);
+    spans_.push_back(to_original(text, begin, end));
+  }
+
+  /// False once a stage could not say where a piece comes from.
+  bool is_complete() const { return is_complete_; }
+  std::vector<TokenSpan> take_spans() { return std::move(spans_); }
+
+ private:
+  TokenSpan to_original(const AlignedText& text, size_t begin, size_t end) const {
+    const size_t last = text.sources[end - 1];
+    return {text.sources[begin], last + static_cast<size_t>(read_utf8(original_.substr(last)).length)};
+  }
+
+  const WordModel& model_;
+  std::string_view original_;
+  std::vector<int32_t>& ids_;
+  std::vector<TokenSpan> spans_;
+  const AlignedText* segment_ = nullptr;
+  bool is_complete_ = true;
+};
+
+/// The text as valid UTF-8, and where each byte's character begins in the original.
+AlignedText align_repaired(std::string_view text) {
+  if (text.size() > UINT32_MAX) {
+    fail_input("a text of {} bytes; offsets are known for at most {} at a time", text.size(), UINT32_MAX);
+  }
+  AlignedText repaired;
+  repaired.bytes.reserve(text.size());
+  repaired.sources.reserve(text.size());
+  for (size_t begin = 0; begin < text.size();) {
+    const Utf8Character character = read_utf8(text.substr(begin));
+    const auto length = static_cast<size_t>(character.length);
+    append_lossy_utf8(text.substr(begin, length), repaired.bytes);
+    repaired.sources.resize(repaired.bytes.size(), static_cast<uint32_t>(begin));
+    begin += length;
+  }
+  return repaired;
+}
+
+[[noreturn]] void fail_offsets(const PipelineParts& parts) {
+  fail_input("{}: a tokenizer of type {} with these stages cannot say where in the text its tokens come from",
+             parts.where,
+             parts.type);
+}
 
 class PipelineDecoder : public TokenDecoder {
  public:
@@ -67,27 +139,44 @@ class PipelineDecoder : public TokenDecoder {
   std::vector<std::string> next_tokens_;
 };
 
+/// Added tokens, by where they are looked for.
+struct Matchers {
+  AddedTokenMatcher raw;
+  AddedTokenMatcher normalized;
+};
+
+Matchers make_matchers(const PipelineParts& parts, bool with_specials) {
+  std::vector<AddedToken> raw;
+  std::vector<AddedToken> normalized;
+  for (const AddedToken& token : parts.added_tokens) {
+    if (!token.is_special || with_specials) (token.is_normalized ? normalized : raw).push_back(token);
+  }
+  for (AddedToken& token : normalized) {
+    std::string buffers[2];
+    token.content = std::string(parts.normalizer.normalize(token.content, buffers));
+  }
+  return {.raw = AddedTokenMatcher(std::move(raw), parts.where),
+          .normalized = AddedTokenMatcher(std::move(normalized), parts.where)};
+}
+
 class PipelineTokenizer : public Tokenizer {
  public:
-  explicit PipelineTokenizer(PipelineParts parts) : parts_(std::move(parts)), is_special_(vocab_size_of(parts_)) {
-    std::vector<AddedToken> raw;
-    std::vector<AddedToken> normalized;
+  using Tokenizer::encode;
+
+  explicit PipelineTokenizer(PipelineParts parts)
+      : parts_(std::move(parts)),
+        is_special_(static_cast<size_t>(parts_.vocabulary->size())),
+        all_added_(make_matchers(parts_, /*with_specials=*/true)),
+        plain_added_(make_matchers(parts_, /*with_specials=*/false)) {
     for (const AddedToken& token : parts_.added_tokens) {
       if (token.is_special) is_special_[static_cast<size_t>(token.id)] = true;
-      (token.is_normalized ? normalized : raw).push_back(token);
     }
-    for (AddedToken& token : normalized) {
-      std::string buffers[2];
-      token.content = std::string(parts_.normalizer.normalize(token.content, buffers));
-    }
-    raw_matcher_ = AddedTokenMatcher(std::move(raw), parts_.where);
-    normalized_matcher_ = AddedTokenMatcher(std::move(normalized), parts_.where);
   }
 
   std::string_view type() const override { return parts_.type; }
   int32_t vocab_size() const override { return parts_.vocabulary->size(); }
 
-  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens, SpecialsInText specials) const override {
     std::string repaired;
     if (!is_valid_utf8(text)) {
       append_lossy_utf8(text, repaired);
@@ -98,13 +187,30 @@ class PipelineTokenizer : public Tokenizer {
     if (add_special_tokens) ids = parts_.prefix_ids;
     std::unique_ptr<Scratch> scratch = pool_.take(
         [&] { return std::make_unique<Scratch>(Scratch{.model = parts_.model->make_scratch(), .buffers = {}}); });
-    raw_matcher_.split(
+    const Matchers& added = matchers(specials);
+    added.raw.split(
         text,
-        [&](size_t begin, size_t end) { encode_segment(text, begin, end, *scratch, ids); },
+        [&](size_t begin, size_t end) {
+          encode_segment(text, {.begin = begin, .end = end}, added.normalized, *scratch, ids);
+        },
         [&](int32_t id, size_t, size_t) { ids.push_back(id); });
     give_back(std::move(scratch));
     if (add_special_tokens) ids.insert(ids.end(), parts_.suffix_ids.begin(), parts_.suffix_ids.end());
     return ids;
+  }
+
+  std::vector<TokenSpan> encode_with_offsets(std::string_view text,
+                                             std::vector<int32_t>& ids,
+                                             SpecialsInText specials) const override {
+    const AlignedText repaired = align_repaired(text);
+    const Matchers& added = matchers(specials);
+    ids.clear();
+    OffsetSink sink(*parts_.model, text, ids);
+    added.raw.split(
+        repaired.bytes,
+        [&](size_t begin, size_t end) { encode_segment_with_offsets(repaired, begin, end, added.normalized, sink); },
+        [&](int32_t id, size_t begin, size_t end) { sink.add_token(id, repaired, begin, end); });
+    return sink.take_spans();
   }
 
   std::unique_ptr<TokenDecoder> start_decoding(bool skip_special_tokens) const override {
@@ -123,27 +229,65 @@ class PipelineTokenizer : public Tokenizer {
   const std::vector<int32_t>& end_ids() const override { return parts_.end_ids; }
   const std::string& chat_template() const override { return parts_.chat_template; }
 
+ protected:
+  TextTemplate text_template(bool is_pair) const override {
+    using Kind = TemplatePiece::Kind;
+    if (is_pair && !parts_.pair_template.empty()) return parts_.pair_template;
+    if (is_pair) return {{.kind = Kind::first_text}, {.kind = Kind::second_text, .segment = 1}};
+    TextTemplate pieces;
+    for (const int32_t id : parts_.prefix_ids) pieces.push_back({.id = id});
+    pieces.push_back({.kind = Kind::first_text});
+    for (const int32_t id : parts_.suffix_ids) pieces.push_back({.id = id});
+    return pieces;
+  }
+
  private:
-  static size_t vocab_size_of(const PipelineParts& parts) { return static_cast<size_t>(parts.vocabulary->size()); }
+  const Matchers& matchers(SpecialsInText specials) const {
+    const bool recognises =
+        specials == SpecialsInText::as_in_file ? parts_.recognises_specials : specials == SpecialsInText::recognised;
+    return recognises ? all_added_ : plain_added_;
+  }
 
   void encode_segment(std::string_view text,
-                      size_t segment_begin,
-                      size_t segment_end,
+                      TextSpan span,
+                      const AddedTokenMatcher& normalized_added,
                       Scratch& scratch,
                       std::vector<int32_t>& ids) const {
-    const std::string_view segment = text.substr(segment_begin, segment_end - segment_begin);
+    const std::string_view segment = text.substr(span.begin, span.end - span.begin);
     const std::string_view normalized = parts_.normalizer.normalize(segment, scratch.buffers);
     const bool is_unchanged = normalized.data() == segment.data();
     const char* readable_end = is_unchanged ? text.data() + text.size() : normalized.data() + normalized.size();
     ModelSink sink(*parts_.model, *scratch.model, ids);
-    normalized_matcher_.split(
+    normalized_added.split(
         normalized,
         [&](size_t begin, size_t end) {
-          const bool is_text_start = segment_begin == 0 && begin == 0;
+          const bool is_text_start = span.begin == 0 && begin == 0;
           const Piece piece{normalized.substr(begin, end - begin), readable_end, is_text_start};
           run_pre_tokenizers(parts_.pre_tokenizers, piece, sink);
         },
         [&](int32_t id, size_t, size_t) { ids.push_back(id); });
+  }
+
+  void encode_segment_with_offsets(const AlignedText& text,
+                                   size_t segment_begin,
+                                   size_t segment_end,
+                                   const AddedTokenMatcher& normalized_added,
+                                   OffsetSink& sink) const {
+    AlignedText segment{text.bytes.substr(segment_begin, segment_end - segment_begin),
+                        {text.sources.begin() + static_cast<std::ptrdiff_t>(segment_begin),
+                         text.sources.begin() + static_cast<std::ptrdiff_t>(segment_end)}};
+    if (!parts_.normalizer.normalize_aligned(segment)) fail_offsets(parts_);
+    sink.set_segment(segment);
+    const std::string_view bytes = segment.bytes;
+    normalized_added.split(
+        bytes,
+        [&](size_t begin, size_t end) {
+          const bool is_text_start = segment_begin == 0 && begin == 0;
+          const Piece piece{bytes.substr(begin, end - begin), bytes.data() + bytes.size(), is_text_start};
+          run_pre_tokenizers(parts_.pre_tokenizers, piece, sink);
+        },
+        [&](int32_t id, size_t begin, size_t end) { sink.add_token(id, segment, begin, end); });
+    if (!sink.is_complete()) fail_offsets(parts_);
   }
 
   void give_back(std::unique_ptr<Scratch> scratch) const {
@@ -157,8 +301,8 @@ class PipelineTokenizer : public Tokenizer {
 
   PipelineParts parts_;
   std::vector<bool> is_special_;
-  AddedTokenMatcher raw_matcher_;
-  AddedTokenMatcher normalized_matcher_;
+  Matchers all_added_;
+  Matchers plain_added_;  // without special tokens
   mutable ScratchPool<Scratch> pool_;
 };
 

@@ -29,6 +29,8 @@ struct PipelineParts {
   PreTokenizers pre_tokenizers;
   std::vector<int32_t> prefix_ids;  // added before and after the text when special tokens are asked for
   std::vector<int32_t> suffix_ids;
+  TextTemplate pair_template;       // empty: two texts stand one after the other
+  bool recognises_specials = true;  // special tokens written in a text, unless asked otherwise
   DecoderSteps decoder;
   std::optional<int32_t> bos_id;
   std::vector<int32_t> end_ids;

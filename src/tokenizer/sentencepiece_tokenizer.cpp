@@ -12,6 +12,7 @@
 #include "tokenizer/scratch_pool.h"
 #include "tokenizer/sentencepiece_model.pb.h"
 #include "tokenizer/sentencepiece_normalizer.h"
+#include "tokenizer/text_template.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/unigram.h"
 #include "tokenizer/vocabulary.h"
@@ -222,8 +223,20 @@ std::unique_ptr<WordModel> make_bpe(const Model& model, const Vocabulary& vocabu
       vocabulary, merges_from_scores(vocabulary, scores, is_mergeable), std::move(options));
 }
 
+std::vector<AddedToken> control_pieces(const Model& model) {
+  std::vector<AddedToken> tokens;
+  for (int i = 0; i < model.pieces_size(); ++i) {
+    if (model.pieces(i).type() == Piece::CONTROL) {
+      tokens.push_back({.content = model.pieces(i).piece(), .id = i, .is_special = true});
+    }
+  }
+  return tokens;
+}
+
 class SentencepieceTokenizer : public Tokenizer {
  public:
+  using Tokenizer::encode;
+
   SentencepieceTokenizer(Model model, const std::string& where, const TokenizerSettings& settings)
       : model_(std::move(model)),
         rules_(decode_rules(model_)),
@@ -236,6 +249,8 @@ class SentencepieceTokenizer : public Tokenizer {
         chat_template_(settings.chat_template) {
     for (int i = 0; i < model_.pieces_size(); ++i) vocabulary_.add(model_.pieces(i).piece(), i);
     encoder_ = is_unigram() ? make_unigram(model_, vocabulary_) : make_bpe(model_, vocabulary_);
+    control_ = AddedTokenMatcher(control_pieces(model_), where);
+    encoder_ids_ = find_encoder_ids();
     bos_id_ = control_id(model_.trainer().bos_piece());
     const VocabularyView view{.find = [&](std::string_view token) { return token_to_id(token); },
                               .is_special = [&](int32_t id) { return is_special(id); },
@@ -248,24 +263,21 @@ class SentencepieceTokenizer : public Tokenizer {
   std::string_view type() const override { return is_unigram() ? "unigram" : "sentencepiece_bpe"; }
   int32_t vocab_size() const override { return model_.pieces_size(); }
 
-  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override {
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens, SpecialsInText specials) const override {
     if (text.size() > kMaxTextBytes) fail_input("a text of {} bytes; at most {} at a time", text.size(), kMaxTextBytes);
     std::vector<int32_t> ids;
-    if (add_special_tokens && bos_id_) ids.push_back(*bos_id_);
-    const std::string normalized = normalizer_.normalize(text);
-    const char* readable_end = normalized.data() + normalized.size();
+    if (add_special_tokens && starts_with_id()) ids.push_back(*starts_with_id());
     std::unique_ptr<ModelScratch> scratch = pool_.take([&] { return encoder_->make_scratch(); });
-    if (is_unigram()) {
-      encoder_->encode(normalized, readable_end, *scratch, ids);
-    } else {
-      user_defined_.split(
-          normalized,
-          [&](size_t begin, size_t end) {
-            encoder_->encode(std::string_view(normalized).substr(begin, end - begin), readable_end, *scratch, ids);
-          },
+    if (specials == SpecialsInText::recognised) {
+      control_.split(
+          text,
+          [&](size_t begin, size_t end) { encode_segment(text.substr(begin, end - begin), *scratch, ids); },
           [&](int32_t id, size_t, size_t) { ids.push_back(id); });
+    } else {
+      encode_segment(text, *scratch, ids);
     }
     pool_.give_back(std::move(scratch));
+    if (add_special_tokens && encoder_ids_) ids.push_back(encoder_ids_->sep);
     return ids;
   }
 
@@ -285,12 +297,47 @@ class SentencepieceTokenizer : public Tokenizer {
   const std::vector<int32_t>& end_ids() const override { return end_ids_; }
   const std::string& chat_template() const override { return chat_template_; }
 
+ protected:
+  TextTemplate text_template(bool is_pair) const override {
+    if (!encoder_ids_) return Tokenizer::text_template(is_pair);
+    if (is_pair) return bert_pair_template(encoder_ids_->cls, encoder_ids_->sep);
+    return {{.id = encoder_ids_->cls}, {.kind = TemplatePiece::Kind::first_text}, {.id = encoder_ids_->sep}};
+  }
+
  private:
+  struct EncoderIds {
+    int32_t cls;
+    int32_t sep;
+  };
+
   static DecodeRules decode_rules(const Model& model) {
     const bool removes_spaces = model.normalizer().remove_extra_whitespaces();
     return {.unknown_surface = model.trainer().unk_surface(),
             .drops_first_space = model.normalizer().add_dummy_prefix() || removes_spaces,
             .drops_all_first_spaces = removes_spaces};
+  }
+
+  /// ALBERT's and DeBERTa's models bring [CLS] and [SEP] along.
+  std::optional<EncoderIds> find_encoder_ids() const {
+    const auto cls = control_id("[CLS]");
+    const auto sep = control_id("[SEP]");
+    return cls && sep ? std::optional(EncoderIds{*cls, *sep}) : std::nullopt;
+  }
+  std::optional<int32_t> starts_with_id() const { return encoder_ids_ ? std::optional(encoder_ids_->cls) : bos_id_; }
+
+  void encode_segment(std::string_view text, ModelScratch& scratch, std::vector<int32_t>& ids) const {
+    const std::string normalized = normalizer_.normalize(text);
+    const char* readable_end = normalized.data() + normalized.size();
+    if (is_unigram()) {
+      encoder_->encode(normalized, readable_end, scratch, ids);
+      return;
+    }
+    user_defined_.split(
+        normalized,
+        [&](size_t begin, size_t end) {
+          encoder_->encode(std::string_view(normalized).substr(begin, end - begin), readable_end, scratch, ids);
+        },
+        [&](int32_t id, size_t, size_t) { ids.push_back(id); });
   }
 
   bool is_unigram() const { return model_.trainer().model_type() == Trainer::UNIGRAM; }
@@ -306,6 +353,8 @@ class SentencepieceTokenizer : public Tokenizer {
   AddedTokenMatcher user_defined_;
   SentencepieceNormalizer normalizer_;
   std::unique_ptr<WordModel> encoder_;
+  AddedTokenMatcher control_;
+  std::optional<EncoderIds> encoder_ids_;
   std::optional<int32_t> bos_id_;
   std::vector<int32_t> end_ids_;
   std::string chat_template_;

@@ -39,8 +39,7 @@ Lengths shortened_lengths(const TextTemplate& text_template, const TextIds& text
   Lengths lengths{texts.first.size(), texts.second == nullptr ? 0 : texts.second->size()};
   if (max_length == 0) return lengths;
   const auto is_special = [](const TemplatePiece& piece) { return piece.kind == Kind::special_token; };
-  const auto num_special =
-      static_cast<size_t>(std::count_if(text_template.begin(), text_template.end(), is_special));
+  const auto num_special = static_cast<size_t>(std::count_if(text_template.begin(), text_template.end(), is_special));
   if (num_special > max_length) {
     fail_input("a text of at most {} tokens cannot hold its {} special tokens; raise the maximal length",
                max_length,
@@ -74,6 +73,18 @@ void append_shortened(const std::vector<int32_t>& ids,
 }
 
 }  // namespace
+
+TextTemplate bert_pair_template(int32_t cls, int32_t sep) {
+  return {{.id = cls},
+          {.kind = Kind::first_text},
+          {.id = sep},
+          {.kind = Kind::second_text, .segment = 1},
+          {.id = sep, .segment = 1}};
+}
+
+TextTemplate roberta_pair_template(int32_t cls, int32_t sep) {
+  return {{.id = cls}, {.kind = Kind::first_text}, {.id = sep}, {.id = sep}, {.kind = Kind::second_text}, {.id = sep}};
+}
 
 PairEncoding fill_template(const TextTemplate& text_template, const TextIds& texts, const EncodePairOptions& options) {
   const Lengths lengths = shortened_lengths(text_template, texts, options.max_length);

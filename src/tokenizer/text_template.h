@@ -8,6 +8,11 @@
 
 namespace weft {
 
+/// [CLS] first [SEP] second [SEP], segment 1 from the second text on.
+TextTemplate bert_pair_template(int32_t cls, int32_t sep);
+/// <s> first </s></s> second </s>, segment 0 throughout.
+TextTemplate roberta_pair_template(int32_t cls, int32_t sep);
+
 /// The ids of one text or two; `second` is null for a single text.
 struct TextIds {
   const std::vector<int32_t>& first;

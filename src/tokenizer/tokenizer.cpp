@@ -20,8 +20,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<const char*, 7> kFolderFiles = {
-    "tokenizer.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model"};
+constexpr std::array<const char*, 7> kFolderFiles = {"tokenizer.json",
+                                                     "vocab.txt",
+                                                     "tokenizer.model",
+                                                     "spiece.model",
+                                                     "sentencepiece.bpe.model",
+                                                     "sentencepiece.model",
+                                                     "spm.model"};
 
 /// Copies of one model in several quantisations carry the same tokenizer, but only one is unambiguous.
 std::string only_gguf_in(const fs::path& folder) {

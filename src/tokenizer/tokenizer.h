@@ -116,8 +116,8 @@ class Tokenizer {
 };
 
 /// A folder (tokenizer.json with tokenizer_config.json beside it, vocab.txt, or tokenizer.model / spiece.model), a
-/// tokenizer.json, a WordPiece vocabulary .txt, a sentencepiece .model, a .gguf file, or weights with one of these beside
-/// them. Throws Error(bad_input) naming the file and what in it cannot be used.
+/// tokenizer.json, a WordPiece vocabulary .txt, a sentencepiece .model, a .gguf file, or weights with one of these
+/// beside them. Throws Error(bad_input) naming the file and what in it cannot be used.
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 
 /// The spans of encode_with_offsets in characters (code points) instead of bytes; bytes that are not valid UTF-8 count

@@ -10,6 +10,7 @@
 #include "tokenizer/json_stages.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/tokenizer_document.h"
+#include "tokenizer/wordpiece.h"
 
 namespace weft {
 
@@ -76,13 +77,6 @@ std::unique_ptr<Vocabulary> read_vocabulary(const TokenizerDocument& document) {
   return vocabulary;
 }
 
-/// Older files leave the type out.
-void check_model_type(const JsonFields& model) {
-  const std::string type = model.string_or("type", "BPE");
-  if (type == "BPE") return;
-  fail_input("{}: model of type '{}' is not supported; known is BPE", model.where(), printable(type));
-}
-
 std::unique_ptr<WordModel> read_bpe_model(const TokenizerDocument& document,
                                           const JsonFields& model,
                                           const Vocabulary& vocabulary,
@@ -105,6 +99,29 @@ std::unique_ptr<WordModel> read_bpe_model(const TokenizerDocument& document,
   return std::make_unique<BpeModel>(vocabulary, merges, std::move(options));
 }
 
+std::unique_ptr<WordModel> read_wordpiece_model(const JsonFields& model, const Vocabulary& vocabulary) {
+  WordPieceOptions options{.where = model.where()};
+  options.unknown_token = model.string_or("unk_token", options.unknown_token);
+  options.continuing_prefix = model.string_or("continuing_subword_prefix", options.continuing_prefix);
+  if (model.find("max_input_chars_per_word") != nullptr) {
+    options.max_word_characters = model.integer("max_input_chars_per_word");
+  }
+  return std::make_unique<WordPieceModel>(vocabulary, options);
+}
+
+void read_model(const TokenizerDocument& document, const JsonFields& model, bool is_byte_level, PipelineParts& parts) {
+  const std::string type = model.string_or("type", "BPE");  // older files leave it out
+  if (type == "BPE") {
+    parts.type = is_byte_level ? "byte_level_bpe" : "bpe";
+    parts.model = read_bpe_model(document, model, *parts.vocabulary, is_byte_level);
+  } else if (type == "WordPiece") {
+    parts.type = "wordpiece";
+    parts.model = read_wordpiece_model(model, *parts.vocabulary);
+  } else {
+    fail_input("{}: model of type '{}' is not supported; known are BPE and WordPiece", model.where(), printable(type));
+  }
+}
+
 const json& stage_of(const JsonFields& root, std::string_view key) {
   static const json none;
   const json* stage = root.find(key);
@@ -117,15 +134,13 @@ PipelineParts read_tokenizer_json(std::string_view text, const std::string& wher
   const TokenizerDocument document = parse_tokenizer_document(text, where);
   const JsonFields root(*document.rest, where);
   const JsonFields model = root.object("model");
-  check_model_type(model);
   if (document.vocabulary.empty()) fail_input("{}: model.vocab has no tokens", where);
 
   PipelineParts parts;
   parts.where = where;
   parts.vocabulary = read_vocabulary(document);
   PreTokenizerPlan plan = read_pre_tokenizer(stage_of(root, "pre_tokenizer"), where + ": pre_tokenizer");
-  parts.type = plan.is_byte_level ? "byte_level_bpe" : "bpe";
-  parts.model = read_bpe_model(document, model, *parts.vocabulary, plan.is_byte_level);
+  read_model(document, model, plan.is_byte_level, parts);
   parts.pre_tokenizers = std::move(plan.stages);
   parts.added_tokens = read_added_tokens(root, document.vocabulary.size());
   for (const AddedToken& token : parts.added_tokens) parts.vocabulary->add(token.content, token.id);
@@ -134,6 +149,7 @@ PipelineParts read_tokenizer_json(std::string_view text, const std::string& wher
       read_post_processor(stage_of(root, "post_processor"), *parts.vocabulary, where + ": post_processor");
   parts.prefix_ids = std::move(special.before);
   parts.suffix_ids = std::move(special.after);
+  parts.pair_template = std::move(special.pair);
   parts.decoder = read_decoder(stage_of(root, "decoder"), where + ": decoder");
   return parts;
 }
@@ -146,6 +162,7 @@ std::shared_ptr<const Tokenizer> load_tokenizer_json_text(std::string_view text,
   parts.bos_id = resolve_bos(settings, view);
   if (!parts.bos_id && !parts.prefix_ids.empty()) parts.bos_id = parts.prefix_ids.front();
   parts.end_ids = resolve_end_ids(settings, view);
+  if (parts.end_ids.empty() && parts.type == "wordpiece") parts.end_ids = parts.suffix_ids;
   parts.chat_template = settings.chat_template;
   return make_pipeline_tokenizer(std::move(parts));
 }

@@ -32,6 +32,11 @@ std::optional<std::string> read_token(const JsonFields& fields, std::string_view
   return fields.string(key);
 }
 
+std::optional<bool> read_boolean(const JsonFields& fields, std::string_view key) {
+  if (fields.find(key) == nullptr) return std::nullopt;
+  return fields.boolean_or(key, false);
+}
+
 /// An id, or a list of them.
 std::vector<int64_t> read_ids(const JsonFields& fields, std::string_view key) {
   const json* ids = fields.find(key);
@@ -63,6 +68,9 @@ void read_tokenizer_config(const std::string& path, TokenizerSettings& settings)
   settings.bos_token = read_token(fields, "bos_token");
   if (auto token = read_token(fields, "eos_token")) settings.end_tokens.push_back(std::move(*token));
   settings.chat_template = read_template(fields);
+  settings.lowercase = read_boolean(fields, "do_lower_case");
+  settings.strip_accents = read_boolean(fields, "strip_accents");
+  settings.handle_chinese_chars = read_boolean(fields, "tokenize_chinese_chars");
 }
 
 void read_ids_from_config(const std::string& path, TokenizerSettings& settings) {

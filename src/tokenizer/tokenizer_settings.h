@@ -16,6 +16,10 @@ struct TokenizerSettings {
   std::vector<std::string> end_tokens;
   std::vector<int64_t> end_ids;
   std::string chat_template;
+  // Of WordPiece: where a vocab.txt is all there is.
+  std::optional<bool> lowercase;
+  std::optional<bool> strip_accents;
+  std::optional<bool> handle_chinese_chars;
 };
 
 /// From tokenizer_config.json, generation_config.json, config.json, chat_template.jinja and chat_template.json of a

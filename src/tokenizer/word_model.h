@@ -26,8 +26,8 @@ class WordModel {
                       ModelScratch& scratch,
                       std::vector<int32_t>& ids) const = 0;
   virtual std::unique_ptr<ModelScratch> make_scratch() const = 0;
-  /// As encode; appends the bytes of the word that each id stands for. False, and nothing is done, where the model cannot
-  /// say.
+  /// As encode; appends the bytes of the word that each id stands for. False, and nothing is done, where the model
+  /// cannot say.
   virtual bool encode_with_spans(std::string_view /*word*/,
                                  std::vector<int32_t>& /*ids*/,
                                  std::vector<TokenSpan>& /*spans*/) const {

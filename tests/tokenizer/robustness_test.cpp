@@ -41,7 +41,7 @@ TEST(BrokenTokenizerJson, UnknownStageTypesAreNamed) {
   }
   json tokenizer = small_tokenizer();
   tokenizer["model"]["type"] = "Unigram2";
-  EXPECT_THAT(loading(tokenizer), fails_with("model of type 'Unigram2' is not supported; known is BPE"));
+  EXPECT_THAT(loading(tokenizer), fails_with("model of type 'Unigram2' is not supported; known are BPE and WordPiece"));
 }
 
 TEST(BrokenTokenizerJson, DamagedTablesAreNamed) {
