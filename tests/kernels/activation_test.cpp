@@ -201,7 +201,8 @@ TYPED_TEST(ActivationOfDType, ForwardEqualsReferenceAtEveryLength) {
 TEST(Activation, GeluOfErfIsAccurateToRounding) {
   constexpr int64_t kCount = 260001;
   Guarded<float> x(kCount), y(kCount);
-  for (int64_t i = 0; i < kCount; ++i) x[i] = static_cast<float>(i - kCount / 2) * 1e-4f;
+  const int64_t middle = kCount / 2;
+  for (int64_t i = 0; i < kCount; ++i) x[i] = static_cast<float>(i - middle) * 1e-4f;
   for_each_isa([&](const Stream& stream) {
     cpu().activation.forward({.x = x.data(), .y = y.data(), .count = kCount, .activation = Activation::gelu_erf},
                              stream);
