@@ -145,13 +145,16 @@ TEST(HostileText, TimeGrowsWithTheLengthAloneOnAnyText) {
                                           "1",
                                           "'s",
                                           "\xE8\xAF\xAD",
+                                          "\xCE\xA3'",
                                           "=",
                                           std::string(1, '\0')};
   for (const Tokenizer* tokenizer : {&test::gemma_tokenizer(),
                                      &test::llama3_tokenizer(),
                                      &test::smollm2_tokenizer(),
                                      &test::sentencepiece_bpe_tokenizer(),
-                                     &test::sentencepiece_unigram_tokenizer()}) {
+                                     &test::sentencepiece_unigram_tokenizer(),
+                                     &test::minilm_tokenizer(),
+                                     &test::minilm_vocabulary_tokenizer()}) {
     for (const std::string& unit : units) {
       // Quadratic time would take minutes for this.
       const double seconds = encode_seconds(*tokenizer, repeat(unit, 1 << 20));
@@ -220,9 +223,10 @@ TEST(TokenizerRoles, ConfigsBesideTheTokenizerNameTheEnds) {
 }
 
 TEST(LoadTokenizer, SaysWhatItLookedFor) {
-  const std::string file = test::write_file("empty/readme.txt", "");
-  EXPECT_THAT([&] { load_tokenizer(file.substr(0, file.rfind('/'))); },
-              ThrowsMessage<Error>(HasSubstr("no tokenizer here; looked for tokenizer.json, tokenizer.model")));
+  const std::string file = test::write_file("empty/readme.md", "");
+  EXPECT_THAT(
+      [&] { load_tokenizer(file.substr(0, file.rfind('/'))); },
+      ThrowsMessage<Error>(HasSubstr("no tokenizer here; looked for tokenizer.json, vocab.txt, tokenizer.model")));
   EXPECT_THAT([&] { load_tokenizer(file); }, ThrowsMessage<Error>(HasSubstr("not a tokenizer that Weft knows")));
   EXPECT_THAT([] { load_tokenizer("/nowhere"); }, ThrowsMessage<Error>(HasSubstr("/nowhere: no such file")));
 }

@@ -54,6 +54,37 @@ std::vector<json> read_json_lines(const std::string& path) {
   return lines;
 }
 
+std::vector<std::string> golden_strings() {
+  std::vector<std::string> texts;
+  for (const json& line : read_json_lines(tokenizer_data("strings.jsonl"))) {
+    texts.push_back(from_hex(line.at("hex").get<std::string>()));
+  }
+  return texts;
+}
+
+/// tokenizer.json as info.json describes it.
+std::string minilm_json(bool is_cased) {
+  json tokenizer = json::parse(read_file(tokenizer_data("minilm_wordpiece/info.json")));
+  if (is_cased) tokenizer["normalizer"].update({{"lowercase", false}, {"strip_accents", false}});
+  tokenizer["model"] = {{"type", "WordPiece"},
+                        {"unk_token", "[UNK]"},
+                        {"continuing_subword_prefix", "##"},
+                        {"max_input_chars_per_word", 100},
+                        {"vocab", json::object()}};
+  tokenizer["added_tokens"] = json::array();
+  std::istringstream lines(read_file(tokenizer_data("minilm_wordpiece/vocab.txt")));
+  int id = 0;
+  for (std::string token; std::getline(lines, token); ++id) {
+    tokenizer["model"]["vocab"][token] = id;
+    const bool is_special =
+        token == "[PAD]" || token == "[UNK]" || token == "[CLS]" || token == "[SEP]" || token == "[MASK]";
+    if (is_special) {
+      tokenizer["added_tokens"].push_back({{"id", id}, {"content", token}, {"special", true}, {"normalized", false}});
+    }
+  }
+  return tokenizer.dump();
+}
+
 }  // namespace
 
 std::string tokenizer_data(const std::string& name) {
@@ -104,23 +135,47 @@ const Tokenizer& sentencepiece_unigram_tokenizer() {
   return *tokenizer;
 }
 
-std::vector<GoldenRow> read_golden(const std::string& folder) {
-  std::vector<std::string> texts;
-  for (const json& line : read_json_lines(tokenizer_data("strings.jsonl"))) {
-    texts.push_back(from_hex(line.at("hex").get<std::string>()));
-  }
+const Tokenizer& minilm_tokenizer() {
+  static const auto tokenizer = load_tokenizer(write_file("minilm/tokenizer.json", minilm_json(/*is_cased=*/false)));
+  return *tokenizer;
+}
+const Tokenizer& minilm_cased_tokenizer() {
+  static const auto tokenizer =
+      load_tokenizer(write_file("minilm_cased/tokenizer.json", minilm_json(/*is_cased=*/true)));
+  return *tokenizer;
+}
+const Tokenizer& minilm_vocabulary_tokenizer() {
+  static const auto tokenizer = load_tokenizer(tokenizer_data("minilm_wordpiece"));
+  return *tokenizer;
+}
+
+std::vector<GoldenRow> read_golden(const std::string& folder, const std::string& file) {
+  const std::vector<std::string> texts = golden_strings();
   std::vector<GoldenRow> rows;
-  for (const json& line : read_json_lines(tokenizer_data(folder + "/golden.jsonl"))) {
+  for (const json& line : read_json_lines(tokenizer_data(folder + "/" + file))) {
     GoldenRow row;
     row.label = line.contains("i") ? line["i"].dump() : line["raw_hex"].dump();
     row.text = line.contains("i") ? texts.at(line["i"].get<size_t>()) : from_hex(line["raw_hex"].get<std::string>());
     row.ids = line.at("ids").get<std::vector<int32_t>>();
+    for (const json& offsets : line.value("offsets", json::array())) row.offsets.push_back({offsets[0], offsets[1]});
     if (line.contains("ids_special")) row.ids_special = line["ids_special"].get<std::vector<int32_t>>();
     if (line.contains("decode")) row.decoded = from_hex(line["decode"].get<std::string>());
     if (line.contains("decode_skip")) row.decoded_skip = from_hex(line["decode_skip"].get<std::string>());
     rows.push_back(std::move(row));
   }
   return rows;
+}
+
+std::vector<GoldenPair> read_golden_pairs(const std::string& folder) {
+  const std::vector<std::string> texts = golden_strings();
+  std::vector<GoldenPair> pairs;
+  for (const json& line : read_json_lines(tokenizer_data(folder + "/golden_pairs.jsonl"))) {
+    pairs.push_back({.first = texts.at(line["a"].get<size_t>()),
+                     .second = texts.at(line["b"].get<size_t>()),
+                     .encoding = {.ids = line["ids"].get<std::vector<int32_t>>(),
+                                  .segment_ids = line["type_ids"].get<std::vector<int32_t>>()}});
+  }
+  return pairs;
 }
 
 }  // namespace weft::test

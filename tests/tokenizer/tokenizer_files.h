@@ -26,17 +26,30 @@ const Tokenizer& llama3_tokenizer();
 const Tokenizer& smollm2_tokenizer();
 const Tokenizer& sentencepiece_bpe_tokenizer();
 const Tokenizer& sentencepiece_unigram_tokenizer();
+/// A tokenizer.json with the vocabulary and the stages of all-MiniLM-L6-v2, and the same without lower casing.
+const Tokenizer& minilm_tokenizer();
+const Tokenizer& minilm_cased_tokenizer();
+/// The same vocabulary as vocab.txt.
+const Tokenizer& minilm_vocabulary_tokenizer();
 
 struct GoldenRow {
   std::string label;  // the row's number in its file
   std::string text;   // bytes, not always valid UTF-8
   std::vector<int32_t> ids;
+  std::vector<TokenSpan> offsets;                   // of ids, in characters, where the file has them
   std::optional<std::vector<int32_t>> ids_special;  // with the post-processor
   std::optional<std::string> decoded;               // of ids, special tokens kept
   std::optional<std::string> decoded_skip;          // of ids_special, special tokens left out
 };
 
-/// The rows of tests/data/tokenizers/FOLDER/golden.jsonl.
-std::vector<GoldenRow> read_golden(const std::string& folder);
+/// The rows of tests/data/tokenizers/FOLDER/FILE.
+std::vector<GoldenRow> read_golden(const std::string& folder, const std::string& file = "golden.jsonl");
+
+struct GoldenPair {
+  std::string first;
+  std::string second;
+  PairEncoding encoding;
+};
+std::vector<GoldenPair> read_golden_pairs(const std::string& folder);
 
 }  // namespace weft::test
