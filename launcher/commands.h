@@ -33,6 +33,10 @@ void add_bench_command(CLI::App& app, CommandContext& context);
 void add_config_command(CLI::App& app, CommandContext& context);
 void add_report_command(CLI::App& app, CommandContext& context);
 void add_merge_command(CLI::App& app, CommandContext& context);
+void add_encode_command(CLI::App& app, CommandContext& context);
+void add_similarity_command(CLI::App& app, CommandContext& context);
+void add_fill_mask_command(CLI::App& app, CommandContext& context);
+void add_convert_command(CLI::App& app, CommandContext& context);
 void add_launch_command(CLI::App& app, CommandContext& context);
 
 }  // namespace weft

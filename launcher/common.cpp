@@ -27,10 +27,18 @@ void add_output_options(CLI::App& command, CommonOptions& options) {
 
 void add_model_options(CLI::App& command, CommonOptions& options) {
   command
-      .add_option(
-          "-m,--model", options.model.path, "Folder (Hugging Face, Keras .weights.h5 with config.json) or .gguf file")
+      .add_option("-m,--model",
+                  options.model.path,
+                  "Folder (Hugging Face, Keras .weights.h5 or TensorFlow checkpoint, with its config), or .gguf file")
       ->required();
   command.add_option("--family", options.model.family, "Family, where the config doesn't say it or is to be overruled");
+  command.add_option("--config", options.model.config, "The model's config, where it does not lie beside the weights");
+  command
+      .add_option("--application",
+                  options.model.application,
+                  "Which tokens an encoder's tokens see: all (encoder), those before (lm), or the source and those "
+                  "before (unilm)")
+      ->check(CLI::IsMember({"encoder", "lm", "unilm"}));
   command
       .add_option(
           "--compat", options.model.compat, "Arithmetic of another program where it departs from the original model")

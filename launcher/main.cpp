@@ -35,6 +35,10 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_config_command(app, context);
   add_report_command(app, context);
   add_merge_command(app, context);
+  add_encode_command(app, context);
+  add_similarity_command(app, context);
+  add_fill_mask_command(app, context);
+  add_convert_command(app, context);
   add_launch_command(app, context);
 }
 

@@ -55,10 +55,7 @@ double sum_of(const Tensor& losses) {
 }
 
 /// Sum of the losses of targets, a few rows at a time. Targets of −1 aren't scored.
-double sum_losses(Context& context,
-                  LanguageModel& model,
-                  const Tensor& hidden,
-                  const std::vector<int32_t>& targets) {
+double sum_losses(Context& context, LanguageModel& model, const Tensor& hidden, const std::vector<int32_t>& targets) {
   double sum = 0;
   auto count = static_cast<int64_t>(targets.size());
   for (int64_t begin = 0; begin < count; begin += kLogitRows) {

@@ -27,6 +27,13 @@ struct ModelSource {
   std::optional<AttentionPattern> attention = std::nullopt;  // as the user says; null: the family's own
 };
 
+/// A tensor of a format that is no parameter.
+struct ConstantTensor {
+  std::string name;
+  Shape shape;
+  std::vector<float> values;
+};
+
 /// A model as its config describes it.
 struct ModelDefinition {
   ModelInfo info;
@@ -34,6 +41,8 @@ struct ModelDefinition {
   std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace place)> make;
   /// How its weights are called in a format. Throws Error(bad_input) for one that the family does not exist in.
   std::function<WeightMap(ModelFormat format)> weights;
+  /// What a format's files hold besides the parameters; null: nothing.
+  std::function<std::vector<ConstantTensor>(ModelFormat format)> constants = nullptr;
   /// Of the decoders that are settings of one (decoder.h): what the planner goes by.
   std::optional<DecoderConfig> decoder;
 };

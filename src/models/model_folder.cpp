@@ -10,6 +10,7 @@
 #include "checkpoint/output_file.h"
 #include "core/error.h"
 #include "core/paths.h"
+#include "models/model_config.h"
 
 namespace weft {
 namespace {
@@ -26,7 +27,8 @@ constexpr std::array kCopiedFiles = {"generation_config.json",
                                      "spiece.model",
                                      "vocab.json",
                                      "merges.txt",
-                                     "chat_template.jinja"};
+                                     "chat_template.jinja",
+                                     "vocab.txt"};
 
 std::string read_whole(const std::string& path) {
   File file(path);
@@ -145,6 +147,31 @@ void write_model_files(const OpenedModel& opened,
   for (const char* name : kCopiedFiles) {
     fs::path path = source / name;
     if (is_plain_file(path)) write_whole_file(folder + "/" + name, read_whole(path.string()));
+  }
+}
+
+void write_converted_files(const OpenedModel& opened, ModelFormat format, DType dtype, const std::string& folder) {
+  bool is_huggingface = format == ModelFormat::huggingface;
+  if (opened.definition.decoder) {
+    if (!is_huggingface) {
+      fail_input("{}: only safetensors are written of {} models", printable(opened.path), opened.info().family);
+    }
+    return write_model_files(opened, dtype, "", folder);
+  }
+  Json config = Json::parse(read_whole(opened.config->path()));
+  config["vocab_size"] = opened.info().vocab_size;
+  for (const char* key : {"keep_tokens", "compound_tokens"}) config.erase(key);
+  const std::vector<std::string>& types = opened.family->huggingface_types;
+  if (is_huggingface && !types.empty()) config["model_type"] = types.front();
+  if (is_huggingface) config["torch_dtype"] = torch_dtype_name(dtype);
+  write_whole_file(folder + (format == ModelFormat::tensorflow ? "/bert_config.json" : "/config.json"),
+                   config.dump(2) + "\n");
+  for (const fs::path& source : {folder_of(opened.path), folder_of(opened.config->path())}) {
+    for (const char* name : kCopiedFiles) {
+      if (is_plain_file(source / name) && !path_exists(folder + "/" + name)) {
+        write_whole_file(folder + "/" + name, read_whole((source / name).string()));
+      }
+    }
   }
 }
 

@@ -17,4 +17,8 @@ std::string model_config_json(const OpenedModel& opened, DType dtype);
 /// Error(bad_input).
 void write_model_files(const OpenedModel& opened, DType dtype, const std::string& tokenizer, const std::string& folder);
 
+/// The same for weights in another format: the config with `model_type` where transformers wants it, under the name
+/// that the format's programs look for. Throws Error(bad_input) where no config of that format can be made.
+void write_converted_files(const OpenedModel& opened, ModelFormat format, DType dtype, const std::string& folder);
+
 }  // namespace weft

@@ -9,6 +9,7 @@ namespace weft {
 namespace {
 
 constexpr int64_t kMaxDistance = 64;
+constexpr const char* kKerasTable = "layers/relative_position_embedding/vars/0";
 
 /// Row r holds, for the distance r − max, sin(r·w) and cos(r·w) side by side with w = 10000^(−2m/width): the rows are
 /// numbered from 0.
@@ -77,9 +78,18 @@ ModelDefinition define_nezha(const ModelSource& source) {
   EncoderNames names{.huggingface_prefix = "nezha",
                      .huggingface_mapping = "nezha.embeddings_project",
                      .huggingface_pooler = "nezha.pooler.dense",
-                     .keras_ignored = {"layers/relative_position_embedding/vars/0"}};
+                     .keras_ignored = {kKerasTable}};
   find_heads(source, names, config);
-  return encoder_definition(source, names, config);
+  ModelDefinition definition = encoder_definition(source, names, config);
+  definition.constants = [max_distance, width = config.info.head_dim](ModelFormat format) {
+    std::vector<ConstantTensor> constants;
+    if (format == ModelFormat::keras_hdf5) {
+      int64_t rows = 2 * max_distance + 1;
+      constants.push_back({kKerasTable, {rows, width}, sinusoids(rows, width)});
+    }
+    return constants;
+  };
+  return definition;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "verify/training_golden.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -47,19 +48,23 @@ GoldenRow causal_row(std::vector<int32_t> ids, const std::vector<int32_t>& label
 }
 
 void add_row(MicroBatch& micro_batch, const GoldenRow& row, float weight) {
-  micro_batch.batch.add(row.ids);
+  if (row.segments.empty()) {
+    micro_batch.batch.add(row.ids);
+  } else {
+    micro_batch.batch.add(row.ids, row.segments);
+  }
   micro_batch.targets.insert(micro_batch.targets.end(), row.targets.begin(), row.targets.end());
   micro_batch.weights.insert(micro_batch.weights.end(), row.ids.size(), weight);
 }
 
 }  // namespace
 
-TrainingGolden::TrainingGolden(GoldenFile& golden) {
+TrainingGolden::TrainingGolden(GoldenFile& golden, bool is_causal) {
   read_recipe(golden);
   if (golden.has("data/offsets")) {
     read_text(golden);
   } else {
-    read_rows(golden);
+    read_rows(golden, is_causal);
   }
   num_steps_ = static_cast<int64_t>(rows_.size()) / rows_per_step_;
 }
@@ -82,12 +87,17 @@ void TrainingGolden::read_recipe(const GoldenFile& golden) {
   recipe_.lora_learning_rate = golden.number_attribute("", "lora_lr", recipe_.learning_rate);
 }
 
-void TrainingGolden::read_rows(GoldenFile& golden) {
+void TrainingGolden::read_rows(GoldenFile& golden, bool is_causal) {
   GoldenIds ids = golden.ids("data/input_ids");
   bool has_labels = golden.has("data/labels");
   bool has_mask = golden.has("data/attention_mask");
   GoldenIds labels = has_labels ? golden.ids("data/labels") : ids;
   GoldenIds mask = has_mask ? golden.ids("data/attention_mask") : ids;
+  bool has_segments = golden.has("data/token_type_ids");
+  GoldenIds segments = has_segments ? golden.ids("data/token_type_ids") : ids;
+  if (segments.rows != ids.rows || segments.length != ids.length) {
+    fail_input("golden file {}: data/token_type_ids differs in shape from data/input_ids", golden.path());
+  }
   if (labels.rows != ids.rows || labels.length != ids.length || mask.rows != ids.rows || mask.length != ids.length) {
     fail_input("golden file {}: data/labels or data/attention_mask differs in shape from data/input_ids",
                golden.path());
@@ -96,7 +106,14 @@ void TrainingGolden::read_rows(GoldenFile& golden) {
   for (int64_t r = 0; r < ids.rows; ++r) {
     int64_t length = 0;
     while (length < ids.length && (!has_mask || mask.at(r, length) != 0)) ++length;
-    rows_.push_back(causal_row(ids.prefix(r, length), labels.prefix(r, length)));
+    if (is_causal) {
+      rows_.push_back(causal_row(ids.prefix(r, length), labels.prefix(r, length)));
+      continue;
+    }
+    GoldenRow row{.ids = ids.prefix(r, length), .targets = labels.prefix(r, length)};
+    for (int32_t& target : row.targets) target = std::max(target, -1);
+    if (has_segments) row.segments = segments.prefix(r, length);
+    rows_.push_back(std::move(row));
   }
 }
 

@@ -20,7 +20,8 @@ struct TrainingRecipe {
 
 struct GoldenRow {
   std::vector<int32_t> ids;
-  std::vector<int32_t> targets;  // −1: not scored
+  std::vector<int32_t> targets;        // −1: not scored
+  std::vector<int32_t> segments = {};  // empty: all 0
 };
 
 /// How a step's rows become micro-batches, and what each token weighs.
@@ -32,8 +33,9 @@ enum class Accumulation : uint8_t {
 
 class TrainingGolden {
  public:
-  /// Throws Error(bad_input) when the file holds no training recipe.
-  explicit TrainingGolden(GoldenFile& golden);
+  /// Labels of a causal model are scored by the token before them, others' by their own. Throws Error(bad_input) when
+  /// the file holds no training recipe.
+  TrainingGolden(GoldenFile& golden, bool is_causal);
 
   const TrainingRecipe& recipe() const { return recipe_; }
   int64_t num_steps() const { return num_steps_; }
@@ -45,7 +47,7 @@ class TrainingGolden {
 
  private:
   void read_recipe(const GoldenFile& golden);
-  void read_rows(GoldenFile& golden);
+  void read_rows(GoldenFile& golden, bool is_causal);
   void read_text(GoldenFile& golden);
   const GoldenRow& row(int64_t step, int64_t index) const;
 

@@ -24,6 +24,7 @@ VerifyReport verify_model(const Context& context,
   verify_keras_layout(session);
   verify_reference_layout(session);
   verify_text_layout(session);
+  verify_sentence_layout(session);
   return session.finish();
 }
 

@@ -240,9 +240,8 @@ void VerifySession::compare_gradient(std::string_view dataset, const std::vector
   difference.add(gradient, reference.values);
   // What is 0 in exact arithmetic (a key's bias under a softmax) is rounding noise on both sides.
   constexpr float kNoise = 1e-6f;
-  bool is_noise = std::all_of(reference.values.begin(), reference.values.end(), [](float value) {
-    return std::abs(value) < kNoise;
-  });
+  bool is_noise = std::all_of(
+      reference.values.begin(), reference.values.end(), [](float value) { return std::abs(value) < kNoise; });
   compare(dataset, "gradients", is_noise ? Tolerance{Measure::absolute, kNoise} : tolerances_.get("grads"), difference);
 }
 

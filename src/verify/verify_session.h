@@ -101,6 +101,7 @@ class VerifySession {
 void verify_keras_layout(VerifySession& session);
 void verify_reference_layout(VerifySession& session);
 void verify_text_layout(VerifySession& session);
+void verify_sentence_layout(VerifySession& session);
 
 /// The loss and the gradient of every parameter, against `loss_dataset` and `grads_group`/<tensor of a checkpoint whose
 /// names are those of `map`>.

@@ -58,7 +58,7 @@ class TrainingRun {
         golden_(golden),
         options_(options),
         run_(find_run(options.run)),
-        source_(golden) {
+        source_(golden, opened.info().attention == AttentionPattern::causal) {
     if (mesh.tensor_parallel().size() > 1) context_.tensor_parallel = &mesh.tensor_parallel();
     if (!golden.has(group() + "/loss")) {
       fail_input("golden file {}: holds no run {}", golden.path(), options.run);

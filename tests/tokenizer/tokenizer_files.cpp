@@ -62,6 +62,17 @@ std::vector<std::string> golden_strings() {
   return texts;
 }
 
+std::vector<TokenSpan> read_spans(const json& pairs) {
+  std::vector<TokenSpan> spans;
+  for (const json& pair : pairs) spans.push_back({pair[0].get<size_t>(), pair[1].get<size_t>()});
+  return spans;
+}
+
+TruncateFrom read_truncation(const json& from) {
+  if (from.is_number()) return {.side = TruncateFrom::Side::index, .index = from.get<int32_t>()};
+  return {.side = from == "left" ? TruncateFrom::Side::left : TruncateFrom::Side::right};
+}
+
 /// tokenizer.json as info.json describes it.
 std::string minilm_json(bool is_cased) {
   json tokenizer = json::parse(read_file(tokenizer_data("minilm_wordpiece/info.json")));
@@ -157,7 +168,7 @@ std::vector<GoldenRow> read_golden(const std::string& folder, const std::string&
     row.label = line.contains("i") ? line["i"].dump() : line["raw_hex"].dump();
     row.text = line.contains("i") ? texts.at(line["i"].get<size_t>()) : from_hex(line["raw_hex"].get<std::string>());
     row.ids = line.at("ids").get<std::vector<int32_t>>();
-    for (const json& offsets : line.value("offsets", json::array())) row.offsets.push_back({offsets[0], offsets[1]});
+    row.offsets = read_spans(line.value("offsets", json::array()));
     if (line.contains("ids_special")) row.ids_special = line["ids_special"].get<std::vector<int32_t>>();
     if (line.contains("decode")) row.decoded = from_hex(line["decode"].get<std::string>());
     if (line.contains("decode_skip")) row.decoded_skip = from_hex(line["decode_skip"].get<std::string>());
@@ -176,6 +187,37 @@ std::vector<GoldenPair> read_golden_pairs(const std::string& folder) {
                                   .segment_ids = line["type_ids"].get<std::vector<int32_t>>()}});
   }
   return pairs;
+}
+
+std::vector<Bert4kerasText> read_bert4keras_texts() {
+  std::vector<Bert4kerasText> rows;
+  for (const json& line : read_json_lines(tokenizer_data("minilm_wordpiece/bert4keras.jsonl"))) {
+    if (!line.contains("text")) continue;
+    rows.push_back({.label = line.dump(),
+                    .text = from_hex(line["text"].get<std::string>()),
+                    .lowercase = line["lower"].get<bool>(),
+                    .ids = line["ids"].get<std::vector<int32_t>>(),
+                    .decoded = from_hex(line["decoded"].get<std::string>()),
+                    .spans = std::nullopt});
+    if (!line["spans"].is_null()) rows.back().spans = read_spans(line["spans"]);
+  }
+  return rows;
+}
+
+std::vector<Bert4kerasPair> read_bert4keras_pairs() {
+  std::vector<Bert4kerasPair> rows;
+  for (const json& line : read_json_lines(tokenizer_data("minilm_wordpiece/bert4keras.jsonl"))) {
+    if (!line.contains("first")) continue;
+    rows.push_back(
+        {.label = line.dump(),
+         .first = from_hex(line["first"].get<std::string>()),
+         .second = std::nullopt,
+         .options = {.max_length = line["max_length"].get<size_t>(), .truncate_from = read_truncation(line["from"])},
+         .encoding = {.ids = line["ids"].get<std::vector<int32_t>>(),
+                      .segment_ids = line["segment_ids"].get<std::vector<int32_t>>()}});
+    if (!line["second"].is_null()) rows.back().second = from_hex(line["second"].get<std::string>());
+  }
+  return rows;
 }
 
 }  // namespace weft::test

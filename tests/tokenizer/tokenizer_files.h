@@ -52,4 +52,23 @@ struct GoldenPair {
 };
 std::vector<GoldenPair> read_golden_pairs(const std::string& folder);
 
+/// The rows of bert4keras.jsonl (make_bert4keras_golden.py).
+struct Bert4kerasText {
+  std::string label;
+  std::string text;
+  bool lowercase = false;
+  std::vector<int32_t> ids;
+  std::string decoded;
+  std::optional<std::vector<TokenSpan>> spans;  // in characters
+};
+struct Bert4kerasPair {
+  std::string label;
+  std::string first;
+  std::optional<std::string> second;
+  EncodePairOptions options;
+  PairEncoding encoding;
+};
+std::vector<Bert4kerasText> read_bert4keras_texts();
+std::vector<Bert4kerasPair> read_bert4keras_pairs();
+
 }  // namespace weft::test

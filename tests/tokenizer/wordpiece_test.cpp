@@ -61,6 +61,43 @@ TEST(WordPieceVocabularyFile, GivesTheIdsOfTheTokenizerJsonWhereBothAgree) {
   EXPECT_GE(num_equal, 425);
 }
 
+std::shared_ptr<const Tokenizer> load_vocabulary(bool lowercase) {
+  TokenizerSettings settings;
+  settings.lowercase = lowercase;
+  return load_wordpiece_text(
+      test::read_file(test::tokenizer_data("minilm_wordpiece/vocab.txt")), "vocab.txt", settings);
+}
+
+const Tokenizer& vocabulary_tokenizer(bool lowercase) {
+  static const auto lower = load_vocabulary(true);
+  static const auto cased = load_vocabulary(false);
+  return lowercase ? *lower : *cased;
+}
+
+TEST(Bert4kerasGolden, TextsHaveItsIdsItsSpansAndItsDecodedText) {
+  int num_spans = 0;
+  for (const test::Bert4kerasText& row : test::read_bert4keras_texts()) {
+    const Tokenizer& same = vocabulary_tokenizer(row.lowercase);
+    EXPECT_EQ(same.encode(row.text, true), row.ids) << row.label;
+    EXPECT_EQ(same.decode(row.ids, true), row.decoded) << row.label;
+    if (!row.spans) continue;
+    Ids ids;
+    EXPECT_EQ(to_characters(row.text, same.encode_with_offsets(row.text, ids)), *row.spans) << row.label;
+    ++num_spans;
+  }
+  EXPECT_GT(num_spans, 300);
+}
+
+TEST(Bert4kerasGolden, PairsAreTruncatedAsThere) {
+  const auto pairs = test::read_bert4keras_pairs();
+  EXPECT_GT(pairs.size(), 40);
+  for (const test::Bert4kerasPair& row : pairs) {
+    const PairEncoding encoding = vocabulary_tokenizer(true).encode_pair(row.first, row.second, row.options);
+    EXPECT_EQ(encoding.ids, row.encoding.ids) << row.label;
+    EXPECT_EQ(encoding.segment_ids, row.encoding.segment_ids) << row.label;
+  }
+}
+
 struct TruncationCase {
   const char* first;
   const char* second;  // null: a single text

@@ -1,0 +1,272 @@
+// weft encode and weft similarity: vectors of texts, and the cosines of pairs.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/keras_hdf5_writer.h"
+#include "checkpoint/output_file.h"
+#include "core/log.h"
+#include "core/progress.h"
+#include "generate/sentence_encoder.h"
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/mpi_session.h"
+#include "parallel/communicator.h"
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kEncodeFooter = R"(Examples:
+  weft encode --model all-MiniLM-L6-v2 --text sentences.txt --out vectors.npy
+  echo "A tensor is an array." | weft encode --model chinese_roformer-sim --pooling pooled --text -
+  weft launch -n 4 -- encode --model bert-base --tensor-parallel 1 --text corpus.txt --out vectors.h5
+
+The text has one sentence a line. Without --out, or with a file that ends in .jsonl, a line of JSON is written a sentence;
+.npy is a NumPy array [sentences, width], .h5 an HDF5 file with the dataset "vectors". With --tensor-parallel less than
+the number of ranks the others share out the sentences.)";
+
+constexpr const char* kSimilarityFooter = R"(Examples:
+  weft similarity --model all-MiniLM-L6-v2 "How old are you?" "What is your age?"
+  weft similarity --model simbert --pooling pooled --pairs pairs.tsv
+
+Prints the cosine of each pair. A file of pairs has two texts a line with a tab between.)";
+
+struct EncodeCommand {
+  CommonOptions common;
+  SentenceEncoderOptions encoding;
+  std::string pooling = "mean";
+  std::string text_file, out;
+  std::vector<std::string> texts;  // of similarity
+  int64_t max_length = 0;
+  bool keeps_length = false;
+};
+
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  size_t begin = 0;
+  while (begin < text.size()) {
+    size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    lines.push_back(std::move(line));
+    begin = end + 1;
+  }
+  return lines;
+}
+
+Pooling parse_pooling(const std::string& name) {
+  return name == "cls" ? Pooling::cls : name == "pooled" ? Pooling::pooled : Pooling::mean;
+}
+
+/// Token ids of all texts on all ranks, cut to what the model holds.
+std::vector<TokenisedText> tokenise(const EncodeCommand& options,
+                                    const InferenceModel& loaded,
+                                    const std::vector<std::string>& texts) {
+  std::vector<std::vector<int32_t>> lists;
+  if (loaded.mesh->world().rank() == 0) {
+    int64_t limit = options.max_length > 0 ? options.max_length : loaded.model->info().max_positions;
+    size_t cut = 0;
+    for (const std::string& text : texts) {
+      size_t whole = loaded.tokenizer->encode(text, true).size();
+      if (static_cast<int64_t>(whole) <= limit) {
+        lists.push_back(loaded.tokenizer->encode(text, true));
+        continue;
+      }
+      ++cut;
+      lists.push_back(
+          loaded.tokenizer->encode_pair(text, std::nullopt, {.max_length = static_cast<size_t>(limit)}).ids);
+    }
+    if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, texts.size(), limit);
+  }
+  broadcast_ids(loaded.context, loaded.mesh->world(), lists);
+  std::vector<TokenisedText> tokenised;
+  for (std::vector<int32_t>& ids : lists) tokenised.push_back({.ids = std::move(ids)});
+  return tokenised;
+}
+
+/// Vectors of all texts, on rank 0: data-parallel ranks share them out.
+std::vector<float> encode_on_ranks(const EncodeCommand& options,
+                                   InferenceModel& loaded,
+                                   const std::vector<TokenisedText>& texts) {
+  Communicator& data = loaded.mesh->data_parallel();
+  std::vector<TokenisedText> mine;
+  for (size_t i = static_cast<size_t>(data.rank()); i < texts.size(); i += static_cast<size_t>(data.size())) {
+    mine.push_back(texts[i]);
+  }
+  bool is_speaker = loaded.mesh->world().rank() == 0;
+  Progress progress("encoding", static_cast<int64_t>(mine.size()), is_speaker && !options.common.quiet);
+  SentenceEncoderOptions encoding = options.encoding;
+  encoding.pooling = parse_pooling(options.pooling);
+  encoding.normalise = !options.keeps_length;
+  encoding.on_progress = [&](int64_t count) { progress.add(count); };
+  std::vector<float> part = encode_sentences(loaded.context, *loaded.model, mine, encoding);
+  if (data.size() == 1) return part;
+  auto width = static_cast<size_t>(loaded.model->info().hidden_size);
+  Tensor all = loaded.context.zeros({static_cast<int64_t>(texts.size() * width)}, DType::f32);
+  for (size_t i = 0; i < mine.size(); ++i) {
+    size_t at = static_cast<size_t>(data.rank()) + i * static_cast<size_t>(data.size());
+    std::copy_n(part.data() + i * width, width, all.data<float>() + at * width);
+  }
+  data.all_reduce(all, ReduceOp::sum);
+  return {all.data<float>(), all.data<float>() + all.num_elements()};
+}
+
+/// NumPy's format, version 1.0 (numpy.lib.format): a header padded to 64 bytes, then the values.
+void write_npy(const std::string& path, const std::vector<float>& vectors, int64_t rows, int64_t width) {
+  std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, width);
+  constexpr size_t kPreamble = 10;
+  header.resize((kPreamble + header.size() + 1 + 63) / 64 * 64 - kPreamble - 1, ' ');
+  header.push_back('\n');
+  std::string bytes = "\x93NUMPY";
+  bytes += '\1';
+  bytes += '\0';
+  bytes.push_back(static_cast<char>(header.size() & 0xFF));
+  bytes.push_back(static_cast<char>(header.size() >> 8));
+  bytes += header;
+  bytes.append(reinterpret_cast<const char*>(vectors.data()), vectors.size() * sizeof(float));
+  write_whole_file(path + ".partial", bytes);
+  rename_durably(path + ".partial", path);
+}
+
+std::string json_lines(const std::vector<float>& vectors, int64_t width) {
+  std::string lines;
+  for (size_t row = 0; row * static_cast<size_t>(width) < vectors.size(); ++row) {
+    lines += '[';
+    for (int64_t i = 0; i < width; ++i) {
+      lines +=
+          fmt::format("{}{}", i > 0 ? "," : "", vectors[row * static_cast<size_t>(width) + static_cast<size_t>(i)]);
+    }
+    lines += "]\n";
+  }
+  return lines;
+}
+
+void write_vectors(const std::string& path, const std::vector<float>& vectors, int64_t width) {
+  int64_t rows = static_cast<int64_t>(vectors.size()) / width;
+  if (path.ends_with(".npy")) return write_npy(path, vectors, rows, width);
+  if (path.ends_with(".h5") || path.ends_with(".hdf5")) {
+    auto writer = make_keras_hdf5_writer(path, {{.name = "vectors", .shape = {rows, width}, .dtype = DType::f32}});
+    writer->write("vectors", 0, rows * width, vectors.data(), DType::f32);
+    return writer->finish();
+  }
+  std::string lines = json_lines(vectors, width);
+  if (path.empty()) {
+    std::fwrite(lines.data(), 1, lines.size(), stdout);
+    return;
+  }
+  write_whole_file(path + ".partial", lines);
+  rename_durably(path + ".partial", path);
+}
+
+ExitCode run_encode(const EncodeCommand& options, MpiSession& session) {
+  configure_log(options.common, session);
+  auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
+  std::vector<std::string> texts;
+  if (session.rank() == 0) texts = split_lines(read_text(options.text_file, "text"));
+  auto begin = std::chrono::steady_clock::now();
+  std::vector<TokenisedText> tokenised = tokenise(options, *loaded, texts);
+  if (tokenised.empty()) fail_input("{}: holds no text", printable(options.text_file));
+  std::vector<float> vectors = encode_on_ranks(options, *loaded, tokenised);
+  if (session.rank() == 0) {
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    log::info("{} texts in {:.3f} s, {:.0f} a second",
+              texts.size(),
+              seconds,
+              static_cast<double>(texts.size()) / std::max(seconds, 1e-9));
+    write_vectors(options.out, vectors, loaded->model->info().hidden_size);
+  }
+  report_memory(options.common, session, loaded->context);
+  return ExitCode::ok;
+}
+
+/// First and second texts one after the other.
+std::vector<std::string> read_pairs(const EncodeCommand& options) {
+  if (options.text_file.empty()) return options.texts;
+  std::vector<std::string> texts;
+  int64_t number = 0;
+  for (const std::string& line : split_lines(read_text(options.text_file, "file of pairs"))) {
+    ++number;
+    size_t tab = line.find('\t');
+    if (tab == std::string::npos || line.find('\t', tab + 1) != std::string::npos) {
+      fail_input("{}:{}: expected two texts with one tab between", printable(options.text_file), number);
+    }
+    texts.push_back(line.substr(0, tab));
+    texts.push_back(line.substr(tab + 1));
+  }
+  return texts;
+}
+
+ExitCode run_similarity(const EncodeCommand& options, MpiSession& session) {
+  configure_log(options.common, session);
+  if (options.text_file.empty() && options.texts.size() != 2) {
+    fail(ExitCode::usage, "give two texts, or --pairs with a file of them");
+  }
+  auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
+  std::vector<std::string> texts;
+  if (session.rank() == 0) texts = read_pairs(options);
+  std::vector<TokenisedText> tokenised = tokenise(options, *loaded, texts);
+  std::vector<float> vectors = encode_on_ranks(options, *loaded, tokenised);
+  if (session.rank() != 0) return ExitCode::ok;
+  auto width = static_cast<size_t>(loaded->model->info().hidden_size);
+  for (size_t pair = 0; pair + 1 < texts.size(); pair += 2) {
+    double cosine = 0;
+    for (size_t i = 0; i < width; ++i) {
+      cosine += static_cast<double>(vectors[pair * width + i]) * static_cast<double>(vectors[(pair + 1) * width + i]);
+    }
+    fmt::print("{:.6f}\n", cosine);
+  }
+  return ExitCode::ok;
+}
+
+void add_encoding_options(CLI::App& command, EncodeCommand& options) {
+  command.add_option("--pooling", options.pooling, "mean of all tokens, the first token (cls), or the pooler's output")
+      ->check(CLI::IsMember({"mean", "cls", "pooled"}))
+      ->capture_default_str();
+  command.add_option("--max-length", options.max_length, "Tokens that a text is cut to (0: what the model holds)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command.add_option("--batch-tokens", options.encoding.batch_tokens, "Tokens computed at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+}  // namespace
+
+void add_encode_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<EncodeCommand>();
+  CLI::App* command = app.add_subcommand("encode", "Writes vectors of texts");
+  command->footer(kEncodeFooter);
+  add_model_options(*command, options->common);
+  add_adapter_options(*command, options->common);
+  command->add_option("--text", options->text_file, "File with a text a line; - is standard input")->required();
+  command->add_option("--out", options->out, "File to write: .npy, .h5 or .jsonl (standard output if not given)");
+  command->add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are");
+  add_encoding_options(*command, *options);
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback(
+      [options, &context] { context.run = [options](MpiSession& session) { return run_encode(*options, session); }; });
+}
+
+void add_similarity_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<EncodeCommand>();
+  CLI::App* command = app.add_subcommand("similarity", "Prints the cosine of two texts' vectors");
+  command->footer(kSimilarityFooter);
+  add_model_options(*command, options->common);
+  add_adapter_options(*command, options->common);
+  command->add_option("texts", options->texts, "Two texts");
+  command->add_option("--pairs", options->text_file, "File with two texts a line, a tab between; - is standard input");
+  add_encoding_options(*command, *options);
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback([options, &context] {
+    context.run = [options](MpiSession& session) { return run_similarity(*options, session); };
+  });
+}
+
+}  // namespace weft

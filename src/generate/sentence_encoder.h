@@ -1,0 +1,42 @@
+// Vectors of texts from an encoder's hidden states.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "models/model.h"
+
+namespace weft {
+
+/// How the hidden states of a text become one vector: the first token's; the mean of all; the pooler's output.
+enum class Pooling : uint8_t { cls, mean, pooled };
+
+struct SentenceEncoderOptions {
+  Pooling pooling = Pooling::mean;
+  bool normalise = true;                                     // to length 1
+  int64_t batch_tokens = 4096;                               // computed at a time, in texts of like length
+  std::function<void(int64_t texts)> on_progress = nullptr;  // after each batch, by how many
+};
+
+/// A text as the model takes it.
+struct TokenisedText {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> segments = {};  // empty: all 0
+};
+
+/// [texts, hidden_size] row by row, in the order given; the same on every tensor-parallel rank. Throws Error(bad_input)
+/// for a text without tokens and for pooling that the model has no layer for.
+std::vector<float> encode_sentences(Context& context,
+                                    LanguageModel& model,
+                                    const std::vector<TokenisedText>& texts,
+                                    const SentenceEncoderOptions& options);
+
+/// The vector of one sequence of a batch, [hidden_size], from hidden states in f32.
+void pool_mean(const float* hidden, int64_t tokens, int64_t width, float* into);
+
+/// Scales a vector to length 1; zeros stay.
+void normalise(float* vector, int64_t width);
+
+}  // namespace weft
