@@ -16,6 +16,8 @@ using nlohmann::json;
 
 // Each stage of a sequence is one more call for every word.
 constexpr size_t kMaxStages = 32;
+// A template names its tokens by reference, so that a small file could ask for very many.
+constexpr size_t kMaxTemplateTokens = 1024;
 
 [[noreturn]] void fail_type(const JsonFields& fields, std::string_view kind, std::string_view known) {
   fail_input("{}: {} of type '{}' is not supported; known are {}",
@@ -175,6 +177,10 @@ int32_t read_token_pair(const JsonFields& fields, std::string_view key, const Vo
   return static_cast<int32_t>(id);
 }
 
+[[noreturn]] void fail_template_size(const JsonFields& fields) {
+  fail_input("{}: a template puts more than {} tokens round a text", fields.where(), kMaxTemplateTokens);
+}
+
 void append_special_ids(const JsonFields& fields,
                         const std::string& name,
                         const Vocabulary& vocabulary,
@@ -189,6 +195,7 @@ void append_special_ids(const JsonFields& fields,
                  printable(id.dump(-1, ' ', false, json::error_handler_t::replace)),
                  vocabulary.size() - 1);
     }
+    if (ids.size() == kMaxTemplateTokens) fail_template_size(fields);
     ids.push_back(static_cast<int32_t>(value));
   }
 }
@@ -217,6 +224,7 @@ TextTemplate read_pair_template(const JsonFields& fields, const Vocabulary& voca
       const JsonFields token = piece.object("SpecialToken");
       std::vector<int32_t> ids;
       append_special_ids(fields, token.string("id"), vocabulary, ids);
+      if (pieces.size() + ids.size() > kMaxTemplateTokens) fail_template_size(fields);
       for (const int32_t id : ids) pieces.push_back({.id = id, .segment = read_segment(token)});
     }
   }

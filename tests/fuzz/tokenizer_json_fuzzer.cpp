@@ -11,6 +11,7 @@ void use(const weft::Tokenizer& tokenizer) {
   const auto ids = tokenizer.encode("Hello  wörld's\n\n 12345 <s>\xE2\x96\x81x\xF0\x9F\x98\x80 \xC5\xBF \xFF", true);
   tokenizer.decode(ids, false);
   tokenizer.decode(ids, true);
+  tokenizer.encode_pair("Hello w\xC3\xB6rld", "s 12345", {.max_length = 8});
 }
 
 }  // namespace

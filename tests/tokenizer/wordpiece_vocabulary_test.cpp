@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ctime>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "core/error.h"
 #include "tokenizer/loaders.h"
@@ -70,6 +70,18 @@ TEST(WordPieceJson, ABrokenPairTemplateIsAnError) {
               fails_with("each of the texts A and B once"));
   tokenizer["post_processor"]["pair"] = {piece("A"), piece("C")};
   EXPECT_THAT([&] { load_tokenizer_json_text(tokenizer.dump(), "file"); }, fails_with("no text 'C'"));
+}
+
+TEST(WordPieceJson, ATemplateCannotAskForManyTokens) {
+  const nlohmann::json cls = {{"SpecialToken", {{"id", "x"}, {"type_id", 0}}}};
+  const nlohmann::json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  nlohmann::json tokenizer = {{"model", {{"type", "WordPiece"}, {"unk_token", "a"}, {"vocab", {{"a", 0}}}}},
+                              {"post_processor", {{"type", "TemplateProcessing"}, {"single", {text, cls, cls}}}}};
+  tokenizer["post_processor"]["special_tokens"]["x"]["ids"] = std::vector<int>(1000, 0);
+  EXPECT_THAT([&] { load_tokenizer_json_text(tokenizer.dump(), "file"); }, fails_with("more than 1024 tokens"));
+  tokenizer["post_processor"]["single"] = {text};
+  tokenizer["post_processor"]["pair"] = {cls, text, cls};
+  EXPECT_THAT([&] { load_tokenizer_json_text(tokenizer.dump(), "file"); }, fails_with("more than 1024 tokens"));
 }
 
 TEST(HostileWordPiece, PiecesThatAlmostMatchCostBoundedTime) {
