@@ -183,6 +183,42 @@ TEST(Offsets, AreRefusedWhereTheStagesCannotSay) {
               ThrowsMessage<Error>(HasSubstr("unigram cannot say where")));
 }
 
+/// The unigram model with its control pieces <pad> and <ctrl> renamed, as ALBERT's and DeBERTa's have them.
+std::shared_ptr<const Tokenizer> encoder_unigram() {
+  std::string model = test::read_file(test::tokenizer_data("spm_unigram/spm.model"));
+  model.replace(model.find("<pad>"), 5, "[CLS]");
+  const size_t text = model.find("<ctrl>");  // behind the lengths of the piece, of the field's tag and of the text
+  --model[text - 3];
+  --model[text - 1];
+  model.replace(text, 6, "[SEP]");
+  return load_sentencepiece_bytes(model, "spm.model");
+}
+
+TEST(SentencepieceOfAnEncoder, PutsItsTextsBetweenClsAndSep) {
+  const auto encoder = encoder_unigram();
+  const int32_t cls = encoder->cls_id().value();
+  const int32_t sep = encoder->sep_id().value();
+  Ids expected = encoder->encode("the people", false);
+  const size_t length = expected.size();
+  expected.insert(expected.begin(), cls);
+  expected.push_back(sep);
+  EXPECT_EQ(encoder->encode("the people", true), expected);
+  EXPECT_EQ(encoder->encode_pair("the people").ids, expected);
+  const PairEncoding pair = encoder->encode_pair("the people", "the people");
+  expected.insert(expected.end(), expected.begin() + 1, expected.end());
+  EXPECT_EQ(pair.ids, expected);
+  EXPECT_EQ(std::count(pair.segment_ids.begin(), pair.segment_ids.end(), 1), static_cast<std::ptrdiff_t>(length + 1));
+}
+
+TEST(SentencepieceOfAnEncoder, RecognisesControlPiecesOnlyWhenAsked) {
+  const auto encoder = encoder_unigram();
+  const int32_t sep = encoder->sep_id().value();
+  const Ids recognised = encoder->encode("the[SEP]people", false, SpecialsInText::recognised);
+  EXPECT_EQ(std::count(recognised.begin(), recognised.end(), sep), 1);
+  const Ids plain = encoder->encode("the[SEP]people", false);
+  EXPECT_EQ(std::count(plain.begin(), plain.end(), sep), 0);
+}
+
 TEST(WordPieceRoles, AreFoundByTheirNames) {
   for (const Tokenizer* each : {&test::minilm_tokenizer(), &tokenizer()}) {
     EXPECT_EQ(each->type(), "wordpiece");
