@@ -36,6 +36,7 @@ void add_merge_command(CLI::App& app, CommandContext& context);
 void add_encode_command(CLI::App& app, CommandContext& context);
 void add_similarity_command(CLI::App& app, CommandContext& context);
 void add_fill_mask_command(CLI::App& app, CommandContext& context);
+void add_classify_command(CLI::App& app, CommandContext& context);
 void add_convert_command(CLI::App& app, CommandContext& context);
 void add_launch_command(CLI::App& app, CommandContext& context);
 

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
@@ -58,6 +59,7 @@ std::function<void(int64_t)> block_loader(const config::RunConfig& config,
                      .for_training = true,
                      .show_progress = !quiet,
                      .num_threads = run.context.num_threads,
+                     .seed = config.train().seed(),
                      .block = block};
     if (config.model().initialise()) {
       initialise_parameters(run.context, *run.model, load, config.train().seed());
@@ -124,6 +126,25 @@ void check_sequence_length(const config::RunConfig& config, const RunConfig& sou
              config.data().sequence_length(),
              config.model().path(),
              info.max_positions);
+}
+
+/// With a classifier for the labels of the data, where that is the task.
+ModelOptions task_model_options(const RunConfig& source) {
+  ModelOptions options = model_options(source.message());
+  std::vector<std::string> labels = task_labels(source);
+  if (labels.empty()) return options;
+  nlohmann::ordered_json names = nlohmann::ordered_json::object();
+  nlohmann::ordered_json numbers = nlohmann::ordered_json::object();
+  for (size_t i = 0; i < labels.size(); ++i) {
+    names[std::to_string(i)] = labels[i];
+    numbers[labels[i]] = i;
+  }
+  nlohmann::ordered_json overrides = {{"id2label", names},
+                                      {"label2id", numbers},
+                                      {"new_classifier", true},
+                                      {"classifier_dropout", source.message().task().dropout()}};
+  options.overrides = overrides.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return options;
 }
 
 CheckpointOptions checkpoint_options(const config::RunConfig& config) {
@@ -230,7 +251,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.context = make_cpu_context(resolve_threads(common, session));
   if (layout.tensor > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
   run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
-  run.opened = open_model(model_options(config));
+  run.opened = open_model(task_model_options(source));
   run.tokenizer = find_tokenizer(config);
   check_sequence_length(config, source, run.opened.info());
   RunDirectory directory(source, *session.world(), run.context);

@@ -1,8 +1,13 @@
 #include "launcher/train_data.h"
 
+#include <cmath>
+#include <iterator>
+
 #include "config/run.pb.h"
 #include "core/error.h"
+#include "data/labelled_data.h"
 #include "data/prepare.h"
+#include "data/task_rows.h"
 #include "data/tokenizer_fingerprint.h"
 #include "launcher/common.h"
 #include "launcher/train_options.h"
@@ -72,13 +77,104 @@ void check_vocabulary(const TrainingData& data, const ModelInfo& model, const st
              model.vocab_size);
 }
 
+std::vector<LabelledText> read_all(const std::vector<DataSourceOptions>& sources) {
+  std::vector<LabelledText> all;
+  for (const DataSourceOptions& source : sources) {
+    std::vector<LabelledText> texts = read_labelled_texts(source.path);
+    all.insert(all.end(), std::make_move_iterator(texts.begin()), std::make_move_iterator(texts.end()));
+  }
+  return all;
+}
+
+/// The last part of the texts is held out where no data of its own are.
+TrainingDataSets open_labelled_data(const RunConfig& config, const Tokenizer& tokenizer, const ModelInfo& model) {
+  const config::RunConfig& message = config.message();
+  TrainingDataOptions options = training_data_options(message);
+  std::vector<LabelledText> training = read_all(options.sources);
+  std::vector<LabelledText> held_out = read_all(evaluation_data_options(message).sources);
+  double fraction = message.evaluation().held_out_fraction();
+  if (held_out.empty() && fraction > 0) {
+    auto kept = static_cast<std::ptrdiff_t>(std::ceil(static_cast<double>(training.size()) * (1 - fraction)));
+    held_out.assign(training.begin() + kept, training.end());
+    training.resize(static_cast<size_t>(kept));
+  }
+  auto make = [&](const std::vector<LabelledText>& texts, bool shuffle) {
+    return make_labelled_data(texts, model.labels, tokenizer, options.sequence_length, shuffle, options.seed);
+  };
+  TrainingDataSets sets;
+  sets.training = make(training, options.shuffle);
+  if (!held_out.empty()) sets.held_out = make(held_out, false);
+  return sets;
+}
+
+MaskingVocabulary masking_vocabulary(const RunConfig& config, const Tokenizer& tokenizer, const ModelInfo& model) {
+  std::optional<int32_t> mask_id = tokenizer.mask_id();
+  if (!mask_id) fail_input("{}: the tokenizer has no mask token", config.location("task.kind"));
+  MaskingVocabulary vocabulary{
+      .mask_id = *mask_id, .vocab_size = static_cast<int32_t>(model.vocab_size), .is_special = {}, .is_continued = {}};
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    vocabulary.is_special.push_back(tokenizer.is_special(id));
+    vocabulary.is_continued.push_back(tokenizer.id_to_token(id).starts_with("##"));
+  }
+  return vocabulary;
+}
+
+/// The rows as the task takes them.
+std::unique_ptr<TrainingData> for_task(const RunConfig& config,
+                                       std::unique_ptr<TrainingData> data,
+                                       const Tokenizer* tokenizer,
+                                       const ModelInfo& model) {
+  const config::TaskConfig& task = config.message().task();
+  if (data == nullptr || task.kind() == config::TaskConfig::LANGUAGE_MODEL) return data;
+  if (task.kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE) return make_prefix_data(std::move(data));
+  if (tokenizer == nullptr) fail_input("{}: needs a tokenizer; set model.tokenizer", config.location("task.kind"));
+  return make_masked_data(std::move(data),
+                          masking_vocabulary(config, *tokenizer, model),
+                          task.mask_probability(),
+                          task.whole_words(),
+                          config.message().train().seed());
+}
+
+void check_task(const RunConfig& config, const ModelInfo& model) {
+  const config::TaskConfig& task = config.message().task();
+  auto require = [&](bool is_met, std::string_view what) {
+    if (!is_met) fail_input("{}: {}", config.location("task.kind"), what);
+  };
+  switch (task.kind()) {
+    case config::TaskConfig::LANGUAGE_MODEL:
+      return require(model.attention == AttentionPattern::causal,
+                     "LANGUAGE_MODEL needs a model whose tokens see only those before; set model.application \"lm\"");
+    case config::TaskConfig::MASKED_LANGUAGE_MODEL:
+      require(model.has_language_model_head, "the checkpoint has no masked language model's output layer");
+      return require(model.attention == AttentionPattern::bidirectional,
+                     "MASKED_LANGUAGE_MODEL needs an encoder, whose tokens see all others");
+    case config::TaskConfig::SEQUENCE_TO_SEQUENCE:
+      return require(model.attention == AttentionPattern::prefix,
+                     "SEQUENCE_TO_SEQUENCE needs an encoder with model.application \"unilm\"");
+    case config::TaskConfig::CLASSIFICATION:
+      return require(!model.labels.empty(), "CLASSIFICATION needs an encoder, such as bert");
+  }
+}
+
 }  // namespace
+
+std::vector<std::string> task_labels(const RunConfig& config) {
+  if (config.message().task().kind() != config::TaskConfig::CLASSIFICATION) return {};
+  std::vector<std::string> labels = labels_of(read_all(training_data_options(config.message()).sources));
+  if (labels.size() < 2) fail_input("{}: all texts have the same label", config.location("data.sources"));
+  return labels;
+}
 
 TrainingDataSets open_data(const RunConfig& config,
                            Communicator& world,
                            const Context& context,
                            const std::shared_ptr<const Tokenizer>& tokenizer,
                            const ModelInfo& model) {
+  check_task(config, model);
+  if (config.message().task().kind() == config::TaskConfig::CLASSIFICATION) {
+    if (tokenizer == nullptr) fail_input("{}: has no tokenizer; set model.tokenizer", config.location("model.path"));
+    return open_labelled_data(config, *tokenizer, model);
+  }
   SourcePreparation preparation(config, world, context, tokenizer);
   const config::RunConfig& message = config.message();
   TrainingDataOptions training = training_data_options(message);
@@ -104,6 +200,8 @@ TrainingDataSets open_data(const RunConfig& config,
     sets.held_out = open_training_data(held_out);
     check_vocabulary(*sets.held_out, model, config.location("evaluation"));
   }
+  sets.training = for_task(config, std::move(sets.training), tokenizer.get(), model);
+  sets.held_out = for_task(config, std::move(sets.held_out), tokenizer.get(), model);
   return sets;
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "autograd/context.h"
 #include "config/run_config.h"
@@ -15,6 +17,9 @@ struct TrainingDataSets {
   std::unique_ptr<TrainingData> training;
   std::unique_ptr<TrainingData> held_out;  // null without an evaluation
 };
+
+/// The labels of a classification, in the order of their numbers; empty for other tasks.
+std::vector<std::string> task_labels(const RunConfig& config);
 
 /// Opens token files (.tokens); text (.txt, .jsonl) is made into token files below output.directory first, by rank 0,
 /// for which a tokenizer is needed. Collective: what fails there is thrown on all ranks. Throws Error(bad_input).

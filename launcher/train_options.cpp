@@ -105,7 +105,10 @@ DType compute_dtype(const config::RunConfig& config) {
 }
 
 ModelOptions model_options(const config::RunConfig& config) {
-  return {.path = config.model().path(), .family = config.model().family(), .compat = config.model().compat()};
+  return {.path = config.model().path(),
+          .family = config.model().family(),
+          .compat = config.model().compat(),
+          .application = config.model().application()};
 }
 
 LoraOptions lora_options(const config::RunConfig& config) {

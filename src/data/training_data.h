@@ -20,6 +20,8 @@ struct TrainingRow {
   std::vector<int32_t> ids;
   std::vector<int32_t> targets;  // the token that follows within the document; −1: not scored
   std::vector<RowSpan> spans;
+  std::vector<int32_t> segments = {};  // one a token; empty: all 0
+  std::vector<int32_t> labels = {};    // one a span, of tasks that label sequences
   friend bool operator==(const TrainingRow&, const TrainingRow&) = default;
 };
 

@@ -15,6 +15,7 @@ namespace weft {
 namespace {
 
 constexpr double kRotaryBase = 10000;
+constexpr uint32_t kClassifierSite = 1 << 20;
 
 std::vector<double> rotary_frequencies(int64_t head_dim) {
   std::vector<double> frequencies;
@@ -34,6 +35,7 @@ class Encoder final : public LanguageModel {
   Tensor pooled(Context& context, const Tensor& hidden, const Batch& batch) override;
   Tensor pair_logits(Context& context, const Tensor& pooled) override;
   Tensor replaced_logits(Context& context, const Tensor& hidden) override;
+  Tensor class_logits(Context& context, const Tensor& hidden, const Batch& batch) override;
   LanguageModelHead head() const override { return {.weight = head_weight_, .bias = head_bias_}; }
   std::vector<NamedLinear> linears() override;
   KvCacheShape kv_cache_shape(DType dtype) const override;
@@ -42,7 +44,7 @@ class Encoder final : public LanguageModel {
   void add_embedding();
   void add_blocks();
   void add_heads();
-  Linear add_head_linear(const std::string& name, int64_t out_features, int64_t in_features);
+  Linear add_head_linear(const std::string& name, int64_t out_features, int64_t in_features, bool is_task_head = false);
   void check(const Batch& batch, const KvCache* cache) const;
   EncoderPass start(Context& context, const Batch& batch, KvCache* cache) const;
   Tensor make_rope_table(Context& context, const std::vector<int32_t>& positions) const;
@@ -58,7 +60,7 @@ class Encoder final : public LanguageModel {
   Linear mapping_;  // E to H; without weight where they are equal
   std::shared_ptr<const RelativePositions> relative_;
   std::vector<std::unique_ptr<EncoderBlock>> blocks_;
-  Linear pooler_, pair_head_, replaced_dense_, replaced_head_;
+  Linear pooler_, pair_head_, replaced_dense_, replaced_head_, classifier_;
   Linear head_dense_;  // of the transform, or H to E without one
   PostNorm head_norm_;
   const Parameter* head_weight_ = nullptr;
@@ -113,14 +115,18 @@ void Encoder::add_blocks() {
 }
 
 /// Every rank computes the whole of it, and in backward sees a part of its gradient.
-Linear Encoder::add_head_linear(const std::string& name, int64_t out_features, int64_t in_features) {
-  return add_linear(parameters_,
-                    {.name = name,
-                     .out_features = out_features,
-                     .in_features = in_features,
-                     .shard = {},
-                     .with_bias = config_.has_bias,
-                     .partial_gradient = true});
+Linear Encoder::add_head_linear(const std::string& name, int64_t out_features, int64_t in_features, bool is_task_head) {
+  Linear linear = add_linear(parameters_,
+                             {.name = name,
+                              .out_features = out_features,
+                              .in_features = in_features,
+                              .shard = {},
+                              .with_bias = config_.has_bias || is_task_head,
+                              .partial_gradient = true});
+  for (const char* part : {".weight", ".bias"}) {
+    if (Parameter* parameter = parameters_.find(name + part)) parameter->is_task_head = is_task_head;
+  }
+  return linear;
 }
 
 void Encoder::add_heads() {
@@ -131,6 +137,9 @@ void Encoder::add_heads() {
   if (config_.has_replaced_head) {
     replaced_dense_ = add_head_linear("discriminator_predictions.dense", hidden, hidden);
     replaced_head_ = add_head_linear("discriminator_predictions.dense_prediction", 1, hidden);
+  }
+  if (!config_.info.labels.empty()) {
+    classifier_ = add_head_linear("classifier", static_cast<int64_t>(config_.info.labels.size()), hidden, true);
   }
   if (!config_.info.has_language_model_head) return;
   head_weight_ = embedding_table_;
@@ -341,6 +350,21 @@ Tensor Encoder::pooled(Context& context, const Tensor& hidden, const Batch& batc
   for (const BatchSequence& sequence : batch.sequences) first.push_back(static_cast<int32_t>(sequence.begin));
   Tensor x = linear(context, gather_rows(context, hidden, first), pooler_.parameters());
   return activation(context, x, config_.pool_activation);
+}
+
+/// From the pooler's vector, or, of a checkpoint without one, the first token's hidden state.
+Tensor Encoder::class_logits(Context& context, const Tensor& hidden, const Batch& batch) {
+  if (classifier_.weight == nullptr) return {};
+  Tensor x = pooled(context, hidden, batch);
+  if (!x) {
+    std::vector<int32_t> first;
+    for (const BatchSequence& sequence : batch.sequences) first.push_back(static_cast<int32_t>(sequence.begin));
+    x = gather_rows(context, hidden, first);
+  }
+  if (config_.classifier_dropout > 0) {
+    x = dropout(context, x, config_.classifier_dropout, {.site = kClassifierSite, .global_width = x.size(1)});
+  }
+  return linear(context, x, classifier_.parameters());
 }
 
 Tensor Encoder::pair_logits(Context& context, const Tensor& pooled) {

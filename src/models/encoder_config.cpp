@@ -1,5 +1,7 @@
 #include "models/encoder_config.h"
 
+#include <fmt/format.h>
+
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "ops/activation.h"
@@ -85,12 +87,22 @@ std::shared_ptr<const RowSelection> read_selection(const ModelSource& source, in
   return selection;
 }
 
+/// id2label, in the order of the ids.
+std::vector<std::string> read_labels(const ModelConfig& config) {
+  std::vector<std::string> labels;
+  for (int64_t id = 0; config.has(fmt::format("id2label.{}", id)); ++id) {
+    labels.push_back(config.string_or(fmt::format("id2label.{}", id), ""));
+  }
+  return labels;
+}
+
 }  // namespace
 
 EncoderConfig read_encoder(const ModelSource& source) {
   const ModelConfig& from = source.config;
   EncoderConfig config;
   ModelInfo& info = config.info;
+  info.family = source.family;
   info.vocab_size = from.size("vocab_size");
   info.hidden_size = from.size("hidden_size", 1 << 20);
   info.num_layers = from.size("num_hidden_layers", kMaxLayers);
@@ -143,6 +155,11 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
   config.has_replaced_head = heads.replaced;
   config.info.has_language_model_head = heads.language_model;
   read_condition(source, config);
+  // transformers writes id2label for models without a classifier too.
+  bool is_wanted = from.boolean_or("new_classifier", false);
+  bool is_there = source.reader != nullptr && source.reader->find("classifier.weight") != nullptr;
+  if (is_wanted || is_there) config.info.labels = read_labels(from);
+  config.classifier_dropout = static_cast<float>(from.number_or("classifier_dropout", 0, 0, 0.999));
 }
 
 ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& from) {

@@ -68,6 +68,7 @@ Rows tensorflow_rows(const EncoderConfig& config, const EncoderNames& names) {
   add_pair(rows, "cls.predictions.transform.dense", names.tensorflow_transform, kTensorflowDense);
   add_pair(rows, "cls.predictions.transform.LayerNorm", names.tensorflow_transform_norm, kTensorflowNorm);
   rows.push_back({"cls.predictions.mapping.weight", "cls/predictions/mapping/kernel", kTranspose});
+  add_pair(rows, "classifier", "classifier", kTensorflowDense);
   rows.push_back({"cls.predictions.bias", names.tensorflow_bias});
   add_pair(rows, "discriminator_predictions.dense", "discriminator_predictions/dense", kTensorflowDense);
   add_pair(rows, "discriminator_predictions.dense_prediction", "discriminator_predictions/dense_1", kTensorflowDense);
@@ -95,6 +96,7 @@ Rows huggingface_rows(const EncoderConfig& config,
   add_pair(rows, "cls.predictions.transform.dense", names.huggingface_transform, kTorch);
   add_pair(rows, "cls.predictions.transform.LayerNorm", names.huggingface_transform_norm, kTorch);
   rows.push_back({"cls.predictions.mapping.weight", "cls.predictions.mapping.weight"});
+  add_pair(rows, "classifier", "classifier", kTorch);
   rows.push_back(
       {"cls.predictions.bias", first_present(reader, {names.huggingface_bias, names.huggingface_decoder + ".bias"})});
   for (const char* part : {"dense", "dense_prediction"}) {
@@ -130,6 +132,7 @@ Rows keras_outer_rows(const EncoderConfig& config) {
                  "cls.predictions.transform.LayerNorm",
                  config.shares_blocks ? "layers/layer_normalization_3" : "layers/layer_normalization{#2L+1}");
   rows.push_back({"cls.predictions.bias", "layers/scale_offset/vars/0"});
+  add_pair(rows, "classifier", keras_layer("classifier", 0), kKerasDense);
   return rows;
 }
 
@@ -257,7 +260,6 @@ WeightMap encoder_weights(const EncoderConfig& config,
                    "*token_type_ids",
                    "*relative_positions_encoding*",
                    names.huggingface_decoder + ".*",
-                   "classifier.*",
                    "generator_lm_head.weight"};
     map.ignored.push_back(names.huggingface_bias);
   }

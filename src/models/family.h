@@ -24,6 +24,7 @@ struct ModelSource {
   const ModelConfig& config;
   const CheckpointReader* reader = nullptr;                  // null when only planning
   bool compat = false;                                       // bert4keras3's arithmetic instead of the original model's
+  std::string family = {};                                   // its name
   std::optional<AttentionPattern> attention = std::nullopt;  // as the user says; null: the family's own
 };
 

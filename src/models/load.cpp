@@ -163,12 +163,21 @@ void check_source(const OpenedModel& opened, const Parameter& parameter, const W
   }
 }
 
+/// A task's layer that the checkpoint does not have yet.
+bool is_new(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
+  return parameter.is_task_head && opened.reader->find(source.theirs) == nullptr;
+}
+
 std::vector<WeightSource> resolve_sources(const OpenedModel& opened, LanguageModel& model) {
   const WeightMap& map = opened.weight_map();
   std::vector<WeightSource> sources;
   std::set<std::string, std::less<>> used;
   for (Parameter& parameter : model.parameters().all()) {
     sources.push_back(find_source(map, parameter, model.info().num_layers));
+    if (is_new(opened, parameter, sources.back())) {
+      sources.back() = {};
+      continue;
+    }
     check_source(opened, parameter, sources.back());
     used.insert(sources.back().theirs);
   }
@@ -245,6 +254,10 @@ LoadReport load_parameters(const Context& context,
   run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
     place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
+      if (chunk.source->theirs.empty()) {
+        RandomKey key{.seed = options.seed, .step = 0, .site = chunk.index};
+        return fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
+      }
       read_rows(*opened.reader, *chunk.source, *chunk.parameter, chunk.begin, chunk.end, into, options.dtype);
     });
     progress.add((chunk.end - chunk.begin) * row_bytes(*chunk.parameter, options.dtype));

@@ -50,6 +50,10 @@ Tensor LanguageModel::replaced_logits(Context& /*context*/, const Tensor& /*hidd
   return {};
 }
 
+Tensor LanguageModel::class_logits(Context& /*context*/, const Tensor& /*hidden*/, const Batch& /*batch*/) {
+  return {};
+}
+
 Tensor LanguageModel::logits(Context& context, const Tensor& hidden, const Batch* batch) {
   return gather_columns_from_tp(context, local_logits(context, hidden, batch), info().vocab_size);
 }

@@ -62,7 +62,8 @@ struct ModelInfo {
   bool tied_embedding = false;
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
   AttentionPattern attention = AttentionPattern::causal;
-  int64_t num_segments = 0;  // 0: the model knows no segments
+  int64_t num_segments = 0;              // 0: the model knows no segments
+  std::vector<std::string> labels = {};  // of the classifier; empty without one
   bool has_language_model_head = true;
   bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family
 };
@@ -111,13 +112,16 @@ class LanguageModel {
   virtual Tensor local_logits(Context& context, const Tensor& hidden, const Batch* batch = nullptr);
 
   /// A sequence's vector from its first token's hidden state, [sequences, hidden_size]; undefined for models without.
-  /// Of these three heads every rank computes the same: a loss of theirs goes through share_gradient_over_tp.
+  /// Of these four heads every rank computes the same: a loss of theirs goes through share_gradient_over_tp.
   virtual Tensor pooled(Context& context, const Tensor& hidden, const Batch& batch);
   /// Whether a sequence is a pair that belongs together (next sentence, sentence order), logits [sequences, 2]; from
   /// `pooled`. Undefined for models without.
   virtual Tensor pair_logits(Context& context, const Tensor& pooled);
   /// Whether a token was replaced (ELECTRA), logits [tokens, 1]; undefined for models without.
   virtual Tensor replaced_logits(Context& context, const Tensor& hidden);
+
+  /// A class a sequence, of a model with a classifier: logits [sequences, classes]; undefined for others.
+  virtual Tensor class_logits(Context& context, const Tensor& hidden, const Batch& batch);
 
   /// The output layer; without a weight for models that have none.
   virtual LanguageModelHead head() const { return {}; }

@@ -124,9 +124,30 @@ Json derived_config(const OpenedModel& opened, DType dtype) {
   return config;
 }
 
+/// The config that an encoder came with serves all formats: their keys are the same.
+Json encoder_config(const OpenedModel& opened, ModelFormat format, DType dtype) {
+  Json config = Json::parse(read_whole(opened.config->path()));
+  if (!opened.overrides.empty()) config.update(Json::parse(opened.overrides));
+  config["vocab_size"] = opened.info().vocab_size;
+  for (const char* key : {"keep_tokens", "compound_tokens", "new_classifier"}) config.erase(key);
+  if (format != ModelFormat::huggingface) return config;
+  const std::vector<std::string>& types = opened.family->huggingface_types;
+  if (!types.empty()) config["model_type"] = types.front();
+  bool has_new_name = config.contains("dtype");
+  if (has_new_name) config["dtype"] = torch_dtype_name(dtype);
+  if (!has_new_name || config.contains("torch_dtype")) config["torch_dtype"] = torch_dtype_name(dtype);
+  if (!opened.info().labels.empty() && config.contains("architectures")) {
+    std::string name = config["architectures"].empty() ? "" : config["architectures"][0].get<std::string>();
+    size_t end = name.find("For") != std::string::npos ? name.find("For") : name.rfind("Model");
+    if (end != std::string::npos) config["architectures"] = {name.substr(0, end) + "ForSequenceClassification"};
+  }
+  return config;
+}
+
 }  // namespace
 
 std::string model_config_json(const OpenedModel& opened, DType dtype) {
+  if (!opened.definition.decoder) return encoder_config(opened, ModelFormat::huggingface, dtype).dump(2) + "\n";
   Json config = opened.format == ModelFormat::huggingface
                     ? copied_config((folder_of(opened.path) / "config.json").string(), dtype)
                     : derived_config(opened, dtype);
@@ -158,12 +179,7 @@ void write_converted_files(const OpenedModel& opened, ModelFormat format, DType 
     }
     return write_model_files(opened, dtype, "", folder);
   }
-  Json config = Json::parse(read_whole(opened.config->path()));
-  config["vocab_size"] = opened.info().vocab_size;
-  for (const char* key : {"keep_tokens", "compound_tokens"}) config.erase(key);
-  const std::vector<std::string>& types = opened.family->huggingface_types;
-  if (is_huggingface && !types.empty()) config["model_type"] = types.front();
-  if (is_huggingface) config["torch_dtype"] = torch_dtype_name(dtype);
+  Json config = encoder_config(opened, format, dtype);
   write_whole_file(folder + (format == ModelFormat::tensorflow ? "/bert_config.json" : "/config.json"),
                    config.dump(2) + "\n");
   for (const fs::path& source : {folder_of(opened.path), folder_of(opened.config->path())}) {

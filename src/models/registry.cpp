@@ -155,6 +155,7 @@ OpenedModel open_model(const ModelOptions& options) {
   std::optional<AttentionPattern> attention = parse_application(options.application);
   OpenedModel opened;
   opened.path = options.path;
+  opened.overrides = options.overrides;
   if (!exists(options)) fail_input("{}: no such file or folder", options.path);
   open_files(options, opened);
   opened.family =
@@ -163,6 +164,7 @@ OpenedModel open_model(const ModelOptions& options) {
                                              .config = *opened.config,
                                              .reader = opened.reader.get(),
                                              .compat = options.compat == "bert4keras3",
+                                             .family = opened.family->name,
                                              .attention = attention});
   opened.definition.info.family = opened.family->name;
   opened.weights = opened.definition.weights(opened.format);

@@ -26,6 +26,7 @@ struct ModelOptions {
 /// A model whose config was read and whose checkpoint was opened, but nothing loaded.
 struct OpenedModel {
   std::string path;
+  std::string overrides;  // of the config, as ModelOptions said
   ModelFormat format = ModelFormat::huggingface;
   std::shared_ptr<const CheckpointReader> reader;  // null for a config without weights
   std::shared_ptr<const ModelConfig> config;
@@ -56,6 +57,7 @@ struct LoadOptions {
   bool for_training = false;   // keep matrices row-major so that backward can read them
   bool show_progress = false;  // rank 0
   int num_threads = 1;
+  uint64_t seed = 0;                            // of a task's new layers
   std::optional<int64_t> block = std::nullopt;  // only the parameters of this block (kOuterBlock: those of none)
 };
 

@@ -71,6 +71,7 @@ struct Parameter {
   ShardRange range;
   bool is_norm = false;           // the weight of a norm
   int64_t block = kOuterBlock;    // the block of the model that reads it
+  bool is_task_head = false;      // of a layer on top for a task: new where the checkpoint lacks it, and always trained
   bool partial_gradient = false;  // replicated, but each rank's backward sees a part of its gradient only
   Tensor value;                   // undefined until loaded or initialised
 };

@@ -65,7 +65,8 @@ double weight_of(std::span<const float> weights, size_t index) {
 Tensor softmax_cross_entropy(Context& context,
                              const Tensor& logits,
                              std::span<const int32_t> targets,
-                             std::span<const float> weights) {
+                             std::span<const float> weights,
+                             LossReduction reduction) {
   auto rows = static_cast<size_t>(logits.size(0));
   auto classes = static_cast<size_t>(logits.size(1));
   WEFT_ASSERT(targets.size() == rows && (weights.empty() || weights.size() == rows));
@@ -86,7 +87,7 @@ Tensor softmax_cross_entropy(Context& context,
       row[c] = weight * (std::exp(row[c] - log_sum) - (is_target ? 1 : 0));
     }
   }
-  double scale = total > 0 ? 1 / total : 0;
+  double scale = reduction == LossReduction::sum ? 1 : total > 0 ? 1 / total : 0;
   for (double& value : values) value *= scale;
   return make_loss(context, logits, loss * scale, std::move(values));
 }

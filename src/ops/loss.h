@@ -5,15 +5,17 @@
 #include <span>
 
 #include "autograd/context.h"
+#include "ops/cross_entropy.h"
 
 namespace weft {
 
 /// Mean over rows (weighted by `weights`, one a row, or all ones) of −log softmax(logits)[target]. logits is [rows,
-/// classes]; targets of −1 are ignored.
+/// classes]; targets of −1 are ignored. LossReduction::sum takes the weights as they are.
 Tensor softmax_cross_entropy(Context& context,
                              const Tensor& logits,
                              std::span<const int32_t> targets,
-                             std::span<const float> weights = {});
+                             std::span<const float> weights = {},
+                             LossReduction reduction = LossReduction::mean);
 
 /// Mean over all elements (weighted likewise) of the cross entropy of sigmoid(logits) and targets in [0, 1].
 Tensor binary_cross_entropy(Context& context,

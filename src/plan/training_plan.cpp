@@ -15,7 +15,7 @@ namespace {
 PlannedParameters choose_parameters(LanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
   PlannedParameters result;
   for (Parameter& parameter : model.parameters().all()) {
-    bool is_trained = adapter == nullptr || (setup.engine.train_norms && parameter.is_norm);
+    bool is_trained = adapter == nullptr || (setup.engine.train_norms && parameter.is_norm) || parameter.is_task_head;
     (is_trained ? result.trained : result.frozen).push_back(&parameter);
     if (!setup.loads_by_block) result.loaded.push_back(&parameter);
   }

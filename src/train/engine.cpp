@@ -1,10 +1,14 @@
 #include "train/engine.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/collective.h"
+#include "ops/loss.h"
 #include "optimizer/grad_norm.h"
 #include "train/adversarial.h"
 #include "train/parameter_shards.h"
@@ -25,7 +29,7 @@ struct TrainedAndFrozen {
 TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const EngineOptions& options) {
   TrainedAndFrozen result;
   for (Parameter& parameter : model.parameters().all()) {
-    bool is_trained = adapter == nullptr || (options.train_norms && parameter.is_norm);
+    bool is_trained = adapter == nullptr || (options.train_norms && parameter.is_norm) || parameter.is_task_head;
     (is_trained ? result.trained : result.frozen).push_back(&parameter);
   }
   if (adapter != nullptr) {
@@ -65,11 +69,7 @@ double sum_of(const std::vector<double>& values) {
 
 class TrainingEngine::State {
  public:
-  State(const Context& context,
-        const Mesh& mesh,
-        LanguageModel& model,
-        Adapter* adapter,
-        const EngineOptions& options)
+  State(const Context& context, const Mesh& mesh, LanguageModel& model, Adapter* adapter, const EngineOptions& options)
       : context_(context),
         mesh_(mesh),
         model_(model),
@@ -120,10 +120,14 @@ class TrainingEngine::State {
 
   double evaluate(std::span<const MicroBatch> micro_batches) {
     double loss = 0;
+    hits_ = labels_seen_ = 0;
     Context context = context_;
     shards_.before_forward(context, kOuterBlock);
     for (const MicroBatch& micro_batch : micro_batches) loss += forward(context, micro_batch, micro_batch.weights, {});
     shards_.release_all();
+    double hits = sum_over_data(hits_);
+    double seen = sum_over_data(labels_seen_);
+    accuracy_ = seen > 0 ? hits / seen : std::nan("");
     return sum_over_data(loss);
   }
 
@@ -139,6 +143,7 @@ class TrainingEngine::State {
   void share_weights() { shards_.share_weights(); }
   Optimizer& optimizer() { return *optimizer_; }
   const std::vector<Parameter*>& frozen() const { return parameters_.frozen; }
+  double accuracy() const { return accuracy_; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 
@@ -151,11 +156,32 @@ class TrainingEngine::State {
     Batch batch = micro_batch.batch;
     batch.embedding_offset = embedding_offset;
     Tensor hidden = model_.hidden(context, batch, nullptr);
-    LanguageModelLoss loss =
-        language_model_loss(context, model_, hidden, micro_batch.targets, weights, LossReduction::sum);
-    double value = scalar_of(loss.loss);
-    if (context.tape != nullptr) context.tape->backward(context, loss.loss);
+    Tensor loss =
+        micro_batch.labels.empty()
+            ? language_model_loss(context, model_, hidden, micro_batch.targets, weights, LossReduction::sum).loss
+            : class_loss(context, micro_batch, batch, hidden);
+    double value = scalar_of(loss);
+    if (context.tape != nullptr) context.tape->backward(context, loss);
     return value;
+  }
+
+  Tensor class_loss(Context& context, const MicroBatch& micro_batch, const Batch& batch, const Tensor& hidden) {
+    Tensor logits = model_.class_logits(context, hidden, batch);
+    WEFT_ASSERT(logits.defined(), "{} has no classifier", model_.info().family);
+    count_hits(to_floats(logits), micro_batch.labels);
+    std::vector<float> weights(micro_batch.labels.size(), micro_batch.label_weight);
+    return softmax_cross_entropy(
+        context, share_gradient_over_tp(context, logits), micro_batch.labels, weights, LossReduction::sum);
+  }
+
+  void count_hits(const std::vector<float>& logits, const std::vector<int32_t>& labels) {
+    size_t classes = logits.size() / labels.size();
+    for (size_t i = 0; i < labels.size(); ++i) {
+      if (labels[i] < 0) continue;
+      auto row = logits.begin() + static_cast<std::ptrdiff_t>(i * classes);
+      hits_ += std::max_element(row, row + static_cast<std::ptrdiff_t>(classes)) - row == labels[i] ? 1 : 0;
+      labels_seen_ += 1;
+    }
   }
 
   /// One forward and backward; the loss's weights are multiplied by `factor`.
@@ -275,14 +301,13 @@ class TrainingEngine::State {
   ParameterShards shards_;
   std::unique_ptr<Optimizer> optimizer_;
   std::function<void()> before_update_;
+  double hits_ = 0, labels_seen_ = 0;
+  double accuracy_ = std::numeric_limits<double>::quiet_NaN();
   int64_t updates_ = 0;
 };
 
-TrainingEngine::TrainingEngine(const Context& context,
-                               const Mesh& mesh,
-                               LanguageModel& model,
-                               Adapter* adapter,
-                               const EngineOptions& options)
+TrainingEngine::TrainingEngine(
+    const Context& context, const Mesh& mesh, LanguageModel& model, Adapter* adapter, const EngineOptions& options)
     : state_(std::make_unique<State>(context, mesh, model, adapter, options)) {}
 
 TrainingEngine::~TrainingEngine() = default;
@@ -307,6 +332,10 @@ void TrainingEngine::set_before_update(std::function<void()> hook) {
 
 void TrainingEngine::share_weights() {
   state_->share_weights();
+}
+
+double TrainingEngine::accuracy() const {
+  return state_->accuracy();
 }
 
 int64_t TrainingEngine::updates() const {

@@ -19,7 +19,9 @@ struct MicroBatch {
   Batch batch;
   std::vector<int32_t> targets;  // −1: not scored
   std::vector<float> weights;
-  int64_t first_token = 0;  // index of the first token in the whole step's batch, for dropout
+  std::vector<int32_t> labels = {};  // a class a sequence instead of targets; −1: not scored
+  float label_weight = 0;            // of each
+  int64_t first_token = 0;           // index of the first token in the whole step's batch, for dropout
 };
 
 enum class Adversarial : uint8_t { none, fgm, gradient_penalty };
@@ -49,17 +51,16 @@ class TrainingEngine {
  public:
   /// Takes over a model (row-major weights); with an adapter only that is trained. Collective over the mesh.
   /// All references must outlive the engine.
-  TrainingEngine(const Context& context,
-                 const Mesh& mesh,
-                 LanguageModel& model,
-                 Adapter* adapter,
-                 const EngineOptions& options);
+  TrainingEngine(
+      const Context& context, const Mesh& mesh, LanguageModel& model, Adapter* adapter, const EngineOptions& options);
   ~TrainingEngine();
 
   /// Collective: every rank gives as many micro-batches. `random` seeds dropout.
   StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random);
   /// Σ weight · loss over all data-parallel ranks, without gradients. Collective.
   double evaluate(std::span<const MicroBatch> micro_batches);
+  /// Of the last evaluate(): the part of labels that got the largest logit; NaN without labels.
+  double accuracy() const;
   /// Called before each update, when all that the last one wrote may change: a checkpoint that is being written from
   /// live memory must be done by then.
   void set_before_update(std::function<void()> hook);

@@ -17,11 +17,18 @@ void add_row(MicroBatch& micro_batch, const TrainingRow& row) {
   }
   micro_batch.batch.ids.insert(micro_batch.batch.ids.end(), row.ids.begin(), row.ids.end());
   micro_batch.targets.insert(micro_batch.targets.end(), row.targets.begin(), row.targets.end());
+  micro_batch.labels.insert(micro_batch.labels.end(), row.labels.begin(), row.labels.end());
+  std::vector<int32_t>& segments = micro_batch.batch.segment_ids;
+  if (row.segments.empty() && segments.empty()) return;
+  segments.resize(static_cast<size_t>(begin));
+  segments.insert(segments.end(), row.segments.begin(), row.segments.end());
+  segments.resize(micro_batch.batch.ids.size());
 }
 
 /// What a rank without a row of its own computes, since the others wait for it in every collective.
 void add_unscored(MicroBatch& micro_batch, TrainingRow row) {
   std::fill(row.targets.begin(), row.targets.end(), -1);
+  std::fill(row.labels.begin(), row.labels.end(), -1);
   add_row(micro_batch, row);
 }
 
@@ -48,12 +55,13 @@ StepBatches deal_out(
       add_row(micro_batch, row);
     }
     step.tokens += static_cast<int64_t>(row.ids.size());
-    step.scored_tokens += count_targets(row.targets);
+    step.scored_tokens += count_targets(row.targets) + count_targets(row.labels);
   }
   float weight = 1.0f / static_cast<float>(std::max<int64_t>(1, step.scored_tokens));
   for (MicroBatch& micro_batch : step.micro_batches) {
     if (micro_batch.batch.ids.empty()) add_unscored(micro_batch, data.row(first_row));
     micro_batch.weights.assign(micro_batch.batch.ids.size(), weight);
+    micro_batch.label_weight = weight;
   }
   return step;
 }

@@ -19,7 +19,7 @@ struct DataParallelPlace {
 struct StepBatches {
   std::vector<MicroBatch> micro_batches;
   int64_t tokens = 0;         // of all ranks
-  int64_t scored_tokens = 0;  // of all ranks: every one weighs 1 / scored_tokens
+  int64_t scored_tokens = 0;  // of all ranks, or labels: every one weighs 1 / scored_tokens
 };
 
 /// Rows [first_row, first_row + num_rows) of the data: contiguous shares for the ranks, each computed

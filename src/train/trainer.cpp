@@ -199,6 +199,7 @@ class Trainer {
     state_.held_out_loss = loss;
     state_.best_loss = std::min(state_.best_loss, loss);
     if (log_ == nullptr) return;
+    if (!std::isnan(engine_.accuracy())) event("accuracy", fmt::format("{:.4f} on held-out data", engine_.accuracy()));
     log_->add_evaluation(
         {.step = state_.step, .loss = loss, .tokens = batches.scored_tokens, .perplexity = std::exp(loss)});
   }

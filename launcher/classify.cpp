@@ -1,0 +1,108 @@
+// weft classify: labels of texts from a tuned classifier.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "launcher/commands.h"
+#include "launcher/common.h"
+#include "launcher/mpi_session.h"
+#include "parallel/communicator.h"
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kFooter = R"(Example:
+  weft classify --model runs/fortunes-classifier/checkpoints/step-00000300/model --text lines.txt
+
+Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts.)";
+
+struct ClassifyCommand {
+  CommonOptions common;
+  std::string text_file;
+  int64_t batch_texts = 64;
+};
+
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = std::min(text.find('\n', begin), text.size());
+    if (end > begin) lines.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return lines;
+}
+
+/// All ranks read the lines that rank 0 has.
+std::vector<std::string> read_lines(const ClassifyCommand& options, const InferenceModel& loaded) {
+  std::string text;
+  Communicator& ranks = loaded.mesh->world();
+  if (ranks.rank() == 0) text = read_text(options.text_file, "text");
+  broadcast_string(loaded.context, ranks, text);
+  return split_lines(text);
+}
+
+void add_text(Batch& batch, const std::string& line, const InferenceModel& loaded) {
+  size_t tab = line.find('\t');
+  std::optional<std::string_view> second;
+  if (tab != std::string::npos) second = std::string_view(line).substr(tab + 1);
+  PairEncoding encoding =
+      loaded.tokenizer->encode_pair(std::string_view(line).substr(0, tab),
+                                    second,
+                                    {.max_length = static_cast<size_t>(loaded.model->info().max_positions)});
+  batch.add(encoding.ids, encoding.segment_ids);
+}
+
+void print_rows(const Tensor& logits, const std::vector<std::string>& lines, size_t first, const ModelInfo& info) {
+  auto classes = static_cast<size_t>(logits.size(1));
+  std::vector<float> values(static_cast<size_t>(logits.num_elements()));
+  convert_dtype(logits.raw(), logits.dtype(), values.data(), DType::f32, logits.num_elements());
+  for (size_t r = 0; r * classes < values.size(); ++r) {
+    const float* row = values.data() + r * classes;
+    auto best = static_cast<size_t>(std::max_element(row, row + classes) - row);
+    double sum = 0;
+    for (size_t c = 0; c < classes; ++c) sum += std::exp(static_cast<double>(row[c]) - row[best]);
+    fmt::print("{}\t{:.4f}\t{}\n", info.labels[best], 1 / sum, lines[first + r]);
+  }
+}
+
+ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
+  configure_log(options.common, session);
+  auto loaded = load_model_for_inference(options.common, session, TokenizerUse::all_ranks);
+  const ModelInfo& info = loaded->model->info();
+  if (info.labels.empty()) {
+    fail_input("{}: has no classifier; train one with task.kind CLASSIFICATION", loaded->opened.path);
+  }
+  std::vector<std::string> lines = read_lines(options, *loaded);
+  auto step = static_cast<size_t>(options.batch_texts);
+  for (size_t begin = 0; begin < lines.size(); begin += step) {
+    Batch batch;
+    for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(batch, lines[i], *loaded);
+    Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
+    Tensor logits = loaded->model->class_logits(loaded->context, hidden, batch);
+    if (session.rank() == 0) print_rows(logits, lines, begin, info);
+  }
+  report_memory(options.common, session, loaded->context);
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_classify_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<ClassifyCommand>();
+  CLI::App* command = app.add_subcommand("classify", "Prints labels of texts");
+  command->footer(kFooter);
+  add_model_options(*command, options->common);
+  add_adapter_options(*command, options->common);
+  command->add_option("--text", options->text_file, "File with a text a line; - is standard input")->required();
+  add_compute_options(*command, options->common);
+  add_output_options(*command, options->common);
+  command->callback([options, &context] {
+    context.run = [options](MpiSession& session) { return run_classify(*options, session); };
+  });
+}
+
+}  // namespace weft
