@@ -29,6 +29,11 @@ RANDOM = random.Random(5)
 ALPHABETS = ["abcdeistn ", "ABCdeÉéİıßΣσΩΟ' .", "0123456789.,-+ ", "'remstvedll ", "中文字漢字カナ한글、。「」 ab", "()[]{}<>+-/=_&^% a1",
              "e\u0301a\u0308\u0327\u200b\u00ad\ufeff n", "\t\n\r\v\f\x00\x1c\x85\u2028\u2029\u3000\u00a0 x"]
 
+EXTRA = ["i'll he'd they're it's 'm", "ab" * 50 + "c", "ab" * 100, "ab" * 100 + "c", "\U0002b850a\U0002b950b",
+         "a".join(chr(point) for point in [*range(0x2010, 0x2030), *range(0x3000, 0x3040)]),
+         "a".join(chr(point) for point in [0xB7, *range(0xFE4F, 0xFE57), *range(0xFF01, 0xFF10), *range(0xFF1A, 0xFF21)]),
+         "a".join(chr(point) for point in [*range(0xFF3B, 0xFF41), *range(0xFF5B, 0xFF66)])]
+
 
 def random_text():
     letters = RANDOM.choice(ALPHABETS + ["".join(ALPHABETS), None])
@@ -55,7 +60,7 @@ def spans(tokenizer, text, tokens):
 
 rows = []
 strings = [bytes.fromhex(json.loads(line)["hex"]).decode() for line in open(DATA / "strings.jsonl")]
-strings = [text for text in strings if len(text) < 120][:: 1 if len(sys.argv) > 2 else 3] + [random_text() for _ in range(NUM_RANDOM)]
+strings = [text for text in strings if len(text) < 120][:: 1 if len(sys.argv) > 2 else 3] + EXTRA + [random_text() for _ in range(NUM_RANDOM)]
 for lower in (True, False):
     tokenizer = Tokenizer(str(DATA / "minilm_wordpiece" / "vocab.txt"), do_lower_case=lower)
     for text in strings:

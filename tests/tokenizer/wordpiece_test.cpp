@@ -6,8 +6,10 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "tokenizer/bert_text.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/tokenizer_files.h"
+#include "tokenizer/unicode.h"
 
 namespace weft {
 namespace {
@@ -96,6 +98,14 @@ TEST(Bert4kerasGolden, PairsAreTruncatedAsThere) {
     EXPECT_EQ(encoding.ids, row.encoding.ids) << row.label;
     EXPECT_EQ(encoding.segment_ids, row.encoding.segment_ids) << row.label;
   }
+}
+
+TEST(WordPieceGolden, IdeographsThatTheReferenceOverlooksAreNotSetApart) {
+  const std::string text =
+      "\xF0\xAB\xA1\x90"
+      "a";  // U+2B850, which `tokenizers` 0.23 leaves in its word
+  EXPECT_THAT(test::minilm_tokenizer().encode(text, false), ElementsAre(100));
+  EXPECT_THAT(tokenizer().encode(text, false), ElementsAre(100, 1037));
 }
 
 struct TruncationCase {
@@ -251,6 +261,22 @@ TEST(WordPieceDecoding, OfAVocabularyFileIsThatOfBert4keras) {
             "english"
             "\xE5\x90\x88"
             "123");
+}
+
+TEST(WordPieceDecoding, DropsTheSpaceBehindTheSamePunctuationAsBert4keras) {
+  std::string vocabulary = "[UNK]\n[CLS]\n[SEP]\na\n";
+  for (char32_t character = 0x80; character < 0x10000; ++character) {
+    if (is_chinese_character(character) || (character >= 0xD800 && character < 0xE000)) continue;
+    append_utf8(character, vocabulary);
+    vocabulary += '\n';
+  }
+  const auto every = load_wordpiece_text(vocabulary, "file");
+  int num_bound = 0;
+  for (int32_t id = 4; id < every->vocab_size(); ++id) {
+    const std::string text = every->decode(Ids{3, id, 3}, false);
+    num_bound += text.ends_with(" a") ? 0 : 1;
+  }
+  EXPECT_EQ(num_bound, 81);
 }
 
 TEST(WordPieceDecoding, AsAStreamGivesTheSameText) {
