@@ -19,7 +19,7 @@ DecoderConfig read(const Family& family,
                    ModelFormat format = ModelFormat::huggingface,
                    bool compat = false) {
   auto config = ModelConfig::from_json_text(text, "config.json");
-  return family.read_config({.format = format, .config = *config, .compat = compat});
+  return *family.define({.format = format, .config = *config, .compat = compat}).decoder;
 }
 
 DecoderConfig read_llama(const std::string& extra) {

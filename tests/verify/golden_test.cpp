@@ -101,7 +101,7 @@ TEST_P(Golden, PassesInFloat32AtEveryDegreeThatTheHeadsAllow) {
   std::string folder = folder_of(golden_case());
   GoldenFile golden(folder + "/golden.h5");
   OpenedModel opened = open_model(with_golden_options({.path = folder, .family = {}, .compat = {}}, golden));
-  const ModelInfo& info = opened.settings.info;
+  const ModelInfo& info = opened.info();
   for (int num_ranks : {1, 2, 3, 4}) {
     bool heads_allow =
         num_ranks <= info.num_kv_heads || (num_ranks % info.num_kv_heads == 0 && num_ranks <= info.num_heads);

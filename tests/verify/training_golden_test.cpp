@@ -23,7 +23,7 @@ struct MeshCase {
 
 std::vector<TrainingCase> cases() {
   std::vector<TrainingCase> all = {{"text_lm", "full"}, {"text_lm", "lora"}};
-  for (const char* model : {"llama", "gemma2"}) {
+  for (const char* model : {"llama", "gemma2", "bert_mlm"}) {
     for (const char* run :
          {"full", "full_nodecay1d", "accum2_tokens", "accum2_mean", "bf16_f32compute", "bf16_bf16compute", "lora"}) {
       all.push_back({model, run});
