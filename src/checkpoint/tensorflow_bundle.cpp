@@ -113,6 +113,8 @@ class BundleOpening {
     if (entry.slices_size() > 0 || type == nullptr) {
       tensor.info.storage_type = entry.slices_size() > 0 ? "slices of a partitioned variable"
                                                          : fmt::format("TensorFlow type {}", entry.dtype());
+      // Nothing says how many values there are: a shape that cannot be believed is not told.
+      if (tensor.info.shape.num_elements() > entry.size()) tensor.info.shape = {};
       unreadable_.push_back(std::move(tensor));
       return;
     }

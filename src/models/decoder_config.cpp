@@ -204,6 +204,7 @@ DecoderConfig read_common(const ModelSource& source, bool tied_by_default) {
   DecoderConfig config = source.format == ModelFormat::huggingface ? read_huggingface(source.config, tied_by_default)
                          : source.format == ModelFormat::gguf      ? read_gguf(source)
                                                                    : read_seed(source, tied_by_default);
+  config.info.family = source.family;
   config.attention_scale = 1 / std::sqrt(static_cast<double>(config.info.head_dim));
   return config;
 }

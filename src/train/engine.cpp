@@ -156,10 +156,13 @@ class TrainingEngine::State {
     Batch batch = micro_batch.batch;
     batch.embedding_offset = embedding_offset;
     Tensor hidden = model_.hidden(context, batch, nullptr);
-    Tensor loss =
-        micro_batch.labels.empty()
-            ? language_model_loss(context, model_, hidden, micro_batch.targets, weights, LossReduction::sum).loss
-            : class_loss(context, micro_batch, batch, hidden);
+    // The losses of tokens live through backward, as the planner counts.
+    LanguageModelLoss of_tokens;
+    if (micro_batch.labels.empty()) {
+      of_tokens =
+          language_model_loss(context, model_, hidden, micro_batch.targets, weights, LossReduction::sum, &batch);
+    }
+    Tensor loss = micro_batch.labels.empty() ? of_tokens.loss : class_loss(context, micro_batch, batch, hidden);
     double value = scalar_of(loss);
     if (context.tape != nullptr) context.tape->backward(context, loss);
     return value;
