@@ -23,6 +23,7 @@ constexpr const char* kFooter = R"(Examples:
   mpirun -n 2 weft bench decode --model SmolLM2-135M-Instruct
   weft bench load --model gemma-2-27b --as-rank 3/8
   weft bench tokenize --model SmolLM2-135M-Instruct --text book.txt
+  weft bench encode --model all-MiniLM-L6-v2 --batch 256 --sequence 32
   weft bench train --model SmolLM2-135M-Instruct --batch 4 --sequence 256 --lora 8
 
 Prints one line: the median, the bound measured on this machine in the same run, and the part of it that was reached.
@@ -40,6 +41,7 @@ constexpr BenchKind kKinds[] = {{"load", bench_load, 0, 0, 1},
                                 {"prefill", bench_prefill, 512, 1, 3},
                                 {"decode", bench_decode, 32, 128, 3},
                                 {"tokenize", bench_tokenize, 0, 0, 3},
+                                {"encode", bench_encode, 0, 0, 5},
                                 {"train", bench_train, 0, 0, 5}};
 
 struct BenchCommand {
@@ -83,6 +85,10 @@ nlohmann::ordered_json to_json(const BenchCommand& command, const BenchResult& r
                                  {"threads", num_threads},
                                  {"dtype", options.common.dtype}};
   if (!command.as_rank.empty()) line["as_rank"] = command.as_rank;
+  if (command.kind == "encode") {
+    line["batch"] = options.workload.batch;
+    line["sequence"] = options.training.sequence_length;
+  }
   if (command.kind == "train") {
     line["batch"] = options.workload.batch;
     line["sequence"] = options.training.sequence_length;
@@ -142,7 +148,7 @@ ExitCode run_bench(BenchCommand command, MpiSession& session) {
 }
 
 void add_training_options(CLI::App& command, TrainingWorkload& training) {
-  command.add_option("--sequence", training.sequence_length, "train: tokens a row")
+  command.add_option("--sequence", training.sequence_length, "encode, train: tokens a row")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
       ->capture_default_str();
   command
@@ -164,9 +170,9 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<BenchCommand>();
   CLI::App* command = app.add_subcommand("bench", "Measures speed against what the machine allows");
   command->footer(kFooter);
-  command->add_option("KIND", options->kind, "What to measure: load, prefill, decode, tokenize or train")
+  command->add_option("KIND", options->kind, "What to measure: load, prefill, decode, tokenize, encode or train")
       ->required()
-      ->check(CLI::IsMember({"load", "prefill", "decode", "tokenize", "train"}));
+      ->check(CLI::IsMember({"load", "prefill", "decode", "tokenize", "encode", "train"}));
   add_model_options(*command, options->options.common);
   command->add_option("--batch", options->options.workload.batch, "Sequences at a time")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
@@ -176,8 +182,9 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   command->add_option("--new-tokens", options->new_tokens, "Of each answer in decode (0: 128)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
   command
-      ->add_option(
-          "--repetitions", options->options.repetitions, "The median counts (0: 1 for load, 5 for train, else 3)")
+      ->add_option("--repetitions",
+                   options->options.repetitions,
+                   "The median counts (0: 1 for load, 5 for encode and train, else 3)")
       ->check(CLI::Range(0, 1000));
   command->add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
   add_training_options(*command, options->options.training);

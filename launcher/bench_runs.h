@@ -15,8 +15,8 @@ namespace weft {
 
 /// Of `train`; the batch is the workload's.
 struct TrainingWorkload {
-  int64_t sequence_length = 256;
-  int64_t lora_rank = 0;  // 0: all weights are trained
+  int64_t sequence_length = 256;  // of encode too
+  int64_t lora_rank = 0;          // 0: all weights are trained
   int zero_stage = 0;
   std::string recompute = "none";
   bool has_masters = true;  // of bf16 weights, in f32; false: updates are rounded at random
@@ -46,6 +46,7 @@ BenchResult bench_load(const BenchOptions& options, MpiSession& session);
 BenchResult bench_prefill(const BenchOptions& options, MpiSession& session);
 BenchResult bench_decode(const BenchOptions& options, MpiSession& session);
 BenchResult bench_tokenize(const BenchOptions& options, MpiSession& session);
+BenchResult bench_encode(const BenchOptions& options, MpiSession& session);
 BenchResult bench_train(const BenchOptions& options, MpiSession& session);
 
 /// High-water mark of this process's resident memory in bytes, from the kernel.
