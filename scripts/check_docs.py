@@ -28,7 +28,7 @@ def help_of(binary: str, command: str) -> str:
 @functools.cache
 def known_commands(binary: str) -> frozenset[str]:
     text = subprocess.run([binary, "--help"], capture_output=True, text=True, timeout=30, check=False).stdout
-    return frozenset(re.findall(r"^  ([a-z]+) ", text, re.MULTILINE))
+    return frozenset(re.findall(r"^  ([a-z-]+) ", text, re.MULTILINE))
 
 
 def check_paths(text: str) -> list[str]:
