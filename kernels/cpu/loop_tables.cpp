@@ -44,6 +44,7 @@ const CpuLoops kCpuLoops = {
     .attention_merge = attention_merge,
     .attention_backward_scratch = attention_backward_scratch,
     .attention_backward = attention_backward,
+    .small_product = small_product,
 };
 
 }  // namespace weft::WEFT_ISA

@@ -46,5 +46,6 @@ void attention_decode(const AttentionForwardArgs&, const AttentionDecodeWork&);
 void attention_merge(const AttentionForwardArgs&, const AttentionMergeWork&);
 int64_t attention_backward_scratch(const AttentionBackwardArgs&, int64_t query_count);
 void attention_backward(const AttentionBackwardArgs&, const AttentionBackwardWork&);
+void small_product(const SmallProductArgs&);
 
 }  // namespace weft::WEFT_ISA

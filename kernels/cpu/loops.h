@@ -7,6 +7,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/cpu/attention_work.h"
+#include "kernels/cpu/small_product.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -73,6 +74,8 @@ struct CpuLoops {
   void (*attention_merge)(const AttentionForwardArgs&, const AttentionMergeWork&);
   int64_t (*attention_backward_scratch)(const AttentionBackwardArgs&, int64_t query_count);
   void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardWork&);
+
+  void (*small_product)(const SmallProductArgs&);
 };
 
 /// The loops for cpu_isa().

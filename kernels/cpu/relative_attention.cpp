@@ -1,3 +1,5 @@
+// All sums over dims, keys, queries and table rows are small matrix products: what depends on a distance is computed
+// for each row of a table once and gathered, and what is summed by distance is summed by row first.
 #include "kernels/relative_attention.h"
 
 #include <algorithm>
@@ -17,47 +19,136 @@ namespace {
 template <typename T>
 using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+/// Rows padded with zeros to what products demand.
 template <typename R>
-R dot(const R* a, const R* b, int64_t count) {
-  R sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
+struct Matrix {
+  Matrix() = default;
+  Matrix(int64_t num_rows, int64_t num_columns)
+      : rows(num_rows),
+        width(num_columns),
+        stride((num_columns + kSmallProductWidth - 1) / kSmallProductWidth * kSmallProductWidth),
+        cells(static_cast<size_t>(num_rows * stride)) {}
+  R* row(int64_t index) { return cells.data() + index * stride; }
+  const R* row(int64_t index) const { return cells.data() + index * stride; }
+  bool empty() const { return cells.empty(); }
+
+  int64_t rows = 0, width = 0, stride = 0;
+  std::vector<R> cells;
+};
+
+/// c += a·b.
+template <typename R>
+void add_product(Matrix<R>& c, const Matrix<R>& a, const Matrix<R>& b) {
+  cpu_loops().small_product({.a = a.row(0),
+                             .a_row = a.stride,
+                             .a_step = 1,
+                             .b = b.row(0),
+                             .b_stride = b.stride,
+                             .c = c.row(0),
+                             .c_stride = c.stride,
+                             .rows = a.rows,
+                             .steps = a.width,
+                             .width = b.stride,
+                             .dtype = DTypeOf<R>::value});
+}
+
+/// c += aᵀ·b, to the rows of c from `first_row` on.
+template <typename R>
+void add_transposed_product(Matrix<R>& c, const Matrix<R>& a, const Matrix<R>& b, int64_t first_row = 0) {
+  cpu_loops().small_product({.a = a.row(0),
+                             .a_row = 1,
+                             .a_step = a.stride,
+                             .b = b.row(0),
+                             .b_stride = b.stride,
+                             .c = c.row(first_row),
+                             .c_stride = c.stride,
+                             .rows = a.width,
+                             .steps = a.rows,
+                             .width = b.stride,
+                             .dtype = DTypeOf<R>::value});
 }
 
 template <typename R>
-void add_scaled(R* to, R factor, const R* from, int64_t count) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
+Matrix<R> transposed(const Matrix<R>& from) {
+  Matrix<R> to(from.width, from.rows);
+  for (int64_t r = 0; r < from.rows; ++r) {
+    for (int64_t i = 0; i < from.width; ++i) to.row(i)[r] = from.row(r)[i];
+  }
+  return to;
 }
 
-/// Rows of elements as sums are taken in, one after the other.
+/// a·bᵀ; empty without a b.
+template <typename R>
+Matrix<R> product_with_transposed(const Matrix<R>& a, const Matrix<R>& b) {
+  if (b.empty()) return {};
+  Matrix<R> c(a.rows, b.rows);
+  add_product(c, a, transposed(b));
+  return c;
+}
+
 template <typename T>
-std::vector<Real<T>> load_rows(const void* base, int64_t first, int64_t stride, int64_t rows, int64_t width) {
+Matrix<Real<T>> load_rows(const void* base, int64_t first, int64_t stride, int64_t rows, int64_t width) {
   const T* from = static_cast<const T*>(base) + first;
-  std::vector<Real<T>> result(static_cast<size_t>(rows * width));
+  Matrix<Real<T>> result(rows, width);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) {
-      result[static_cast<size_t>(r * width + i)] = static_cast<Real<T>>(from[r * stride + i]);
-    }
+    for (int64_t i = 0; i < width; ++i) result.row(r)[i] = static_cast<Real<T>>(from[r * stride + i]);
   }
   return result;
 }
 
 template <typename T>
-void store_rows(const std::vector<Real<T>>& from, void* base, int64_t first, int64_t stride, int64_t width) {
+void store_rows(const Matrix<Real<T>>& from, void* base, int64_t first, int64_t stride) {
   T* to = static_cast<T*>(base) + first;
-  int64_t rows = static_cast<int64_t>(from.size()) / std::max<int64_t>(width, 1);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) to[r * stride + i] = static_cast<T>(from[static_cast<size_t>(r * width + i)]);
+  for (int64_t r = 0; r < from.rows; ++r) {
+    for (int64_t i = 0; i < from.width; ++i) to[r * stride + i] = static_cast<T>(from.row(r)[i]);
   }
 }
 
-template <typename T>
-std::vector<Real<T>> load_table(const DistanceTable& table, int64_t head, int64_t rows, int64_t width) {
-  if (table.values == nullptr) return {};
-  return load_rows<T>(table.values, head * table.head_stride, table.row_stride, rows, width);
-}
+/// Which row of the tables belongs to a query and a key; only rows that occur in the sequence are counted.
+class RowIds {
+ public:
+  RowIds(const RelativeAttentionArgs& args, const RelativeSequence& sequence) {
+    if (args.rows == nullptr) return;
+    int64_t queries = sequence.query_count, keys = sequence.key_count;
+    const int32_t *from = sequence.query_positions, *to = sequence.key_positions;
+    auto row = [&](int64_t distance) {
+      return args.rows[std::clamp(distance, -args.max_distance, args.max_distance) + args.max_distance];
+    };
+    if (is_consecutive(from, queries) && is_consecutive(to, keys)) {
+      // A distance is a diagonal: each query reads from one place further left than the query before.
+      int64_t nearest = (to != nullptr ? to[0] : 0) - (from != nullptr ? from[0] : keys - queries);
+      for (int64_t d = 1 - queries; d < keys; ++d) ids_.push_back(row(nearest + d));
+      first_ = queries - 1;
+      step_ = -1;
+    } else {
+      for (int64_t i = 0; i < queries; ++i) {
+        int64_t at = from != nullptr ? from[i] : keys - queries + i;
+        for (int64_t j = 0; j < keys; ++j) ids_.push_back(row((to != nullptr ? to[j] : j) - at));
+      }
+      step_ = keys;
+    }
+    auto [lowest, highest] = std::minmax_element(ids_.begin(), ids_.end());
+    begin_ = *lowest;
+    count_ = *highest - *lowest + 1;
+    for (int32_t& id : ids_) id -= static_cast<int32_t>(begin_);
+  }
+
+  /// For each key, counted from begin().
+  const int32_t* of_query(int64_t query) const { return ids_.data() + first_ + query * step_; }
+  int64_t begin() const { return begin_; }
+  int64_t count() const { return count_; }
+
+ private:
+  static bool is_consecutive(const int32_t* positions, int64_t count) {
+    for (int64_t i = 1; positions != nullptr && i < count; ++i) {
+      if (positions[i] != positions[0] + i) return false;
+    }
+    return true;
+  }
+
+  std::vector<int32_t> ids_;
+  int64_t first_ = 0, step_ = 0, begin_ = 0, count_ = 0;
+};
 
 /// One sequence and query head: its inputs, scores and weights.
 template <typename T>
@@ -66,7 +157,12 @@ class HeadPass {
 
  public:
   HeadPass(const RelativeAttentionArgs& args, const RelativeSequence& sequence, int64_t head)
-      : args_(args), sequence_(sequence), head_(head), queries_(sequence.query_count), keys_(sequence.key_count) {
+      : row_ids(args, sequence),
+        args_(args),
+        sequence_(sequence),
+        head_(head),
+        queries_(sequence.query_count),
+        keys_(sequence.key_count) {
     int64_t kv_head = head / (args.num_heads / args.num_kv_heads);
     int64_t row = args.num_heads * args.head_dim;
     q = load_rows<T>(args.q, sequence.query_begin * row + head * args.head_dim, row, queries_, args.head_dim);
@@ -75,17 +171,10 @@ class HeadPass {
     v = load_rows<T>(
         sequence.values, kv_head * sequence.value_head_stride, sequence.value_token_stride, keys_, args.value_dim);
     if (args.rows == nullptr) return;
-    query_table = load_table<T>(args.query_table, head, args.table_rows, args.head_dim);
-    key_table = load_table<T>(args.key_table, head, args.table_rows, args.head_dim);
-    value_table = load_table<T>(args.value_table, head, args.table_rows, args.value_dim);
-    bias_table = load_table<T>(args.bias_table, head, args.table_rows, 1);
-  }
-
-  int64_t row_of(int64_t query, int64_t key) const {
-    int64_t at = sequence_.query_positions != nullptr ? sequence_.query_positions[query] : keys_ - queries_ + query;
-    int64_t to = sequence_.key_positions != nullptr ? sequence_.key_positions[key] : key;
-    int64_t distance = std::clamp(to - at, -args_.max_distance, args_.max_distance);
-    return args_.rows[distance + args_.max_distance];
+    query_table = load_table(args.query_table, args.head_dim);
+    key_table = load_table(args.key_table, args.head_dim);
+    value_table = load_table(args.value_table, args.value_dim);
+    bias_table = transposed(load_table(args.bias_table, 1));
   }
 
   int64_t visible(int64_t query) const {
@@ -93,37 +182,32 @@ class HeadPass {
     return args_.causal ? keys_ - queries_ + query + 1 : keys_;
   }
 
-  int64_t scores_at() const { return sequence_.scores_begin + head_ * queries_ * keys_; }
+  int64_t scores_at(int64_t query) const { return sequence_.scores_begin + (head_ * queries_ + query) * keys_; }
 
   void compute_scores() {
-    scores.assign(static_cast<size_t>(queries_ * keys_), R(0));
-    std::vector<R> query_dots = table_dots(q, queries_, query_table);
-    std::vector<R> key_dots = table_dots(k, keys_, key_table);
+    scores = product_with_transposed(q, k);
+    Matrix<R> query_dots = product_with_transposed(q, query_table);
+    Matrix<R> key_dots = product_with_transposed(k, key_table);
     for (int64_t i = 0; i < queries_; ++i) {
-      R* row = scores.data() + i * keys_;
-      for (int64_t j = 0; j < keys_; ++j) {
-        R score = dot(q.data() + i * args_.head_dim, k.data() + j * args_.head_dim, args_.head_dim);
-        if (args_.rows == nullptr) {
-          row[j] = score * args_.scale;
-          continue;
-        }
-        int64_t r = row_of(i, j);
-        if (!query_dots.empty()) score += query_dots[static_cast<size_t>(i * args_.table_rows + r)];
-        if (!key_dots.empty()) score += key_dots[static_cast<size_t>(j * args_.table_rows + r)];
-        row[j] = score * args_.scale;
-        if (!bias_table.empty()) row[j] += bias_table[static_cast<size_t>(r)];
+      R* row = scores.row(i);
+      if (!query_dots.empty()) add_gathered(row, query_dots.row(i), i);
+      if (!key_dots.empty()) {
+        const int32_t* ids = row_ids.of_query(i);
+        for (int64_t j = 0; j < keys_; ++j) row[j] += key_dots.row(j)[ids[j]];
       }
+      for (int64_t j = 0; j < keys_; ++j) row[j] *= args_.scale;
+      if (!bias_table.empty()) add_gathered(row, bias_table.row(0), i);
+      if (args_.previous_scores == nullptr) continue;
+      const T* previous = static_cast<const T*>(args_.previous_scores) + scores_at(i);
+      for (int64_t j = 0; j < keys_; ++j) row[j] += static_cast<R>(previous[j]);
     }
-    if (args_.previous_scores == nullptr) return;
-    const T* previous = static_cast<const T*>(args_.previous_scores) + scores_at();
-    for (size_t i = 0; i < scores.size(); ++i) scores[i] += static_cast<R>(previous[i]);
   }
 
   void compute_weights() {
-    weights.assign(scores.size(), R(0));
+    weights = Matrix<R>(queries_, keys_);
     for (int64_t i = 0; i < queries_; ++i) {
-      const R* score = scores.data() + i * keys_;
-      R* weight = weights.data() + i * keys_;
+      const R* score = scores.row(i);
+      R* weight = weights.row(i);
       int64_t seen = visible(i);
       if (args_.normalization == ScoreNormalization::squared_relu) {
         for (int64_t j = 0; j < seen; ++j) {
@@ -133,74 +217,81 @@ class HeadPass {
         continue;
       }
       R sharpness = sharpness_of(seen);
-      R largest = *std::max_element(score, score + seen);
-      R sum = 0;
-      for (int64_t j = 0; j < seen; ++j) sum += weight[j] = std::exp((score[j] - largest) * sharpness);
-      for (int64_t j = 0; j < seen; ++j) weight[j] /= sum;
+      for (int64_t j = 0; j < seen; ++j) weight[j] = score[j] * sharpness;
+      cpu_loops().softmax({.x = weight, .y = weight, .rows = 1, .width = seen, .dtype = DTypeOf<R>::value}, 0, 1);
     }
   }
 
   void mix(void* out) const {
-    int64_t width = args_.value_dim;
-    std::vector<R> mixed(static_cast<size_t>(queries_ * width));
-    for (int64_t i = 0; i < queries_; ++i) {
-      R* to = mixed.data() + i * width;
-      int64_t seen = visible(i);
-      for (int64_t j = 0; j < seen; ++j) {
-        R weight = weights[static_cast<size_t>(i * keys_ + j)];
-        add_scaled(to, weight, v.data() + j * width, width);
-        if (!value_table.empty()) add_scaled(to, weight, value_table.data() + row_of(i, j) * width, width);
-      }
-    }
-    int64_t row = args_.num_heads * width;
-    store_rows<T>(mixed, out, sequence_.query_begin * row + head_ * width, row, width);
+    Matrix<R> mixed(queries_, args_.value_dim);
+    add_product(mixed, weights, v);
+    if (!value_table.empty()) add_product(mixed, sums_by_row(weights), value_table);
+    int64_t row = args_.num_heads * args_.value_dim;
+    store_rows<T>(mixed, out, sequence_.query_begin * row + head_ * args_.value_dim, row);
   }
 
-  void keep_scores(void* to) const {
-    T* kept = static_cast<T*>(to) + scores_at();
-    for (size_t i = 0; i < scores.size(); ++i) kept[i] = static_cast<T>(scores[i]);
-  }
+  void keep_scores(void* to) const { store_rows<T>(scores, to, scores_at(0), keys_); }
 
   /// The gradient of the weights becomes that of the scores, in place.
-  void backward_weights(std::vector<R>& gradient) const {
+  void backward_weights(Matrix<R>& gradient) const {
     for (int64_t i = 0; i < queries_; ++i) {
-      R* row = gradient.data() + i * keys_;
-      const R* weight = weights.data() + i * keys_;
-      const R* score = scores.data() + i * keys_;
+      R* row = gradient.row(i);
+      const R* weight = weights.row(i);
+      const R* score = scores.row(i);
       int64_t seen = visible(i);
-      for (int64_t j = seen; j < keys_; ++j) row[j] = 0;
+      std::fill(row + seen, row + keys_, R(0));
       if (args_.normalization == ScoreNormalization::squared_relu) {
         for (int64_t j = 0; j < seen; ++j) row[j] *= 2 * std::max(score[j], R(0)) / static_cast<R>(seen);
         continue;
       }
       R sharpness = sharpness_of(seen);
-      R mean = dot(row, weight, seen);
+      R mean = 0;
+#pragma omp simd reduction(+ : mean)
+      for (int64_t j = 0; j < seen; ++j) mean += row[j] * weight[j];
       for (int64_t j = 0; j < seen; ++j) row[j] = weight[j] * (row[j] - mean) * sharpness;
     }
   }
 
-  int64_t queries() const { return queries_; }
-  int64_t keys() const { return keys_; }
+  /// Adds each key's entry of `by_row`, a query's values for each row of a table.
+  void add_gathered(R* to, const R* by_row, int64_t query) const {
+    const int32_t* ids = row_ids.of_query(query);
+    for (int64_t j = 0; j < keys_; ++j) to[j] += by_row[ids[j]];
+  }
 
-  std::vector<R> q, k, v, query_table, key_table, value_table, bias_table, scores, weights;
+  /// [queries, table rows]: the sum over a query's keys.
+  Matrix<R> sums_by_row(const Matrix<R>& pairs) const {
+    Matrix<R> sums(queries_, row_ids.count());
+    for (int64_t i = 0; i < queries_; ++i) {
+      const int32_t* ids = row_ids.of_query(i);
+      for (int64_t j = 0; j < keys_; ++j) sums.row(i)[ids[j]] += pairs.row(i)[j];
+    }
+    return sums;
+  }
+
+  /// [keys, table rows]: the sum over a key's queries.
+  Matrix<R> key_sums_by_row(const Matrix<R>& pairs) const {
+    Matrix<R> sums(keys_, row_ids.count());
+    for (int64_t i = 0; i < queries_; ++i) {
+      const int32_t* ids = row_ids.of_query(i);
+      for (int64_t j = 0; j < keys_; ++j) sums.row(j)[ids[j]] += pairs.row(i)[j];
+    }
+    return sums;
+  }
+
+  RowIds row_ids;
+  Matrix<R> q, k, v, query_table, key_table, value_table, bias_table, scores, weights;
 
  private:
+  /// The rows that occur.
+  Matrix<R> load_table(const DistanceTable& table, int64_t width) const {
+    if (table.values == nullptr) return {};
+    int64_t first = row_ids.begin() * table.row_stride + head_ * table.head_stride;
+    return load_rows<T>(table.values, first, table.row_stride, row_ids.count(), width);
+  }
+
   R sharpness_of(int64_t seen) const {
     if (args_.normalization == ScoreNormalization::softmax) return 1;
     return static_cast<R>(std::log(static_cast<double>(std::max<int64_t>(seen, 16))) / std::log(512.0));
-  }
-
-  /// x·table for all rows of both.
-  std::vector<R> table_dots(const std::vector<R>& x, int64_t rows, const std::vector<R>& table) const {
-    if (table.empty()) return {};
-    std::vector<R> result(static_cast<size_t>(rows * args_.table_rows));
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t r = 0; r < args_.table_rows; ++r) {
-        result[static_cast<size_t>(i * args_.table_rows + r)] =
-            dot(x.data() + i * args_.head_dim, table.data() + r * args_.head_dim, args_.head_dim);
-      }
-    }
-    return result;
   }
 
   const RelativeAttentionArgs& args_;
@@ -219,92 +310,111 @@ void forward_head(const RelativeAttentionArgs& args, const RelativeSequence& seq
 
 /// Adds a head's gradient of a table to the whole table's.
 template <typename R>
-void add_to_table(
-    void* whole, const DistanceTable& table, int64_t head, const std::vector<R>& gradient, int64_t width) {
+void add_to_table(void* whole, const DistanceTable& table, int64_t head, const Matrix<R>& gradient) {
   if (whole == nullptr) return;
   R* to = static_cast<R*>(whole) + head * table.head_stride;
-  int64_t rows = static_cast<int64_t>(gradient.size()) / width;
-  for (int64_t r = 0; r < rows; ++r) add_scaled(to + r * table.row_stride, R(1), gradient.data() + r * width, width);
+  for (int64_t r = 0; r < gradient.rows; ++r) {
+    for (int64_t i = 0; i < gradient.width; ++i) to[r * table.row_stride + i] += gradient.row(r)[i];
+  }
 }
 
+/// Of one head; empty where not wanted.
 template <typename R>
 struct TableGradients {
-  std::vector<R> query, key, value, bias;
+  Matrix<R> query, key, value, bias;
 
-  TableGradients(const RelativeAttentionBackwardArgs& args)
-      : query(args.dquery_table != nullptr ? args.forward.table_rows * args.forward.head_dim : 0),
-        key(args.dkey_table != nullptr ? args.forward.table_rows * args.forward.head_dim : 0),
-        value(args.dvalue_table != nullptr ? args.forward.table_rows * args.forward.value_dim : 0),
-        bias(args.dbias_table != nullptr ? args.forward.table_rows : 0) {}
+  explicit TableGradients(const RelativeAttentionBackwardArgs& args) {
+    int64_t rows = args.forward.table_rows;
+    if (args.dquery_table != nullptr) query = Matrix<R>(rows, args.forward.head_dim);
+    if (args.dkey_table != nullptr) key = Matrix<R>(rows, args.forward.head_dim);
+    if (args.dvalue_table != nullptr) value = Matrix<R>(rows, args.forward.value_dim);
+    if (args.dbias_table != nullptr) bias = Matrix<R>(rows, 1);
+  }
 };
 
-template <typename T>
+/// Of one sequence and kv head, the sum over its query heads.
+template <typename R>
 struct KeyGradients {
-  std::vector<Real<T>> dk, dv;
+  Matrix<R> dk, dv;
 };
 
 template <typename T>
-void backward_head(const RelativeAttentionBackwardArgs& args,
-                   const RelativeSequence& sequence,
-                   int64_t head,
-                   KeyGradients<T>& kv,
-                   TableGradients<Real<T>>& tables) {
+class HeadBackward {
   using R = Real<T>;
-  const RelativeAttentionArgs& forward = args.forward;
-  HeadPass<T> pass(forward, sequence, head);
-  pass.compute_scores();
-  pass.compute_weights();
-  int64_t depth = forward.head_dim;
-  int64_t width = forward.value_dim;
-  int64_t keys = pass.keys();
-  int64_t out_row = forward.num_heads * width;
-  std::vector<R> dout =
-      load_rows<T>(args.dout, sequence.query_begin * out_row + head * width, out_row, pass.queries(), width);
-  std::vector<R> gradient(pass.scores.size());
-  for (int64_t i = 0; i < pass.queries(); ++i) {
-    const R* dmixed = dout.data() + i * width;
-    int64_t seen = pass.visible(i);
-    for (int64_t j = 0; j < seen; ++j) {
-      int64_t r = forward.rows == nullptr ? 0 : pass.row_of(i, j);
-      R weight = pass.weights[static_cast<size_t>(i * keys + j)];
-      R sum = dot(dmixed, pass.v.data() + j * width, width);
-      if (!pass.value_table.empty()) sum += dot(dmixed, pass.value_table.data() + r * width, width);
-      gradient[static_cast<size_t>(i * keys + j)] = sum;
-      add_scaled(kv.dv.data() + j * width, weight, dmixed, width);
-      if (!tables.value.empty()) add_scaled(tables.value.data() + r * width, weight, dmixed, width);
+
+ public:
+  HeadBackward(const RelativeAttentionBackwardArgs& args, const RelativeSequence& sequence, int64_t head)
+      : args_(args), sequence_(sequence), head_(head), pass_(args.forward, sequence, head) {
+    pass_.compute_scores();
+    pass_.compute_weights();
+  }
+
+  void run(KeyGradients<R>& kv, TableGradients<R>& tables) {
+    Matrix<R> gradient = backward_values(kv, tables);
+    pass_.backward_weights(gradient);
+    exchange_scores(gradient);
+    backward_scores(gradient, kv, tables);
+  }
+
+ private:
+  /// Gives the gradient of the weights.
+  Matrix<R> backward_values(KeyGradients<R>& kv, TableGradients<R>& tables) const {
+    int64_t width = args_.forward.value_dim;
+    int64_t row = args_.forward.num_heads * width;
+    Matrix<R> dout =
+        load_rows<T>(args_.dout, sequence_.query_begin * row + head_ * width, row, sequence_.query_count, width);
+    Matrix<R> gradient = product_with_transposed(dout, pass_.v);
+    add_transposed_product(kv.dv, pass_.weights, dout);
+    if (pass_.value_table.empty()) return gradient;
+    Matrix<R> table_dots = product_with_transposed(dout, pass_.value_table);
+    for (int64_t i = 0; i < gradient.rows; ++i) pass_.add_gathered(gradient.row(i), table_dots.row(i), i);
+    if (!tables.value.empty()) {
+      add_transposed_product(tables.value, pass_.sums_by_row(pass_.weights), dout, pass_.row_ids.begin());
     }
+    return gradient;
   }
-  pass.backward_weights(gradient);
-  if (args.dscores != nullptr) {
-    const T* more = static_cast<const T*>(args.dscores) + pass.scores_at();
-    for (size_t i = 0; i < gradient.size(); ++i) gradient[i] += static_cast<R>(more[i]);
-  }
-  if (args.dprevious_scores != nullptr) {
-    T* previous = static_cast<T*>(args.dprevious_scores) + pass.scores_at();
-    for (size_t i = 0; i < gradient.size(); ++i) previous[i] = static_cast<T>(gradient[i]);
-  }
-  std::vector<R> dq(pass.q.size());
-  for (int64_t i = 0; i < pass.queries(); ++i) {
-    const R* query = pass.q.data() + i * depth;
-    R* dquery = dq.data() + i * depth;
-    for (int64_t j = 0; j < keys; ++j) {
-      R change = gradient[static_cast<size_t>(i * keys + j)];
-      int64_t r = forward.rows == nullptr ? 0 : pass.row_of(i, j);
-      if (!tables.bias.empty()) tables.bias[static_cast<size_t>(r)] += change;
-      R scaled = change * forward.scale;
-      const R* key = pass.k.data() + j * depth;
-      add_scaled(dquery, scaled, key, depth);
-      add_scaled(kv.dk.data() + j * depth, scaled, query, depth);
-      if (!pass.query_table.empty()) add_scaled(dquery, scaled, pass.query_table.data() + r * depth, depth);
-      if (!pass.key_table.empty())
-        add_scaled(kv.dk.data() + j * depth, scaled, pass.key_table.data() + r * depth, depth);
-      if (!tables.query.empty()) add_scaled(tables.query.data() + r * depth, scaled, query, depth);
-      if (!tables.key.empty()) add_scaled(tables.key.data() + r * depth, scaled, key, depth);
+
+  /// Takes what the kept scores got and gives what the previous ones get.
+  void exchange_scores(Matrix<R>& gradient) const {
+    int64_t keys = sequence_.key_count;
+    for (int64_t i = 0; args_.dscores != nullptr && i < gradient.rows; ++i) {
+      const T* more = static_cast<const T*>(args_.dscores) + pass_.scores_at(i);
+      for (int64_t j = 0; j < keys; ++j) gradient.row(i)[j] += static_cast<R>(more[j]);
     }
+    if (args_.dprevious_scores != nullptr) store_rows<T>(gradient, args_.dprevious_scores, pass_.scores_at(0), keys);
   }
-  int64_t row = forward.num_heads * depth;
-  store_rows<T>(dq, args.dq, sequence.query_begin * row + head * depth, row, depth);
-}
+
+  void backward_scores(Matrix<R>& gradient, KeyGradients<R>& kv, TableGradients<R>& tables) const {
+    int64_t first_row = pass_.row_ids.begin();
+    if (!tables.bias.empty()) {
+      Matrix<R> sums = pass_.sums_by_row(gradient);
+      for (int64_t i = 0; i < sums.rows; ++i) {
+        for (int64_t r = 0; r < sums.width; ++r) tables.bias.row(first_row + r)[0] += sums.row(i)[r];
+      }
+    }
+    for (R& cell : gradient.cells) cell *= args_.forward.scale;
+    Matrix<R> dq(sequence_.query_count, args_.forward.head_dim);
+    add_product(dq, gradient, pass_.k);
+    add_transposed_product(kv.dk, gradient, pass_.q);
+    if (!pass_.query_table.empty()) {
+      Matrix<R> sums = pass_.sums_by_row(gradient);
+      add_product(dq, sums, pass_.query_table);
+      if (!tables.query.empty()) add_transposed_product(tables.query, sums, pass_.q, first_row);
+    }
+    if (!pass_.key_table.empty()) {
+      Matrix<R> sums = pass_.key_sums_by_row(gradient);
+      add_product(kv.dk, sums, pass_.key_table);
+      if (!tables.key.empty()) add_transposed_product(tables.key, sums, pass_.k, first_row);
+    }
+    int64_t row = args_.forward.num_heads * args_.forward.head_dim;
+    store_rows<T>(dq, args_.dq, sequence_.query_begin * row + head_ * args_.forward.head_dim, row);
+  }
+
+  const RelativeAttentionBackwardArgs& args_;
+  const RelativeSequence& sequence_;
+  int64_t head_;
+  HeadPass<T> pass_;
+};
 
 template <typename T>
 void backward_kv_head(const RelativeAttentionBackwardArgs& args,
@@ -313,17 +423,14 @@ void backward_kv_head(const RelativeAttentionBackwardArgs& args,
                       std::vector<TableGradients<Real<T>>>& tables) {
   const RelativeAttentionArgs& forward = args.forward;
   int64_t group = forward.num_heads / forward.num_kv_heads;
-  KeyGradients<T> kv;
-  kv.dk.resize(static_cast<size_t>(sequence.key_count * forward.head_dim));
-  kv.dv.resize(static_cast<size_t>(sequence.key_count * forward.value_dim));
+  KeyGradients<Real<T>> kv{.dk = {sequence.key_count, forward.head_dim}, .dv = {sequence.key_count, forward.value_dim}};
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    backward_head<T>(args, sequence, head, kv, tables[static_cast<size_t>(head)]);
+    HeadBackward<T>(args, sequence, head).run(kv, tables[static_cast<size_t>(head)]);
   }
   int64_t key_row = forward.num_kv_heads * forward.head_dim;
   int64_t value_row = forward.num_kv_heads * forward.value_dim;
-  store_rows<T>(kv.dk, args.dk, sequence.query_begin * key_row + kv_head * forward.head_dim, key_row, forward.head_dim);
-  store_rows<T>(
-      kv.dv, args.dv, sequence.query_begin * value_row + kv_head * forward.value_dim, value_row, forward.value_dim);
+  store_rows<T>(kv.dk, args.dk, sequence.query_begin * key_row + kv_head * forward.head_dim, key_row);
+  store_rows<T>(kv.dv, args.dv, sequence.query_begin * value_row + kv_head * forward.value_dim, value_row);
 }
 
 template <typename T>
@@ -350,10 +457,10 @@ void backward_all(const RelativeAttentionBackwardArgs& args, const Stream& strea
   }
   for (int64_t head = 0; head < forward.num_heads; ++head) {
     const TableGradients<Real<T>>& one = tables[static_cast<size_t>(head)];
-    add_to_table(args.dquery_table, forward.query_table, head, one.query, forward.head_dim);
-    add_to_table(args.dkey_table, forward.key_table, head, one.key, forward.head_dim);
-    add_to_table(args.dvalue_table, forward.value_table, head, one.value, forward.value_dim);
-    add_to_table(args.dbias_table, forward.bias_table, head, one.bias, int64_t{1});
+    add_to_table(args.dquery_table, forward.query_table, head, one.query);
+    add_to_table(args.dkey_table, forward.key_table, head, one.key);
+    add_to_table(args.dvalue_table, forward.value_table, head, one.value);
+    add_to_table(args.dbias_table, forward.bias_table, head, one.bias);
   }
 }
 

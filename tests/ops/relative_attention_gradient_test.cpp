@@ -18,9 +18,9 @@ using Inputs = std::vector<Tensor>;
 constexpr int64_t kTokens = 10, kHeads = 4, kKvHeads = 2, kHeadDim = 3, kValueDim = 2, kTableRows = 5;
 constexpr int64_t kNumScores = kHeads * (5 * 5 + 1 + 4 * 4);
 
-/// Two distances share row 3, and row 2 is never read.
+/// Distances share rows, and row 0 is never read.
 const std::shared_ptr<const std::vector<int32_t>> kRows =
-    std::make_shared<const std::vector<int32_t>>(std::vector<int32_t>{4, 3, 0, 1, 3, 0, 1});
+    std::make_shared<const std::vector<int32_t>>(std::vector<int32_t>{4, 3, 1, 2, 3, 1, 2});
 
 std::vector<AttentionSpan> spans() {
   return {{.begin = 0, .length = 5}, {.begin = 5, .length = 1}, {.begin = 6, .length = 4}};
