@@ -12,10 +12,12 @@
 #include <cstring>
 #include <filesystem>
 #include <future>
+#include <nlohmann/json.hpp>
 
 #include "core/log.h"
 #include "launcher/adapter_set.h"
 #include "launcher/mpi_session.h"
+#include "models/adapter_file.h"
 #include "tokenizer/tokenizer.h"
 
 namespace weft {
@@ -140,6 +142,24 @@ void log_load(const InferenceModel& loaded, int num_ranks, int num_threads) {
 InferenceModel::InferenceModel() = default;
 InferenceModel::~InferenceModel() = default;
 
+namespace {
+
+/// A classifier that an adapter brings needs its place in the model.
+ModelOptions with_adapter_labels(const CommonOptions& options) {
+  ModelOptions model = options.model;
+  for (const std::string& named : options.adapters) {
+    size_t equals = named.find('=');
+    std::vector<std::string> labels = adapter_labels(equals == std::string::npos ? named : named.substr(equals + 1));
+    if (labels.empty()) continue;
+    nlohmann::json overrides = {{"new_classifier", true}};
+    for (size_t i = 0; i < labels.size(); ++i) overrides["id2label"][std::to_string(i)] = labels[i];
+    model.overrides = overrides.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+  return model;
+}
+
+}  // namespace
+
 std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
                                                          MpiSession& session,
                                                          TokenizerUse tokenizer) {
@@ -151,7 +171,7 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
   loaded->context = make_cpu_context(resolve_threads(options, session));
   if (ranks.size() > 1) loaded->context.tensor_parallel = &ranks;
   loaded->dtype = parse_dtype(options.dtype);
-  loaded->opened = open_model(options.model);
+  loaded->opened = open_model(with_adapter_labels(options));
   std::future<std::shared_ptr<const Tokenizer>> pending_tokenizer;
   if (tokenizer == TokenizerUse::all_ranks || (tokenizer == TokenizerUse::rank_zero && ranks.rank() == 0)) {
     pending_tokenizer = std::async(std::launch::async, load_tokenizer, options.model.path);

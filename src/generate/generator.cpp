@@ -196,6 +196,11 @@ void Generator::admit(std::span<const GenerationRequest> requests, size_t index)
   copy_from_donors();
 }
 
+/// Whether the keys of a prompt's token depend on the tokens after it: no other prompt's serve then.
+bool Generator::sees_whole_prompt() const {
+  return model_.info().attention == AttentionPattern::prefix;
+}
+
 /// Takes the free slot that already holds the longest beginning of the prompt, or, when a sequence at work has a longer
 /// one, that as the donor.
 void Generator::find_shared_prefix(Sequence& sequence) {
@@ -204,7 +209,7 @@ void Generator::find_shared_prefix(Sequence& sequence) {
   int64_t best = -1;
   for (size_t slot = 0; slot < slots_.size(); ++slot) {
     if (slots_[slot].sequence) continue;
-    int64_t shared = common_prefix(prompt, slots_[slot].tokens);
+    int64_t shared = sees_whole_prompt() ? 0 : common_prefix(prompt, slots_[slot].tokens);
     bool is_better =
         best < 0 || shared > sequence.cached ||
         (shared == sequence.cached && slots_[slot].tokens.size() < slots_[static_cast<size_t>(best)].tokens.size());
@@ -214,6 +219,7 @@ void Generator::find_shared_prefix(Sequence& sequence) {
   }
   sequence.slot = best;
   constexpr int64_t kWorthCopying = 16;
+  if (sees_whole_prompt()) return;
   for (const auto& other : active_) {
     int64_t shared = common_prefix(prompt, other->request.prompt);
     if (shared < std::max(kWorthCopying, sequence.cached + 1) || shared <= sequence.shared) continue;
@@ -228,6 +234,7 @@ void Generator::step() {
   auto start = Clock::now();
   batch_.ids.clear();
   batch_.sequences.clear();
+  batch_.segment_ids.clear();
   rows_.clear();
   sampled_.clear();
   int64_t prompt_tokens = 0;
@@ -237,6 +244,8 @@ void Generator::step() {
   for (auto& sequence : active_) {
     if (sequence->num_new() > 0 || sequence->donor) continue;
     int64_t count = std::min(sequence->pending(), options_.prefill_chunk - prompt_tokens);
+    // A prompt whose tokens see each other has to be computed whole.
+    if (sees_whole_prompt() && count < sequence->pending()) count = prompt_tokens == 0 ? sequence->pending() : 0;
     if (count == 0) continue;
     add_to_batch(*sequence, count);
     prompt_tokens += count;
@@ -259,6 +268,11 @@ void Generator::add_to_batch(Sequence& sequence, int64_t count) {
   batch_.sequences.push_back(
       {.begin = batch_.num_tokens(), .length = count, .past = sequence.cached, .slot = sequence.slot});
   batch_.ids.insert(batch_.ids.end(), begin, begin + count);
+  // What UniLM writes is of the target's segment; the prompt is the source.
+  bool is_target = sequence.num_new() > 0;
+  if (sees_whole_prompt()) {
+    batch_.segment_ids.insert(batch_.segment_ids.end(), static_cast<size_t>(count), is_target ? 1 : 0);
+  }
   sequence.cached += count;
   if (sequence.pending() > 0) return;
   rows_.push_back(static_cast<int32_t>(batch_.num_tokens() - 1));

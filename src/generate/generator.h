@@ -94,6 +94,7 @@ class Generator {
   void find_shared_prefix(Sequence& sequence);
   void step();
   void add_to_batch(Sequence& sequence, int64_t count);
+  bool sees_whole_prompt() const;
   void copy_from_donors();
   void draw(Tensor& logits);
   std::span<float> row_of_logits(Tensor& logits, int64_t row);

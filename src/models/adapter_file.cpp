@@ -313,7 +313,8 @@ std::string adapter_tensor_name(const std::string& parameter_name) {
 std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
                                 const std::vector<std::string>& whole_parameters,
-                                const std::string& base_model) {
+                                const std::string& base_model,
+                                const std::vector<std::string>& labels) {
   std::vector<std::string> names;
   for (const Parameter& parameter : parameters.all()) {
     const std::string& name = parameter.name;
@@ -326,7 +327,7 @@ std::string adapter_config_json(const LoraOptions& options,
     if (!name.starts_with(kPrefix)) whole_modules.insert(last_part(name.substr(0, name.rfind('.'))));
   }
   Json config = {{"peft_type", "LORA"},
-                 {"task_type", "CAUSAL_LM"},
+                 {"task_type", labels.empty() ? "CAUSAL_LM" : "SEQ_CLS"},
                  {"base_model_name_or_path", base_model},
                  {"inference_mode", true},
                  {"r", options.rank},
@@ -342,7 +343,22 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"target_modules", targets.modules},
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
                  {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
+  for (size_t i = 0; i < labels.size(); ++i) config["id2label"][std::to_string(i)] = labels[i];
   return config.dump(2) + "\n";
+}
+
+std::vector<std::string> adapter_labels(const std::string& folder) {
+  std::string path = folder + "/" + kConfigName;
+  std::vector<std::string> labels;
+  if (!path_exists(path)) return labels;
+  Json config = read_config(path);
+  if (!config.contains("id2label") || !config["id2label"].is_object()) return labels;
+  const Json& names = config["id2label"];
+  for (auto found = names.find("0"); found != names.end() && found->is_string();
+       found = names.find(std::to_string(labels.size()))) {
+    labels.push_back(found->get<std::string>());
+  }
+  return labels;
 }
 
 void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder) {

@@ -127,8 +127,11 @@ void Save::write() {
 void Save::describe_weights(const std::string& folder, DType dtype) const {
   if (subject_.adapter == nullptr) return write_model_files(subject_.base, dtype, subject_.tokenizer, folder);
   write_whole_file(folder + "/adapter_config.json",
-                   adapter_config_json(
-                       subject_.adapter->options(), subject_.adapter->parameters(), plan_.saved, subject_.base.path));
+                   adapter_config_json(subject_.adapter->options(),
+                                       subject_.adapter->parameters(),
+                                       plan_.saved,
+                                       subject_.base.path,
+                                       subject_.model.info().labels));
 }
 
 void Save::write_set(size_t index) {
