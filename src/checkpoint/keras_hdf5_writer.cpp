@@ -2,7 +2,6 @@
 
 #include <hdf5.h>
 
-#include <map>
 #include <utility>
 
 #include "checkpoint/output_file.h"
@@ -27,116 +26,161 @@ class Handle {
   herr_t (*close_)(hid_t);
 };
 
-Handle datatype_of(DType dtype) {
-  if (dtype == DType::bf16) return {H5Tcreate(H5T_OPAQUE, 2), H5Tclose};
-  return {H5Tcopy(dtype == DType::f64 ? H5T_IEEE_F64LE : H5T_IEEE_F32LE), H5Tclose};
-}
-
-class KerasHdf5Writer final : public CheckpointWriter {
+/// Keeps the library from printing while it lives.
+class Silence {
  public:
-  KerasHdf5Writer(std::string path, const std::vector<OutputTensor>& tensors)
-      : path_(std::move(path)), file_(open_file()) {
-    Handle parents(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-    H5Pset_create_intermediate_group(parents.get(), 1);
-    // Keras asks for it.
-    check(Handle(H5Gcreate2(file_->get(), "vars", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose).get());
-    for (const OutputTensor& tensor : tensors) add(tensor, parents.get());
+  Silence() {
+    H5Eget_auto2(H5E_DEFAULT, &print_, &data_);
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
-
-  void write(std::string_view name, int64_t first, int64_t count, const void* values, DType dtype) override {
-    auto found = datasets_.find(name);
-    WEFT_ASSERT(found != datasets_.end(), "{} is not among what is written", name);
-    const Dataset& dataset = found->second;
-    auto size = static_cast<int64_t>(dtype_bytes(dataset.dtype));
-    converted_.resize(static_cast<size_t>(count * size));
-    convert_dtype(values, dtype, converted_.data(), dataset.dtype, count);
-    write_rows(dataset, first, count);
-  }
-
-  void finish() override {
-    check(H5Fflush(file_->get(), H5F_SCOPE_GLOBAL));
-    datasets_.clear();
-    file_.reset();
-    OutputFile values = OutputFile::open(partial_path());
-    values.sync();
-    rename_durably(partial_path(), path_);
-  }
+  ~Silence() { H5Eset_auto2(H5E_DEFAULT, print_, data_); }
+  Silence(const Silence&) = delete;
+  Silence& operator=(const Silence&) = delete;
 
  private:
-  struct Dataset {
-    Handle id;
-    DType dtype = DType::f32;
-  };
+  H5E_auto2_t print_ = nullptr;
+  void* data_ = nullptr;
+};
 
-  std::string partial_path() const { return path_ + ".partial"; }
+Handle half_type() {
+  Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
+  // Sign at bit 15, five bits of exponent from 10 on, ten of mantissa from 0 on.
+  H5Tset_fields(type.get(), 15, 10, 5, 0, 10);
+  H5Tset_size(type.get(), 2);
+  H5Tset_ebias(type.get(), 15);
+  return type;
+}
 
-  void check(int64_t status) const {
-    if (status < 0) fail_input("{}: cannot be written; disk full?", printable(path_));
+Handle datatype_of(DType dtype) {
+  switch (dtype) {
+    case DType::bf16:
+      return {H5Tcreate(H5T_OPAQUE, 2), H5Tclose};
+    case DType::f16:
+      return half_type();
+    case DType::f32:
+      return {H5Tcopy(H5T_IEEE_F32LE), H5Tclose};
+    case DType::f64:
+      return {H5Tcopy(H5T_IEEE_F64LE), H5Tclose};
+    case DType::i32:
+      return {H5Tcopy(H5T_STD_I32LE), H5Tclose};
+    case DType::i64:
+      return {H5Tcopy(H5T_STD_I64LE), H5Tclose};
+    case DType::u8:
+      return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
+  }
+  return {-1, H5Tclose};
+}
+
+/// Makes the groups and datasets; the library then closes the file, and values go to their places like any file's.
+class Skeleton {
+ public:
+  explicit Skeleton(const std::string& path)
+      : path_(path), file_(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose) {
+    check(file_.get(), "the file");
+    // Keras asks for it.
+    check(Handle(H5Gcreate2(file_.get(), "vars", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose).get(), "vars");
   }
 
-  std::unique_ptr<Handle> open_file() const {
-    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-    hid_t id = H5Fcreate(partial_path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
-    if (id < 0) fail_input("{}: cannot be made", printable(partial_path()));
-    return std::make_unique<Handle>(id, H5Fclose);
-  }
-
-  void add(const OutputTensor& tensor, hid_t parents) {
+  /// Returns where the dataset's values lie; 0 for one without elements.
+  int64_t add(const OutputTensor& tensor) {
+    Handle parents(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+    H5Pset_create_intermediate_group(parents.get(), 1);
     std::vector<hsize_t> dims(tensor.shape.begin(), tensor.shape.end());
     Handle space(H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr), H5Sclose);
     Handle type = datatype_of(tensor.dtype);
     Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
     H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER);
-    Handle id(
-        H5Dcreate2(file_->get(), tensor.name.c_str(), type.get(), space.get(), parents, creation.get(), H5P_DEFAULT),
+    H5Pset_obj_track_times(creation.get(), false);
+    Handle dataset(
+        H5Dcreate2(
+            file_.get(), tensor.name.c_str(), type.get(), space.get(), parents.get(), creation.get(), H5P_DEFAULT),
         H5Dclose);
-    check(id.get());
-    if (tensor.dtype == DType::bf16) add_dtype_attribute(id.get());
-    datasets_.emplace(tensor.name, Dataset{.id = std::move(id), .dtype = tensor.dtype});
+    check(dataset.get(), tensor.name);
+    if (tensor.dtype == DType::bf16) add_attribute(dataset.get(), "dtype", "bfloat16");
+    haddr_t offset = tensor.shape.num_elements() == 0 ? 0 : H5Dget_offset(dataset.get());
+    check(offset == HADDR_UNDEF ? -1 : 0, tensor.name);
+    return static_cast<int64_t>(offset);
   }
 
-  void add_dtype_attribute(hid_t dataset) const {
+  void name_layer(const std::string& group, const std::string& name) const {
+    Handle id(H5Gopen2(file_.get(), group.c_str(), H5P_DEFAULT), H5Gclose);
+    check(id.get(), group);
+    add_attribute(id.get(), "name", name);
+  }
+
+  void flush() const { check(H5Fflush(file_.get(), H5F_SCOPE_GLOBAL), "the file"); }
+
+ private:
+  void check(int64_t status, const std::string& what) const {
+    if (status >= 0) return;
+    fail_input("{}: {} cannot be written; disk full, or no right to write there?", printable(path_), printable(what));
+  }
+
+  void add_attribute(hid_t object, const char* name, const std::string& text) const {
     Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
     H5Tset_size(type.get(), H5T_VARIABLE);
     H5Tset_cset(type.get(), H5T_CSET_UTF8);
     Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-    Handle attribute(H5Acreate2(dataset, "dtype", type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-    const char* value = "bfloat16";
-    check(H5Awrite(attribute.get(), type.get(), &value));
+    Handle attribute(H5Acreate2(object, name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+    const char* value = text.c_str();
+    check(H5Awrite(attribute.get(), type.get(), &value), name);
   }
 
-  void write_rows(const Dataset& dataset, int64_t first, int64_t count) {
-    Handle file_space(H5Dget_space(dataset.id.get()), H5Sclose);
-    int rank = H5Sget_simple_extent_ndims(file_space.get());
-    std::vector<hsize_t> dims(static_cast<size_t>(rank));
-    H5Sget_simple_extent_dims(file_space.get(), dims.data(), nullptr);
-    int64_t row = 1;
-    for (size_t i = 1; i < dims.size(); ++i) row *= static_cast<int64_t>(dims[i]);
-    WEFT_ASSERT(rank == 0 || (first % row == 0 && count % row == 0), "values come by whole rows");
-    hsize_t flat = static_cast<hsize_t>(count);
-    Handle memory(H5Screate_simple(1, &flat, nullptr), H5Sclose);
-    if (rank > 0) {
-      std::vector<hsize_t> start(dims.size()), size = dims;
-      start[0] = static_cast<hsize_t>(first / row);
-      size[0] = static_cast<hsize_t>(count / row);
-      H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, start.data(), nullptr, size.data(), nullptr);
+  const std::string& path_;
+  Silence silence_;
+  Handle file_;
+};
+
+class KerasHdf5Writer final : public CheckpointWriter {
+ public:
+  KerasHdf5Writer(std::string path,
+                  const std::vector<OutputTensor>& tensors,
+                  const std::map<std::string, std::string>& layer_names)
+      : path_(std::move(path)), partial_path_(path_ + ".partial") {
+    {
+      Skeleton skeleton(partial_path_);
+      for (const OutputTensor& tensor : tensors) datasets_[tensor.name] = {tensor, skeleton.add(tensor)};
+      for (const auto& [group, name] : layer_names) skeleton.name_layer(group, name);
+      skeleton.flush();
     }
-    Handle type(H5Dget_type(dataset.id.get()), H5Tclose);
-    check(H5Dwrite(dataset.id.get(), type.get(), memory.get(), file_space.get(), H5P_DEFAULT, converted_.data()));
+    file_ = std::make_unique<OutputFile>(OutputFile::open(partial_path_));
   }
+
+  void write(std::string_view name, int64_t first, int64_t count, const void* values, DType dtype) override {
+    auto found = datasets_.find(name);
+    WEFT_ASSERT(found != datasets_.end(), "{} is not among what is written", name);
+    const Dataset& dataset = found->second;
+    WEFT_ASSERT(first >= 0 && count <= dataset.tensor.shape.num_elements() - first, "{}", name);
+    auto width = static_cast<int64_t>(dtype_bytes(dataset.tensor.dtype));
+    for_each_converted(values, dtype, count, dataset.tensor.dtype, [&](int64_t at, const void* piece, int64_t size) {
+      file_->write(dataset.offset + (first + at) * width, piece, size * width);
+    });
+  }
+
+  void finish() override {
+    file_->sync();
+    rename_durably(partial_path_, path_);
+  }
+
+ private:
+  struct Dataset {
+    OutputTensor tensor;
+    int64_t offset = 0;  // from the file's start
+  };
 
   std::string path_;
-  std::unique_ptr<Handle> file_;
+  std::string partial_path_;
   std::map<std::string, Dataset, std::less<>> datasets_;
-  std::vector<std::byte> converted_;
+  std::unique_ptr<OutputFile> file_;
 };
 
 }  // namespace
 
 std::unique_ptr<CheckpointWriter> make_keras_hdf5_writer(const std::string& path,
-                                                         const std::vector<OutputTensor>& tensors) {
-  return std::make_unique<KerasHdf5Writer>(path, tensors);
+                                                         const std::vector<OutputTensor>& tensors,
+                                                         const std::map<std::string, std::string>& layer_names) {
+  return std::make_unique<KerasHdf5Writer>(path, tensors, layer_names);
 }
 
 }  // namespace weft

@@ -1,6 +1,7 @@
 // Keras 3 .weights.h5 files: contiguous datasets in nested groups (the format that keras_hdf5.h reads).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,9 +10,11 @@
 
 namespace weft {
 
-/// Names are paths such as "layers/dense/vars/0". f32, bf16 (as Keras stores it: two opaque bytes and an attribute) and
-/// f64 are written.
+/// Tensors' names are paths such as "layers/dense/vars/0"; those of any other form Keras would not find. bf16 is
+/// written as Keras stores it: two opaque bytes and an attribute. `layer_names` gives groups ("layers/dense/vars")
+/// their attribute `name`, which Keras writes from 3.6 on.
 std::unique_ptr<CheckpointWriter> make_keras_hdf5_writer(const std::string& path,
-                                                         const std::vector<OutputTensor>& tensors);
+                                                         const std::vector<OutputTensor>& tensors,
+                                                         const std::map<std::string, std::string>& layer_names = {});
 
 }  // namespace weft

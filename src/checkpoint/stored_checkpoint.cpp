@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "checkpoint/read_box.h"
 #include "core/crc32c.h"
@@ -26,6 +27,12 @@ void check_box(const TensorInfo& info, std::span<const int64_t> begin, std::span
                fmt::join(begin, ", "),
                fmt::join(end, ", "));
   }
+}
+
+int64_t num_elements_of(std::span<const int64_t> begin, std::span<const int64_t> end) {
+  int64_t count = 1;
+  for (size_t i = 0; i < begin.size(); ++i) count *= end[i] - begin[i];
+  return count;
 }
 
 }  // namespace
@@ -83,22 +90,62 @@ const TensorInfo* StoredCheckpoint::find(std::string_view name) const {
   return tensor ? &tensor->info : nullptr;
 }
 
-void StoredCheckpoint::verify_checksums(int part, int parts) const {
+void StoredCheckpoint::verify_checksum(const TensorInfo& info, const StoredPart& part, int64_t bytes) const {
   constexpr int64_t kPieceBytes = 4 << 20;
+  if (!part.crc32c) return;
   std::vector<std::byte> piece;
+  uint32_t crc = 0;
+  for (int64_t at = 0; at < bytes; at += kPieceBytes) {
+    piece.resize(static_cast<size_t>(std::min(kPieceBytes, bytes - at)));
+    files_[part.file]->read(part.offset + at, piece.data(), static_cast<int64_t>(piece.size()));
+    crc = extend_crc32c(crc, piece.data(), piece.size());
+  }
+  if (masked_crc32c(crc) == *part.crc32c) return;
+  fail_input("{}: the checksum of tensor {} is wrong; damaged file, download it again",
+             printable(files_[part.file]->path()),
+             printable(info.name));
+}
+
+void StoredCheckpoint::verify_checksums(int part, int parts) const {
   for (size_t i = static_cast<size_t>(part); i < tensors_.size(); i += static_cast<size_t>(parts)) {
     const StoredTensor& tensor = tensors_[i];
-    if (!tensor.crc32c) continue;
-    uint32_t crc = 0;
-    for (int64_t at = 0; at < tensor.info.stored_bytes; at += kPieceBytes) {
-      piece.resize(static_cast<size_t>(std::min(kPieceBytes, tensor.info.stored_bytes - at)));
-      files_[tensor.file]->read(tensor.offset + at, piece.data(), static_cast<int64_t>(piece.size()));
-      crc = extend_crc32c(crc, piece.data(), piece.size());
+    StoredPart whole{.file = tensor.file, .offset = tensor.offset, .crc32c = tensor.crc32c};
+    verify_checksum(tensor.info, whole, tensor.info.stored_bytes);
+    for (const StoredPart& piece : tensor.parts) {
+      int64_t row_bytes = tensor.info.stored_bytes / tensor.info.shape[tensor.cut_dim];
+      verify_checksum(tensor.info, piece, (piece.end - piece.begin) * row_bytes);
     }
-    if (masked_crc32c(crc) == *tensor.crc32c) continue;
-    fail_input("{}: the checksum of tensor {} is wrong; damaged file, download it again",
-               printable(tensor.info.file),
-               printable(tensor.info.name));
+  }
+}
+
+void StoredCheckpoint::read_parts(const StoredTensor& tensor,
+                                  std::span<const int64_t> begin,
+                                  std::span<const int64_t> end,
+                                  void* into,
+                                  DType dtype) const {
+  auto dim = static_cast<size_t>(tensor.cut_dim);
+  auto outer = static_cast<size_t>(num_elements_of(begin.first(dim), end.first(dim)));
+  // Bytes of one position along the cut dimension.
+  size_t row_bytes =
+      dtype_bytes(dtype) * static_cast<size_t>(num_elements_of(begin.subspan(dim + 1), end.subspan(dim + 1)));
+  std::vector<int64_t> part_begin(begin.begin(), begin.end());
+  std::vector<int64_t> part_end(end.begin(), end.end());
+  std::vector<std::byte> values;
+  for (const StoredPart& part : tensor.parts) {
+    int64_t first = std::max(begin[dim], part.begin);
+    int64_t last = std::min(end[dim], part.end);
+    if (first >= last) continue;
+    part_begin[dim] = first - part.begin;
+    part_end[dim] = last - part.begin;
+    Shape shape = tensor.info.shape;
+    shape.set(tensor.cut_dim, part.end - part.begin);
+    StoredArray array{.file = *files_[part.file], .offset = part.offset, .type = *tensor.type, .shape = shape};
+    size_t run_bytes = static_cast<size_t>(last - first) * row_bytes;
+    values.resize(outer * run_bytes);
+    bytes_read_ += read_box(array, part_begin, part_end, values.data(), dtype);
+    auto* target = static_cast<std::byte*>(into) + static_cast<size_t>(first - begin[dim]) * row_bytes;
+    size_t stride = static_cast<size_t>(end[dim] - begin[dim]) * row_bytes;
+    for (size_t i = 0; i < outer; ++i) std::memcpy(target + i * stride, values.data() + i * run_bytes, run_bytes);
   }
 }
 
@@ -116,6 +163,7 @@ void StoredCheckpoint::read_slice(std::string_view name,
                printable(tensor_info.storage_type));
   }
   check_box(tensor_info, begin, end);
+  if (!tensor.parts.empty()) return read_parts(tensor, begin, end, into, dtype);
   StoredArray array{
       .file = *files_[tensor.file], .offset = tensor.offset, .type = *tensor.type, .shape = tensor_info.shape};
   bytes_read_ += read_box(array, begin, end, into, dtype);

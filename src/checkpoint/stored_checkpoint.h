@@ -14,12 +14,24 @@
 
 namespace weft {
 
+/// Positions [begin, end) of the dimension along which a tensor is cut: a row-major array of its own.
+struct StoredPart {
+  int64_t begin = 0;
+  int64_t end = 0;
+  size_t file = 0;
+  int64_t offset = 0;
+  std::optional<uint32_t> crc32c = std::nullopt;
+};
+
 struct StoredTensor {
   TensorInfo info;
   const StorageType* type = nullptr;              // null: of a type that Weft can't read, refused when it is asked for
   size_t file = 0;                                // index into the checkpoint's files
   int64_t offset = 0;                             // from the file's start
   std::optional<uint32_t> crc32c = std::nullopt;  // masked, where the format has one
+  // Of a tensor that is cut along a dimension and has no place of its own: in order, covering it without gaps.
+  int cut_dim = 0;
+  std::vector<StoredPart> parts = {};
 };
 
 /// Throws unless every tensor lies inside [data_begin, data_end) of its file and no two share a byte. All tensors are
@@ -48,6 +60,12 @@ class StoredCheckpoint final : public CheckpointReader {
 
  private:
   const StoredTensor* find_stored(std::string_view name) const;
+  void read_parts(const StoredTensor& tensor,
+                  std::span<const int64_t> begin,
+                  std::span<const int64_t> end,
+                  void* into,
+                  DType dtype) const;
+  void verify_checksum(const TensorInfo& info, const StoredPart& part, int64_t bytes) const;
 
   std::string_view format_;
   std::string path_;

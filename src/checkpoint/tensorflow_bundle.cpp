@@ -3,14 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 
-#include "checkpoint/output_file.h"
 #include "checkpoint/stored_checkpoint.h"
 #include "checkpoint/tensor_bundle.pb.h"
+#include "checkpoint/tensorflow_bundle_format.h"
 #include "checkpoint/tensorflow_index.h"
-#include "core/crc32c.h"
 #include "core/error.h"
 
 namespace weft {
@@ -20,79 +18,34 @@ using Entries = std::vector<std::pair<std::string, std::string>>;
 
 constexpr int kMaxShards = 99999;
 
-struct BundleType {
-  int number;
-  StorageType storage;
-};
-
-/// Numbers of tensorflow/core/framework/types.proto.
-constexpr BundleType kTypes[] = {
-    {1, {"F32", DType::f32, 1, 4}},
-    {2, {"F64", DType::f64, 1, 8}},
-    {3, {"I32", DType::i32, 1, 4}},
-    {4, {"U8", DType::u8, 1, 1}},
-    {9, {"I64", DType::i64, 1, 8}},
-    {14, {"BF16", DType::bf16, 1, 2}},
-    {19, {"F16", DType::f16, 1, 2}},
-};
-
-const StorageType* storage_of(int number) {
-  for (const BundleType& type : kTypes) {
-    if (type.number == number) return &type.storage;
-  }
-  return nullptr;
-}
-
-int number_of(DType dtype) {
-  for (const BundleType& type : kTypes) {
-    if (type.storage.dtype == dtype) return type.number;
-  }
-  return 1;
-}
-
-std::string shard_path(const std::string& prefix, int shard, int num_shards) {
-  return fmt::format("{}.data-{:05}-of-{:05}", prefix, shard, num_shards);
-}
-
 class BundleOpening {
  public:
   BundleOpening(const std::string& path, const std::string& index_path)
-      : path_(path), index_path_(index_path), prefix_(index_path.substr(0, index_path.size() - 6)) {}
+      : path_(path), index_path_(index_path), prefix_(index_path.substr(0, index_path.rfind('.'))) {}
 
   std::unique_ptr<CheckpointReader> open() {
-    Entries entries = read_tensorflow_index(index_path_);
-    read_header(entries);
-    for (size_t i = 1; i < entries.size(); ++i) add(entries[i].first, entries[i].second);
-    std::vector<std::unique_ptr<File>> files;
-    for (int shard = 0; shard < num_shards_; ++shard) {
-      files.push_back(std::make_unique<File>(shard_path(prefix_, shard, num_shards_)));
+    entries_ = read_tensorflow_index(index_path_);
+    read_header();
+    for (size_t i = 1; i < entries_.size(); ++i) {
+      // A key that begins with 0 is a slice of a partitioned variable, whose own entry names it.
+      if (entries_[i].first.front() != '\0') add(entries_[i].first, parse(entries_[i].first, entries_[i].second));
     }
-    std::vector<StoredTensor> all;
-    for (auto& [shard, tensors] : tensors_) {
-      const File& file = *files[static_cast<size_t>(shard)];
-      check_stored_tensors(file, 0, file.size(), tensors);
-      all.insert(all.end(), tensors.begin(), tensors.end());
-    }
-    all.insert(all.end(), unreadable_.begin(), unreadable_.end());
-    return std::make_unique<StoredCheckpoint>("tensorflow", path_, std::move(files), std::move(all));
+    for (size_t i = 0; i < files_.size(); ++i) check_stored_tensors(*files_[i], 0, files_[i]->size(), places_[i]);
+    return std::make_unique<StoredCheckpoint>("tensorflow", path_, std::move(files_), std::move(tensors_));
   }
 
  private:
-  void read_header(const Entries& entries) {
+  void read_header() {
     tensor_bundle::Header header;
-    if (entries.empty() || !entries[0].first.empty() || !header.ParseFromString(entries[0].second)) {
+    if (entries_.empty() || !entries_[0].first.empty() || !header.ParseFromString(entries_[0].second)) {
       fail_input("{}: has no header; damaged, or no TensorFlow checkpoint", printable(index_path_));
     }
     if (header.endianness() != 0) {
       fail_input("{}: was written on a big-endian machine; write it again on another", printable(index_path_));
     }
     num_shards_ = header.num_shards();
-    // Each shard is a file, and an entry says which: more shards than entries cannot be.
-    if (num_shards_ < 1 || num_shards_ > kMaxShards || static_cast<size_t>(num_shards_) > entries.size()) {
-      fail_input("{}: says it has {} data files for {} variables; damaged",
-                 printable(index_path_),
-                 num_shards_,
-                 entries.size() - 1);
+    if (num_shards_ < 1 || num_shards_ > kMaxShards) {
+      fail_input("{}: says it has {} data files; damaged", printable(index_path_), num_shards_);
     }
   }
 
@@ -100,146 +53,159 @@ class BundleOpening {
     fail_input("{}: variable {} {}; damaged file", printable(index_path_), printable(name), what);
   }
 
-  void add(const std::string& name, const std::string& value) {
+  tensor_bundle::Entry parse(const std::string& name, const std::string& value) const {
     tensor_bundle::Entry entry;
     if (!entry.ParseFromString(value)) damaged(name, "has an entry that cannot be read");
-    // A key that begins with 0 is one slice of a partitioned variable, whose own entry says so.
-    if (name.front() == '\0') return;
+    return entry;
+  }
+
+  void add(const std::string& name, const tensor_bundle::Entry& entry) {
     StoredTensor tensor;
     tensor.info.name = name;
     tensor.info.shape = shape_of(name, entry);
-    tensor.info.file = shard_path(prefix_, entry.shard_id(), num_shards_);
-    const StorageType* type = storage_of(entry.dtype());
-    if (entry.slices_size() > 0 || type == nullptr) {
-      tensor.info.storage_type = entry.slices_size() > 0 ? "slices of a partitioned variable"
-                                                         : fmt::format("TensorFlow type {}", entry.dtype());
-      // Nothing says how many values there are: a shape that cannot be believed is not told.
-      if (tensor.info.shape.num_elements() > entry.size()) tensor.info.shape = {};
-      unreadable_.push_back(std::move(tensor));
-      return;
+    tensor.info.storage_type = bundle_type_name(entry.dtype());
+    tensor.info.file = index_path_;
+    tensor.type = bundle_storage_type(entry.dtype());
+    if (tensor.type != nullptr) tensor.info.dtype = tensor.type->dtype;
+    if (entry.slices_size() > 0) {
+      set_parts(tensor, entry);
+    } else {
+      set_place(tensor, entry);
     }
-    if (entry.shard_id() < 0 || entry.shard_id() >= num_shards_)
-      damaged(name, "lies in a data file that does not exist");
-    std::vector<int64_t> dims(tensor.info.shape.begin(), tensor.info.shape.end());
-    std::optional<int64_t> bytes = stored_bytes(dims, *type);
-    if (!bytes || *bytes != entry.size()) {
-      damaged(name, fmt::format("is {} and takes {} bytes", to_string(tensor.info.shape), entry.size()));
-    }
-    if (entry.offset() < 0) damaged(name, "lies before its file's start");
-    tensor.info.dtype = type->dtype;
-    tensor.info.storage_type = std::string(type->name);
-    tensor.info.stored_bytes = *bytes;
-    tensor.type = type;
-    tensor.file = static_cast<size_t>(entry.shard_id());
-    tensor.offset = entry.offset();
-    tensor.crc32c = entry.crc32c();
-    tensors_[entry.shard_id()].push_back(std::move(tensor));
+    tensors_.push_back(std::move(tensor));
   }
 
   Shape shape_of(const std::string& name, const tensor_bundle::Entry& entry) const {
     std::vector<int64_t> dims;
     for (const tensor_bundle::Dimension& dim : entry.shape().dim()) dims.push_back(dim.size());
-    if (entry.shape().unknown_rank() || static_cast<int>(dims.size()) > Shape::kMaxRank) {
-      damaged(name, fmt::format("has {} dimensions, at most {} are known", dims.size(), Shape::kMaxRank));
+    if (entry.shape().unknown_rank() || dims.size() > static_cast<size_t>(Shape::kMaxRank)) {
+      fail_input("{}: variable {} has {} dimensions, Weft reads up to {}; remove it from the checkpoint",
+                 printable(index_path_),
+                 printable(name),
+                 entry.shape().unknown_rank() ? "an unknown number of" : std::to_string(dims.size()),
+                 Shape::kMaxRank);
     }
     if (!checked_num_elements(dims)) damaged(name, "has a shape that cannot be");
     return {dims.data(), dims.data() + dims.size()};
+  }
+
+  /// Checks the entry of a tensor or slice of the given shape, and sets where it lies.
+  void set_place(StoredTensor& tensor, const tensor_bundle::Entry& entry) {
+    TensorInfo& info = tensor.info;
+    if (entry.shard_id() < 0 || entry.shard_id() >= num_shards_) {
+      damaged(info.name, fmt::format("lies in data file {} of {}", entry.shard_id(), num_shards_));
+    }
+    if (entry.offset() < 0 || entry.size() < 0) damaged(info.name, "lies before its file's start");
+    std::vector<int64_t> dims(info.shape.begin(), info.shape.end());
+    bool is_right = tensor.type != nullptr ? stored_bytes(dims, *tensor.type) == entry.size()
+                                           : info.shape.num_elements() <= entry.size();
+    if (!is_right) damaged(info.name, fmt::format("is {} and takes {} bytes", to_string(info.shape), entry.size()));
+    tensor.file = file_of(entry.shard_id());
+    tensor.offset = entry.offset();
+    info.file = files_[tensor.file]->path();
+    info.stored_bytes = entry.size();
+    if (tensor.type != nullptr) tensor.crc32c = entry.crc32c();
+    places_[tensor.file].push_back(tensor);
+  }
+
+  size_t file_of(int shard) {
+    auto [found, is_new] = file_of_shard_.emplace(shard, files_.size());
+    if (is_new) {
+      files_.push_back(std::make_unique<File>(bundle_shard_path(prefix_, shard, num_shards_)));
+      places_.emplace_back();
+    }
+    return found->second;
+  }
+
+  /// Takes the slices of a partitioned variable together.
+  void set_parts(StoredTensor& tensor, const tensor_bundle::Entry& entry) {
+    tensor.cut_dim = cut_dim_of(tensor.info.name, entry);
+    // In order and without repetition first: each slice then costs a search for a key that is in the file.
+    for (const Cut& cut : cuts_of(tensor, entry)) {
+      StoredTensor piece{.info = tensor.info, .type = tensor.type};
+      piece.info.shape.set(tensor.cut_dim, cut.end - cut.begin);
+      set_place(piece, slice_entry(tensor.info.name, *cut.slice, entry.dtype()));
+      tensor.parts.push_back({cut.begin, cut.end, piece.file, piece.offset, piece.crc32c});
+      tensor.info.stored_bytes += piece.info.stored_bytes;
+    }
+  }
+
+  struct Cut {
+    int64_t begin = 0;
+    int64_t end = 0;
+    const tensor_bundle::TensorSlice* slice = nullptr;
+  };
+
+  std::vector<Cut> cuts_of(const StoredTensor& tensor, const tensor_bundle::Entry& entry) const {
+    int64_t size = tensor.info.shape[tensor.cut_dim];
+    std::vector<Cut> cuts;
+    for (const tensor_bundle::TensorSlice& slice : entry.slices()) {
+      const tensor_bundle::Extent& extent = slice.extent(tensor.cut_dim);
+      int64_t length = extent.has_length() ? extent.length() : size;
+      int64_t begin = extent.has_length() ? extent.start() : 0;
+      if (begin < 0 || length < 1 || begin > size - length) damaged(tensor.info.name, "has a slice outside of it");
+      cuts.push_back({begin, begin + length, &slice});
+    }
+    std::sort(cuts.begin(), cuts.end(), [](const Cut& a, const Cut& b) { return a.begin < b.begin; });
+    int64_t covered = 0;
+    bool is_whole = true;
+    for (const Cut& cut : cuts) {
+      is_whole = is_whole && cut.begin == covered;
+      covered = cut.end;
+    }
+    if (!is_whole || covered != size) damaged(tensor.info.name, "has slices that overlap or leave a gap");
+    return cuts;
+  }
+
+  /// The one dimension along which slices differ; TensorFlow's partitioners know no other kind.
+  int cut_dim_of(const std::string& name, const tensor_bundle::Entry& entry) const {
+    int cut_dim = 0;
+    bool is_cut = false;
+    for (const tensor_bundle::TensorSlice& slice : entry.slices()) {
+      if (slice.extent_size() != entry.shape().dim_size() || slice.extent_size() == 0) {
+        damaged(name, "has a slice of another rank");
+      }
+      for (int dim = 0; dim < slice.extent_size(); ++dim) {
+        const tensor_bundle::Extent& extent = slice.extent(dim);
+        if (!extent.has_length() || extent.length() == entry.shape().dim(dim).size()) continue;
+        if (is_cut && dim != cut_dim) {
+          fail_input("{}: variable {} is cut along several dimensions, Weft reads one; save it whole",
+                     printable(index_path_),
+                     printable(name));
+        }
+        cut_dim = dim;
+        is_cut = true;
+      }
+    }
+    return cut_dim;
+  }
+
+  tensor_bundle::Entry slice_entry(const std::string& name, const tensor_bundle::TensorSlice& slice, int dtype) const {
+    std::string key = bundle_slice_key(name, slice);
+    auto found = std::lower_bound(entries_.begin(), entries_.end(), key, [](const auto& entry, const auto& wanted) {
+      return entry.first < wanted;
+    });
+    if (found == entries_.end() || found->first != key) damaged(name, "names a slice that is not there");
+    tensor_bundle::Entry entry = parse(name, found->second);
+    if (entry.dtype() != dtype) damaged(name, "has a slice of another type");
+    return entry;
   }
 
   const std::string& path_;
   const std::string& index_path_;
   std::string prefix_;
   int num_shards_ = 0;
-  std::map<int, std::vector<StoredTensor>> tensors_;  // by shard
-  std::vector<StoredTensor> unreadable_;
-};
-
-class BundleWriter final : public CheckpointWriter {
- public:
-  BundleWriter(std::string prefix, std::vector<OutputTensor> tensors)
-      : prefix_(std::move(prefix)), file_(OutputFile::create(partial_path(), total_bytes(tensors))) {
-    std::sort(
-        tensors.begin(), tensors.end(), [](const OutputTensor& a, const OutputTensor& b) { return a.name < b.name; });
-    int64_t offset = 0;
-    for (OutputTensor& tensor : tensors) {
-      int64_t bytes = tensor.shape.num_elements() * static_cast<int64_t>(dtype_bytes(tensor.dtype));
-      places_.emplace(tensor.name, Place{.tensor = tensor, .offset = offset, .bytes = bytes});
-      offset += bytes;
-    }
-  }
-
-  void write(std::string_view name, int64_t first, int64_t count, const void* values, DType dtype) override {
-    auto found = places_.find(name);
-    WEFT_ASSERT(found != places_.end(), "{} is not among what is written", name);
-    Place& place = found->second;
-    WEFT_ASSERT(first == place.written, "{}: elements out of order", name);
-    auto size = static_cast<int64_t>(dtype_bytes(place.tensor.dtype));
-    converted_.resize(static_cast<size_t>(count * size));
-    convert_dtype(values, dtype, converted_.data(), place.tensor.dtype, count);
-    file_.write(place.offset + first * size, converted_.data(), count * size);
-    place.crc = extend_crc32c(place.crc, converted_.data(), converted_.size());
-    place.written += count;
-  }
-
-  void finish() override {
-    file_.sync();
-    rename_durably(partial_path(), shard_path(prefix_, 0, 1));
-    // Last: a checkpoint without an index is none.
-    write_whole_file(prefix_ + ".index.partial", tensorflow_index_bytes(entries()));
-    rename_durably(prefix_ + ".index.partial", prefix_ + ".index");
-  }
-
- private:
-  struct Place {
-    OutputTensor tensor;
-    int64_t offset = 0, bytes = 0;
-    int64_t written = 0;
-    uint32_t crc = 0;
-  };
-
-  static int64_t total_bytes(const std::vector<OutputTensor>& tensors) {
-    int64_t total = 0;
-    for (const OutputTensor& tensor : tensors) {
-      total += tensor.shape.num_elements() * static_cast<int64_t>(dtype_bytes(tensor.dtype));
-    }
-    return total;
-  }
-
-  std::string partial_path() const { return prefix_ + ".data.partial"; }
-
-  Entries entries() const {
-    Entries entries;
-    tensor_bundle::Header header;
-    header.set_num_shards(1);
-    header.mutable_version()->set_producer(1);
-    entries.emplace_back("", header.SerializeAsString());
-    for (const auto& [name, place] : places_) {
-      tensor_bundle::Entry entry;
-      entry.set_dtype(number_of(place.tensor.dtype));
-      entry.mutable_shape();
-      for (int64_t dim : place.tensor.shape) entry.mutable_shape()->add_dim()->set_size(dim);
-      entry.set_offset(place.offset);
-      entry.set_size(place.bytes);
-      entry.set_crc32c(masked_crc32c(place.crc));
-      entries.emplace_back(name, entry.SerializeAsString());
-    }
-    return entries;
-  }
-
-  std::string prefix_;
-  OutputFile file_;
-  std::map<std::string, Place, std::less<>> places_;
-  std::vector<std::byte> converted_;
+  Entries entries_;
+  std::map<int, size_t> file_of_shard_;
+  std::vector<std::unique_ptr<File>> files_;       // of the shards that hold something
+  std::vector<std::vector<StoredTensor>> places_;  // by file: tensors and slices, to be held against its size
+  std::vector<StoredTensor> tensors_;
 };
 
 }  // namespace
 
 std::unique_ptr<CheckpointReader> open_tensorflow_bundle(const std::string& path, const std::string& index_path) {
   return BundleOpening(path, index_path).open();
-}
-
-std::unique_ptr<CheckpointWriter> make_tensorflow_writer(const std::string& prefix, std::vector<OutputTensor> tensors) {
-  return std::make_unique<BundleWriter>(prefix, std::move(tensors));
 }
 
 }  // namespace weft

@@ -18,6 +18,8 @@ constexpr int64_t kTrailerBytes = 5;  // compression type and checksum
 constexpr int64_t kMaxIndexBytes = int64_t{1} << 30;
 constexpr size_t kBlockBytes = 256 << 10;
 constexpr int kRestartInterval = 16;
+/// Every sixteenth name is written whole, and none is much longer than its neighbours.
+constexpr int64_t kMaxKeyBytesPerByte = 64;
 
 using Entries = std::vector<std::pair<std::string, std::string>>;
 
@@ -26,6 +28,7 @@ class Reading {
  public:
   explicit Reading(std::string_view bytes) : bytes_(bytes) {}
   bool is_done() const { return bytes_.empty(); }
+  size_t remaining() const { return bytes_.size(); }
 
   std::optional<uint64_t> varint() {
     uint64_t value = 0;
@@ -66,11 +69,16 @@ class IndexFile {
     std::memcpy(&magic, footer.data() + kFooterBytes - 8, 8);
     if (magic != kMagic) damaged("does not end as the index of a TensorFlow checkpoint does");
     Reading handles(std::string_view(footer).substr(0, kFooterBytes - 8));
-    handle(handles);  // of the meta index, which holds nothing
+    block(handle(handles));  // the meta index, which holds nothing
     Entries result;
+    int64_t previous_end = 0;
     for (const auto& [last_key, value] : block(handle(handles))) {
-      Reading place(value);
-      for (auto& entry : block(handle(place))) {
+      Reading reading(value);
+      Handle place = handle(reading);
+      // Blocks that were read again and again could take any time.
+      if (place.offset < previous_end) damaged("has blocks that overlap");
+      previous_end = place.offset + place.size + kTrailerBytes;
+      for (auto& entry : block(place)) {
         if (!result.empty() && entry.first <= result.back().first) damaged("has keys out of order");
         result.push_back(std::move(entry));
       }
@@ -111,18 +119,30 @@ class IndexFile {
   }
 
   Entries decode(std::string_view contents) const {
-    uint32_t restarts = 0;
+    uint32_t num_restarts = 0;
     if (contents.size() < 4) damaged("has a block without its end");
-    std::memcpy(&restarts, contents.data() + contents.size() - 4, 4);
-    if (restarts > (contents.size() - 4) / 4) damaged("has a block with more restarts than bytes");
-    Reading reading(contents.substr(0, contents.size() - 4 - 4 * size_t{restarts}));
+    std::memcpy(&num_restarts, contents.data() + contents.size() - 4, 4);
+    if (num_restarts > (contents.size() - 4) / 4) damaged("has a block with more restarts than bytes");
+    size_t entries_size = contents.size() - 4 - 4 * size_t{num_restarts};
+    std::vector<uint32_t> restarts(num_restarts);
+    std::memcpy(restarts.data(), contents.data() + entries_size, 4 * size_t{num_restarts});
+    return decode_entries(contents.substr(0, entries_size), restarts);
+  }
+
+  Entries decode_entries(std::string_view contents, const std::vector<uint32_t>& restarts) const {
+    Reading reading(contents);
     Entries entries;
     std::string key;
+    size_t num_restarts = 0;
     while (!reading.is_done()) {
+      bool is_restart =
+          num_restarts < restarts.size() && restarts[num_restarts] == contents.size() - reading.remaining();
+      num_restarts += is_restart ? 1 : 0;
       std::optional<uint64_t> shared = reading.varint();
       std::optional<uint64_t> unshared = reading.varint();
       std::optional<uint64_t> value_length = reading.varint();
       if (!shared || !unshared || !value_length || *shared > key.size()) damaged("has an entry that cannot be");
+      if (is_restart && *shared != 0) damaged("has a restart inside of a name");
       std::optional<std::string_view> rest = reading.take(*unshared);
       std::optional<std::string_view> value = rest ? reading.take(*value_length) : std::nullopt;
       if (!value) damaged("has an entry that is longer than its block");
@@ -130,9 +150,11 @@ class IndexFile {
       key += *rest;
       // Keys that repeat each other's beginnings could make far more bytes than the file has.
       key_bytes_ += static_cast<int64_t>(key.size());
-      if (key_bytes_ > kMaxIndexBytes) damaged("has names that are too long");
+      if (key_bytes_ > kMaxKeyBytesPerByte * file_.size()) damaged("has names that are too long");
       entries.emplace_back(key, *value);
     }
+    // A block without entries has one restart all the same.
+    if (num_restarts != restarts.size() && !entries.empty()) damaged("has a restart that is no entry's start");
     return entries;
   }
 
