@@ -41,7 +41,8 @@ TEST(KerasHdf5Writer, PiecesOfAnySizeMakeTheWholeInEveryFloat) {
   }
   EXPECT_FALSE(std::filesystem::exists(path));
   writer->finish();
-  auto reader = open_checkpoint(folder.path());
+  auto reader = open_checkpoint(path);
+  EXPECT_EQ(reader->format(), "keras_hdf5");
   ASSERT_EQ(reader->names().size(), tensors.size());
   for (const OutputTensor& tensor : tensors) {
     EXPECT_EQ(reader->info(tensor.name).shape, tensor.shape);

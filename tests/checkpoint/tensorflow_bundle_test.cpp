@@ -11,6 +11,7 @@
 #include "checkpoint/reader.h"
 #include "checkpoint/tensorflow_index.h"
 #include "checkpoint/test_files.h"
+#include "core/crc32c.h"
 
 namespace weft {
 namespace {
@@ -161,7 +162,9 @@ TEST_P(Seed, WhatTensorFlowWroteIsWrittenAgainByteForByte) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 2);
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, Seed, testing::Values("bert-embsize", "gau_alpha-mlm", "nezha-lm"));
+INSTANTIATE_TEST_SUITE_P(Checkpoints,
+                         Seed,
+                         testing::Values("bert-embsize", "gau_alpha-mlm", "nezha-lm", "roformer_sim-unilm"));
 
 TEST(TensorflowBundle, TwoShardsWrittenAsOneHoldTheSame) {
   auto reader = open_checkpoint(seed_prefix("bert-mlm"));
@@ -172,6 +175,37 @@ TEST(TensorflowBundle, TwoShardsWrittenAsOneHoldTheSame) {
   copy->verify_checksums(0, 1);
   ASSERT_EQ(copy->names(), reader->names());
   for (const std::string& name : reader->names()) EXPECT_EQ(values_of(*copy, name), values_of(*reader, name)) << name;
+}
+
+TEST(TensorflowBundle, OpensByPrefixIndexAndFolderAndReadsSeveralShards) {
+  std::string prefix = seed_prefix("bert-mlm");
+  for (const std::string& path : {fs::path(prefix).parent_path().string(), prefix, prefix + ".index"}) {
+    auto reader = open_checkpoint(path);
+    const TensorInfo& table = reader->info("bert/embeddings/word_embeddings");
+    EXPECT_EQ(table.storage_type, "F32");
+    EXPECT_NO_THROW(reader->verify_checksums(0, 1));
+    std::vector<float> row(static_cast<size_t>(table.shape[1]));
+    std::vector<float> whole(static_cast<size_t>(table.shape.num_elements()));
+    int64_t begin[] = {3, 0}, end[] = {4, table.shape[1]};
+    reader->read_slice(table.name, begin, end, row.data(), DType::f32);
+    reader->read(table.name, whole.data(), DType::f32);
+    EXPECT_TRUE(std::equal(row.begin(), row.end(), whole.begin() + 3 * table.shape[1]));
+  }
+}
+
+TEST(TensorflowBundle, ChecksumsAreTheFormats) {
+  EXPECT_EQ(crc32c("123456789"), 0xe3069283u);
+  EXPECT_EQ(masked_crc32c(crc32c("123456789")), 0xc78ab0e5u);
+  EXPECT_EQ(masked_crc32c(crc32c("")), 0xa282ead8u);
+  EXPECT_EQ(extend_crc32c(crc32c("12345"), "6789", 4), 0xe3069283u);
+}
+
+TEST(TensorflowBundle, AnIndexOfSeveralBlocksIsReadBack) {
+  std::vector<std::pair<std::string, std::string>> entries;
+  for (int i = 0; i < 20000; ++i) entries.emplace_back("name/" + std::to_string(100000 + i), std::string(30, 'v'));
+  TempFolder folder;
+  std::string path = folder.write("x.index", tensorflow_index_bytes(entries));
+  EXPECT_EQ(read_tensorflow_index(path), entries);
 }
 
 TEST(TensorflowBundle, TheExampleOfTheFormatIsWrittenByteForByte) {
