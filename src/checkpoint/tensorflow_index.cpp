@@ -125,7 +125,8 @@ class IndexFile {
     if (num_restarts > (contents.size() - 4) / 4) damaged("has a block with more restarts than bytes");
     size_t entries_size = contents.size() - 4 - 4 * size_t{num_restarts};
     std::vector<uint32_t> restarts(num_restarts);
-    std::memcpy(restarts.data(), contents.data() + entries_size, 4 * size_t{num_restarts});
+    // An empty vector has no address that memcpy may be given.
+    if (num_restarts > 0) std::memcpy(restarts.data(), contents.data() + entries_size, 4 * size_t{num_restarts});
     return decode_entries(contents.substr(0, entries_size), restarts);
   }
 
