@@ -141,6 +141,7 @@ void StoredCheckpoint::read_parts(const StoredTensor& tensor,
     shape.set(tensor.cut_dim, part.end - part.begin);
     StoredArray array{.file = *files_[part.file], .offset = part.offset, .type = *tensor.type, .shape = shape};
     size_t run_bytes = static_cast<size_t>(last - first) * row_bytes;
+    if (outer * run_bytes == 0) return;
     values.resize(outer * run_bytes);
     bytes_read_ += read_box(array, part_begin, part_end, values.data(), dtype);
     auto* target = static_cast<std::byte*>(into) + static_cast<size_t>(first - begin[dim]) * row_bytes;

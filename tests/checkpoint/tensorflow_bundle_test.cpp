@@ -113,6 +113,11 @@ TEST_F(Stress, BoxesOfASlicedVariableAreThoseOfTheWhole) {
   }
 }
 
+TEST_F(Stress, AnEmptyBoxOfASlicedVariableIsNothing) {
+  int64_t begin[] = {1, 2}, end[] = {9, 2};
+  EXPECT_NO_THROW(reader_->read_slice("sliced", begin, end, nullptr, DType::f32));
+}
+
 TEST_F(Stress, StringsAreListedAndRefused) {
   EXPECT_EQ(reader_->info("text").storage_type, "STRING");
   std::vector<float> values(3);
