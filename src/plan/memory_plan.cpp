@@ -110,7 +110,8 @@ class Planner {
   int64_t logit_activations(const Pass& pass) const {
     int64_t hidden = pass.tokens * widths_.hidden;
     if (pass.logit_rows != pass.tokens) hidden += pass.logit_rows * widths_.hidden;
-    int64_t columns = opened_.decoder("memory planning").logit_soft_cap > 0 ? 2 * widths_.vocabulary : widths_.vocabulary;
+    int64_t columns =
+        opened_.decoder("memory planning").logit_soft_cap > 0 ? 2 * widths_.vocabulary : widths_.vocabulary;
     if (place_.size > 1) columns = std::max(columns, widths_.vocabulary + info_.vocab_size);
     return hidden * element_bytes() + pass.logit_rows * columns * kFloatBytes;
   }

@@ -32,10 +32,7 @@ double visible_keys(int64_t tokens, int64_t window) {
 
 }  // namespace
 
-DecodeCost decode_cost(const OpenedModel& opened,
-                       const LanguageModel& model,
-                       DType dtype,
-                       const Workload& workload) {
+DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DType dtype, const Workload& workload) {
   DecodeCost cost;
   const ModelInfo& info = model.info();
   for (const Parameter& parameter : model.parameters().all()) {

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <filesystem>
 
-#include "core/paths.h"
 #include "core/crc32c.h"
+#include "core/paths.h"
 #include "report/tensorboard_event.pb.h"
 
 namespace weft {

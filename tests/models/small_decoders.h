@@ -58,9 +58,9 @@ inline std::vector<NamedDecoder> small_decoders() {
 
 /// The model at a place, every value random; not too small, so that no path vanishes.
 inline std::unique_ptr<LanguageModel> make_random(Context& context,
-                                                        const DecoderConfig& config,
-                                                        TensorParallelPlace place,
-                                                        DType dtype) {
+                                                  const DecoderConfig& config,
+                                                  TensorParallelPlace place,
+                                                  DType dtype) {
   auto model = make_decoder(config, place);
   initialise_parameters(context, *model, {.dtype = dtype, .for_training = true}, 17);
   return model;

@@ -64,7 +64,8 @@ TEST_P(Transforms, EverySliceOfWhatToFormatWroteReadsBack) {
   for (int rank = 0; rank < size; ++rank) {
     ParameterStore store({rank, size});
     Parameter& parameter = store.add("ours", full, {kind, 4, 4});
-    OneTensor reader(format_shape({.theirs = "x", .transform = transform}, parameter), to_format(transform, parameter, values, false));
+    OneTensor reader(format_shape({.theirs = "x", .transform = transform}, parameter),
+                     to_format(transform, parameter, values, false));
     int64_t rows = parameter.local_shape[0];
     int64_t columns = parameter.local_shape[1];
     for (auto [begin, end] : {std::pair<int64_t, int64_t>{0, rows}, {1, rows}, {rows / 2, rows / 2 + 1}}) {
