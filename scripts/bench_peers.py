@@ -260,6 +260,28 @@ def make_training_measures(options: argparse.Namespace) -> list[Measure]:
     return measures
 
 
+ENCODING_PROGRAMS = ("weft", "torch eager", "torch compiled", "onnxruntime", "openvino", "ctranslate2")
+BF16_ENCODING_PROGRAMS = ("weft", "torch eager", "torch compiled", "openvino")  # the others compute in f32 on processors
+
+
+def make_encoding_measures(options: argparse.Namespace) -> list[Measure]:
+    """Vectors of random ids by all-MiniLM-L6-v2, tokenisation left out."""
+    folder = str(options.cache / "minilm")
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "encode_peer.py")
+    measures = []
+    for dtype, columns in (("f32", ENCODING_PROGRAMS), ("bf16", BF16_ENCODING_PROGRAMS)):
+        for texts, length in ((256, 32), (64, 256)):
+            flags = ["--model", folder, "--dtype", dtype, "--threads", str(THREADS)]
+            weft = [options.weft, "bench", "encode", *flags, "--batch", str(texts), "--sequence", str(length), "--json"]
+            shape = ["--texts", str(texts), "--length", str(length)]
+            peers = {
+                name: [sys.executable, script, name.replace(" ", "-"), *flags, *shape] for name in columns if name != "weft"
+            }
+            name = f"encode, {texts} x {length}, {dtype}"
+            measures.append(Measure(name, "tokens/s", True, ">= the fastest peer", json_value, {"weft": weft, **peers}, columns))
+    return measures
+
+
 def write_text(path: pathlib.Path) -> str:
     """English prose with some code, about 0.7 MB, nothing repeated: the language reference that Python carries."""
     path.write_text("\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)), encoding="utf-8")
@@ -326,7 +348,7 @@ def machine() -> dict:
 def versions() -> dict[str, str]:
     import importlib.metadata
 
-    names = ("llama-cpp-python", "torch", "transformers", "tokenizers", "peft")
+    names = ("llama-cpp-python", "torch", "transformers", "tokenizers", "peft", "onnxruntime", "openvino", "ctranslate2")
     return {name: importlib.metadata.version(name) for name in names}
 
 
@@ -346,7 +368,8 @@ def table(measures: list[Measure], rows: list[dict]) -> list[str]:
 
 def markdown(report: dict, measures: list[Measure]) -> str:
     lines = [
-        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16, medians of {report['rounds']} rounds taking turns;",
+        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16 (encode: all-MiniLM-L6-v2), medians",
+        f"of {report['rounds']} rounds taking turns; load before: {report['machine']['load_before']:.1f};",
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
     ]
     for programs in dict.fromkeys(measure.programs for measure in measures):
@@ -371,7 +394,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measures whose name contains this")
     parser.add_argument("--peers-only", action="store_true", help="leaves Weft out")
     options = parser.parse_args()
-    measures = [*make_measures(options), *make_training_measures(options)]
+    measures = [*make_measures(options), *make_training_measures(options), *make_encoding_measures(options)]
     measures = [measure for measure in measures if options.only in measure.name]
     if options.peers_only:
         for measure in measures:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Compares Weft with llama.cpp, transformers (and peft for training) and tokenizers on this machine: the same weights
 # (SmolLM2-135M-Instruct in BF16), the same work, two threads each, taking turns, medians. Prints tables; timings are no
-# tests, so it exits 0. Training alone: --only train.
+# tests, so it exits 0. Training alone: --only train. Sentence vectors (all-MiniLM-L6-v2, also against onnxruntime,
+# openvino and ctranslate2) alone: --only encode.
 #
 #   scripts/bench_peers.sh [--out NAME] [--rounds N] [--only PART] [--peers-only]
 #
@@ -11,16 +12,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/steps.sh
-num_steps=6
+num_steps=7
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft
 peers=$cache/peers
 python=$peers/venv/bin/python
-case "${1:-}" in -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
 
 install_packages() {
   python3 -m venv "$peers/venv"
-  "$python" -m pip install --disable-pip-version-check numpy gguf tokenizers torch transformers peft
+  "$python" -m pip install --disable-pip-version-check numpy gguf tokenizers torch transformers peft \
+    onnx onnxscript onnxruntime openvino ctranslate2
 }
 
 # Compiled here, since a wheel compiled elsewhere would lack this processor's instructions.
@@ -62,9 +64,10 @@ build_weft() {
 
 mkdir -p "$peers"
 step "Packages" scripts/install_dependencies.sh --test
-once packages_with_peft "transformers, torch, tokenizers, peft" install_packages
+once packages_with_encoders "transformers, torch, tokenizers, peft, onnxruntime, openvino, ctranslate2" install_packages
 once llama_cpp "llama.cpp, compiled for this processor" build_llama_cpp
 once driver "llama.cpp's driver" build_driver
 step "SmolLM2 in BF16" make_models
+step "all-MiniLM-L6-v2" scripts/fetch_minilm.sh
 if [[ " $* " == *" --peers-only "* ]]; then step "Weft is left out" true; else step "Build (release)" build_weft || true; fi
 "$python" scripts/bench_peers.py --weft "${WEFT:-build/release/weft}" --cache "$cache" "$@" || true
