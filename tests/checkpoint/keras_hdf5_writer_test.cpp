@@ -28,6 +28,7 @@ TEST(KerasHdf5Writer, PiecesOfAnySizeMakeTheWholeInEveryFloat) {
   std::string path = folder.path() + "/model.weights.h5";
   std::vector<OutputTensor> tensors = {{"layers/dense/vars/0", {300, 500}, DType::f32},
                                        {"layers/dense/vars/1", {7}, DType::bf16},
+                                       {"layers/large/vars/0", {300, 500}, DType::bf16},
                                        {"layers/time_mix/dense_w/dense_a/vars/0", {2, 3, 4}, DType::f16},
                                        {"layers/wide/vars/0", {5}, DType::f64},
                                        {"layers/scalar/vars/0", {}, DType::f32},
