@@ -25,7 +25,7 @@ std::string header(int num_shards = 1, int endianness = 0) {
   return block_entry(0, "", message.SerializeAsString());
 }
 
-Entry f32(std::vector<int64_t> dims, int64_t offset, int64_t size, int shard = 0) {
+Entry f32(const std::vector<int64_t>& dims, int64_t offset, int64_t size, int shard = 0) {
   Entry entry;
   entry.set_dtype(1);
   entry.mutable_shape();
@@ -45,8 +45,9 @@ std::string index_of(const std::string& entries) {
   return index_file({block_contents(entries)});
 }
 
-Entry partitioned(std::vector<int64_t> dims, const std::vector<std::vector<std::pair<int64_t, int64_t>>>& slices) {
-  Entry entry = f32(std::move(dims), 0, 0);
+Entry partitioned(const std::vector<int64_t>& dims,
+                  const std::vector<std::vector<std::pair<int64_t, int64_t>>>& slices) {
+  Entry entry = f32(dims, 0, 0);
   for (const auto& slice : slices) {
     tensor_bundle::TensorSlice* message = entry.add_slices();
     for (auto [start, length] : slice) {

@@ -207,6 +207,7 @@ TEST(TensorflowBundle, ChecksumsAreTheFormats) {
 
 TEST(TensorflowBundle, AnIndexOfSeveralBlocksIsReadBack) {
   std::vector<std::pair<std::string, std::string>> entries;
+  entries.reserve(20000);
   for (int i = 0; i < 20000; ++i) entries.emplace_back("name/" + std::to_string(100000 + i), std::string(30, 'v'));
   TempFolder folder;
   std::string path = folder.write("x.index", tensorflow_index_bytes(entries));
