@@ -9,6 +9,7 @@
 #include "models/encoder_block.h"
 #include "models/encoder_config.h"
 #include "ops/collective.h"
+#include "ops/elementwise.h"
 
 namespace weft {
 namespace {
@@ -52,6 +53,8 @@ class DisentangledPositions final : public RelativePositions {
             Tables& tables) const override {
     // Under sequence parallelism gradients of replicated weights are summed over ranks in the end.
     Tensor inside = context.sequence_parallel ? shared : copy_to_tp(context, shared);
+    // A block's gradients are summed before they join the other blocks', as when the block is run again in backward.
+    inside = scale_gradient(context, inside, 1);
     tables.tensors = column_parallel(context, inside, std::array<const Linear*, 2>{&attention.query, &attention.key});
     tables.terms.rows = rows_;
     tables.terms.max_distance = max_distance_;
