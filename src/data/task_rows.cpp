@@ -76,7 +76,7 @@ class PrefixData final : public ChangedRows {
     for (const RowSpan& span : row.spans) {
       // A token belongs to the completion when the one before it is scored by it.
       for (int32_t i = 1; i < span.length; ++i) {
-        auto at = static_cast<size_t>(span.begin + i);
+        auto at = static_cast<size_t>(span.begin) + static_cast<size_t>(i);
         row.segments[at] = row.targets[at - 1] >= 0 ? 1 : 0;
       }
     }

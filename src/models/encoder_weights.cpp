@@ -215,7 +215,7 @@ WeightMap encoder_weights(const EncoderConfig& config,
                           const EncoderNames& names,
                           ModelFormat format,
                           const CheckpointReader* reader,
-                          std::shared_ptr<const RowSelection> selection) {
+                          const std::shared_ptr<const RowSelection>& selection) {
   WeightMap map;
   auto blocks = names.block_rows ? names.block_rows : bert_block_rows;
   auto append = [&](const Rows& rows) { map.rows.insert(map.rows.end(), rows.begin(), rows.end()); };

@@ -45,7 +45,7 @@ WeightMap encoder_weights(const EncoderConfig& config,
                           const EncoderNames& names,
                           ModelFormat format,
                           const CheckpointReader* reader,
-                          std::shared_ptr<const RowSelection> selection);
+                          const std::shared_ptr<const RowSelection>& selection);
 
 /// Rows of BERT's blocks.
 std::vector<WeightRow> bert_block_rows(const EncoderConfig& config, ModelFormat format, const std::string& prefix);

@@ -18,7 +18,7 @@ std::vector<float> sinusoids(int64_t rows, int64_t width) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = 0; i < width; ++i) {
       double angle =
-          static_cast<double>(row) * std::pow(10000.0, -2.0 * static_cast<double>(i / 2) / static_cast<double>(width));
+          static_cast<double>(row) * std::pow(10000.0, -static_cast<double>(i - i % 2) / static_cast<double>(width));
       table[static_cast<size_t>(row * width + i)] = static_cast<float>(i % 2 == 0 ? std::sin(angle) : std::cos(angle));
     }
   }
