@@ -21,7 +21,7 @@ const std::vector<BadConfig> kUnreadable = {
     {"train {\n  learning_rat: 1e-4\n}", "2:3: train has no field 'learning_rat'; did you mean 'learning_rate'?"},
     {"trian { steps: 1 }",
      "1:1: the config has no field 'trian'; it has extends, model, lora, data, train, precision, parallel, checkpoint, "
-     "evaluation, samples, output"},
+     "evaluation, samples, output, task"},
     {"train { optimizer { kind: ADAMV } }", "1:27: train.optimizer.kind cannot be 'ADAMV'; did you mean ADAMW?"},
     {"train { schedule { kind: WAVY_LINE } }",
      "1:26: train.schedule.kind cannot be 'WAVY_LINE'; choose one of COSINE, LINEAR, CONSTANT, POLYNOMIAL, "
@@ -81,7 +81,7 @@ const std::vector<BadConfig> kUnreadableJson = {
     {R"({"model": {"path": {"x": 1}}})", "1:20: model.path needs a text in quotes, found {"},
     {R"({"a b": 1})",
      "1:2: the config has no field 'a b'; it has extends, model, lora, data, train, precision, parallel, checkpoint, "
-     "evaluation, samples, output"},
+     "evaluation, samples, output, task"},
     {R"({"train": {"steps": 1,}})",
      "1:23: syntax error while parsing object key - unexpected '}'; expected string literal"},
     {R"("x")", "1:1: a config must be a JSON object"},
