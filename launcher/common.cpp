@@ -18,6 +18,7 @@
 #include "launcher/adapter_set.h"
 #include "launcher/mpi_session.h"
 #include "models/adapter_file.h"
+#include "models/model_config.h"
 #include "tokenizer/tokenizer.h"
 
 namespace weft {
@@ -110,6 +111,10 @@ namespace {
 void check_ranks(const CommonOptions& options, int world_size) {
   int wanted = options.tensor_parallel;
   if (wanted == 0 || wanted == world_size) return;
+  if (options.shares_out_inputs && world_size % wanted == 0) return;
+  if (options.shares_out_inputs) {
+    fail(ExitCode::usage, "--tensor-parallel {} does not divide the {} ranks that were started", wanted, world_size);
+  }
   fail(ExitCode::usage,
        "--tensor-parallel {} with {} rank(s): inference shares the weights among all ranks; start as many with `weft "
        "launch -n {} -- …` or "
@@ -158,6 +163,17 @@ ModelOptions with_adapter_labels(const CommonOptions& options) {
   return model;
 }
 
+/// A tokenizer of the whole vocabulary would number the tokens of a cut one wrongly.
+void check_vocabulary(const InferenceModel& loaded) {
+  if (loaded.tokenizer == nullptr || loaded.opened.config->integers("keep_tokens").empty()) return;
+  if (loaded.tokenizer->vocab_size() <= loaded.model->info().vocab_size) return;
+  fail_input(
+      "{}: 'keep_tokens' leaves {} tokens, the tokenizer has {}; cut its vocab.txt likewise, as weft convert does",
+      loaded.opened.path,
+      loaded.model->info().vocab_size,
+      loaded.tokenizer->vocab_size());
+}
+
 }  // namespace
 
 std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
@@ -188,6 +204,7 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
   loaded->adapters = std::make_unique<AdapterSet>(
       loaded->context, *loaded->model, options.adapters, options.used_adapter, loaded->dtype);
   if (pending_tokenizer.valid()) loaded->tokenizer = pending_tokenizer.get();
+  check_vocabulary(*loaded);
   log_load(*loaded, ranks.size(), loaded->context.num_threads);
   return loaded;
 }

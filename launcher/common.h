@@ -26,6 +26,7 @@ struct CommonOptions {
   std::vector<std::string> adapters;  // [NAME=]DIR
   std::string used_adapter;           // empty: the first
   int tensor_parallel = 0;            // 0: all ranks
+  bool shares_out_inputs = false;     // the command knows what to do with more ranks than those
   std::string dtype = "bf16";
   std::string device = "cpu";
   int threads = 0;  // a rank; 0: the host's processors shared among its ranks

@@ -6,10 +6,9 @@
 #include <map>
 #include <set>
 
-#include "checkpoint/keras_hdf5_writer.h"
 #include "checkpoint/output_file.h"
 #include "checkpoint/reader.h"
-#include "checkpoint/tensorflow_bundle.h"
+#include "checkpoint/writer.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/paths.h"
@@ -75,6 +74,7 @@ std::vector<Target> plan_targets(const OpenedModel& opened, const LanguageModel&
     if (!is_copy) target.parts.push_back({&parameter, std::move(from), std::move(to)});
   }
   std::vector<Target> result;
+  result.reserve(targets.size());
   for (auto& [name, target] : targets) result.push_back(std::move(target));
   return result;
 }
@@ -100,32 +100,6 @@ std::vector<float> values_of(const Target& target, const CheckpointReader& reade
   return whole;
 }
 
-/// safetensors behind the interface of the other formats.
-class SafetensorsCheckpoint final : public CheckpointWriter {
- public:
-  SafetensorsCheckpoint(const std::string& folder, const std::vector<OutputTensor>& tensors)
-      : layout_(std::make_shared<const SafetensorsLayout>("model", tensors)) {
-    create_safetensors(folder, *layout_);
-    writer_ = std::make_unique<SafetensorsWriter>(folder, layout_);
-  }
-  void write(std::string_view name, int64_t first, int64_t count, const void* values, DType dtype) override {
-    writer_->write_run(name, first, count, values, dtype);
-  }
-  void finish() override { writer_->sync(); }
-
- private:
-  std::shared_ptr<const SafetensorsLayout> layout_;
-  std::unique_ptr<SafetensorsWriter> writer_;
-};
-
-std::unique_ptr<CheckpointWriter> make_writer(const std::string& format,
-                                              const std::string& folder,
-                                              const std::vector<OutputTensor>& tensors) {
-  if (format == "keras") return make_keras_hdf5_writer(folder + "/model.weights.h5", tensors);
-  if (format == "tensorflow") return make_tensorflow_writer(folder + "/model.ckpt", tensors);
-  return std::make_unique<SafetensorsCheckpoint>(folder, tensors);
-}
-
 std::string partial_folder(const std::string& out) {
   return (fs::path(out) / "").parent_path().string() + ".partial";
 }
@@ -146,6 +120,9 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   if (session.size() > 1) fail(ExitCode::usage, "convert runs on one rank; start it without mpirun");
   OpenedModel opened = open_model(options.common.model);
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
+  if (opened.definition.decoder && options.format != "safetensors") {
+    fail_input("{}: only safetensors are written of {} models", printable(opened.path), opened.info().family);
+  }
   opened.reader->verify_checksums(0, 1);
   std::unique_ptr<LanguageModel> model = opened.make({});
   std::vector<Target> targets = plan_targets(opened, *model, options);
@@ -153,6 +130,7 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
                                               ? opened.definition.constants(parse_format(options.format))
                                               : std::vector<ConstantTensor>{};
   std::vector<OutputTensor> tensors;
+  tensors.reserve(targets.size() + constants.size());
   int64_t total = 0;
   for (const Target& target : targets) tensors.push_back(target.tensor);
   for (const ConstantTensor& constant : constants) {
@@ -161,7 +139,8 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   for (const OutputTensor& tensor : tensors) total += tensor.shape.num_elements();
   prepare_folder(options.out);
   std::string partial = partial_folder(options.out);
-  std::unique_ptr<CheckpointWriter> writer = make_writer(options.format, partial, tensors);
+  std::unique_ptr<CheckpointWriter> writer =
+      make_checkpoint_writer(options.format == "keras" ? "keras_hdf5" : options.format, partial, tensors);
   Progress progress("converting", total, !options.common.quiet);
   for (const Target& target : targets) {
     std::vector<float> values = values_of(target, *opened.reader);

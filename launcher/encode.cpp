@@ -85,6 +85,7 @@ std::vector<TokenisedText> tokenise(const EncodeCommand& options,
   }
   broadcast_ids(loaded.context, loaded.mesh->world(), lists);
   std::vector<TokenisedText> tokenised;
+  tokenised.reserve(lists.size());
   for (std::vector<int32_t>& ids : lists) tokenised.push_back({.ids = std::move(ids)});
   return tokenised;
 }
@@ -239,6 +240,7 @@ void add_encoding_options(CLI::App& command, EncodeCommand& options) {
 
 void add_encode_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
+  options->common.shares_out_inputs = true;
   CLI::App* command = app.add_subcommand("encode", "Writes vectors of texts");
   command->footer(kEncodeFooter);
   add_model_options(*command, options->common);
@@ -255,6 +257,7 @@ void add_encode_command(CLI::App& app, CommandContext& context) {
 
 void add_similarity_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
+  options->common.shares_out_inputs = true;
   CLI::App* command = app.add_subcommand("similarity", "Prints the cosine of two texts' vectors");
   command->footer(kSimilarityFooter);
   add_model_options(*command, options->common);

@@ -13,7 +13,7 @@
 #include "launcher/common.h"
 #include "launcher/model_summary.h"
 #include "launcher/mpi_session.h"
-#include "plan/memory_plan.h"
+#include "nn/kv_cache.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -89,12 +89,19 @@ Json describe_tokenizer(const OpenedModel& opened) {
   }
 }
 
-Json describe_needs(const OpenedModel& opened) {
+/// The cache only of models that generate.
+Json describe_needs(const LanguageModel& model) {
+  constexpr int64_t kTokens = 4096;
   Json needs = Json::object();
+  Context context = make_cpu_context(1);
   for (DType dtype : {DType::bf16, DType::f32}) {
-    Workload workload{.batch = 1, .prompt_tokens = 1, .new_tokens = 4095};
-    MemoryPlan plan = plan_memory(opened, {}, dtype, workload);
-    needs[std::string(dtype_name(dtype))] = {{"weights", plan.weights}, {"kv_cache_of_4096_tokens", plan.kv_cache}};
+    int64_t weights = 0;
+    for (const Parameter& parameter : model.parameters().all()) {
+      weights += parameter_bytes(context, parameter, {.dtype = dtype});
+    }
+    Json& of_type = needs[std::string(dtype_name(dtype))] = {{"weights", weights}};
+    if (model.info().attention == AttentionPattern::bidirectional) continue;
+    of_type["kv_cache_of_4096_tokens"] = model.kv_cache_shape(dtype).bytes(1, kTokens);
   }
   return needs;
 }
@@ -131,7 +138,7 @@ Json describe(const InspectCommand& options, const OpenedModel& opened) {
                  {"tied_embedding", info.tied_embedding},
                  {"weights", describe_weights(opened)},
                  {"tokenizer", describe_tokenizer(opened)},
-                 {"needs_bytes", describe_needs(opened)}};
+                 {"needs_bytes", describe_needs(*model)}};
   if (options.lists_tensors) result["tensor_list"] = describe_tensors(opened);
   return result;
 }
@@ -175,10 +182,10 @@ void print_text(const Json& d) {
   print_weights(d["weights"]);
   fmt::print("tokenizer   {}\n", tokenizer_text(d["tokenizer"]));
   for (const auto& [dtype, needs] : d["needs_bytes"].items()) {
-    fmt::print("in {:<8} {} of weights, {} of cache for 4096 tokens\n",
-               dtype,
-               format_bytes(needs["weights"].get<int64_t>()),
-               format_bytes(needs["kv_cache_of_4096_tokens"].get<int64_t>()));
+    fmt::print("in {:<8} {} of weights", dtype, format_bytes(needs["weights"].get<int64_t>()));
+    auto cache = needs.find("kv_cache_of_4096_tokens");
+    if (cache != needs.end()) fmt::print(", {} of cache for 4096 tokens", format_bytes(cache->get<int64_t>()));
+    fmt::print("\n");
   }
   if (!d.contains("tensor_list")) return;
   for (const Json& tensor : d["tensor_list"]) {

@@ -1,9 +1,11 @@
 #include "models/model_folder.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "checkpoint/file.h"
 #include "checkpoint/gguf.h"
@@ -144,6 +146,24 @@ Json encoder_config(const OpenedModel& opened, ModelFormat format, DType dtype) 
   return config;
 }
 
+/// A vocab.txt of the lines that are kept, unless it has been cut already. A checkpoint may know ids that its file does
+/// not name.
+std::string cut_vocabulary(const std::string& text, const std::vector<int64_t>& kept, int64_t vocab_size) {
+  std::vector<std::string_view> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = std::min(text.find('\n', begin), text.size());
+    lines.push_back(std::string_view(text).substr(begin, end - begin));
+    begin = end + 1;
+  }
+  if (static_cast<int64_t>(lines.size()) <= vocab_size) return text;
+  std::string cut;
+  for (int64_t id : kept) {
+    if (id < static_cast<int64_t>(lines.size())) cut += lines[static_cast<size_t>(id)];
+    cut += '\n';
+  }
+  return cut;
+}
+
 }  // namespace
 
 std::string model_config_json(const OpenedModel& opened, DType dtype) {
@@ -172,21 +192,20 @@ void write_model_files(const OpenedModel& opened,
 }
 
 void write_converted_files(const OpenedModel& opened, ModelFormat format, DType dtype, const std::string& folder) {
-  bool is_huggingface = format == ModelFormat::huggingface;
-  if (opened.definition.decoder) {
-    if (!is_huggingface) {
-      fail_input("{}: only safetensors are written of {} models", printable(opened.path), opened.info().family);
-    }
-    return write_model_files(opened, dtype, "", folder);
-  }
+  if (opened.definition.decoder) return write_model_files(opened, dtype, "", folder);
   Json config = encoder_config(opened, format, dtype);
   write_whole_file(folder + (format == ModelFormat::tensorflow ? "/bert_config.json" : "/config.json"),
                    config.dump(2) + "\n");
+  std::vector<int64_t> kept = opened.config->integers("keep_tokens");
   for (const fs::path& source : {folder_of(opened.path), folder_of(opened.config->path())}) {
     for (const char* name : kCopiedFiles) {
-      if (is_plain_file(source / name) && !path_exists(folder + "/" + name)) {
-        write_whole_file(folder + "/" + name, read_whole((source / name).string()));
-      }
+      if (!is_plain_file(source / name) || path_exists(folder + "/" + name)) continue;
+      bool is_whole_tokenizer = std::string_view(name) == "tokenizer.json";
+      if (is_whole_tokenizer && !kept.empty()) continue;
+      std::string bytes = read_whole((source / name).string());
+      if (std::string_view(name) == "vocab.txt" && !kept.empty())
+        bytes = cut_vocabulary(bytes, kept, opened.info().vocab_size);
+      write_whole_file(folder + "/" + name, bytes);
     }
   }
 }

@@ -162,6 +162,7 @@ bool fits(const OpenedModel& opened, int num_ranks, DType dtype, const Workload&
 }  // namespace
 
 MemoryPlan plan_memory(const OpenedModel& opened, TensorParallelPlace place, DType dtype, const Workload& workload) {
+  opened.decoder("memory planning");
   return Planner(opened, place, dtype, workload).plan();
 }
 
