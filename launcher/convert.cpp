@@ -57,6 +57,7 @@ std::vector<Target> plan_targets(const OpenedModel& opened, const LanguageModel&
   for (const Parameter& parameter : model.parameters().all()) {
     WeightSource from = find_source(opened.weight_map(), parameter, model.info().num_layers);
     WeightSource to = find_source(map, parameter, model.info().num_layers);
+    to.selection = nullptr;  // a vocabulary that is cut is written as it was cut
     const TensorInfo& info = opened.reader->info(from.theirs);
     Shape expected = format_shape(from, parameter);
     if (info.shape != expected) {
