@@ -16,7 +16,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 using ::testing::ThrowsMessage;
 using Ids = std::vector<int32_t>;
 using Side = TruncateFrom::Side;
@@ -176,6 +175,7 @@ TEST(Offsets, PointIntoTheOriginalTextAlsoForUnknownWordsAndInvalidBytes) {
   const std::string text = "\xC4\xB0stanbul \xE6\xB7\xB7 \xFFhelloable\xE2\x80\x8B!";
   const auto spans = tokenizer().encode_with_offsets(text, ids);
   std::vector<std::string> parts;
+  parts.reserve(spans.size());
   for (const TokenSpan& span : spans) parts.push_back(text.substr(span.begin, span.end - span.begin));
   EXPECT_THAT(parts, ElementsAre("\xC4\xB0stanbul", "\xE6\xB7\xB7", "hello", "able", "!"));
   EXPECT_EQ(ids[1], tokenizer().unk_id());
