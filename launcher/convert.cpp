@@ -43,6 +43,7 @@ struct Target {
     WeightSource from, to;
   };
   std::vector<Part> parts;
+  std::vector<Part> copies;  // other layers of a model whose layers are one in the target
 };
 
 ModelFormat parse_format(const std::string& name) {
@@ -70,9 +71,8 @@ std::vector<Target> plan_targets(const OpenedModel& opened, const LanguageModel&
     Target& target = targets[to.theirs];
     DType dtype = options.dtype == "keep" ? info.dtype : options.dtype == "f32" ? DType::f32 : DType::bf16;
     target.tensor = {.name = to.theirs, .shape = format_shape(to, parameter), .dtype = dtype};
-    // Copies that are one in the target (a shared block's layers) are written once.
     bool is_copy = to.part.total == 0 && !target.parts.empty();
-    if (!is_copy) target.parts.push_back({&parameter, std::move(from), std::move(to)});
+    (is_copy ? target.copies : target.parts).push_back({&parameter, std::move(from), std::move(to)});
   }
   std::vector<Target> result;
   result.reserve(targets.size());
@@ -80,13 +80,31 @@ std::vector<Target> plan_targets(const OpenedModel& opened, const LanguageModel&
   return result;
 }
 
+std::vector<float> read_whole(const Target::Part& part, const CheckpointReader& reader) {
+  const Parameter& parameter = *part.parameter;
+  std::vector<float> values(static_cast<size_t>(parameter.full_shape.num_elements()));
+  read_rows(reader, part.from, parameter, 0, parameter.full_shape[0], values.data(), DType::f32);
+  return values;
+}
+
+void check_copies(const Target& target, const CheckpointReader& reader) {
+  if (target.copies.empty()) return;
+  std::vector<float> values = read_whole(target.parts[0], reader);
+  for (const Target::Part& copy : target.copies) {
+    if (read_whole(copy, reader) == values) continue;
+    fail_input("{}: {} and {} differ, and are one tensor in the format to write; convert to keras",
+               reader.path(),
+               target.parts[0].parameter->name,
+               copy.parameter->name);
+  }
+}
+
 /// The target's values, in f32.
 std::vector<float> values_of(const Target& target, const CheckpointReader& reader) {
   std::vector<float> whole(static_cast<size_t>(target.tensor.shape.num_elements()));
   for (const Target::Part& part : target.parts) {
     const Parameter& parameter = *part.parameter;
-    std::vector<float> values(static_cast<size_t>(parameter.full_shape.num_elements()));
-    read_rows(reader, part.from, parameter, 0, parameter.full_shape[0], values.data(), DType::f32);
+    std::vector<float> values = read_whole(part, reader);
     if (part.to.part.total == 0) return to_format(part.to.transform, parameter, values, false);
     bool is_transposed = part.to.transform == WeightTransform::transpose;
     int64_t width = parameter.full_shape.rank() == 2 ? parameter.full_shape[1] : 1;
@@ -138,6 +156,7 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
     tensors.push_back({.name = constant.name, .shape = constant.shape, .dtype = DType::f32});
   }
   for (const OutputTensor& tensor : tensors) total += tensor.shape.num_elements();
+  for (const Target& target : targets) check_copies(target, *opened.reader);
   prepare_folder(options.out);
   std::string partial = partial_folder(options.out);
   std::unique_ptr<CheckpointWriter> writer =

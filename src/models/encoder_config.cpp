@@ -96,6 +96,26 @@ std::vector<std::string> read_labels(const ModelConfig& config) {
   return labels;
 }
 
+/// Rows of every parameter under its own name, if the checkpoint has it so and not as its format has it.
+std::optional<WeightMap> own_names(const ModelSource& source, const EncoderNames& names, const EncoderConfig& config) {
+  if (source.format != ModelFormat::huggingface || source.reader == nullptr) return std::nullopt;
+  std::optional<WeightMap> theirs;
+  if (names.has_huggingface) theirs = encoder_weights(config, names, source.format, source.reader, nullptr);
+  std::unique_ptr<LanguageModel> model = make_encoder(config, {});
+  WeightMap ours;
+  bool is_theirs = theirs.has_value();
+  for (const Parameter& parameter : model->parameters().all()) {
+    if (source.reader->find(parameter.name) == nullptr) return std::nullopt;
+    if (is_theirs) {
+      WeightSource found = find_source(*theirs, parameter, config.info.num_layers);
+      is_theirs = source.reader->find(found.theirs) != nullptr;
+    }
+    ours.rows.push_back({parameter.name, parameter.name});
+  }
+  if (is_theirs) return std::nullopt;
+  return ours;
+}
+
 }  // namespace
 
 EncoderConfig read_encoder(const ModelSource& source) {
@@ -174,6 +194,7 @@ ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames
   return {.info = config.info,
           .make = [config](TensorParallelPlace place) { return make_encoder(config, place); },
           .weights = weights,
+          .stored = own_names(source, names, config),
           .decoder = std::nullopt};
 }
 

@@ -281,9 +281,13 @@ HeadsPresent heads_in(const EncoderConfig& config,
   if (format == ModelFormat::huggingface) {
     std::string prefix = huggingface_prefix(names, &reader);
     const std::string& pooler = names.huggingface_pooler;
-    return {.pooler = has(prefix + pooler.substr(names.huggingface_prefix.size() + 1) + ".weight"),
-            .pair = has(names.huggingface_pair_head + ".weight"),
-            .language_model = has(names.huggingface_transform + ".weight"),
+    auto has_either = [&](const std::string& theirs, const std::string& ours) {
+      return has(theirs + ".weight") || has(ours + ".weight");
+    };
+    return {.pooler = has_either(prefix + pooler.substr(names.huggingface_prefix.size() + 1),
+                                 config.prefix + ".pooler.dense"),
+            .pair = has_either(names.huggingface_pair_head, "cls.seq_relationship"),
+            .language_model = has_either(names.huggingface_transform, "cls.predictions.transform.dense"),
             .replaced = has("discriminator_predictions.dense.weight")};
   }
   // Keras numbers its dense layers without saying what they are: mapping, then output layer, pooler and pair head.

@@ -42,6 +42,8 @@ struct ModelDefinition {
   std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace place)> make;
   /// How its weights are called in a format. Throws Error(bad_input) for one that the family does not exist in.
   std::function<WeightMap(ModelFormat format)> weights;
+  /// Of a checkpoint whose tensors have Weft's own names, as `weft train` saves them, where those are not the format's.
+  std::optional<WeightMap> stored = std::nullopt;
   /// What a format's files hold besides the parameters; null: nothing.
   std::function<std::vector<ConstantTensor>(ModelFormat format)> constants = nullptr;
   /// Of the decoders that are settings of one (decoder.h): what the planner goes by.

@@ -134,7 +134,7 @@ Json encoder_config(const OpenedModel& opened, ModelFormat format, DType dtype) 
   for (const char* key : {"keep_tokens", "compound_tokens", "new_classifier"}) config.erase(key);
   if (format != ModelFormat::huggingface) return config;
   const std::vector<std::string>& types = opened.family->huggingface_types;
-  if (!types.empty()) config["model_type"] = types.front();
+  config["model_type"] = types.empty() ? opened.family->name : types.front();
   bool has_new_name = config.contains("dtype");
   if (has_new_name) config["dtype"] = torch_dtype_name(dtype);
   if (!has_new_name || config.contains("torch_dtype")) config["torch_dtype"] = torch_dtype_name(dtype);

@@ -55,6 +55,8 @@ const Family& family_of_config(const ModelConfig& config, ModelFormat format) {
   }
   for (const Family& family : families()) {
     if (contains(is_gguf ? family.gguf_architectures : family.huggingface_types, type)) return family;
+    // What Weft saves of a family that transformers does not know.
+    if (!is_gguf && family.huggingface_types.empty() && family.name == type) return family;
   }
   fail_input("{}: family '{}' is not supported; known are {}",
              config.path(),
@@ -167,7 +169,7 @@ OpenedModel open_model(const ModelOptions& options) {
                                              .family = opened.family->name,
                                              .attention = attention});
   opened.definition.info.family = opened.family->name;
-  opened.weights = opened.definition.weights(opened.format);
+  opened.weights = opened.definition.stored ? *opened.definition.stored : opened.definition.weights(opened.format);
   return opened;
 }
 

@@ -147,6 +147,7 @@ Recompute ParameterShards::recompute(int64_t block) const {
 }
 
 void ParameterShards::before_forward(Context& context, int64_t block) {
+  if (!has_parameters(block)) return;
   Group& group = groups_.at(block);
   gather(group.trained);
   gather(group.frozen);
@@ -155,12 +156,13 @@ void ParameterShards::before_forward(Context& context, int64_t block) {
 }
 
 void ParameterShards::after_forward(Context& /*context*/, int64_t block) {
-  if (block == kOuterBlock) return;
+  if (block == kOuterBlock || !has_parameters(block)) return;
   release(groups_.at(block).trained);
   release(groups_.at(block).frozen);
 }
 
 void ParameterShards::before_backward(Context& /*context*/, int64_t block) {
+  if (!has_parameters(block)) return;
   Group& group = groups_.at(block);
   gather(group.trained);
   gather(group.frozen);
@@ -168,6 +170,7 @@ void ParameterShards::before_backward(Context& /*context*/, int64_t block) {
 }
 
 void ParameterShards::after_backward(Context& /*context*/, int64_t block) {
+  if (!has_parameters(block)) return;
   Group& group = groups_.at(block);
   release(group.trained);
   release(group.frozen);

@@ -85,6 +85,8 @@ class ParameterShards final : public BlockHooks {
   int num_parts() const;
   bool shares_state() const { return num_parts() > 1; }
   bool reduces_every_micro_batch() const { return options_.zero_stage >= 2 && shares_state(); }
+  /// Blocks that share one set of weights (ALBERT) have none of their own: it belongs to the outer block.
+  bool has_parameters(int64_t block) const { return groups_.count(block) > 0; }
   void give_memory(Weights& weights);
   void move_into_buffer(Weights& weights);
   void keep_part(Weights& weights);
