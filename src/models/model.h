@@ -103,7 +103,7 @@ class LanguageModel {
   Parameter& embedding_table() { return *embedding_table_; }
 
   /// What the output layer multiplies, of some hidden states: themselves, or for masked language models what a dense
-  /// layer and a norm make of them.  /// `batch` is asked for by models with conditional norms, and then the rows are
+  /// layer and a norm make of them. `batch` is asked for by models with conditional norms, and then the rows are
   /// all of its tokens.
   virtual Tensor head_input(Context& context, const Tensor& hidden, const Batch* batch = nullptr);
 

@@ -30,10 +30,10 @@ bool holds_sinusoids(const std::vector<float>& table, int64_t head_dim) {
   constexpr double kTolerance = 1e-4;
   int64_t half = head_dim / 2;
   for (size_t i = 0; i < table.size(); ++i) {
-    auto position = static_cast<double>(static_cast<int64_t>(i) / head_dim);
+    int64_t position = static_cast<int64_t>(i) / head_dim;
     int64_t column = static_cast<int64_t>(i) % head_dim;
-    double angle =
-        position * std::pow(10000.0, -2.0 * static_cast<double>(column % half) / static_cast<double>(head_dim));
+    double angle = static_cast<double>(position) *
+                   std::pow(10000.0, -2.0 * static_cast<double>(column % half) / static_cast<double>(head_dim));
     double expected = column < half ? std::sin(angle) : std::cos(angle);
     if (std::abs(static_cast<double>(table[i]) - expected) > kTolerance) return false;
   }
