@@ -163,7 +163,8 @@ const Tokenizer& minilm_vocabulary_tokenizer() {
 std::vector<GoldenRow> read_golden(const std::string& folder, const std::string& file) {
   const std::vector<std::string> texts = golden_strings();
   std::vector<GoldenRow> rows;
-  for (const json& line : read_json_lines(tokenizer_data(folder + "/" + file))) {
+  const std::string path = tokenizer_data(std::string(folder).append("/").append(file));
+  for (const json& line : read_json_lines(path)) {
     GoldenRow row;
     row.label = line.contains("i") ? line["i"].dump() : line["raw_hex"].dump();
     row.text = line.contains("i") ? texts.at(line["i"].get<size_t>()) : from_hex(line["raw_hex"].get<std::string>());
