@@ -16,7 +16,7 @@ namespace weft {
 namespace {
 
 constexpr const char* kFooter = R"(Example:
-  weft classify --model runs/fortunes-classifier/checkpoints/step-00000300/model --text lines.txt
+  weft classify --model runs/fortunes-classifier/checkpoints/step-00000179 --text lines.txt
 
 Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts.)";
 
@@ -26,23 +26,15 @@ struct ClassifyCommand {
   int64_t batch_texts = 64;
 };
 
-std::vector<std::string> split_lines(const std::string& text) {
-  std::vector<std::string> lines;
-  for (size_t begin = 0; begin < text.size();) {
-    size_t end = std::min(text.find('\n', begin), text.size());
-    if (end > begin) lines.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return lines;
-}
-
 /// All ranks read the lines that rank 0 has.
 std::vector<std::string> read_lines(const ClassifyCommand& options, const InferenceModel& loaded) {
   std::string text;
   Communicator& ranks = loaded.mesh->world();
   if (ranks.rank() == 0) text = read_text(options.text_file, "text");
   broadcast_string(loaded.context, ranks, text);
-  return split_lines(text);
+  std::vector<std::string> lines = split_lines(text);
+  std::erase(lines, "");
+  return lines;
 }
 
 void add_text(Batch& batch, const std::string& line, const InferenceModel& loaded) {
@@ -58,14 +50,13 @@ void add_text(Batch& batch, const std::string& line, const InferenceModel& loade
 
 void print_rows(const Tensor& logits, const std::vector<std::string>& lines, size_t first, const ModelInfo& info) {
   auto classes = static_cast<size_t>(logits.size(1));
-  std::vector<float> values(static_cast<size_t>(logits.num_elements()));
-  convert_dtype(logits.raw(), logits.dtype(), values.data(), DType::f32, logits.num_elements());
+  std::vector<float> values = to_floats(logits);
   for (size_t r = 0; r * classes < values.size(); ++r) {
     const float* row = values.data() + r * classes;
     auto best = static_cast<size_t>(std::max_element(row, row + classes) - row);
     double sum = 0;
     for (size_t c = 0; c < classes; ++c) sum += std::exp(static_cast<double>(row[c]) - row[best]);
-    fmt::print("{}\t{:.4f}\t{}\n", info.labels[best], 1 / sum, lines[first + r]);
+    fmt::print("{}\t{:.4f}\t{}\n", info.task_head.labels[best], 1 / sum, lines[first + r]);
   }
 }
 
@@ -73,7 +64,7 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::all_ranks);
   const ModelInfo& info = loaded->model->info();
-  if (info.labels.empty()) {
+  if (info.task_head.kind != TaskHead::Kind::sequence_classification) {
     fail_input("{}: has no classifier; train one with task.kind CLASSIFICATION", loaded->opened.path);
   }
   std::vector<std::string> lines = read_lines(options, *loaded);
@@ -82,7 +73,7 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
     Batch batch;
     for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(batch, lines[i], *loaded);
     Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
-    Tensor logits = loaded->model->class_logits(loaded->context, hidden, batch);
+    Tensor logits = loaded->model->task_logits(loaded->context, hidden, batch);
     if (session.rank() == 0) print_rows(logits, lines, begin, info);
   }
   report_memory(options.common, session, loaded->context);

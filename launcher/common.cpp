@@ -12,7 +12,6 @@
 #include <cstring>
 #include <filesystem>
 #include <future>
-#include <nlohmann/json.hpp>
 
 #include "core/log.h"
 #include "launcher/adapter_set.h"
@@ -149,16 +148,12 @@ InferenceModel::~InferenceModel() = default;
 
 namespace {
 
-/// A classifier that an adapter brings needs its place in the model.
-ModelOptions with_adapter_labels(const CommonOptions& options) {
+/// A task's layer that an adapter brings needs its place in the model.
+ModelOptions with_adapters(const CommonOptions& options) {
   ModelOptions model = options.model;
   for (const std::string& named : options.adapters) {
     size_t equals = named.find('=');
-    std::vector<std::string> labels = adapter_labels(equals == std::string::npos ? named : named.substr(equals + 1));
-    if (labels.empty()) continue;
-    nlohmann::json overrides = {{"new_classifier", true}};
-    for (size_t i = 0; i < labels.size(); ++i) overrides["id2label"][std::to_string(i)] = labels[i];
-    model.overrides = overrides.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    model = with_task_head_of(equals == std::string::npos ? named : named.substr(equals + 1), model);
   }
   return model;
 }
@@ -176,6 +171,13 @@ void check_vocabulary(const InferenceModel& loaded) {
 
 }  // namespace
 
+ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options) {
+  TaskHead head = adapter.empty() ? TaskHead{} : adapter_task_head(adapter);
+  ModelOptions model = options;
+  if (head.kind != TaskHead::Kind::none) model.overrides = task_head_overrides(head);
+  return model;
+}
+
 std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
                                                          MpiSession& session,
                                                          TokenizerUse tokenizer) {
@@ -187,7 +189,7 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
   loaded->context = make_cpu_context(resolve_threads(options, session));
   if (ranks.size() > 1) loaded->context.tensor_parallel = &ranks;
   loaded->dtype = parse_dtype(options.dtype);
-  loaded->opened = open_model(with_adapter_labels(options));
+  loaded->opened = open_model(with_adapters(options));
   std::future<std::shared_ptr<const Tokenizer>> pending_tokenizer;
   if (tokenizer == TokenizerUse::all_ranks || (tokenizer == TokenizerUse::rank_zero && ranks.rank() == 0)) {
     pending_tokenizer = std::async(std::launch::async, load_tokenizer, options.model.path);
@@ -259,6 +261,17 @@ std::string read_text(const std::string& path, std::string_view what) {
   if (!is_stdin) close(file);
   if (count < 0) fail_input("{} {}: {}", what, printable(path), std::strerror(error));
   return text;
+}
+
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = std::min(text.find('\n', begin), text.size());
+    std::string& line = lines.emplace_back(text.substr(begin, end - begin));
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    begin = end + 1;
+  }
+  return lines;
 }
 
 }  // namespace weft

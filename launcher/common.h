@@ -78,6 +78,9 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
                                                          MpiSession& session,
                                                          TokenizerUse tokenizer = TokenizerUse::all_ranks);
 
+/// A model's options with the task's layer that an adapter brings; as they are where it brings none.
+ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options);
+
 /// Checks --device: this build computes on the CPU. Throws Error(usage).
 void check_device(const CommonOptions& options);
 
@@ -89,6 +92,9 @@ void broadcast_string(const Context& context, Communicator& communicator, std::s
 
 /// The same for lists of token ids.
 void broadcast_ids(const Context& context, Communicator& communicator, std::vector<std::vector<int32_t>>& lists);
+
+/// The lines of a text, without their ends ("\\n" or "\\r\\n").
+std::vector<std::string> split_lines(const std::string& text);
 
 /// A whole file, or standard input for "-". Throws Error(bad_input) when it can't be read; `what` names it in the
 /// message ("prompt file").

@@ -46,19 +46,6 @@ struct EncodeCommand {
   bool keeps_length = false;
 };
 
-std::vector<std::string> split_lines(const std::string& text) {
-  std::vector<std::string> lines;
-  size_t begin = 0;
-  while (begin < text.size()) {
-    size_t end = std::min(text.find('\n', begin), text.size());
-    std::string line = text.substr(begin, end - begin);
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    lines.push_back(std::move(line));
-    begin = end + 1;
-  }
-  return lines;
-}
-
 Pooling parse_pooling(const std::string& name) {
   return name == "cls" ? Pooling::cls : name == "pooled" ? Pooling::pooled : Pooling::mean;
 }
@@ -72,14 +59,10 @@ std::vector<TokenisedText> tokenise(const EncodeCommand& options,
     int64_t limit = options.max_length > 0 ? options.max_length : loaded.model->info().max_positions;
     size_t cut = 0;
     for (const std::string& text : texts) {
-      size_t whole = loaded.tokenizer->encode(text, true).size();
-      if (static_cast<int64_t>(whole) <= limit) {
-        lists.push_back(loaded.tokenizer->encode(text, true));
-        continue;
-      }
+      std::vector<int32_t>& ids = lists.emplace_back(loaded.tokenizer->encode(text, true));
+      if (static_cast<int64_t>(ids.size()) <= limit) continue;
       ++cut;
-      lists.push_back(
-          loaded.tokenizer->encode_pair(text, std::nullopt, {.max_length = static_cast<size_t>(limit)}).ids);
+      ids = loaded.tokenizer->encode_pair(text, std::nullopt, {.max_length = static_cast<size_t>(limit)}).ids;
     }
     if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, texts.size(), limit);
   }

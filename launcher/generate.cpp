@@ -58,12 +58,8 @@ std::vector<std::string> collect_prompts(const GenerateOptions& options) {
     prompts.push_back(std::move(text));
     return prompts;
   }
-  for (size_t begin = 0; begin < text.size();) {
-    size_t end = std::min(text.find('\n', begin), text.size());
-    size_t length = end - begin;
-    if (length > 0 && text[end - 1] == '\r') --length;
-    if (length > 0) prompts.push_back(text.substr(begin, length));
-    begin = end + 1;
+  for (std::string& line : split_lines(text)) {
+    if (!line.empty()) prompts.push_back(std::move(line));
   }
   if (prompts.empty()) fail_input("prompt file {}: no prompt in it; write one a line", printable(options.prompt_file));
   return prompts;

@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
@@ -133,17 +132,9 @@ ModelOptions task_model_options(const RunConfig& source) {
   ModelOptions options = model_options(source.message());
   std::vector<std::string> labels = task_labels(source);
   if (labels.empty()) return options;
-  nlohmann::ordered_json names = nlohmann::ordered_json::object();
-  nlohmann::ordered_json numbers = nlohmann::ordered_json::object();
-  for (size_t i = 0; i < labels.size(); ++i) {
-    names[std::to_string(i)] = labels[i];
-    numbers[labels[i]] = i;
-  }
-  nlohmann::ordered_json overrides = {{"id2label", names},
-                                      {"label2id", numbers},
-                                      {"new_classifier", true},
-                                      {"classifier_dropout", source.message().task().dropout()}};
-  options.overrides = overrides.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  options.overrides = task_head_overrides({.kind = TaskHead::Kind::sequence_classification,
+                                           .labels = std::move(labels),
+                                           .dropout = static_cast<float>(source.message().task().dropout())});
   return options;
 }
 

@@ -99,7 +99,7 @@ TrainingDataSets open_labelled_data(const RunConfig& config, const Tokenizer& to
     training.resize(static_cast<size_t>(kept));
   }
   auto make = [&](const std::vector<LabelledText>& texts, bool shuffle) {
-    return make_labelled_data(texts, model.labels, tokenizer, options.sequence_length, shuffle, options.seed);
+    return make_labelled_data(texts, model.task_head.labels, tokenizer, options.sequence_length, shuffle, options.seed);
   };
   TrainingDataSets sets;
   sets.training = make(training, options.shuffle);
@@ -152,7 +152,7 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
       return require(model.attention == AttentionPattern::prefix,
                      "SEQUENCE_TO_SEQUENCE needs an encoder with model.application \"unilm\"");
     case config::TaskConfig::CLASSIFICATION:
-      return require(!model.labels.empty(), "CLASSIFICATION needs an encoder, such as bert");
+      return require(!model.task_head.labels.empty(), "CLASSIFICATION needs an encoder, such as bert");
   }
 }
 

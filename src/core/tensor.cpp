@@ -110,4 +110,10 @@ void Tensor::check_dtype(DType dtype) const {
   WEFT_ASSERT(dtype == dtype_, "a {} tensor read as {}", dtype_name(dtype_), dtype_name(dtype));
 }
 
+std::vector<float> to_floats(const Tensor& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
+  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
+  return values;
+}
+
 }  // namespace weft

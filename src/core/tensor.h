@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 #include <utility>
 
 #include "core/dtype.h"
@@ -101,5 +102,8 @@ class Tensor {
   Layout layout_ = Layout::row_major;
   std::shared_ptr<GradSlot> grad_slot_;
 };
+
+/// All elements of a tensor of floats.
+std::vector<float> to_floats(const Tensor& tensor);
 
 }  // namespace weft

@@ -15,13 +15,21 @@ struct RowSpan {
   friend bool operator==(const RowSpan&, const RowSpan&) = default;
 };
 
-/// Up to sequence_length tokens.
+/// Tokens first to last of a span, counted from its begin, that are of a label: an entity, an answer.
+struct RowMark {
+  int32_t span = 0, label = 0, first = 0, last = 0;
+  friend bool operator==(const RowMark&, const RowMark&) = default;
+};
+
+/// Up to sequence_length tokens a span.
 struct TrainingRow {
   std::vector<int32_t> ids;
-  std::vector<int32_t> targets;  // the token that follows within the document; −1: not scored
+  std::vector<int32_t> targets;  // the token that follows within the document, or a tag; −1: not scored
   std::vector<RowSpan> spans;
   std::vector<int32_t> segments = {};  // one a token; empty: all 0
-  std::vector<int32_t> labels = {};    // one a span, of tasks that label sequences
+  std::vector<int32_t> labels = {};    // one a span, of tasks that score sequences; −1: not scored
+  std::vector<RowMark> marks = {};
+  std::vector<float> scores = {};  // one a pair of spans: how alike they are
   friend bool operator==(const TrainingRow&, const TrainingRow&) = default;
 };
 

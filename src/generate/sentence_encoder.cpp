@@ -9,12 +9,6 @@
 namespace weft {
 namespace {
 
-std::vector<float> to_floats(const Tensor& tensor) {
-  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
-  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
-  return values;
-}
-
 /// Texts by falling length: the longest batch, which decides the memory, comes first.
 std::vector<size_t> by_length(const std::vector<TokenisedText>& texts) {
   std::vector<size_t> order(texts.size());

@@ -17,6 +17,7 @@
 #include "checkpoint/safetensors_writer.h"
 #include "core/error.h"
 #include "core/paths.h"
+#include "models/model_config.h"
 #include "models/weight_map.h"
 
 namespace weft {
@@ -310,11 +311,25 @@ std::string adapter_tensor_name(const std::string& parameter_name) {
   return parameter_name.starts_with(kPrefix) ? parameter_name : std::string(kPrefix) + parameter_name;
 }
 
+/// PEFT's task_type.
+static const char* peft_task(TaskHead::Kind kind) {
+  switch (kind) {
+    case TaskHead::Kind::none:
+      return "CAUSAL_LM";
+    case TaskHead::Kind::sequence_classification:
+      return "SEQ_CLS";
+    case TaskHead::Kind::question_answering:
+      return "QUESTION_ANS";
+    default:
+      return "TOKEN_CLS";
+  }
+}
+
 std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
                                 const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model,
-                                const std::vector<std::string>& labels) {
+                                const TaskHead& head) {
   std::vector<std::string> names;
   for (const Parameter& parameter : parameters.all()) {
     const std::string& name = parameter.name;
@@ -327,7 +342,7 @@ std::string adapter_config_json(const LoraOptions& options,
     if (!name.starts_with(kPrefix)) whole_modules.insert(last_part(name.substr(0, name.rfind('.'))));
   }
   Json config = {{"peft_type", "LORA"},
-                 {"task_type", labels.empty() ? "CAUSAL_LM" : "SEQ_CLS"},
+                 {"task_type", peft_task(head.kind)},
                  {"base_model_name_or_path", base_model},
                  {"inference_mode", true},
                  {"r", options.rank},
@@ -343,22 +358,15 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"target_modules", targets.modules},
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
                  {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
-  for (size_t i = 0; i < labels.size(); ++i) config["id2label"][std::to_string(i)] = labels[i];
+  if (head.kind != TaskHead::Kind::none) config.update(Json::parse(task_head_overrides(head)));
   return config.dump(2) + "\n";
 }
 
-std::vector<std::string> adapter_labels(const std::string& folder) {
+TaskHead adapter_task_head(const std::string& folder) {
   std::string path = folder + "/" + kConfigName;
-  std::vector<std::string> labels;
-  if (!path_exists(path)) return labels;
-  Json config = read_config(path);
-  if (!config.contains("id2label") || !config["id2label"].is_object()) return labels;
-  const Json& names = config["id2label"];
-  for (auto found = names.find("0"); found != names.end() && found->is_string();
-       found = names.find(std::to_string(labels.size()))) {
-    labels.push_back(found->get<std::string>());
-  }
-  return labels;
+  if (!path_exists(path)) return {};
+  auto config = ModelConfig::from_json_file(path);
+  return config->has("task_head") ? read_task_head(*config) : TaskHead{};
 }
 
 void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder) {

@@ -59,12 +59,12 @@ std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
                                 const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model,
-                                const std::vector<std::string>& labels = {});
+                                const TaskHead& head = {});
 
 /// Writes an adapter folder, with what it replaces, from whole weights (a single rank's). Throws Error(bad_input).
 void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder);
 
-/// The labels of a classifier that was trained beside an adapter, in order of their numbers; empty without one.
-std::vector<std::string> adapter_labels(const std::string& folder);
+/// The task's layer that was trained beside an adapter; of kind none without one.
+TaskHead adapter_task_head(const std::string& folder);
 
 }  // namespace weft

@@ -15,7 +15,7 @@ namespace weft {
 namespace {
 
 constexpr double kRotaryBase = 10000;
-constexpr uint32_t kClassifierSite = 1 << 20;
+constexpr uint32_t kTaskSite = 1 << 20;
 
 std::vector<double> rotary_frequencies(int64_t head_dim) {
   std::vector<double> frequencies;
@@ -35,7 +35,8 @@ class Encoder final : public LanguageModel {
   Tensor pooled(Context& context, const Tensor& hidden, const Batch& batch) override;
   Tensor pair_logits(Context& context, const Tensor& pooled) override;
   Tensor replaced_logits(Context& context, const Tensor& hidden) override;
-  Tensor class_logits(Context& context, const Tensor& hidden, const Batch& batch) override;
+  Tensor task_logits(Context& context, const Tensor& hidden, const Batch& batch) override;
+  Tensor task_transitions() const override { return transitions_ == nullptr ? Tensor() : transitions_->value; }
   LanguageModelHead head() const override { return {.weight = head_weight_, .bias = head_bias_}; }
   std::vector<NamedLinear> linears() override;
   KvCacheShape kv_cache_shape(DType dtype) const override;
@@ -44,6 +45,7 @@ class Encoder final : public LanguageModel {
   void add_embedding();
   void add_blocks();
   void add_heads();
+  void add_task_head();
   Linear add_head_linear(const std::string& name, int64_t out_features, int64_t in_features, bool is_task_head = false);
   void check(const Batch& batch, const KvCache* cache) const;
   EncoderPass start(Context& context, const Batch& batch, KvCache* cache) const;
@@ -60,7 +62,8 @@ class Encoder final : public LanguageModel {
   Linear mapping_;  // E to H; without weight where they are equal
   std::shared_ptr<const RelativePositions> relative_;
   std::vector<std::unique_ptr<EncoderBlock>> blocks_;
-  Linear pooler_, pair_head_, replaced_dense_, replaced_head_, classifier_;
+  Linear pooler_, pair_head_, replaced_dense_, replaced_head_, task_layer_;
+  const Parameter* transitions_ = nullptr;
   Linear head_dense_;  // of the transform, or H to E without one
   PostNorm head_norm_;
   const Parameter* head_weight_ = nullptr;
@@ -138,9 +141,7 @@ void Encoder::add_heads() {
     replaced_dense_ = add_head_linear("discriminator_predictions.dense", hidden, hidden);
     replaced_head_ = add_head_linear("discriminator_predictions.dense_prediction", 1, hidden);
   }
-  if (!config_.info.labels.empty()) {
-    classifier_ = add_head_linear("classifier", static_cast<int64_t>(config_.info.labels.size()), hidden, true);
-  }
+  add_task_head();
   if (!config_.info.has_language_model_head) return;
   head_weight_ = embedding_table_;
   if (config_.has_head_transform) {
@@ -153,6 +154,29 @@ void Encoder::add_heads() {
   if (config_.has_head_bias) {
     head_bias_ = &parameters_.add("cls.predictions.bias", {config_.info.vocab_size}, {ShardKind::vocabulary});
   }
+}
+
+void Encoder::add_task_head() {
+  const TaskHead& head = config_.info.task_head;
+  auto labels = static_cast<int64_t>(head.labels.size());
+  auto add = [&](const char* name, int64_t outputs) {
+    task_layer_ = add_head_linear(name, outputs, config_.info.hidden_size, true);
+  };
+  switch (head.kind) {
+    case TaskHead::Kind::none:
+      return;
+    case TaskHead::Kind::question_answering:
+      return add("qa_outputs", 2);
+    case TaskHead::Kind::global_pointer:
+      return add("global_pointer.dense", labels * 2 * head.pointer_size);
+    default:
+      add("classifier", labels);
+  }
+  if (head.kind != TaskHead::Kind::crf) return;
+  Parameter& transitions = parameters_.add("crf.transitions", {labels, labels});
+  transitions.is_task_head = true;
+  transitions.partial_gradient = true;
+  transitions_ = &transitions;
 }
 
 void Encoder::check(const Batch& batch, const KvCache* cache) const {
@@ -352,19 +376,15 @@ Tensor Encoder::pooled(Context& context, const Tensor& hidden, const Batch& batc
   return activation(context, x, config_.pool_activation);
 }
 
-/// From the pooler's vector, or, of a checkpoint without one, the first token's hidden state.
-Tensor Encoder::class_logits(Context& context, const Tensor& hidden, const Batch& batch) {
-  if (classifier_.weight == nullptr) return {};
-  Tensor x = pooled(context, hidden, batch);
-  if (!x) {
-    std::vector<int32_t> first;
-    for (const BatchSequence& sequence : batch.sequences) first.push_back(static_cast<int32_t>(sequence.begin));
-    x = gather_rows(context, hidden, first);
+Tensor Encoder::task_logits(Context& context, const Tensor& hidden, const Batch& batch) {
+  const TaskHead& head = config_.info.task_head;
+  if (task_layer_.weight == nullptr) return {};
+  bool is_of_sequences = head.kind == TaskHead::Kind::sequence_classification;
+  Tensor x = is_of_sequences ? sequence_vectors(context, hidden, batch) : hidden;
+  if (head.dropout > 0) {
+    x = dropout(context, x, head.dropout, {.site = kTaskSite, .global_width = x.size(1)});
   }
-  if (config_.classifier_dropout > 0) {
-    x = dropout(context, x, config_.classifier_dropout, {.site = kClassifierSite, .global_width = x.size(1)});
-  }
-  return linear(context, x, classifier_.parameters());
+  return linear(context, x, task_layer_.parameters());
 }
 
 Tensor Encoder::pair_logits(Context& context, const Tensor& pooled) {

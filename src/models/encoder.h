@@ -82,7 +82,6 @@ struct EncoderConfig {
   bool shares_blocks = false;            // ALBERT: one block, applied num_layers times
   bool residual_scores = false;          // RealFormer
   ConditionConfig condition;
-  float classifier_dropout = 0;
   bool has_pooler = false, has_pair_head = false, has_replaced_head = false;
   bool has_head_transform = true;  // dense, activation, norm before the output layer
   bool has_head_bias = true;

@@ -87,13 +87,14 @@ std::shared_ptr<const RowSelection> read_selection(const ModelSource& source, in
   return selection;
 }
 
-/// id2label, in the order of the ids.
-std::vector<std::string> read_labels(const ModelConfig& config) {
-  std::vector<std::string> labels;
-  for (int64_t id = 0; config.has(fmt::format("id2label.{}", id)); ++id) {
-    labels.push_back(config.string_or(fmt::format("id2label.{}", id), ""));
+bool has_task_layer(const CheckpointReader& reader, TaskHead::Kind kind) {
+  std::string layer = kind == TaskHead::Kind::question_answering ? "qa_outputs"
+                      : kind == TaskHead::Kind::global_pointer   ? "global_pointer.dense"
+                                                                 : "classifier";
+  for (const std::string& name : {layer + ".weight", layer + "/kernel", "layers/" + layer + "/vars/0"}) {
+    if (reader.find(name) != nullptr) return true;
   }
-  return labels;
+  return false;
 }
 
 /// Rows of every parameter under its own name, if the checkpoint has it so and not as its format has it.
@@ -176,10 +177,9 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
   config.info.has_language_model_head = heads.language_model;
   read_condition(source, config);
   // transformers writes id2label for models without a classifier too.
-  bool is_wanted = from.boolean_or("new_classifier", false);
-  bool is_there = source.reader != nullptr && source.reader->find("classifier.weight") != nullptr;
-  if (is_wanted || is_there) config.info.labels = read_labels(from);
-  config.classifier_dropout = static_cast<float>(from.number_or("classifier_dropout", 0, 0, 0.999));
+  TaskHead head = read_task_head(from);
+  bool is_there = source.reader != nullptr && has_task_layer(*source.reader, head.kind);
+  if (head.is_new || is_there) config.info.task_head = head;
 }
 
 ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& from) {

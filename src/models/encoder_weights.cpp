@@ -1,6 +1,7 @@
 #include "models/encoder_weights.h"
 
 #include <algorithm>
+#include <array>
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
@@ -31,6 +32,13 @@ const Spelling kTensorflowNorm = {"/gamma", "/beta"};
 const Spelling kTorch = {".weight", ".bias"};
 const Spelling kKerasDense = {"/vars/0", "/vars/1", kTranspose};
 const Spelling kKerasNorm = {"/vars/1", "/vars/0"};  // bert4keras3 holds beta before gamma
+
+constexpr std::array kTaskLayers = {"classifier", "qa_outputs", "global_pointer.dense"};
+
+void add_task_rows(Rows& rows, const Spelling& spelling) {
+  for (const char* layer : kTaskLayers) add_pair(rows, layer, layer, spelling);
+  rows.push_back({"crf.transitions", "crf.transitions"});
+}
 
 void add_keras_norm(Rows& rows, const EncoderConfig& config, const std::string& ours, const std::string& theirs) {
   if (!config.has_layer_norm) return;
@@ -68,7 +76,7 @@ Rows tensorflow_rows(const EncoderConfig& config, const EncoderNames& names) {
   add_pair(rows, "cls.predictions.transform.dense", names.tensorflow_transform, kTensorflowDense);
   add_pair(rows, "cls.predictions.transform.LayerNorm", names.tensorflow_transform_norm, kTensorflowNorm);
   rows.push_back({"cls.predictions.mapping.weight", "cls/predictions/mapping/kernel", kTranspose});
-  add_pair(rows, "classifier", "classifier", kTensorflowDense);
+  add_task_rows(rows, kTensorflowDense);
   rows.push_back({"cls.predictions.bias", names.tensorflow_bias});
   add_pair(rows, "discriminator_predictions.dense", "discriminator_predictions/dense", kTensorflowDense);
   add_pair(rows, "discriminator_predictions.dense_prediction", "discriminator_predictions/dense_1", kTensorflowDense);
@@ -96,7 +104,7 @@ Rows huggingface_rows(const EncoderConfig& config,
   add_pair(rows, "cls.predictions.transform.dense", names.huggingface_transform, kTorch);
   add_pair(rows, "cls.predictions.transform.LayerNorm", names.huggingface_transform_norm, kTorch);
   rows.push_back({"cls.predictions.mapping.weight", "cls.predictions.mapping.weight"});
-  add_pair(rows, "classifier", "classifier", kTorch);
+  add_task_rows(rows, kTorch);
   rows.push_back(
       {"cls.predictions.bias", first_present(reader, {names.huggingface_bias, names.huggingface_decoder + ".bias"})});
   for (const char* part : {"dense", "dense_prediction"}) {
@@ -132,7 +140,8 @@ Rows keras_outer_rows(const EncoderConfig& config) {
                  "cls.predictions.transform.LayerNorm",
                  config.shares_blocks ? "layers/layer_normalization_3" : "layers/layer_normalization{#2L+1}");
   rows.push_back({"cls.predictions.bias", "layers/scale_offset/vars/0"});
-  add_pair(rows, "classifier", keras_layer("classifier", 0), kKerasDense);
+  for (const char* layer : kTaskLayers) add_pair(rows, layer, keras_layer(layer, 0), kKerasDense);
+  rows.push_back({"crf.transitions", keras_layer("crf", 0) + "/vars/0"});
   return rows;
 }
 

@@ -145,24 +145,6 @@ void run_on_threads(int num_threads, size_t count, const Work& work) {
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 
-void check_source(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
-  const TensorInfo* info = opened.reader->find(source.theirs);
-  if (info == nullptr) {
-    fail_input("{}: tensor {} {} is missing; wrong config for these weights, or an incomplete download?",
-               opened.path,
-               source.theirs,
-               to_string(format_shape(source, parameter)));
-  }
-  Shape expected = format_shape(source, parameter);
-  if (info->shape != expected) {
-    fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
-               info->file,
-               source.theirs,
-               to_string(info->shape),
-               to_string(expected));
-  }
-}
-
 /// A task's layer that the checkpoint does not have yet.
 bool is_new(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
   return parameter.is_task_head && opened.reader->find(source.theirs) == nullptr;
@@ -278,6 +260,24 @@ void initialise_parameters(const Context& context, LanguageModel& model, const L
       fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
     });
   });
+}
+
+void check_source(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
+  const TensorInfo* info = opened.reader->find(source.theirs);
+  if (info == nullptr) {
+    fail_input("{}: tensor {} {} is missing; wrong config for these weights, or an incomplete download?",
+               opened.path,
+               source.theirs,
+               to_string(format_shape(source, parameter)));
+  }
+  Shape expected = format_shape(source, parameter);
+  if (info->shape != expected) {
+    fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
+               info->file,
+               source.theirs,
+               to_string(info->shape),
+               to_string(expected));
+  }
 }
 
 }  // namespace weft

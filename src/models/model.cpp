@@ -4,6 +4,7 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/embedding.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
@@ -50,8 +51,16 @@ Tensor LanguageModel::replaced_logits(Context& /*context*/, const Tensor& /*hidd
   return {};
 }
 
-Tensor LanguageModel::class_logits(Context& /*context*/, const Tensor& /*hidden*/, const Batch& /*batch*/) {
+Tensor LanguageModel::task_logits(Context& /*context*/, const Tensor& /*hidden*/, const Batch& /*batch*/) {
   return {};
+}
+
+Tensor LanguageModel::sequence_vectors(Context& context, const Tensor& hidden, const Batch& batch) {
+  Tensor vectors = pooled(context, hidden, batch);
+  if (vectors) return vectors;
+  std::vector<int32_t> first;
+  for (const BatchSequence& sequence : batch.sequences) first.push_back(static_cast<int32_t>(sequence.begin));
+  return gather_rows(context, hidden, first);
 }
 
 Tensor LanguageModel::logits(Context& context, const Tensor& hidden, const Batch* batch) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "autograd/context.h"
+#include "models/task_head.h"
 #include "nn/kv_cache.h"
 #include "nn/parameter.h"
 #include "ops/cross_entropy.h"
@@ -63,7 +64,7 @@ struct ModelInfo {
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
   AttentionPattern attention = AttentionPattern::causal;
   int64_t num_segments = 0;              // 0: the model knows no segments
-  std::vector<std::string> labels = {};  // of the classifier; empty without one
+  TaskHead task_head = {};
   bool has_language_model_head = true;
   bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family
 };
@@ -112,7 +113,7 @@ class LanguageModel {
   virtual Tensor local_logits(Context& context, const Tensor& hidden, const Batch* batch = nullptr);
 
   /// A sequence's vector from its first token's hidden state, [sequences, hidden_size]; undefined for models without.
-  /// Of these four heads every rank computes the same: a loss of theirs goes through share_gradient_over_tp.
+  /// Of this head and the next ones every rank computes the same: a loss of theirs goes through share_gradient_over_tp.
   virtual Tensor pooled(Context& context, const Tensor& hidden, const Batch& batch);
   /// Whether a sequence is a pair that belongs together (next sentence, sentence order), logits [sequences, 2]; from
   /// `pooled`. Undefined for models without.
@@ -120,8 +121,13 @@ class LanguageModel {
   /// Whether a token was replaced (ELECTRA), logits [tokens, 1]; undefined for models without.
   virtual Tensor replaced_logits(Context& context, const Tensor& hidden);
 
-  /// A class a sequence, of a model with a classifier: logits [sequences, classes]; undefined for others.
-  virtual Tensor class_logits(Context& context, const Tensor& hidden, const Batch& batch);
+  /// What the task's layer (info().task_head) makes of the hidden states: [sequences, labels] of
+  /// sequence_classification, else [tokens, the layer's outputs]; undefined for models without.
+  virtual Tensor task_logits(Context& context, const Tensor& hidden, const Batch& batch);
+  /// Of a crf the stored transitions [labels, labels], from row to column; undefined for others.
+  virtual Tensor task_transitions() const { return {}; }
+  /// The vector that stands for a sequence: the pooler's, or, of a model without one, the first token's hidden state.
+  Tensor sequence_vectors(Context& context, const Tensor& hidden, const Batch& batch);
 
   /// The output layer; without a weight for models that have none.
   virtual LanguageModelHead head() const { return {}; }

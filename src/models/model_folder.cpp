@@ -1,5 +1,7 @@
 #include "models/model_folder.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -131,17 +133,18 @@ Json encoder_config(const OpenedModel& opened, ModelFormat format, DType dtype) 
   Json config = Json::parse(read_whole(opened.config->path()));
   if (!opened.overrides.empty()) config.update(Json::parse(opened.overrides));
   config["vocab_size"] = opened.info().vocab_size;
-  for (const char* key : {"keep_tokens", "compound_tokens", "new_classifier"}) config.erase(key);
+  for (const char* key : {"keep_tokens", "compound_tokens", "new_task_head"}) config.erase(key);
   if (format != ModelFormat::huggingface) return config;
   const std::vector<std::string>& types = opened.family->huggingface_types;
   config["model_type"] = types.empty() ? opened.family->name : types.front();
   bool has_new_name = config.contains("dtype");
   if (has_new_name) config["dtype"] = torch_dtype_name(dtype);
   if (!has_new_name || config.contains("torch_dtype")) config["torch_dtype"] = torch_dtype_name(dtype);
-  if (!opened.info().labels.empty() && config.contains("architectures")) {
+  std::string_view architecture = task_head_architecture(opened.info().task_head.kind);
+  if (!architecture.empty() && config.contains("architectures")) {
     std::string name = config["architectures"].empty() ? "" : config["architectures"][0].get<std::string>();
     size_t end = name.find("For") != std::string::npos ? name.find("For") : name.rfind("Model");
-    if (end != std::string::npos) config["architectures"] = {name.substr(0, end) + "ForSequenceClassification"};
+    if (end != std::string::npos) config["architectures"] = {fmt::format("{}{}", name.substr(0, end), architecture)};
   }
   return config;
 }

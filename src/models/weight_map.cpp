@@ -268,6 +268,19 @@ void read_minus_one(Reading reading, int64_t begin, int64_t end, void* into) {
   convert_dtype(values.data(), DType::f32, into, dtype, end - begin);
 }
 
+/// Calls body(index in the parameter, index in the tensor that it is a part of).
+template <typename Body>
+void for_each_of_part(const WeightSource& source, const Parameter& parameter, const Body& body) {
+  bool is_transposed = source.transform == WeightTransform::transpose;
+  int64_t width = parameter.full_shape.rank() == 2 ? parameter.full_shape[1] : 1;
+  for (int64_t i = 0; i < parameter.full_shape[0]; ++i) {
+    int64_t row = source.part.begin + i;
+    for (int64_t j = 0; j < width; ++j) {
+      body(i * width + j, is_transposed ? j * source.part.total + row : row * width + j);
+    }
+  }
+}
+
 }  // namespace
 
 WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64_t num_layers) {
@@ -343,6 +356,14 @@ std::vector<float> to_format(WeightTransform transform,
       return result;
   }
   return result;
+}
+
+void copy_part(const WeightSource& source, const Parameter& parameter, const float* ours, float* theirs) {
+  for_each_of_part(source, parameter, [&](int64_t mine, int64_t at) { theirs[at] = ours[mine]; });
+}
+
+void copy_part_back(const WeightSource& source, const Parameter& parameter, const float* theirs, float* ours) {
+  for_each_of_part(source, parameter, [&](int64_t mine, int64_t at) { ours[mine] = theirs[at]; });
 }
 
 void read_rows(const CheckpointReader& reader,

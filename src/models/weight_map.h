@@ -82,6 +82,11 @@ std::vector<float> to_format(WeightTransform transform,
                              const std::vector<float>& full,
                              bool is_gradient);
 
+/// Copies a parameter (or its gradient), row-major, to its place in the tensor of a format that holds rows of several
+/// (source.part), and back.
+void copy_part(const WeightSource& source, const Parameter& parameter, const float* ours, float* theirs);
+void copy_part_back(const WeightSource& source, const Parameter& parameter, const float* theirs, float* ours);
+
 /// Reads rows [begin, end) of this rank's slice (dim 0 of local_shape) into `into`, row-major in `dtype`. For `none`
 /// nothing else is allocated; other transforms may need a buffer of that size.
 void read_rows(const CheckpointReader& reader,

@@ -4,57 +4,11 @@
 #include <cmath>
 #include <vector>
 
-#include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/loss_node.h"
 
 namespace weft {
 namespace {
-
-std::vector<double> to_doubles(const Tensor& tensor) {
-  std::vector<double> values(static_cast<size_t>(tensor.num_elements()));
-  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f64, tensor.num_elements());
-  return values;
-}
-
-/// Hands over a gradient that was computed with the loss.
-class LossNode final : public Node {
- public:
-  LossNode(std::vector<double> gradient, const Tensor& logits, std::shared_ptr<GradSlot> output)
-      : gradient_(std::move(gradient)),
-        shape_(logits.shape()),
-        dtype_(logits.dtype()),
-        logits_(logits.grad_slot()),
-        output_(std::move(output)) {}
-  std::string_view name() const override { return "loss"; }
-
-  void backward(Context& context) override {
-    Tensor seed = take_grad(output_);
-    if (!seed) return;
-    double factor = to_doubles(seed)[0];
-    for (double& value : gradient_) value *= factor;
-    Tensor gradient = context.empty(shape_, dtype_);
-    convert_dtype(gradient_.data(), DType::f64, gradient.raw(), dtype_, gradient.num_elements());
-    add_grad(context, logits_, std::move(gradient));
-  }
-
- private:
-  std::vector<double> gradient_;
-  Shape shape_;
-  DType dtype_;
-  std::shared_ptr<GradSlot> logits_;
-  std::shared_ptr<GradSlot> output_;
-};
-
-Tensor make_loss(Context& context, const Tensor& logits, double value, std::vector<double> gradient) {
-  DType dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  Tensor loss = context.empty({1}, dtype);
-  convert_dtype(&value, DType::f64, loss.raw(), dtype, 1);
-  if (is_recording(context, {&logits})) {
-    auto output = attach_slot(loss);
-    context.tape->record(std::make_unique<LossNode>(std::move(gradient), logits, std::move(output)));
-  }
-  return loss;
-}
 
 double weight_of(std::span<const float> weights, size_t index) {
   return weights.empty() ? 1.0 : static_cast<double>(weights[index]);
@@ -89,7 +43,7 @@ Tensor softmax_cross_entropy(Context& context,
   }
   double scale = reduction == LossReduction::sum ? 1 : total > 0 ? 1 / total : 0;
   for (double& value : values) value *= scale;
-  return make_loss(context, logits, loss * scale, std::move(values));
+  return make_loss(context, loss * scale, {{&logits, std::move(values)}});
 }
 
 Tensor binary_cross_entropy(Context& context,
@@ -110,7 +64,28 @@ Tensor binary_cross_entropy(Context& context,
   }
   double scale = total > 0 ? 1 / total : 0;
   for (double& value : values) value *= scale;
-  return make_loss(context, logits, loss * scale, std::move(values));
+  return make_loss(context, loss * scale, {{&logits, std::move(values)}});
+}
+
+Tensor column_cross_entropy(Context& context, const Tensor& logits, std::span<const ColumnTarget> targets) {
+  int64_t columns = logits.size(1);
+  std::vector<double> values = to_doubles(logits);
+  std::vector<double> gradient(values.size());
+  double loss = 0;
+  for (const ColumnTarget& target : targets) {
+    WEFT_ASSERT(target.target >= 0 && target.target < target.length);
+    auto at = [&](int64_t row) { return static_cast<size_t>((target.begin + row) * columns + target.column); };
+    double largest = values[at(0)], sum = 0;
+    for (int64_t row = 1; row < target.length; ++row) largest = std::max(largest, values[at(row)]);
+    for (int64_t row = 0; row < target.length; ++row) sum += std::exp(values[at(row)] - largest);
+    auto weight = static_cast<double>(target.weight);
+    loss += weight * (largest + std::log(sum) - values[at(target.target)]);
+    for (int64_t row = 0; row < target.length; ++row) {
+      gradient[at(row)] += weight * std::exp(values[at(row)] - largest) / sum;
+    }
+    gradient[at(target.target)] -= weight;
+  }
+  return make_loss(context, loss, {{&logits, std::move(gradient)}});
 }
 
 }  // namespace weft

@@ -23,4 +23,15 @@ Tensor binary_cross_entropy(Context& context,
                             std::span<const float> targets,
                             std::span<const float> weights = {});
 
+/// A choice among rows [begin, begin + length) of one column: row begin + target.
+struct ColumnTarget {
+  int64_t begin = 0, length = 0;
+  int32_t column = 0;
+  int64_t target = 0;
+  float weight = 1;
+};
+
+/// Σ weight · −log softmax over a target's rows of its column [target]. logits is [rows, columns].
+Tensor column_cross_entropy(Context& context, const Tensor& logits, std::span<const ColumnTarget> targets);
+
 }  // namespace weft

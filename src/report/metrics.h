@@ -5,7 +5,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
+#include <vector>
 
 namespace weft {
 
@@ -32,6 +34,7 @@ struct EvaluationMetrics {
   double loss = 0;
   int64_t tokens = 0;
   double perplexity = 0;
+  std::vector<std::pair<std::string, double>> metrics = {};  // of the task: accuracy, f1, …
 };
 
 /// Something worth knowing: "save", "resume", "skip", "signal", "stop", …

@@ -74,11 +74,13 @@ std::string to_json_line(const StepMetrics& metrics) {
 }
 
 std::string to_json_line(const EvaluationMetrics& metrics) {
-  return to_line({{"type", "evaluation"},
-                  {"step", metrics.step},
-                  {"loss", metrics.loss},
-                  {"tokens", metrics.tokens},
-                  {"perplexity", metrics.perplexity}});
+  Json line = {{"type", "evaluation"},
+               {"step", metrics.step},
+               {"loss", metrics.loss},
+               {"tokens", metrics.tokens},
+               {"perplexity", metrics.perplexity}};
+  for (const auto& [name, value] : metrics.metrics) line["metrics"][name] = value;
+  return to_line(line);
 }
 
 std::string to_json_line(const RunEvent& event) {
@@ -95,10 +97,17 @@ MetricsLine parse_metrics_line(std::string_view line) {
   std::string type = string(json, "type");
   if (type == "step") return step_of(json);
   if (type != "evaluation") return {};
-  return EvaluationMetrics{.step = whole_number(json, "step"),
-                           .loss = number(json, "loss", kUnknown),
-                           .tokens = whole_number(json, "tokens"),
-                           .perplexity = number(json, "perplexity", kUnknown)};
+  EvaluationMetrics evaluation{.step = whole_number(json, "step"),
+                               .loss = number(json, "loss", kUnknown),
+                               .tokens = whole_number(json, "tokens"),
+                               .perplexity = number(json, "perplexity", kUnknown),
+                               .metrics = {}};
+  auto found = json.find("metrics");
+  if (found == json.end() || !found->is_object()) return evaluation;
+  for (const auto& [name, value] : found->items()) {
+    if (value.is_number()) evaluation.metrics.emplace_back(name, value.get<double>());
+  }
+  return evaluation;
 }
 
 std::optional<RunEvent> parse_event_line(std::string_view line) {

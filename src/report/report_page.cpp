@@ -54,7 +54,11 @@ std::string render_cards(const RunSummary& summary) {
     cards += card("Held-out loss",
                   format_loss(summary.last_evaluation_loss),
                   fmt::format("best {:.4g} at {}", *summary.best_evaluation_loss, summary.best_evaluation_step));
-    cards += card("Held-out perplexity", fmt::format("{:.4g}", std::exp(*summary.last_evaluation_loss)));
+    const auto& metrics = summary.last_evaluation_metrics;
+    for (const auto& [name, value] : metrics) cards += card("Held-out " + name, fmt::format("{:.4f}", value));
+    if (metrics.empty()) {
+      cards += card("Held-out perplexity", fmt::format("{:.4g}", std::exp(*summary.last_evaluation_loss)));
+    }
   }
   bool has_bound = summary.median_bound_fraction > 0;
   cards += card("Tokens a second",

@@ -43,11 +43,11 @@ int64_t kept_bytes(const RunLogOptions& options, const std::string& file) {
 }
 
 std::string describe_evaluation(const EvaluationMetrics& evaluation) {
-  return fmt::format("step {}  held-out loss {:.4g}  perplexity {:.4g}  ({} tokens)",
-                     evaluation.step,
-                     evaluation.loss,
-                     evaluation.perplexity,
-                     group_thousands(evaluation.tokens));
+  std::string line = fmt::format("step {}  held-out loss {:.4g}", evaluation.step, evaluation.loss);
+  for (const auto& [name, value] : evaluation.metrics) line += fmt::format("  {} {:.4f}", name, value);
+  if (!evaluation.metrics.empty()) return line;
+  return line +
+         fmt::format("  perplexity {:.4g}  ({} tokens)", evaluation.perplexity, group_thousands(evaluation.tokens));
 }
 
 std::string one_line(std::string_view text) {
@@ -104,6 +104,9 @@ class RunLog::State {
     if (tensorboard_) {
       tensorboard_->add_scalars(metrics.step,
                                 {{"evaluation/loss", metrics.loss}, {"evaluation/perplexity", metrics.perplexity}});
+      for (const auto& [name, value] : metrics.metrics) {
+        tensorboard_->add_scalars(metrics.step, {{"evaluation/" + name, value}});
+      }
     }
     if (options_.writes_report) record_.evaluations.push_back(metrics);
   }

@@ -69,6 +69,25 @@ Curve evaluation_curve(const std::string& name, const RunRecord& run, int colour
   return curve;
 }
 
+/// What the task measures on held-out data, in one plot.
+void add_metrics(std::vector<Plot>& plots, const RunRecord& run) {
+  Plot plot{.title = "Held-out metrics"};
+  for (const EvaluationMetrics& evaluation : run.evaluations) {
+    for (size_t i = 0; i < evaluation.metrics.size(); ++i) {
+      const auto& [name, value] = evaluation.metrics[i];
+      auto found = std::find_if(
+          plot.curves.begin(), plot.curves.end(), [&](const Curve& curve) { return curve.name == name; });
+      if (found == plot.curves.end()) {
+        Curve curve{.name = name, .x = {}, .y = {}, .colour = static_cast<int>(i), .style = CurveStyle::dots};
+        found = plot.curves.insert(plot.curves.end(), std::move(curve));
+      }
+      found->x.push_back(static_cast<double>(evaluation.step));
+      found->y.push_back(value);
+    }
+  }
+  if (!plot.curves.empty()) plots.push_back(std::move(plot));
+}
+
 std::vector<double> skipped_steps(const RunRecord& run) {
   std::vector<double> steps;
   for (const StepMetrics& step : run.steps) {
@@ -126,6 +145,7 @@ std::vector<Plot> plots_of_run(const RunRecord& run) {
   add_loss(loss, run.steps.size() > kFewSteps ? "training (smoothed)" : "training", run, steps_of(run), 0, true);
   if (!run.evaluations.empty()) loss.curves.push_back(evaluation_curve("held-out", run, 1));
   std::vector<Plot> plots{std::move(loss)};
+  add_metrics(plots, run);
   add_common_plots(plots, {&run, 1});
   return plots;
 }

@@ -94,6 +94,7 @@ bool is_better(double loss, const std::optional<double>& best) {
 }
 
 void summarise_evaluations(const RunRecord& run, RunSummary& summary) {
+  if (!run.evaluations.empty()) summary.last_evaluation_metrics = run.evaluations.back().metrics;
   for (const EvaluationMetrics& evaluation : run.evaluations) {
     if (std::isfinite(evaluation.loss)) summary.last_evaluation_loss = evaluation.loss;
     if (!is_better(evaluation.loss, summary.best_evaluation_loss)) continue;

@@ -48,6 +48,7 @@ struct RunSummary {
   int64_t best_step = 0;
   std::optional<double> last_evaluation_loss;
   std::optional<double> best_evaluation_loss;
+  std::vector<std::pair<std::string, double>> last_evaluation_metrics = {};
   int64_t best_evaluation_step = 0;
   double median_tokens_per_second = 0;  // 0: unknown, as below
   double median_bound_fraction = 0;

@@ -2,13 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <set>
 
 #include "autograd/tape.h"
 #include "core/error.h"
-#include "ops/collective.h"
-#include "ops/loss.h"
 #include "optimizer/grad_norm.h"
 #include "train/adversarial.h"
 #include "train/parameter_shards.h"
@@ -40,12 +37,6 @@ TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const
 
 double scalar_of(const Tensor& tensor) {
   return tensor.dtype() == DType::f64 ? *tensor.data<double>() : static_cast<double>(*tensor.data<float>());
-}
-
-std::vector<float> to_floats(const Tensor& tensor) {
-  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
-  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
-  return values;
 }
 
 /// Squared length of each row.
@@ -89,6 +80,7 @@ class TrainingEngine::State {
         optimizer_(make_optimizer(
             context, options.optimizer, shards_.pieces(), model.parameters().place(), shards_.sharing())) {
     context_.blocks = &shards_;
+    if (options_.objective == nullptr) options_.objective = make_language_objective();
     if (options.adversarial == Adversarial::gradient_penalty && model.embedding_table().value.dtype() == DType::bf16) {
       fail(ExitCode::usage,
            "the gradient penalty is a difference of gradients, too small for bf16; set precision.compute F32");
@@ -120,14 +112,13 @@ class TrainingEngine::State {
 
   double evaluate(std::span<const MicroBatch> micro_batches) {
     double loss = 0;
-    hits_ = labels_seen_ = 0;
+    Objective& objective = *options_.objective;
+    objective.begin_evaluation();
     Context context = context_;
     shards_.before_forward(context, kOuterBlock);
-    for (const MicroBatch& micro_batch : micro_batches) loss += forward(context, micro_batch, micro_batch.weights, {});
+    for (const MicroBatch& micro_batch : micro_batches) loss += forward(context, micro_batch, 1, {});
     shards_.release_all();
-    double hits = sum_over_data(hits_);
-    double seen = sum_over_data(labels_seen_);
-    accuracy_ = seen > 0 ? hits / seen : std::nan("");
+    metrics_ = objective.metrics(context, mesh_.data_parallel());
     return sum_over_data(loss);
   }
 
@@ -143,64 +134,42 @@ class TrainingEngine::State {
   void share_weights() { shards_.share_weights(); }
   Optimizer& optimizer() { return *optimizer_; }
   const std::vector<Parameter*>& frozen() const { return parameters_.frozen; }
-  double accuracy() const { return accuracy_; }
+  const std::vector<Metric>& metrics() const { return metrics_; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
-  double forward(Context& context,
-                 const MicroBatch& micro_batch,
-                 const std::vector<float>& weights,
-                 const Tensor& embedding_offset) {
+  /// The loss's weights are multiplied by `factor`.
+  double forward(Context& context, const MicroBatch& micro_batch, double factor, const Tensor& embedding_offset) {
     context.first_token = micro_batch.first_token;
     Batch batch = micro_batch.batch;
     batch.embedding_offset = embedding_offset;
     Tensor hidden = model_.hidden(context, batch, nullptr);
-    // The losses of tokens live through backward, as the planner counts.
-    LanguageModelLoss of_tokens;
-    if (micro_batch.labels.empty()) {
-      of_tokens =
-          language_model_loss(context, model_, hidden, micro_batch.targets, weights, LossReduction::sum, &batch);
-    }
-    Tensor loss = micro_batch.labels.empty() ? of_tokens.loss : class_loss(context, micro_batch, batch, hidden);
-    double value = scalar_of(loss);
-    if (context.tape != nullptr) context.tape->backward(context, loss);
+    // What comes with the loss lives through backward, as the planner counts.
+    ObjectiveLoss result = options_.objective->loss(context,
+                                                    {.model = model_,
+                                                     .micro_batch = micro_batch,
+                                                     .batch = batch,
+                                                     .hidden = hidden,
+                                                     .factor = static_cast<float>(factor),
+                                                     .data_parallel = mesh_.data_parallel()});
+    double value = scalar_of(result.loss);
+    if (context.tape != nullptr) context.tape->backward(context, result.loss);
     return value;
   }
 
-  Tensor class_loss(Context& context, const MicroBatch& micro_batch, const Batch& batch, const Tensor& hidden) {
-    Tensor logits = model_.class_logits(context, hidden, batch);
-    WEFT_ASSERT(logits.defined(), "{} has no classifier", model_.info().family);
-    count_hits(to_floats(logits), micro_batch.labels);
-    std::vector<float> weights(micro_batch.labels.size(), micro_batch.label_weight);
-    return softmax_cross_entropy(
-        context, share_gradient_over_tp(context, logits), micro_batch.labels, weights, LossReduction::sum);
-  }
-
-  void count_hits(const std::vector<float>& logits, const std::vector<int32_t>& labels) {
-    size_t classes = logits.size() / labels.size();
-    for (size_t i = 0; i < labels.size(); ++i) {
-      if (labels[i] < 0) continue;
-      auto row = logits.begin() + static_cast<std::ptrdiff_t>(i * classes);
-      hits_ += std::max_element(row, row + static_cast<std::ptrdiff_t>(classes)) - row == labels[i] ? 1 : 0;
-      labels_seen_ += 1;
-    }
-  }
-
-  /// One forward and backward; the loss's weights are multiplied by `factor`.
+  /// One forward and backward.
   double forward_and_backward(const MicroBatch& micro_batch,
                               bool is_last,
                               double factor = 1,
                               const Tensor& embedding_offset = {}) {
-    std::vector<float> weights = micro_batch.weights;
-    for (float& weight : weights) weight = static_cast<float>(weight * factor);
     Tape tape;
     Context context = context_;
     context.tape = &tape;
     context.training = true;
     shards_.begin_micro_batch(is_last);
     shards_.before_forward(context, kOuterBlock);
-    double loss = forward(context, micro_batch, weights, embedding_offset);
+    double loss = forward(context, micro_batch, factor, embedding_offset);
     shards_.end_micro_batch(context);
     return loss;
   }
@@ -304,8 +273,7 @@ class TrainingEngine::State {
   ParameterShards shards_;
   std::unique_ptr<Optimizer> optimizer_;
   std::function<void()> before_update_;
-  double hits_ = 0, labels_seen_ = 0;
-  double accuracy_ = std::numeric_limits<double>::quiet_NaN();
+  std::vector<Metric> metrics_;
   int64_t updates_ = 0;
 };
 
@@ -337,8 +305,8 @@ void TrainingEngine::share_weights() {
   state_->share_weights();
 }
 
-double TrainingEngine::accuracy() const {
-  return state_->accuracy();
+const std::vector<Metric>& TrainingEngine::metrics() const {
+  return state_->metrics();
 }
 
 int64_t TrainingEngine::updates() const {

@@ -10,23 +10,14 @@
 #include "models/model.h"
 #include "optimizer/optimizer.h"
 #include "parallel/mesh.h"
+#include "tasks/objective.h"
 
 namespace weft {
-
-/// What this rank computes at a time. The loss is Σ weight · −log p(target): weights are absolute, the caller divides
-/// by the whole step's count of tokens over all ranks and micro-batches.
-struct MicroBatch {
-  Batch batch;
-  std::vector<int32_t> targets;  // −1: not scored
-  std::vector<float> weights;
-  std::vector<int32_t> labels = {};  // a class a sequence instead of targets; −1: not scored
-  float label_weight = 0;            // of each
-  int64_t first_token = 0;           // index of the first token in the whole step's batch, for dropout
-};
 
 enum class Adversarial : uint8_t { none, fgm, gradient_penalty };
 
 struct EngineOptions {
+  std::shared_ptr<Objective> objective = nullptr;  // null: that of language models
   OptimizerOptions optimizer;
   double clip_norm = 1;  // 0: none
   int zero_stage = 0;
@@ -59,8 +50,8 @@ class TrainingEngine {
   StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random);
   /// Σ weight · loss over all data-parallel ranks, without gradients. Collective.
   double evaluate(std::span<const MicroBatch> micro_batches);
-  /// Of the last evaluate(): the part of labels that got the largest logit; NaN without labels.
-  double accuracy() const;
+  /// Of the last evaluate().
+  const std::vector<Metric>& metrics() const;
   /// Called before each update, when all that the last one wrote may change: a checkpoint that is being written from
   /// live memory must be done by then.
   void set_before_update(std::function<void()> hook);

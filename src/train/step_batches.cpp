@@ -12,12 +12,18 @@ int64_t part_begin(int64_t total, int64_t index, int64_t count) {
 
 void add_row(MicroBatch& micro_batch, const TrainingRow& row) {
   int64_t begin = micro_batch.batch.num_tokens();
+  auto first_sequence = static_cast<int32_t>(micro_batch.batch.sequences.size());
   for (const RowSpan& span : row.spans) {
     micro_batch.batch.sequences.push_back({.begin = begin + span.begin, .length = span.length, .past = 0, .slot = 0});
   }
   micro_batch.batch.ids.insert(micro_batch.batch.ids.end(), row.ids.begin(), row.ids.end());
   micro_batch.targets.insert(micro_batch.targets.end(), row.targets.begin(), row.targets.end());
   micro_batch.labels.insert(micro_batch.labels.end(), row.labels.begin(), row.labels.end());
+  micro_batch.scores.insert(micro_batch.scores.end(), row.scores.begin(), row.scores.end());
+  for (RowMark mark : row.marks) {
+    mark.span += first_sequence;
+    micro_batch.marks.push_back(mark);
+  }
   std::vector<int32_t>& segments = micro_batch.batch.segment_ids;
   if (row.segments.empty() && segments.empty()) return;
   segments.resize(static_cast<size_t>(begin));
@@ -55,13 +61,15 @@ StepBatches deal_out(
       add_row(micro_batch, row);
     }
     step.tokens += static_cast<int64_t>(row.ids.size());
-    step.scored_tokens += count_targets(row.targets) + count_targets(row.labels);
+    step.scored_tokens += count_targets(row.targets);
+    step.scored_sequences += count_targets(row.labels);
   }
   float weight = 1.0f / static_cast<float>(std::max<int64_t>(1, step.scored_tokens));
+  float label_weight = 1.0f / static_cast<float>(std::max<int64_t>(1, step.scored_sequences));
   for (MicroBatch& micro_batch : step.micro_batches) {
     if (micro_batch.batch.ids.empty()) add_unscored(micro_batch, data.row(first_row));
     micro_batch.weights.assign(micro_batch.batch.ids.size(), weight);
-    micro_batch.label_weight = weight;
+    micro_batch.label_weight = label_weight;
   }
   return step;
 }

@@ -18,8 +18,12 @@ struct DataParallelPlace {
 /// What all ranks compute in a step, and this one's share of it.
 struct StepBatches {
   std::vector<MicroBatch> micro_batches;
-  int64_t tokens = 0;         // of all ranks
-  int64_t scored_tokens = 0;  // of all ranks, or labels: every one weighs 1 / scored_tokens
+  // Of all ranks:
+  int64_t tokens = 0;
+  int64_t scored_tokens = 0;     // each weighs 1 / scored_tokens
+  int64_t scored_sequences = 0;  // those with a label; each weighs 1 / scored_sequences
+
+  bool is_scored() const { return scored_tokens + scored_sequences > 0; }
 };
 
 /// Rows [first_row, first_row + num_rows) of the data: contiguous shares for the ranks, each computed

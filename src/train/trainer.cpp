@@ -123,7 +123,7 @@ class Trainer {
         deal_out(parts_.data, state_.next_row, options_.batch_size, options_.micro_batch_size, place());
     StepMetrics metrics;
     metrics.learning_rate = learning_rate_at(options_.schedule, state_.step);
-    bool has_targets = batches.scored_tokens > 0;
+    bool has_targets = batches.is_scored();
     RandomKey random{.seed = options_.seed, .step = static_cast<uint32_t>(state_.step)};
     StepResult result =
         has_targets ? engine_.step(batches.micro_batches, metrics.learning_rate, random) : StepResult{.skipped = true};
@@ -187,21 +187,31 @@ class Trainer {
     state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
   }
 
+  /// A few rows at a time: their hidden states are all there is in memory. Labelled texts are short, and may be held
+  /// against each other.
+  int64_t evaluation_rows() const {
+    if (options_.micro_batch_size > 0) return options_.micro_batch_size;
+    bool is_labelled = !parts_.held_out->row(0).labels.empty();
+    return is_labelled ? std::max<int64_t>(1, options_.batch_size / place().size) : 1;
+  }
+
   void evaluate() {
     if (parts_.held_out == nullptr) return;
     int64_t rows = parts_.held_out->rows_per_epoch();
     if (options_.max_evaluation_rows > 0) rows = std::min(rows, options_.max_evaluation_rows);
-    // A few rows at a time: a batch's hidden states are all there is in memory.
-    int64_t rows_at_a_time = options_.micro_batch_size > 0 ? options_.micro_batch_size : 1;
-    StepBatches batches = deal_out(*parts_.held_out, 0, rows, rows_at_a_time, place());
-    if (batches.scored_tokens == 0) fail_input("the held-out data have no token that is scored; hold out more");
+    StepBatches batches = deal_out(*parts_.held_out, 0, rows, evaluation_rows(), place());
+    if (!batches.is_scored()) fail_input("the held-out data have no token that is scored; hold out more");
     double loss = engine_.evaluate(batches.micro_batches);
     state_.held_out_loss = loss;
     state_.best_loss = std::min(state_.best_loss, loss);
     if (log_ == nullptr) return;
-    if (!std::isnan(engine_.accuracy())) event("accuracy", fmt::format("{:.4f} on held-out data", engine_.accuracy()));
-    log_->add_evaluation(
-        {.step = state_.step, .loss = loss, .tokens = batches.scored_tokens, .perplexity = std::exp(loss)});
+    EvaluationMetrics metrics{.step = state_.step,
+                              .loss = loss,
+                              .tokens = batches.scored_tokens > 0 ? batches.scored_tokens : batches.scored_sequences,
+                              .perplexity = std::exp(loss),
+                              .metrics = {}};
+    for (const Metric& metric : engine_.metrics()) metrics.metrics.emplace_back(metric.name, metric.value);
+    log_->add_evaluation(metrics);
   }
 
   void write_samples() {

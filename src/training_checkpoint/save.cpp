@@ -131,7 +131,7 @@ void Save::describe_weights(const std::string& folder, DType dtype) const {
                                        subject_.adapter->parameters(),
                                        plan_.saved,
                                        subject_.base.path,
-                                       subject_.model.info().labels));
+                                       subject_.model.info().task_head));
 }
 
 void Save::write_set(size_t index) {

@@ -20,12 +20,6 @@
 namespace weft {
 namespace {
 
-std::vector<float> to_floats(const Tensor& tensor) {
-  std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
-  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
-  return values;
-}
-
 /// How many ranks hold each index of the dimension that a parameter is split along.
 std::vector<int> count_holders(const Parameter& parameter, int num_ranks) {
   std::vector<int> holders(static_cast<size_t>(parameter.full_shape[parameter.range.dim]));

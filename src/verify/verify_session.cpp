@@ -258,16 +258,8 @@ void VerifySession::compare_gradient_part(std::string_view dataset,
                to_string(reference.shape),
                to_string(expected));
   }
-  bool is_transposed = source.transform == WeightTransform::transpose;
-  int64_t width = parameter.full_shape.rank() == 2 ? parameter.full_shape[1] : 1;
   std::vector<float> part(gradient.size());
-  for (int64_t i = 0; i < parameter.full_shape[0]; ++i) {
-    for (int64_t j = 0; j < width; ++j) {
-      int64_t row = source.part.begin + i;
-      int64_t at = is_transposed ? j * source.part.total + row : row * width + j;
-      part[static_cast<size_t>(i * width + j)] = reference.values[static_cast<size_t>(at)];
-    }
-  }
+  copy_part_back(source, parameter, reference.values.data(), part.data());
   Difference difference;
   difference.add(gradient, part);
   std::string name = fmt::format("{} ({})", dataset, parameter.name);

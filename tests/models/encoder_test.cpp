@@ -54,7 +54,7 @@ const std::vector<NamedEncoder>& encoders() {
        "",
        AttentionPattern::bidirectional,
        {.width = 5, .hidden_width = 7, .activation = Activation::relu}},
-      {"bert_classifier", bert_family, R"({"new_classifier": true, "id2label": {"0": "no", "1": "yes", "2": "?"}})"},
+      {"bert_classifier", bert_family, R"({"new_task_head": true, "id2label": {"0": "no", "1": "yes", "2": "?"}})"},
       {"albert", albert_family, kAllHeads},
       {"albert_prefix", albert_family, R"({"embedding_size": 10})", kPrefix},
       {"albert_unshared", albert_unshared_family, kAllHeads},
@@ -164,7 +164,7 @@ class EncoderRank {
       for (size_t i = 0; i < targets.size(); i += 3) targets[i] = 1;
       include(binary_cross_entropy(context_, whole(replaced), targets));
     }
-    if (Tensor classes = model_->class_logits(context_, hidden, batch_)) {
+    if (Tensor classes = model_->task_logits(context_, hidden, batch_)) {
       std::vector<int32_t> labels = {2, 0};
       include(softmax_cross_entropy(context_, whole(classes), labels));
     }

@@ -15,7 +15,9 @@ namespace {
 class OneTensor final : public CheckpointReader {
  public:
   OneTensor(Shape shape, std::vector<float> values) : values_(std::move(values)), names_{"theirs"} {
-    info_ = {.name = "theirs", .shape = shape, .file = "memory"};
+    info_.name = "theirs";
+    info_.shape = shape;
+    info_.file = "memory";
   }
   std::string_view format() const override { return "memory"; }
   const std::string& path() const override { return names_[0]; }

@@ -1,0 +1,162 @@
+#include "ops/contrastive.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "core/error.h"
+#include "ops/loss_node.h"
+#include "parallel/communicator.h"
+
+namespace weft {
+namespace {
+
+/// Rows of all ranks: values of length 1, in the order of the ranks.
+struct AllRows {
+  std::vector<double> values;
+  std::vector<double> weights;
+  size_t own_begin = 0;  // first row of this rank
+};
+
+AllRows gather(Context& context, const std::vector<double>& rows, std::span<const float> weights, Communicator& ranks) {
+  size_t width = weights.empty() ? 0 : rows.size() / weights.size();
+  Tensor most = context.empty({2}, DType::f64, MemoryTag::comm);
+  most.data<double>()[0] = static_cast<double>(weights.size());
+  most.data<double>()[1] = static_cast<double>(width);
+  ranks.all_reduce(most, ReduceOp::max);
+  auto most_rows = static_cast<size_t>(most.data<double>()[0]);
+  width = static_cast<size_t>(most.data<double>()[1]);
+  size_t stride = width + 1;  // a row's weight stands before it
+  Tensor mine = context.zeros({static_cast<int64_t>(most_rows * stride)}, DType::f64, MemoryTag::comm);
+  for (size_t r = 0; r < weights.size(); ++r) {
+    mine.data<double>()[r * stride] = static_cast<double>(weights[r]);
+    std::copy_n(rows.data() + r * width, width, mine.data<double>() + r * stride + 1);
+  }
+  auto size = static_cast<size_t>(ranks.size());
+  Tensor all = context.empty({static_cast<int64_t>(size * most_rows * stride)}, DType::f64, MemoryTag::comm);
+  ranks.all_gather(mine, all);
+  AllRows result{.values = {}, .weights = {}, .own_begin = static_cast<size_t>(ranks.rank()) * most_rows};
+  for (size_t r = 0; r < size * most_rows; ++r) {
+    const double* row = all.data<double>() + r * stride;
+    result.weights.push_back(row[0]);
+    result.values.insert(result.values.end(), row + 1, row + stride);
+  }
+  return result;
+}
+
+double dot(const double* a, const double* b, size_t width) {
+  double sum = 0;
+  for (size_t i = 0; i < width; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+class MeanNode final : public Node {
+ public:
+  MeanNode(const Tensor& x, std::vector<RowRange> ranges, std::shared_ptr<GradSlot> output)
+      : ranges_(std::move(ranges)), shape_(x.shape()), dtype_(x.dtype()), x_(x.grad_slot()), output_(std::move(output)) {}
+  std::string_view name() const override { return "mean_of_rows"; }
+
+  void backward(Context& context) override {
+    Tensor gradient = take_grad(output_);
+    if (!gradient) return;
+    std::vector<double> of_means = to_doubles(gradient);
+    auto width = static_cast<size_t>(shape_[1]);
+    std::vector<double> of_x(static_cast<size_t>(shape_.num_elements()));
+    for (size_t s = 0; s < ranges_.size(); ++s) {
+      for (int64_t r = 0; r < ranges_[s].length; ++r) {
+        double* row = of_x.data() + static_cast<size_t>(ranges_[s].begin + r) * width;
+        for (size_t i = 0; i < width; ++i) {
+          row[i] += of_means[s * width + i] / static_cast<double>(ranges_[s].length);
+        }
+      }
+    }
+    Tensor result = context.empty(shape_, dtype_);
+    convert_dtype(of_x.data(), DType::f64, result.raw(), dtype_, result.num_elements());
+    add_grad(context, x_, std::move(result));
+  }
+
+ private:
+  std::vector<RowRange> ranges_;
+  Shape shape_;
+  DType dtype_;
+  std::shared_ptr<GradSlot> x_, output_;
+};
+
+}  // namespace
+
+Tensor contrastive_loss(
+    Context& context, const Tensor& vectors, std::span<const float> weights, double scale, Communicator& ranks) {
+  WEFT_ASSERT(vectors.size(0) == static_cast<int64_t>(weights.size()) && weights.size() % 2 == 0);
+  auto width = static_cast<size_t>(vectors.size(1));
+  std::vector<double> own = to_doubles(vectors);
+  std::vector<double> lengths;
+  for (size_t r = 0; r < weights.size(); ++r) {
+    double* row = own.data() + r * width;
+    lengths.push_back(std::max(1e-12, std::sqrt(dot(row, row, width))));
+    for (size_t i = 0; i < width; ++i) row[i] /= lengths.back();
+  }
+  AllRows all = gather(context, own, weights, ranks);
+  size_t rows = all.weights.size();
+  std::vector<double> gradient(own.size());
+  std::vector<double> probabilities(rows);
+  double loss = 0;
+  for (size_t r = 0; r < rows; ++r) {
+    if (all.weights[r] == 0) continue;
+    const double* row = all.values.data() + r * width;
+    double largest = -scale;
+    for (size_t other = 0; other < rows; ++other) {
+      bool counts = other != r && all.weights[other] != 0;
+      probabilities[other] = counts ? scale * dot(row, all.values.data() + other * width, width) : -INFINITY;
+      largest = std::max(largest, probabilities[other]);
+    }
+    size_t partner = r ^ 1;
+    double logit = probabilities[partner], sum = 0;
+    for (double& value : probabilities) sum += value = std::exp(value - largest);
+    bool is_own = r >= all.own_begin && r < all.own_begin + weights.size();
+    if (is_own) loss += all.weights[r] * (largest + std::log(sum) - logit);
+    for (size_t other = 0; other < rows; ++other) {
+      double factor = all.weights[r] * scale * (probabilities[other] / sum - (other == partner ? 1 : 0));
+      if (factor == 0) continue;
+      // The cosine of r and other moves with each of them that is this rank's.
+      for (auto [mine, theirs] : {std::pair{r, other}, std::pair{other, r}}) {
+        if (mine < all.own_begin || mine >= all.own_begin + weights.size()) continue;
+        double* into = gradient.data() + (mine - all.own_begin) * width;
+        const double* from = all.values.data() + theirs * width;
+        for (size_t i = 0; i < width; ++i) into[i] += factor * from[i];
+      }
+    }
+  }
+  // Through the division by the length: only what is orthogonal to the vector stays.
+  for (size_t r = 0; r < weights.size(); ++r) {
+    double* row = gradient.data() + r * width;
+    const double* unit = own.data() + r * width;
+    double along = dot(row, unit, width);
+    for (size_t i = 0; i < width; ++i) row[i] = (row[i] - along * unit[i]) / lengths[r];
+  }
+  return make_loss(context, loss, {{&vectors, std::move(gradient)}});
+}
+
+Tensor mean_of_rows(Context& context, const Tensor& x, std::span<const RowRange> ranges) {
+  auto width = static_cast<size_t>(x.size(1));
+  std::vector<double> values = to_doubles(x);
+  std::vector<double> means(ranges.size() * width);
+  for (size_t s = 0; s < ranges.size(); ++s) {
+    double* mean = means.data() + s * width;
+    for (int64_t r = 0; r < ranges[s].length; ++r) {
+      const double* row = values.data() + static_cast<size_t>(ranges[s].begin + r) * width;
+      for (size_t i = 0; i < width; ++i) mean[i] += row[i];
+    }
+    for (size_t i = 0; i < width; ++i) mean[i] /= static_cast<double>(std::max<int64_t>(1, ranges[s].length));
+  }
+  Tensor result = context.empty({static_cast<int64_t>(ranges.size()), x.size(1)}, x.dtype());
+  convert_dtype(means.data(), DType::f64, result.raw(), x.dtype(), result.num_elements());
+  if (is_recording(context, {&x})) {
+    auto output = attach_slot(result);
+    context.tape->record(
+        std::make_unique<MeanNode>(x, std::vector<RowRange>(ranges.begin(), ranges.end()), std::move(output)));
+  }
+  return result;
+}
+
+}  // namespace weft

@@ -1,0 +1,75 @@
+// What a task asks of a model: the loss of a micro-batch, and how good it is on held-out data.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tasks/micro_batch.h"
+
+namespace weft {
+
+class Communicator;
+
+/// A number of an evaluation: "accuracy", "f1", …
+struct Metric {
+  std::string name;
+  double value = 0;
+};
+
+struct ObjectiveInput {
+  LanguageModel& model;
+  const MicroBatch& micro_batch;
+  const Batch& batch;  // the micro-batch's, or that with an embedding_offset
+  const Tensor& hidden;
+  float factor;  // of all weights
+  Communicator& data_parallel;
+};
+
+/// A loss of one element, and what has to live as long as it.
+struct ObjectiveLoss {
+  Tensor loss;
+  Tensor token_loss = {};
+};
+
+class Objective {
+ public:
+  virtual ~Objective() = default;
+  /// Every data-parallel rank calls it as often as the others. Outside of training (context.training) it also counts
+  /// for the metrics.
+  virtual ObjectiveLoss loss(Context& context, const ObjectiveInput& input) = 0;
+  virtual void begin_evaluation() {}
+  /// Of all that was computed since begin_evaluation, over all data-parallel ranks. Collective.
+  virtual std::vector<Metric> metrics(Context& /*context*/, Communicator& /*data_parallel*/) { return {}; }
+};
+
+/// Each token's target among the whole vocabulary: language modelling of all kinds.
+std::unique_ptr<Objective> make_language_objective();
+
+/// Labels of sequences. Metrics: accuracy, f1 (the mean over labels).
+std::unique_ptr<Objective> make_classification_objective();
+
+/// Labels of tokens (targets), each on its own or, of a crf, together; with a crf the sequences' labels say which count
+/// (0), and their weight is that of a sequence. Metrics: accuracy, and precision, recall and f1 of entities where labels
+/// mark such ("B-", "I-", …).
+std::unique_ptr<Objective> make_tagging_objective();
+
+/// Marked tokens by GlobalPointer. Metrics: precision, recall, f1.
+std::unique_ptr<Objective> make_entity_objective();
+
+/// First and last token of an answer: the first mark of a sequence, its first token where it has none. Sequences with
+/// the same label are windows of one text; further marks are other right answers. Metrics: exact_match and f1, as SQuAD
+/// has them (Rajpurkar et al., 2016) but over tokens.
+std::unique_ptr<Objective> make_answer_objective(int64_t max_answer_length);
+
+struct SimilarityOptions {
+  double scale = 30;      // of cosines
+  bool mean = false;      // a text's vector is the mean over its tokens
+  bool generates = false;  // tokens have targets too (SimBERT)
+};
+/// Pairs of sequences next to each other that mean the same, against all others of a micro-batch on all data-parallel
+/// ranks. Metrics: spearman of cosines and scores, where pairs have one, else accuracy: how often the nearest is the
+/// right one.
+std::unique_ptr<Objective> make_similarity_objective(const SimilarityOptions& options);
+
+}  // namespace weft

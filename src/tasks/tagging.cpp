@@ -1,0 +1,160 @@
+#include "tasks/tagging.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "ops/collective.h"
+#include "ops/crf.h"
+#include "ops/loss.h"
+#include "ops/loss_node.h"
+#include "tasks/objective.h"
+#include "tasks/rank_values.h"
+
+namespace weft {
+namespace {
+
+/// "B-PER" is {'B', "PER"}; what has no such form is {'O', ""}.
+struct TagParts {
+  char place = 'O';
+  std::string_view label;
+};
+
+TagParts parts_of(std::string_view tag) {
+  constexpr std::string_view kPlaces = "BIMES";
+  if (tag.empty() || kPlaces.find(tag[0]) == std::string_view::npos) return {};
+  if (tag.size() == 1) return {.place = tag[0], .label = {}};
+  if (tag[1] != '-' && tag[1] != '_') return {};
+  return {.place = tag[0], .label = tag.substr(2)};
+}
+
+/// Scored rows of each sequence of a micro-batch.
+std::vector<CrfSequence> scored_sequences(const MicroBatch& micro_batch, float factor) {
+  std::vector<CrfSequence> sequences;
+  for (size_t s = 0; s < micro_batch.batch.sequences.size(); ++s) {
+    const BatchSequence& from = micro_batch.batch.sequences[s];
+    CrfSequence& sequence = sequences.emplace_back();
+    bool counts = micro_batch.labels.empty() || micro_batch.labels[s] >= 0;
+    sequence.weight = counts ? micro_batch.label_weight * factor : 0;
+    for (int64_t row = from.begin; row < from.begin + from.length; ++row) {
+      int32_t target = micro_batch.targets[static_cast<size_t>(row)];
+      if (target < 0) continue;
+      sequence.rows.push_back(static_cast<int32_t>(row));
+      sequence.labels.push_back(target);
+    }
+  }
+  return sequences;
+}
+
+class TaggingObjective final : public Objective {
+ public:
+  ObjectiveLoss loss(Context& context, const ObjectiveInput& input) override {
+    const TaskHead& head = input.model.info().task_head;
+    const MicroBatch& micro_batch = input.micro_batch;
+    Tensor logits = input.model.task_logits(context, input.hidden, input.batch);
+    WEFT_ASSERT(logits.defined(), "{} has no layer for tags", input.model.info().family);
+    std::vector<CrfSequence> sequences = scored_sequences(micro_batch, input.factor);
+    if (!context.training) count(head, logits, input.model.task_transitions(), sequences);
+    Tensor shared = share_gradient_over_tp(context, logits);
+    if (head.kind == TaskHead::Kind::crf) {
+      Tensor transitions = share_gradient_over_tp(context, input.model.task_transitions());
+      return {crf_loss(context, shared, transitions, head.transition_scale, sequences)};
+    }
+    std::vector<float> weights = micro_batch.weights;
+    for (float& weight : weights) weight *= input.factor;
+    return {softmax_cross_entropy(context, shared, micro_batch.targets, weights, LossReduction::sum)};
+  }
+
+  void begin_evaluation() override { counts_.assign(kCounts, 0); }
+
+  std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
+    sum_over_ranks(context, data_parallel, counts_);
+    if (counts_[kTags] == 0) return {};
+    std::vector<Metric> result = {{"accuracy", counts_[kRightTags] / counts_[kTags]}};
+    if (!has_entities_) return result;
+    F1 f1 = f1_of(counts_[kRight], counts_[kPredicted], counts_[kExpected]);
+    result.push_back({"precision", f1.precision});
+    result.push_back({"recall", f1.recall});
+    result.push_back({"f1", f1.f1});
+    return result;
+  }
+
+ private:
+  enum Count : uint8_t { kTags, kRightTags, kRight, kPredicted, kExpected, kCounts };
+
+  void count(const TaskHead& head,
+             const Tensor& logits,
+             const Tensor& transitions,
+             const std::vector<CrfSequence>& sequences) {
+    has_entities_ = marks_entities(head.labels);
+    for (const CrfSequence& sequence : sequences) {
+      std::vector<int32_t> tags = predict_tags(head, logits, transitions, sequence.rows);
+      for (size_t i = 0; i < tags.size(); ++i) counts_[kRightTags] += tags[i] == sequence.labels[i] ? 1 : 0;
+      counts_[kTags] += static_cast<double>(tags.size());
+      std::vector<TaggedEntity> predicted = entities_of(tags, head.labels);
+      std::vector<TaggedEntity> expected = entities_of(sequence.labels, head.labels);
+      for (const TaggedEntity& entity : predicted) {
+        counts_[kRight] += std::find(expected.begin(), expected.end(), entity) != expected.end() ? 1 : 0;
+      }
+      counts_[kPredicted] += static_cast<double>(predicted.size());
+      counts_[kExpected] += static_cast<double>(expected.size());
+    }
+  }
+
+  std::vector<double> counts_ = std::vector<double>(kCounts);
+  bool has_entities_ = false;
+};
+
+}  // namespace
+
+bool marks_entities(const std::vector<std::string>& labels) {
+  return std::any_of(labels.begin(), labels.end(), [](const std::string& label) {
+    return parts_of(label).place == 'B';
+  });
+}
+
+std::vector<TaggedEntity> entities_of(std::span<const int32_t> tags, const std::vector<std::string>& labels) {
+  std::vector<TaggedEntity> entities;
+  bool is_open = false;
+  for (size_t i = 0; i < tags.size(); ++i) {
+    TagParts tag = parts_of(labels[static_cast<size_t>(tags[i])]);
+    auto at = static_cast<int32_t>(i);
+    if (tag.place == 'O') {
+      is_open = false;
+      continue;
+    }
+    bool begins = tag.place == 'B' || tag.place == 'S' || !is_open || entities.back().label != tag.label;
+    if (begins) {
+      entities.push_back({.label = std::string(tag.label), .first = at, .last = at});
+    } else {
+      entities.back().last = at;
+    }
+    is_open = tag.place != 'E' && tag.place != 'S';
+  }
+  return entities;
+}
+
+std::vector<int32_t> predict_tags(const TaskHead& head,
+                                  const Tensor& logits,
+                                  const Tensor& transitions,
+                                  std::span<const int32_t> rows) {
+  size_t labels = head.labels.size();
+  std::vector<float> values = to_floats(logits);
+  std::vector<double> emissions;
+  emissions.reserve(rows.size() * labels);
+  for (int32_t row : rows) {
+    auto begin = values.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(row) * labels);
+    emissions.insert(emissions.end(), begin, begin + static_cast<std::ptrdiff_t>(labels));
+  }
+  std::vector<double> scores(labels * labels);
+  if (transitions.defined()) {
+    scores = to_doubles(transitions);
+    for (double& score : scores) score *= head.transition_scale;
+  }
+  return viterbi(emissions, scores, labels);
+}
+
+std::unique_ptr<Objective> make_tagging_objective() {
+  return std::make_unique<TaggingObjective>();
+}
+
+}  // namespace weft
