@@ -42,6 +42,7 @@ struct TrainCommand {
 struct TrainingRun {
   std::unique_ptr<Mesh> mesh;
   Context context;
+  std::unique_ptr<LabelledTask> labelled;  // null for tasks on token files
   OpenedModel opened;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<LanguageModel> model;
@@ -127,14 +128,11 @@ void check_sequence_length(const config::RunConfig& config, const RunConfig& sou
              info.max_positions);
 }
 
-/// With a classifier for the labels of the data, where that is the task.
-ModelOptions task_model_options(const RunConfig& source) {
+/// With the layer that the task needs.
+ModelOptions task_model_options(const RunConfig& source, const LabelledTask* labelled) {
   ModelOptions options = model_options(source.message());
-  std::vector<std::string> labels = task_labels(source);
-  if (labels.empty()) return options;
-  options.overrides = task_head_overrides({.kind = TaskHead::Kind::sequence_classification,
-                                           .labels = std::move(labels),
-                                           .dropout = static_cast<float>(source.message().task().dropout())});
+  TaskHead head = labelled == nullptr ? TaskHead{} : labelled->head();
+  if (head.kind != TaskHead::Kind::none) options.overrides = task_head_overrides(head);
   return options;
 }
 
@@ -188,6 +186,7 @@ TrainerOptions trainer_options(const config::RunConfig& config,
   result.engine = engine_options(config);
   result.engine.load_block = block_loader(config, options, run);
   result.engine.dtype = compute_dtype(config);
+  if (run.labelled != nullptr) result.engine.objective = run.labelled->objective(run.opened.info());
   result.steps = total_steps(config, run.data.training->rows_per_epoch());
   result.schedule = schedule_options(config, result.steps);
   result.batch_size = train.batch_size();
@@ -242,11 +241,12 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.context = make_cpu_context(resolve_threads(common, session));
   if (layout.tensor > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
   run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
-  run.opened = open_model(task_model_options(source));
+  run.labelled = read_labelled_task(source);
+  run.opened = open_model(task_model_options(source, run.labelled.get()));
   run.tokenizer = find_tokenizer(config);
   check_sequence_length(config, source, run.opened.info());
   RunDirectory directory(source, *session.world(), run.context);
-  run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info());
+  run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info(), run.labelled.get());
   make_model(config, run);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);

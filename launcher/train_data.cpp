@@ -1,11 +1,8 @@
 #include "launcher/train_data.h"
 
-#include <cmath>
-#include <iterator>
 
 #include "config/run.pb.h"
 #include "core/error.h"
-#include "data/labelled_data.h"
 #include "data/prepare.h"
 #include "data/task_rows.h"
 #include "data/tokenizer_fingerprint.h"
@@ -77,36 +74,6 @@ void check_vocabulary(const TrainingData& data, const ModelInfo& model, const st
              model.vocab_size);
 }
 
-std::vector<LabelledText> read_all(const std::vector<DataSourceOptions>& sources) {
-  std::vector<LabelledText> all;
-  for (const DataSourceOptions& source : sources) {
-    std::vector<LabelledText> texts = read_labelled_texts(source.path);
-    all.insert(all.end(), std::make_move_iterator(texts.begin()), std::make_move_iterator(texts.end()));
-  }
-  return all;
-}
-
-/// The last part of the texts is held out where no data of its own are.
-TrainingDataSets open_labelled_data(const RunConfig& config, const Tokenizer& tokenizer, const ModelInfo& model) {
-  const config::RunConfig& message = config.message();
-  TrainingDataOptions options = training_data_options(message);
-  std::vector<LabelledText> training = read_all(options.sources);
-  std::vector<LabelledText> held_out = read_all(evaluation_data_options(message).sources);
-  double fraction = message.evaluation().held_out_fraction();
-  if (held_out.empty() && fraction > 0) {
-    auto kept = static_cast<std::ptrdiff_t>(std::ceil(static_cast<double>(training.size()) * (1 - fraction)));
-    held_out.assign(training.begin() + kept, training.end());
-    training.resize(static_cast<size_t>(kept));
-  }
-  auto make = [&](const std::vector<LabelledText>& texts, bool shuffle) {
-    return make_labelled_data(texts, model.task_head.labels, tokenizer, options.sequence_length, shuffle, options.seed);
-  };
-  TrainingDataSets sets;
-  sets.training = make(training, options.shuffle);
-  if (!held_out.empty()) sets.held_out = make(held_out, false);
-  return sets;
-}
-
 MaskingVocabulary masking_vocabulary(const RunConfig& config, const Tokenizer& tokenizer, const ModelInfo& model) {
   std::optional<int32_t> mask_id = tokenizer.mask_id();
   if (!mask_id) fail_input("{}: the tokenizer has no mask token", config.location("task.kind"));
@@ -130,9 +97,10 @@ std::unique_ptr<TrainingData> for_task(const RunConfig& config,
   if (tokenizer == nullptr) fail_input("{}: needs a tokenizer; set model.tokenizer", config.location("task.kind"));
   return make_masked_data(std::move(data),
                           masking_vocabulary(config, *tokenizer, model),
-                          task.mask_probability(),
-                          task.whole_words(),
-                          config.message().train().seed());
+                          {.probability = task.mask_probability(),
+                           .whole_words = task.whole_words(),
+                           .max_ngram = task.max_ngram(),
+                           .seed = config.message().train().seed()});
 }
 
 void check_task(const RunConfig& config, const ModelInfo& model) {
@@ -151,29 +119,28 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
     case config::TaskConfig::SEQUENCE_TO_SEQUENCE:
       return require(model.attention == AttentionPattern::prefix,
                      "SEQUENCE_TO_SEQUENCE needs an encoder with model.application \"unilm\"");
+    case config::TaskConfig::SIMILARITY:
+      return require(model.is_encoder, "SIMILARITY needs an encoder, such as bert");
     case config::TaskConfig::CLASSIFICATION:
-      return require(!model.task_head.labels.empty(), "CLASSIFICATION needs an encoder, such as bert");
+    case config::TaskConfig::TAGGING:
+    case config::TaskConfig::ENTITIES:
+    case config::TaskConfig::QUESTION_ANSWERING:
+      return require(model.task_head.kind != TaskHead::Kind::none, "this task needs an encoder, such as bert");
   }
 }
 
 }  // namespace
 
-std::vector<std::string> task_labels(const RunConfig& config) {
-  if (config.message().task().kind() != config::TaskConfig::CLASSIFICATION) return {};
-  std::vector<std::string> labels = labels_of(read_all(training_data_options(config.message()).sources));
-  if (labels.size() < 2) fail_input("{}: all texts have the same label", config.location("data.sources"));
-  return labels;
-}
-
 TrainingDataSets open_data(const RunConfig& config,
                            Communicator& world,
                            const Context& context,
                            const std::shared_ptr<const Tokenizer>& tokenizer,
-                           const ModelInfo& model) {
+                           const ModelInfo& model,
+                           const LabelledTask* labelled) {
   check_task(config, model);
-  if (config.message().task().kind() == config::TaskConfig::CLASSIFICATION) {
+  if (labelled != nullptr) {
     if (tokenizer == nullptr) fail_input("{}: has no tokenizer; set model.tokenizer", config.location("model.path"));
-    return open_labelled_data(config, *tokenizer, model);
+    return labelled->rows(*tokenizer, model);
   }
   SourcePreparation preparation(config, world, context, tokenizer);
   const config::RunConfig& message = config.message();

@@ -147,6 +147,21 @@ void check_train(const FieldChecks& check, const config::TrainConfig& train) {
   check.at_least<int64_t>("train.max_bad_steps", train.max_bad_steps(), 1);
 }
 
+void check_task(const FieldChecks& check, const config::TaskConfig& task) {
+  check.positive("task.mask_probability", task.mask_probability());
+  check.below_one("task.mask_probability", task.mask_probability());
+  check.below_one("task.dropout", task.dropout());
+  check.positive("task.transition_scale", task.transition_scale());
+  check.require(task.pointer_size() >= 2 && task.pointer_size() <= 4096 && task.pointer_size() % 2 == 0,
+                "task.pointer_size",
+                "is {}; must be an even number from 2 to 4096",
+                task.pointer_size());
+  check.at_least<int64_t>("task.stride", task.stride(), 0);
+  check.at_least<int64_t>("task.max_answer_length", task.max_answer_length(), 1);
+  check.at_least<int64_t>("task.max_ngram", task.max_ngram(), 1);
+  check.positive("task.similarity_scale", task.similarity_scale());
+}
+
 void check_precision(const FieldChecks& check, const config::PrecisionConfig& precision) {
   check.require(precision.master_weights() != config::PrecisionConfig::STOCHASTIC_ROUNDING ||
                     precision.compute() == config::PrecisionConfig::BF16,
@@ -225,6 +240,7 @@ void check_run_config(const RunConfig& config) {
   check_numbers(check, message, "");
   check_model(check, message);
   check_lora(check, message);
+  check_task(check, message.task());
   check_data(check, message.data());
   check_train(check, message.train());
   check_optimizer(config);

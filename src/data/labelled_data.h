@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/training_data.h"
+#include "data/memory_rows.h"
 
 namespace weft {
 
@@ -29,8 +29,6 @@ std::vector<std::string> labels_of(const std::vector<LabelledText>& texts);
 std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>& texts,
                                                  const std::vector<std::string>& labels,
                                                  const Tokenizer& tokenizer,
-                                                 int64_t max_length,
-                                                 bool shuffle,
-                                                 uint64_t seed);
+                                                 const MemoryRowOptions& options);
 
 }  // namespace weft

@@ -131,6 +131,7 @@ EncoderConfig read_encoder(const ModelSource& source) {
   info.max_positions = from.size_or(spelling(from, "max_position_embeddings", "max_position"), 512);
   info.num_segments = read_segments(from);
   info.tied_embedding = true;
+  info.is_encoder = true;
   info.attention = source.attention.value_or(AttentionPattern::bidirectional);
   read_heads(from, config);
   config.embedding_size = from.size_or("embedding_size", info.hidden_size, 1 << 20);

@@ -63,6 +63,7 @@ struct ModelInfo {
   bool tied_embedding = false;
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
   AttentionPattern attention = AttentionPattern::causal;
+  bool is_encoder = false;               // trained to see both sides, whatever `attention` is asked for
   int64_t num_segments = 0;              // 0: the model knows no segments
   TaskHead task_head = {};
   bool has_language_model_head = true;

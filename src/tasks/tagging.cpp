@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "data/entity_tags.h"
 #include "ops/collective.h"
 #include "ops/crf.h"
 #include "ops/loss.h"
@@ -12,20 +13,6 @@
 
 namespace weft {
 namespace {
-
-/// "B-PER" is {'B', "PER"}; what has no such form is {'O', ""}.
-struct TagParts {
-  char place = 'O';
-  std::string_view label;
-};
-
-TagParts parts_of(std::string_view tag) {
-  constexpr std::string_view kPlaces = "BIMES";
-  if (tag.empty() || kPlaces.find(tag[0]) == std::string_view::npos) return {};
-  if (tag.size() == 1) return {.place = tag[0], .label = {}};
-  if (tag[1] != '-' && tag[1] != '_') return {};
-  return {.place = tag[0], .label = tag.substr(2)};
-}
 
 /// Scored rows of each sequence of a micro-batch.
 std::vector<CrfSequence> scored_sequences(const MicroBatch& micro_batch, float factor) {
@@ -105,33 +92,6 @@ class TaggingObjective final : public Objective {
 };
 
 }  // namespace
-
-bool marks_entities(const std::vector<std::string>& labels) {
-  return std::any_of(labels.begin(), labels.end(), [](const std::string& label) {
-    return parts_of(label).place == 'B';
-  });
-}
-
-std::vector<TaggedEntity> entities_of(std::span<const int32_t> tags, const std::vector<std::string>& labels) {
-  std::vector<TaggedEntity> entities;
-  bool is_open = false;
-  for (size_t i = 0; i < tags.size(); ++i) {
-    TagParts tag = parts_of(labels[static_cast<size_t>(tags[i])]);
-    auto at = static_cast<int32_t>(i);
-    if (tag.place == 'O') {
-      is_open = false;
-      continue;
-    }
-    bool begins = tag.place == 'B' || tag.place == 'S' || !is_open || entities.back().label != tag.label;
-    if (begins) {
-      entities.push_back({.label = std::string(tag.label), .first = at, .last = at});
-    } else {
-      entities.back().last = at;
-    }
-    is_open = tag.place != 'E' && tag.place != 'S';
-  }
-  return entities;
-}
 
 std::vector<int32_t> predict_tags(const TaskHead& head,
                                   const Tensor& logits,

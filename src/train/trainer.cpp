@@ -187,19 +187,13 @@ class Trainer {
     state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
   }
 
-  /// A few rows at a time: their hidden states are all there is in memory. Labelled texts are short, and may be held
-  /// against each other.
-  int64_t evaluation_rows() const {
-    if (options_.micro_batch_size > 0) return options_.micro_batch_size;
-    bool is_labelled = !parts_.held_out->row(0).labels.empty();
-    return is_labelled ? std::max<int64_t>(1, options_.batch_size / place().size) : 1;
-  }
-
   void evaluate() {
     if (parts_.held_out == nullptr) return;
     int64_t rows = parts_.held_out->rows_per_epoch();
     if (options_.max_evaluation_rows > 0) rows = std::min(rows, options_.max_evaluation_rows);
-    StepBatches batches = deal_out(*parts_.held_out, 0, rows, evaluation_rows(), place());
+    // A few rows at a time: a batch's hidden states are all there is in memory.
+    int64_t rows_at_a_time = options_.micro_batch_size > 0 ? options_.micro_batch_size : 1;
+    StepBatches batches = deal_out(*parts_.held_out, 0, rows, rows_at_a_time, place());
     if (!batches.is_scored()) fail_input("the held-out data have no token that is scored; hold out more");
     double loss = engine_.evaluate(batches.micro_batches);
     state_.held_out_loss = loss;

@@ -1,0 +1,215 @@
+#include "launcher/labelled_tasks.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include "config/run.pb.h"
+#include "core/error.h"
+#include "data/labelled_data.h"
+#include "data/question_data.h"
+#include "data/similar_data.h"
+#include "data/tagged_data.h"
+#include "launcher/train_options.h"
+#include "tokenizer/tokenizer.h"
+
+namespace weft {
+namespace {
+
+/// What all have in common. Text is what a file's records are.
+template <typename Text>
+class TextTask : public LabelledTask {
+ public:
+  using Read = std::vector<Text> (*)(const std::string& path);
+
+  /// The last part of the texts is held out where no data of its own are.
+  TextTask(const RunConfig& config, Read read) : config_(config) {
+    const config::RunConfig& message = config.message();
+    training_ = read_all(training_data_options(message).sources, read);
+    held_out_ = read_all(evaluation_data_options(message).sources, read);
+    double fraction = message.evaluation().held_out_fraction();
+    if (!held_out_.empty() || fraction <= 0) return;
+    auto kept = static_cast<std::ptrdiff_t>(std::ceil(static_cast<double>(training_.size()) * (1 - fraction)));
+    held_out_.assign(training_.begin() + kept, training_.end());
+    training_.resize(static_cast<size_t>(kept));
+  }
+
+  TrainingDataSets rows(const Tokenizer& tokenizer, const ModelInfo& model) const override {
+    TrainingDataOptions options = training_data_options(config_.message());
+    MemoryRowOptions rows{.max_length = options.sequence_length, .shuffle = options.shuffle, .seed = options.seed};
+    TrainingDataSets sets;
+    sets.training = make(training_, tokenizer, model, rows, false);
+    rows.shuffle = false;
+    if (!held_out_.empty()) sets.held_out = make(held_out_, tokenizer, model, rows, true);
+    return sets;
+  }
+
+ protected:
+  virtual std::unique_ptr<TrainingData> make(const std::vector<Text>& texts,
+                                             const Tokenizer& tokenizer,
+                                             const ModelInfo& model,
+                                             const MemoryRowOptions& options,
+                                             bool is_held_out) const = 0;
+
+  const config::TaskConfig& task() const { return config_.message().task(); }
+  const RunConfig& config() const { return config_; }
+  const std::vector<Text>& training() const { return training_; }
+
+  TaskHead head_of(TaskHead::Kind kind, std::vector<std::string> labels) const {
+    return {.kind = kind,
+            .labels = std::move(labels),
+            .dropout = static_cast<float>(task().dropout()),
+            .pointer_size = task().pointer_size(),
+            .transition_scale = task().transition_scale()};
+  }
+
+ private:
+  static std::vector<Text> read_all(const std::vector<DataSourceOptions>& sources, Read read) {
+    std::vector<Text> all;
+    for (const DataSourceOptions& source : sources) {
+      std::vector<Text> texts = read(source.path);
+      all.insert(all.end(), std::make_move_iterator(texts.begin()), std::make_move_iterator(texts.end()));
+    }
+    return all;
+  }
+
+  const RunConfig& config_;
+  std::vector<Text> training_, held_out_;
+};
+
+class ClassificationTask final : public TextTask<LabelledText> {
+ public:
+  explicit ClassificationTask(const RunConfig& config) : TextTask(config, read_labelled_texts) {}
+
+  TaskHead head() const override {
+    std::vector<std::string> labels = labels_of(training());
+    if (labels.size() < 2) fail_input("{}: all texts have the same label", config().location("data.sources"));
+    return head_of(TaskHead::Kind::sequence_classification, std::move(labels));
+  }
+  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override {
+    return make_classification_objective();
+  }
+
+ protected:
+  std::unique_ptr<TrainingData> make(const std::vector<LabelledText>& texts,
+                                     const Tokenizer& tokenizer,
+                                     const ModelInfo& model,
+                                     const MemoryRowOptions& options,
+                                     bool /*is_held_out*/) const override {
+    return make_labelled_data(texts, model.task_head.labels, tokenizer, options);
+  }
+};
+
+class TaggingTask final : public TextTask<TaggedText> {
+ public:
+  explicit TaggingTask(const RunConfig& config) : TextTask(config, read_tagged_texts) {}
+
+  TaskHead head() const override {
+    std::vector<std::string> tags = tags_of(training());
+    if (tags.size() < 2) fail_input("{}: all words have the same tag", config().location("data.sources"));
+    return head_of(task().crf() ? TaskHead::Kind::crf : TaskHead::Kind::token_classification, std::move(tags));
+  }
+  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_tagging_objective(); }
+
+ protected:
+  std::unique_ptr<TrainingData> make(const std::vector<TaggedText>& texts,
+                                     const Tokenizer& tokenizer,
+                                     const ModelInfo& model,
+                                     const MemoryRowOptions& options,
+                                     bool /*is_held_out*/) const override {
+    return make_tagging_data(texts, model.task_head.labels, tokenizer, options);
+  }
+};
+
+class EntityTask final : public TextTask<TaggedText> {
+ public:
+  explicit EntityTask(const RunConfig& config) : TextTask(config, read_tagged_texts) {}
+
+  TaskHead head() const override {
+    std::vector<std::string> labels = entity_labels_of(training());
+    if (labels.empty()) fail_input("{}: no text has an entity", config().location("data.sources"));
+    return head_of(TaskHead::Kind::global_pointer, std::move(labels));
+  }
+  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_entity_objective(); }
+
+ protected:
+  std::unique_ptr<TrainingData> make(const std::vector<TaggedText>& texts,
+                                     const Tokenizer& tokenizer,
+                                     const ModelInfo& model,
+                                     const MemoryRowOptions& options,
+                                     bool /*is_held_out*/) const override {
+    return make_entity_data(texts, model.task_head.labels, tokenizer, options);
+  }
+};
+
+class QuestionTask final : public TextTask<QuestionText> {
+ public:
+  explicit QuestionTask(const RunConfig& config) : TextTask(config, read_questions) {}
+
+  TaskHead head() const override { return head_of(TaskHead::Kind::question_answering, {}); }
+  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override {
+    return make_answer_objective(task().max_answer_length());
+  }
+
+ protected:
+  std::unique_ptr<TrainingData> make(const std::vector<QuestionText>& texts,
+                                     const Tokenizer& tokenizer,
+                                     const ModelInfo& /*model*/,
+                                     const MemoryRowOptions& options,
+                                     bool is_held_out) const override {
+    return make_question_data(texts, tokenizer, {.rows = options, .stride = task().stride(), .together = is_held_out});
+  }
+};
+
+class SimilarityTask final : public TextTask<SimilarTexts> {
+ public:
+  explicit SimilarityTask(const RunConfig& config) : TextTask(config, read_similar_texts) {
+    if (std::none_of(training().begin(), training().end(), [](const auto& pair) { return pair.score.has_value(); })) {
+      return;
+    }
+    fail_input("{}: pairs with a score are for evaluation.sources; to train on, give pairs that mean the same",
+               config.location("data.sources"));
+  }
+
+  TaskHead head() const override { return {}; }
+  std::unique_ptr<Objective> objective(const ModelInfo& model) const override {
+    return make_similarity_objective({.scale = task().similarity_scale(),
+                                      .mean = task().pooling() == config::TaskConfig::MEAN,
+                                      .generates = generates(model)});
+  }
+
+ protected:
+  std::unique_ptr<TrainingData> make(const std::vector<SimilarTexts>& texts,
+                                     const Tokenizer& tokenizer,
+                                     const ModelInfo& model,
+                                     const MemoryRowOptions& options,
+                                     bool /*is_held_out*/) const override {
+    return make_similarity_data(texts, tokenizer, generates(model), options);
+  }
+
+ private:
+  static bool generates(const ModelInfo& model) {
+    return model.attention == AttentionPattern::prefix && model.has_language_model_head;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config) {
+  switch (config.message().task().kind()) {
+    case config::TaskConfig::CLASSIFICATION:
+      return std::make_unique<ClassificationTask>(config);
+    case config::TaskConfig::TAGGING:
+      return std::make_unique<TaggingTask>(config);
+    case config::TaskConfig::ENTITIES:
+      return std::make_unique<EntityTask>(config);
+    case config::TaskConfig::QUESTION_ANSWERING:
+      return std::make_unique<QuestionTask>(config);
+    case config::TaskConfig::SIMILARITY:
+      return std::make_unique<SimilarityTask>(config);
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace weft

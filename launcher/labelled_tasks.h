@@ -1,0 +1,35 @@
+// Training tasks on labelled texts: what they put on the model, their rows and what they are scored by.
+#pragma once
+
+#include <memory>
+
+#include "config/run_config.h"
+#include "models/model.h"
+#include "models/task_head.h"
+#include "tasks/objective.h"
+
+namespace weft {
+
+class Tokenizer;
+class TrainingData;
+
+struct TrainingDataSets {
+  std::unique_ptr<TrainingData> training;
+  std::unique_ptr<TrainingData> held_out;  // null without an evaluation
+};
+
+/// The texts of a run, read once: the model is made for their labels, then they are tokenised for the model.
+class LabelledTask {
+ public:
+  virtual ~LabelledTask() = default;
+  /// The layer that the model needs; of kind none where it needs none.
+  virtual TaskHead head() const = 0;
+  /// Throws Error(bad_input) for texts that the model cannot take.
+  virtual TrainingDataSets rows(const Tokenizer& tokenizer, const ModelInfo& model) const = 0;
+  virtual std::unique_ptr<Objective> objective(const ModelInfo& model) const = 0;
+};
+
+/// Null for tasks on token files. Throws Error(bad_input). The config must outlive the task.
+std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config);
+
+}  // namespace weft
