@@ -26,17 +26,6 @@ struct ClassifyCommand {
   int64_t batch_texts = 64;
 };
 
-/// All ranks read the lines that rank 0 has.
-std::vector<std::string> read_lines(const ClassifyCommand& options, const InferenceModel& loaded) {
-  std::string text;
-  Communicator& ranks = loaded.mesh->world();
-  if (ranks.rank() == 0) text = read_text(options.text_file, "text");
-  broadcast_string(loaded.context, ranks, text);
-  std::vector<std::string> lines = split_lines(text);
-  std::erase(lines, "");
-  return lines;
-}
-
 void add_text(Batch& batch, const std::string& line, const InferenceModel& loaded) {
   size_t tab = line.find('\t');
   std::optional<std::string_view> second;
@@ -67,7 +56,7 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
   if (info.task_head.kind != TaskHead::Kind::sequence_classification) {
     fail_input("{}: has no classifier; train one with task.kind CLASSIFICATION", loaded->opened.path);
   }
-  std::vector<std::string> lines = read_lines(options, *loaded);
+  std::vector<std::string> lines = read_lines_on_all_ranks(options.text_file, *loaded);
   auto step = static_cast<size_t>(options.batch_texts);
   for (size_t begin = 0; begin < lines.size(); begin += step) {
     Batch batch;

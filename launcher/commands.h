@@ -23,6 +23,7 @@ struct CommandContext {
 void add_generate_command(CLI::App& app, CommandContext& context);
 void add_chat_command(CLI::App& app, CommandContext& context);
 void add_perplexity_command(CLI::App& app, CommandContext& context);
+void add_tag_command(CLI::App& app, CommandContext& context);
 void add_tokenize_command(CLI::App& app, CommandContext& context);
 void add_train_command(CLI::App& app, CommandContext& context);
 void add_prepare_command(CLI::App& app, CommandContext& context);
@@ -36,6 +37,7 @@ void add_merge_command(CLI::App& app, CommandContext& context);
 void add_encode_command(CLI::App& app, CommandContext& context);
 void add_similarity_command(CLI::App& app, CommandContext& context);
 void add_fill_mask_command(CLI::App& app, CommandContext& context);
+void add_answer_command(CLI::App& app, CommandContext& context);
 void add_classify_command(CLI::App& app, CommandContext& context);
 void add_convert_command(CLI::App& app, CommandContext& context);
 void add_launch_command(CLI::App& app, CommandContext& context);

@@ -274,4 +274,14 @@ std::vector<std::string> split_lines(const std::string& text) {
   return lines;
 }
 
+std::vector<std::string> read_lines_on_all_ranks(const std::string& path, const InferenceModel& loaded) {
+  std::string text;
+  Communicator& ranks = loaded.mesh->world();
+  if (ranks.rank() == 0) text = read_text(path, "text");
+  broadcast_string(loaded.context, ranks, text);
+  std::vector<std::string> lines = split_lines(text);
+  std::erase(lines, "");
+  return lines;
+}
+
 }  // namespace weft

@@ -167,8 +167,9 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
     if (std::none_of(training().begin(), training().end(), [](const auto& pair) { return pair.score.has_value(); })) {
       return;
     }
-    fail_input("{}: pairs with a score are for evaluation.sources; to train on, give pairs that mean the same",
-               config.location("data.sources"));
+    fail_input(
+        "{}: data.sources: pairs with a score are for evaluation.sources; to train on, give pairs that mean the same",
+        config.location("data.sources"));
   }
 
   TaskHead head() const override { return {}; }

@@ -39,6 +39,8 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_similarity_command(app, context);
   add_fill_mask_command(app, context);
   add_classify_command(app, context);
+  add_tag_command(app, context);
+  add_answer_command(app, context);
   add_convert_command(app, context);
   add_launch_command(app, context);
 }

@@ -86,8 +86,7 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   for (size_t i = 0; i < rows.size(); ++i) {
     progress.add(rows[i].num_elements() * static_cast<int64_t>(dtype_bytes(dtype)));
     if (i % static_cast<size_t>(session.size()) != static_cast<size_t>(session.rank())) continue;
-    const std::vector<float>& values =
-        merged.rows(rows[i].parameter, rows[i].source, rows[i].begin, rows[i].end);
+    const std::vector<float>& values = merged.rows(rows[i].parameter, rows[i].source, rows[i].begin, rows[i].end);
     writer.write_run(rows[i].parameter.name,
                      rows[i].begin * row_width(rows[i].parameter),
                      static_cast<int64_t>(values.size()),

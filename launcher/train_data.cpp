@@ -1,6 +1,5 @@
 #include "launcher/train_data.h"
 
-
 #include "config/run.pb.h"
 #include "core/error.h"
 #include "data/prepare.h"

@@ -15,7 +15,8 @@
 namespace weft {
 
 /// Opens token files (.tokens); text (.txt, .jsonl) is made into token files below output.directory first, by rank 0,
-/// for which a tokenizer is needed. Those of a labelled task are its rows. Collective: what fails there is thrown on all ranks. Throws Error(bad_input).
+/// for which a tokenizer is needed. Those of a labelled task are its rows. Collective: what fails there is thrown on
+/// all ranks. Throws Error(bad_input).
 TrainingDataSets open_data(const RunConfig& config,
                            Communicator& world,
                            const Context& context,

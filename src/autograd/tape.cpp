@@ -74,18 +74,20 @@ Tensor take_grad(const std::shared_ptr<GradSlot>& slot) {
 
 void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor grad) {
   if (slot == nullptr || !grad) return;
-  if (!slot->tensor) {
+  if (!slot->tensor && !slot->home) {
     slot->tensor = std::move(grad);
     return;
   }
+  bool is_first = !slot->tensor;
+  if (is_first) slot->tensor = slot->home;
   Tensor& sum = slot->tensor;
   auto axpby = require_kernel(context.kernels().elementwise.axpby, "add", context.device.type);
   axpby({.x = grad.raw(),
-         .y_in = sum.raw(),
+         .y_in = is_first ? nullptr : sum.raw(),
          .y = sum.raw(),
          .count = sum.num_elements(),
          .a = 1,
-         .b = 1,
+         .b = is_first ? 0.0 : 1.0,
          .x_dtype = grad.dtype(),
          .y_dtype = sum.dtype()},
         context.stream());

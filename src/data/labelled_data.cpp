@@ -81,7 +81,8 @@ std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>
     }
     std::optional<std::string_view> second;
     if (!text.second.empty()) second = text.second;
-    PairEncoding encoding = tokenizer.encode_pair(text.first, second, {.max_length = static_cast<size_t>(options.max_length)});
+    PairEncoding encoding =
+        tokenizer.encode_pair(text.first, second, {.max_length = static_cast<size_t>(options.max_length)});
     TrainingRow& row = rows.emplace_back();
     row.ids = std::move(encoding.ids);
     row.segments = std::move(encoding.segment_ids);

@@ -121,13 +121,8 @@ std::vector<QuestionWindow> make_windows(const std::string& question,
   std::vector<int32_t> ids;
   std::vector<TokenSpan> places = tokenizer.encode_with_offsets(context, ids, SpecialsInText::plain_text);
   int64_t room = max_length - static_cast<int64_t>(asked.size()) - 3;
-  if (room <= stride) {
-    fail_input("a question of {} tokens leaves {} of {} tokens for the text, too few for a stride of {}",
-               asked.size(),
-               std::max<int64_t>(0, room),
-               max_length,
-               stride);
-  }
+  if (room < 1) fail_input("a question of {} tokens leaves no room for the text in {}", asked.size(), max_length);
+  stride = std::min(stride, room / 2);
   std::vector<QuestionWindow> windows;
   auto total = static_cast<int64_t>(ids.size());
   for (int64_t begin = 0; windows.empty() || begin + stride < total; begin += room - stride) {

@@ -29,8 +29,8 @@ struct QuestionWindow {
   std::vector<int32_t> ids, segments;
   std::vector<TokenSpan> places;  // of each token of the context in its bytes; empty ones for others
 };
-/// Windows of at most max_length tokens, neighbours sharing `stride` tokens of the context. Throws Error(bad_input) when
-/// the question leaves no room for the context.
+/// Windows of at most max_length tokens, neighbours sharing `stride` tokens of the context, or half of what fits.
+/// Throws Error(bad_input) when the question leaves no room for the context.
 std::vector<QuestionWindow> make_windows(const std::string& question,
                                          const std::string& context,
                                          const Tokenizer& tokenizer,

@@ -36,8 +36,8 @@ void parse_json(const RecordLine& line, std::vector<SimilarTexts>& texts) {
     for (std::string& synonym : synonyms) texts.push_back({.first = text, .second = std::move(synonym), .score = {}});
     return;
   }
-  SimilarTexts& pair = texts.emplace_back(SimilarTexts{
-      .first = text_of(object, "first", line), .second = text_of(object, "second", line), .score = {}});
+  SimilarTexts& pair = texts.emplace_back(
+      SimilarTexts{.first = text_of(object, "first", line), .second = text_of(object, "second", line), .score = {}});
   auto score = object.find("score");
   if (score == object.end()) return;
   if (!score->is_number()) line.fail("\"score\" is no number");

@@ -189,7 +189,11 @@ TokenisedWords tokenise_words(const std::vector<std::string>& words, const Token
 TokenisedWords tokenise_text(const std::string& text, const Tokenizer& tokenizer, int64_t max_length) {
   TokenisedWords result;
   result.places = tokenizer.encode_with_offsets(text, result.ids, SpecialsInText::plain_text);
-  for (size_t t = 0; t < result.ids.size(); ++t) result.unit.push_back(static_cast<int32_t>(t));
+  int32_t word = -1;
+  for (int32_t id : result.ids) {
+    bool goes_on = word >= 0 && tokenizer.id_to_token(id).starts_with("##");
+    result.unit.push_back(goes_on ? word : ++word);
+  }
   return with_specials(std::move(result), tokenizer, max_length);
 }
 
@@ -205,10 +209,9 @@ std::unique_ptr<TrainingData> make_tagging_data(const std::vector<TaggedText>& t
     if (!text.text.empty()) {
       tags.assign(tokens.ids.size(), "O");
       for (const TaggedEntity& entity : entities_in_tokens(text, tokens)) {
-        for (int32_t t = entity.first; t <= entity.last; ++t) {
-          tags[static_cast<size_t>(tokens.unit[static_cast<size_t>(t)])] =
-              (t == entity.first ? "B-" : "I-") + entity.label;
-        }
+        auto unit_of = [&](int32_t token) { return static_cast<size_t>(tokens.unit[static_cast<size_t>(token)]); };
+        size_t first = unit_of(entity.first);
+        for (size_t u = first; u <= unit_of(entity.last); ++u) tags[u] = (u == first ? "B-" : "I-") + entity.label;
       }
     }
     for (size_t t = 1; t < tokens.ids.size(); ++t) {

@@ -39,11 +39,12 @@ std::vector<std::string> entity_labels_of(const std::vector<TaggedText>& texts);
 /// Tokens of a text with [CLS] before and [SEP] behind, cut to max_length.
 struct TokenisedWords {
   std::vector<int32_t> ids;
-  std::vector<int32_t> unit;      // of each token the word, or of a text the token; −1 for special ones
+  std::vector<int32_t> unit;      // of each token its word; −1 for special ones
   std::vector<TokenSpan> places;  // of each token of a text in its bytes; empty for words
 };
 TokenisedWords tokenise_words(const std::vector<std::string>& words, const Tokenizer& tokenizer, int64_t max_length);
-/// Throws Error(bad_input) for tokenizers that cannot say where a token comes from.
+/// Words are what the tokenizer splits into pieces. Throws Error(bad_input) for tokenizers that cannot say where a
+/// token comes from.
 TokenisedWords tokenise_text(const std::string& text, const Tokenizer& tokenizer, int64_t max_length);
 
 /// A text a row; the first token of each word has its tag's index in `labels` as its target. Throws Error(bad_input)

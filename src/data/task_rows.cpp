@@ -46,7 +46,8 @@ class MaskedData final : public ChangedRows {
     bool is_chosen = false;
     for (size_t i = 0; i < original.size(); ++i) {
       auto id = static_cast<size_t>(original[i]);
-      bool goes_on = options_.whole_words && i > 0 && id < vocabulary_.is_continued.size() && vocabulary_.is_continued[id];
+      bool goes_on =
+          options_.whole_words && i > 0 && id < vocabulary_.is_continued.size() && vocabulary_.is_continued[id];
       if (!goes_on && words_left == 0) words_left = begin_run(key.uniform(3 * i));
       if (!goes_on) is_chosen = words_left > 0;
       if (!goes_on && is_chosen) --words_left;

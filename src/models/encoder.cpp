@@ -382,7 +382,9 @@ Tensor Encoder::task_logits(Context& context, const Tensor& hidden, const Batch&
   bool is_of_sequences = head.kind == TaskHead::Kind::sequence_classification;
   Tensor x = is_of_sequences ? sequence_vectors(context, hidden, batch) : hidden;
   if (head.dropout > 0) {
-    x = dropout(context, x, head.dropout, {.site = kTaskSite, .global_width = x.size(1)});
+    Context numbered = context;  // rows are tokens or sequences
+    if (is_of_sequences) numbered.first_token = batch.first_sequence;
+    x = dropout(numbered, x, head.dropout, {.site = kTaskSite, .global_width = x.size(1)});
   }
   return linear(context, x, task_layer_.parameters());
 }

@@ -26,9 +26,8 @@ WeightSource MergedWeights::source(const Parameter& parameter) const {
 bool MergedWeights::is_replaced(const Parameter& parameter) const {
   if (adapter_ == nullptr) return false;
   const std::vector<ReplacedParameter>& replaced = adapter_->replaced();
-  return std::any_of(replaced.begin(), replaced.end(), [&](const ReplacedParameter& one) {
-    return one.parameter == &parameter;
-  });
+  return std::any_of(
+      replaced.begin(), replaced.end(), [&](const ReplacedParameter& one) { return one.parameter == &parameter; });
 }
 
 const std::vector<float>& MergedWeights::rows(const Parameter& parameter,

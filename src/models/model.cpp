@@ -4,9 +4,9 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
-#include "ops/embedding.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 #include "ops/linear.h"
 #include "parallel/communicator.h"
 

@@ -29,6 +29,7 @@ struct BatchSequence {
 struct Batch {
   std::vector<int32_t> ids;
   std::vector<BatchSequence> sequences;
+  int64_t first_sequence = 0;         // index of the first one in the whole step's batch, for dropout
   std::vector<int32_t> segment_ids;   // one a token, for models with segments; empty: all 0
   std::vector<int32_t> position_ids;  // one a token; empty: past, past + 1, …
   Tensor condition;                   // [sequences, width], for models with conditional norms
@@ -63,8 +64,8 @@ struct ModelInfo {
   bool tied_embedding = false;
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
   AttentionPattern attention = AttentionPattern::causal;
-  bool is_encoder = false;               // trained to see both sides, whatever `attention` is asked for
-  int64_t num_segments = 0;              // 0: the model knows no segments
+  bool is_encoder = false;   // trained to see both sides, whatever `attention` is asked for
+  int64_t num_segments = 0;  // 0: the model knows no segments
   TaskHead task_head = {};
   bool has_language_model_head = true;
   bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family

@@ -75,7 +75,8 @@ LoadReport load_parameters(const Context& context,
                            LanguageModel& model,
                            const LoadOptions& options);
 
-/// Throws Error(bad_input) unless the checkpoint has the tensor that a parameter is in, in the shape that it has to have.
+/// Throws Error(bad_input) unless the checkpoint has the tensor that a parameter is in, in the shape that it has to
+/// have.
 void check_source(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source);
 
 /// Random values of the right scale instead of a checkpoint: normal with standard deviation 0.02, norms around their

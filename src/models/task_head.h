@@ -17,14 +17,14 @@ struct TaskHead {
     token_classification,     // a label a token: classifier [labels, hidden]
     crf,                      // the same with transitions between labels: crf.transitions [labels, labels]
     question_answering,       // start and end of an answer: qa_outputs [2, hidden]
-    global_pointer,           // a score for each label, start and end: global_pointer.dense [labels · 2 · size, hidden]
+    global_pointer,  // a score for each label, start and end: global_pointer.dense [labels · 2 · size, hidden]
   };
   Kind kind = Kind::none;
   std::vector<std::string> labels = {};
-  float dropout = 0;             // before the layer
-  int64_t pointer_size = 64;     // global_pointer: of a query or key, even
-  double transition_scale = 1;   // crf: transitions are this times what is stored, so that they learn as much faster
-  bool is_new = false;           // asked for by a task, whatever the checkpoint holds
+  float dropout = 0;            // before the layer
+  int64_t pointer_size = 64;    // global_pointer: of a query or key, even
+  double transition_scale = 1;  // crf: transitions are this times what is stored, so that they learn as much faster
+  bool is_new = false;          // asked for by a task, whatever the checkpoint holds
 
   friend bool operator==(const TaskHead&, const TaskHead&) = default;
 };

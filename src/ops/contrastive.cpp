@@ -54,7 +54,11 @@ double dot(const double* a, const double* b, size_t width) {
 class MeanNode final : public Node {
  public:
   MeanNode(const Tensor& x, std::vector<RowRange> ranges, std::shared_ptr<GradSlot> output)
-      : ranges_(std::move(ranges)), shape_(x.shape()), dtype_(x.dtype()), x_(x.grad_slot()), output_(std::move(output)) {}
+      : ranges_(std::move(ranges)),
+        shape_(x.shape()),
+        dtype_(x.dtype()),
+        x_(x.grad_slot()),
+        output_(std::move(output)) {}
   std::string_view name() const override { return "mean_of_rows"; }
 
   void backward(Context& context) override {

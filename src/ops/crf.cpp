@@ -19,7 +19,10 @@ double log_sum_exp(std::span<const double> values) {
 /// One sequence, by the forward-backward algorithm in logarithms.
 class Chain {
  public:
-  Chain(const std::vector<double>& emissions, const std::vector<double>& transitions, size_t labels, const CrfSequence& of)
+  Chain(const std::vector<double>& emissions,
+        const std::vector<double>& transitions,
+        size_t labels,
+        const CrfSequence& of)
       : emissions_(emissions), transitions_(transitions), labels_(labels), of_(of), steps_(of.rows.size()) {}
 
   /// log Z − the score of the labels.

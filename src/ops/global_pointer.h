@@ -1,5 +1,5 @@
-// GlobalPointer (Su, "GlobalPointer: a unified way of nested and flat named entity recognition", 2022): a score for each
-// label and each pair of a first and a last token.
+// GlobalPointer (Su, "GlobalPointer: a unified way of nested and flat named entity recognition", 2022): a score for
+// each label and each pair of a first and a last token.
 #pragma once
 
 #include <cstdint>

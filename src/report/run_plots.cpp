@@ -75,8 +75,8 @@ void add_metrics(std::vector<Plot>& plots, const RunRecord& run) {
   for (const EvaluationMetrics& evaluation : run.evaluations) {
     for (size_t i = 0; i < evaluation.metrics.size(); ++i) {
       const auto& [name, value] = evaluation.metrics[i];
-      auto found = std::find_if(
-          plot.curves.begin(), plot.curves.end(), [&](const Curve& curve) { return curve.name == name; });
+      auto found =
+          std::find_if(plot.curves.begin(), plot.curves.end(), [&](const Curve& curve) { return curve.name == name; });
       if (found == plot.curves.end()) {
         Curve curve{.name = name, .x = {}, .y = {}, .colour = static_cast<int>(i), .style = CurveStyle::dots};
         found = plot.curves.insert(plot.curves.end(), std::move(curve));

@@ -85,8 +85,8 @@ class AnswerObjective final : public Objective {
       if (input.micro_batch.labels[s] < 0) continue;
       Question& question = questions[input.micro_batch.labels[s]];
       std::span<const int32_t> segments(batch.segment_ids);
-      TextTokens text = text_tokens(
-          segments.subspan(static_cast<size_t>(sequence.begin), static_cast<size_t>(sequence.length)));
+      TextTokens text =
+          text_tokens(segments.subspan(static_cast<size_t>(sequence.begin), static_cast<size_t>(sequence.length)));
       PredictedAnswer answer = predict_answer(logits, sequence.begin, text.begin, text.end, max_answer_length_);
       question.none_score = std::min(question.none_score, answer.none_score);
       if (answer.score > question.score) {

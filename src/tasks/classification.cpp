@@ -17,8 +17,8 @@ class ClassificationObjective final : public Objective {
     WEFT_ASSERT(logits.defined(), "{} has no classifier", input.model.info().family);
     if (!context.training) count(to_floats(logits), labels);
     std::vector<float> weights(labels.size(), input.micro_batch.label_weight * input.factor);
-    return {softmax_cross_entropy(
-        context, share_gradient_over_tp(context, logits), labels, weights, LossReduction::sum)};
+    return {
+        softmax_cross_entropy(context, share_gradient_over_tp(context, logits), labels, weights, LossReduction::sum)};
   }
 
   void begin_evaluation() override { counts_.clear(); }

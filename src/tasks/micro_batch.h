@@ -13,8 +13,8 @@ namespace weft {
 /// absolute, the caller divides by the whole step's counts over all ranks and micro-batches.
 struct MicroBatch {
   Batch batch;
-  std::vector<int32_t> targets;  // one a token; −1: not scored
-  std::vector<float> weights;    // one a token
+  std::vector<int32_t> targets;      // one a token; −1: not scored
+  std::vector<float> weights;        // one a token
   std::vector<int32_t> labels = {};  // one a sequence: its class, or what the task says; −1: not scored
   float label_weight = 0;            // of each
   std::vector<RowMark> marks = {};   // spans are sequences of the batch

@@ -50,8 +50,8 @@ std::unique_ptr<Objective> make_language_objective();
 std::unique_ptr<Objective> make_classification_objective();
 
 /// Labels of tokens (targets), each on its own or, of a crf, together; with a crf the sequences' labels say which count
-/// (0), and their weight is that of a sequence. Metrics: accuracy, and precision, recall and f1 of entities where labels
-/// mark such ("B-", "I-", …).
+/// (0), and their weight is that of a sequence. Metrics: accuracy, and precision, recall and f1 of entities where
+/// labels mark such ("B-", "I-", …).
 std::unique_ptr<Objective> make_tagging_objective();
 
 /// Marked tokens by GlobalPointer. Metrics: precision, recall, f1.
@@ -63,8 +63,8 @@ std::unique_ptr<Objective> make_entity_objective();
 std::unique_ptr<Objective> make_answer_objective(int64_t max_answer_length);
 
 struct SimilarityOptions {
-  double scale = 30;      // of cosines
-  bool mean = false;      // a text's vector is the mean over its tokens
+  double scale = 30;       // of cosines
+  bool mean = false;       // a text's vector is the mean over its tokens
   bool generates = false;  // tokens have targets too (SimBERT)
 };
 /// Pairs of sequences next to each other that mean the same, against all others of a micro-batch on all data-parallel

@@ -52,14 +52,19 @@ StepBatches deal_out(
   int64_t end = part_begin(num_rows, place.rank + 1, place.size);
   StepBatches step;
   step.micro_batches.resize(static_cast<size_t>(num_micro_batches));
+  int64_t num_sequences = 0;
   for (int64_t r = 0; r < num_rows; ++r) {
     TrainingRow row = data.row(first_row + r);
     if (r >= begin && r < end) {
       int64_t index = (r - begin) * num_micro_batches / (end - begin);
       MicroBatch& micro_batch = step.micro_batches[static_cast<size_t>(index)];
-      if (micro_batch.batch.ids.empty()) micro_batch.first_token = step.tokens;
+      if (micro_batch.batch.ids.empty()) {
+        micro_batch.first_token = step.tokens;
+        micro_batch.batch.first_sequence = num_sequences;
+      }
       add_row(micro_batch, row);
     }
+    num_sequences += static_cast<int64_t>(row.spans.size());
     step.tokens += static_cast<int64_t>(row.ids.size());
     step.scored_tokens += count_targets(row.targets);
     step.scored_sequences += count_targets(row.labels);

@@ -16,8 +16,9 @@ namespace weft {
 /// A file in memory. It has a path in a folder, which HDF5 insists on: memfd_create has none.
 class MemoryFile {
  public:
-  MemoryFile(const uint8_t* data, size_t size) {
-    int descriptor = ::mkstemp(path_.data());
+  MemoryFile(const uint8_t* data, size_t size, const std::string& ending = {}) {
+    path_ += ending;
+    int descriptor = ::mkstemps(path_.data(), static_cast<int>(ending.size()));
     if (descriptor < 0 || ::write(descriptor, data, size) != static_cast<ssize_t>(size)) std::abort();
     ::close(descriptor);
   }

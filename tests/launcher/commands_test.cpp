@@ -1,13 +1,10 @@
 // The built program on tiny real checkpoints: answers, shapes of output, exit codes.
-#include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <sys/wait.h>
-
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+
+#include "support/command_test.h"
 
 namespace {
 
@@ -15,28 +12,16 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
+using weft::testing::contents;
+using weft::testing::Outcome;
 
 const fs::path kData = WEFT_TEST_DATA;
 
-struct Outcome {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string contents(const fs::path& path) {
-  std::stringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-/// A folder of its own for each test, with a tiny model that has a tokenizer.
-class Commands : public testing::Test {
+/// With a tiny model that has a tokenizer.
+class Commands : public weft::testing::CommandTest {
  protected:
   void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "weft_commands_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
+    CommandTest::SetUp();
     model_ = folder_ / "tiny_llama";
     fs::create_directory(model_);
     for (const char* name : {"config.json", "model.safetensors"})
@@ -45,34 +30,10 @@ class Commands : public testing::Test {
       fs::create_symlink(kData / "tiny_tokenizer" / name, model_ / name);
     }
   }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  /// Runs a line of shell in the test's folder. `WEFT` stands for the program.
-  Outcome shell(std::string line, const std::string& input = {}) const {
-    std::ofstream(folder_ / "in", std::ios::binary) << input;
-    for (size_t place = 0; (place = line.find("WEFT", place)) != std::string::npos;)
-      line.replace(place, 4, "'" WEFT_BINARY "'");
-    int status = std::system(fmt::format("cd '{}' && ({}) <in >out 2>err", folder_.string(), line).c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
-  }
-
-  Outcome weft(const std::string& arguments, const std::string& input = {}) const {
-    return shell("timeout 60 WEFT " + arguments, input);
-  }
-
   Outcome generate(const std::string& arguments, const std::string& input = {}) const {
     return weft("generate --model tiny_llama --dtype f32 --quiet " + arguments, input);
   }
 
-  /// One line that starts with "error" and no more.
-  static void expect_one_line_error(const Outcome& outcome, int exit_code, const testing::Matcher<std::string>& says) {
-    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
-    EXPECT_EQ(outcome.out, "");
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-    EXPECT_THAT(outcome.err, says);
-  }
-
-  fs::path folder_;
   fs::path model_;
 };
 

@@ -1,11 +1,8 @@
 // The commands of encoders on tiny checkpoints: conversions between all formats of a family, vectors, masks filled in.
 #include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +11,7 @@
 #include <sstream>
 
 #include "checkpoint/reader.h"
+#include "support/command_test.h"
 
 namespace weft {
 namespace {
@@ -21,49 +19,14 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::AllOf;
+using testing::contents;
 using ::testing::HasSubstr;
+using testing::Outcome;
 
 const fs::path kData = WEFT_TEST_DATA;
 
-struct Outcome {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string contents(const fs::path& path) {
-  std::stringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-/// Runs the program in a folder of its own.
-class EncoderCommands : public ::testing::Test {
+class EncoderCommands : public testing::CommandTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "weft_encoders_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  Outcome weft(const std::string& arguments, const std::string& input = {}) const {
-    std::ofstream(folder_ / "in", std::ios::binary) << input;
-    std::string line =
-        fmt::format("cd '{}' && timeout 60 '" WEFT_BINARY "' {} <in >out 2>err", folder_.string(), arguments);
-    int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
-  }
-
-  static void expect_one_line_error(const Outcome& outcome,
-                                    int exit_code,
-                                    const ::testing::Matcher<std::string>& says) {
-    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
-    EXPECT_EQ(outcome.out, "");
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-    EXPECT_THAT(outcome.err, says);
-  }
-
   /// Converts and gives the folder that was written.
   fs::path convert(const fs::path& model, const std::string& flags, const std::string& format) {
     fs::path out = folder_ / fmt::format("{}_{}", format, num_conversions_++);
@@ -101,7 +64,6 @@ class EncoderCommands : public ::testing::Test {
     std::ofstream(model / "config.json") << config.dump();
   }
 
-  fs::path folder_;
   int num_conversions_ = 0;
 };
 

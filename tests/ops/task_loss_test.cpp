@@ -90,10 +90,9 @@ TEST_F(TaskLoss, ViterbiFindsTheBestOfAllPaths) {
 }
 
 TEST_F(TaskLoss, GradientOfCrf) {
-  check_gradients(
-      context_, {random({9, 3}, 1, 2.0), random({3, 3}, 2)}, [](Context& context, const Inputs& in) {
-        return crf_loss(context, in[0], in[1], 3, kSequences);
-      });
+  check_gradients(context_, {random({9, 3}, 1, 2.0), random({3, 3}, 2)}, [](Context& context, const Inputs& in) {
+    return crf_loss(context, in[0], in[1], 3, kSequences);
+  });
 }
 
 TEST_F(TaskLoss, GradientOfPointer) {
@@ -116,8 +115,7 @@ TEST_F(TaskLoss, PointerIsTheSumOverMarkedAndUnmarkedPairs) {
     if (i == 1) marked += std::exp(-static_cast<double>(scores[i]));
     if (i != 1) others += std::exp(static_cast<double>(scores[i]));
   }
-  std::vector<PointerSequence> sequences = {
-      {.begin = 0, .length = 3, .marks = {{.label = 0, .first = 0, .last = 1}}}};
+  std::vector<PointerSequence> sequences = {{.begin = 0, .length = 3, .marks = {{.label = 0, .first = 0, .last = 1}}}};
   Tensor loss = pointer_loss(context_, outputs, shape, sequences);
   EXPECT_NEAR(*loss.data<double>(), std::log(marked) + std::log(others), 1e-6);
 }

@@ -1,7 +1,5 @@
 // The built program with PEFT's adapter: merged, loaded beside the model, switched.
 #include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,11 +11,14 @@
 #include <vector>
 
 #include "checkpoint/reader.h"
+#include "support/command_test.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
+using weft::testing::contents;
+using weft::testing::Outcome;
 
 const std::string kCase = WEFT_TEST_DATA "/train/llama";
 // What PEFT (and transformers with the merged weights) continues the prompt with, greedily.
@@ -25,45 +26,16 @@ const std::string kPrompt = "'37 11 12 8 31 73 11 5 47 0 80 33'";
 const std::string kWithAdapter = "60 1 77 10 87 77 70 87 85 9 51 26\n";
 const std::string kWithoutAdapter = "72 90 67 77 29 33 51 14 23 77 51 9\n";
 
-struct Outcome {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string contents(const fs::path& path) {
-  std::stringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-class AdapterCommands : public testing::Test {
+class AdapterCommands : public weft::testing::CommandTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "weft_adapters_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  Outcome weft(const std::string& arguments, int num_ranks = 1) const {
-    std::string ranks = "mpirun --allow-run-as-root --oversubscribe --bind-to none -n ";
-    std::string launcher = num_ranks == 1 ? "" : ranks + std::to_string(num_ranks);
-    std::string line =
-        fmt::format("cd '{}' && timeout 60 {} '{}' {} >out 2>err", folder_.string(), launcher, WEFT_BINARY, arguments);
-    int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
-  }
-
   Outcome generate(const std::string& model, const std::string& adapters, int num_ranks = 1) const {
-    return weft(fmt::format("generate --quiet --dtype f32 --ids --ignore-end --max-new-tokens 12 --model '{}' {} {}",
-                            model,
-                            adapters,
-                            kPrompt),
-                num_ranks);
+    return weft_on_ranks(
+        num_ranks,
+        fmt::format("generate --quiet --dtype f32 --ids --ignore-end --max-new-tokens 12 --model '{}' {} {}",
+                    model,
+                    adapters,
+                    kPrompt));
   }
-
-  fs::path folder_;
 };
 
 TEST_F(AdapterCommands, GenerateUsesTheFirstAdapterOrTheNamedOneOrNone) {
@@ -91,7 +63,7 @@ TEST_F(AdapterCommands, AnUnknownOrDoubledNameIsAWrongCommandLine) {
 TEST_F(AdapterCommands, MergedWeightsGiveTheSameAndDoNotDependOnTheRanks) {
   std::string merge = "merge --quiet --dtype f32 --model '" + kCase + "' --adapter '" + kCase + "/lora/after' --out ";
   EXPECT_EQ(weft(merge + "one").exit_code, 0);
-  EXPECT_EQ(weft(merge + "two", 2).exit_code, 0);
+  EXPECT_EQ(weft_on_ranks(2, merge + "two").exit_code, 0);
   EXPECT_EQ(contents(folder_ / "one/model.safetensors"), contents(folder_ / "two/model.safetensors"));
   EXPECT_EQ(generate("one", "").out, kWithAdapter);
   EXPECT_FALSE(fs::exists(folder_ / "one.partial"));
@@ -115,8 +87,7 @@ TEST_F(AdapterCommands, ChatSwitchesAdaptersOrSaysWhichThereAre) {
   for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
     fs::create_symlink(fs::path(WEFT_TEST_DATA) / "tiny_tokenizer" / name, fs::path(model) / name);
   }
-  std::ofstream(folder_ / "in") << "/adapter none\n/adapter other\n/exit\n";
-  Outcome outcome = weft("chat --chat-format chatml --model '" + model + "' <in");
+  Outcome outcome = weft("chat --chat-format chatml --model '" + model + "'", "/adapter none\n/adapter other\n/exit\n");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("no adapter is loaded"));
 }
@@ -153,9 +124,9 @@ TEST_F(AdapterCommands, TrainingGoesOnFromAnAdaptersNormsAndSavesThemEvenWhereTh
       << " sequence_length: 32 }\ntrain { steps: 1 batch_size: 4 schedule { kind: CONSTANT } }\n"
       << "precision { compute: F32 }\noutput { tensorboard: false report: false }\n";
   auto train = [&](const std::string& name, const std::string& learning_rate, const std::string& more, int num_ranks) {
-    Outcome outcome = weft("train run.textproto --quiet --set output.directory=" + name +
-                               " --set train.learning_rate=" + learning_rate + " " + more,
-                           num_ranks);
+    Outcome outcome = weft_on_ranks(num_ranks,
+                                    "train run.textproto --quiet --set output.directory=" + name +
+                                        " --set train.learning_rate=" + learning_rate + " " + more);
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
     return folder_ / name / "checkpoints/step-00000001";
   };

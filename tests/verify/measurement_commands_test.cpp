@@ -1,50 +1,26 @@
 // weft verify, inspect, plan and bench as a user runs them: exit codes, standard output, standard error.
 #include <fmt/format.h>
-#include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "support/command_test.h"
+
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using weft::testing::contents;
+using weft::testing::Outcome;
 
 const fs::path kData = WEFT_TEST_DATA;
 const fs::path kShapes = kData.parent_path().parent_path() / "configs/models";
 
-struct Outcome {
-  int exit_code = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string contents(const fs::path& path) {
-  std::stringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-class MeasurementCommands : public testing::Test {
+class MeasurementCommands : public weft::testing::CommandTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "weft_measure_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  Outcome shell(const std::string& line) const {
-    int status = std::system(fmt::format("cd '{}' && ({}) </dev/null >out 2>err", folder_.string(), line).c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
-  }
-  Outcome weft(const std::string& arguments) const { return shell("timeout 120 '" WEFT_BINARY "' " + arguments); }
-
   static std::string verify_arguments(const fs::path& model, const fs::path& golden) {
     return fmt::format("verify --quiet --model '{}' --golden '{}' ", model.string(), golden.string());
   }
@@ -69,8 +45,6 @@ class MeasurementCommands : public testing::Test {
     file.write(reinterpret_cast<const char*>(&value), sizeof(value));
     return copy;
   }
-
-  fs::path folder_;
 };
 
 std::map<std::string, bool> passed_by_name(const json& report) {

@@ -1,0 +1,24 @@
+// Files of labelled texts of any content; the first byte says what they are read as.
+#include "data/labelled_data.h"
+#include "data/question_data.h"
+#include "data/similar_data.h"
+#include "data/tagged_data.h"
+#include "fuzz/checkpoint_fuzzer.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size == 0) return 0;
+  weft::MemoryFile file(data + 1, size - 1, data[0] % 2 == 0 ? ".jsonl" : ".tsv");
+  const std::string& path = file.path();
+  return weft::expect_only_input_errors([&] {
+    switch (data[0] / 2 % 4) {
+      case 0:
+        return void(weft::read_labelled_texts(path));
+      case 1:
+        return void(weft::tags_of(weft::read_tagged_texts(path)));
+      case 2:
+        return void(weft::read_questions(path));
+      default:
+        return void(weft::read_similar_texts(path));
+    }
+  });
+}

@@ -1,0 +1,199 @@
+// Tasks of encoders from their config to what uses the result, on a tiny model: the same losses on every mesh, metrics,
+// saved folders and adapters that the commands read.
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "support/command_test.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::AllOf;
+using testing::contents;
+using ::testing::HasSubstr;
+using testing::Outcome;
+
+const fs::path kData = WEFT_TEST_DATA;
+
+struct Task {
+  std::string name;
+  std::string kind;        // of the config, with what else it says of the task
+  std::string file;        // training and held-out data
+  std::string metric;      // that reaches 0.9 in a few steps
+  std::string model = {};  // what else the config says of it
+};
+
+std::ostream& operator<<(std::ostream& stream, const Task& task) {
+  return stream << task.name;
+}
+
+class EncoderTasks : public testing::CommandTest, public ::testing::WithParamInterface<Task> {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    fs::path model = folder_ / "bert";
+    fs::create_directory(model);
+    for (const char* file : {"config.json", "model.safetensors"}) fs::copy(kData / "hf/bert" / file, model / file);
+    int64_t size = json::parse(contents(model / "config.json")).at("vocab_size");
+    std::ofstream vocabulary(model / "vocab.txt");
+    for (const char* word : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##s"}) vocabulary << word << '\n';
+    for (int64_t id = 7; id < size; ++id) vocabulary << 'w' << id << '\n';
+    write_data();
+  }
+
+  /// Words from 40 on are names, and what their texts are about.
+  void write_data() const {
+    std::ofstream labels(folder_ / "labels.tsv"), tags(folder_ / "tags.tsv"), entities(folder_ / "entities.jsonl");
+    std::ofstream questions(folder_ / "questions.tsv"), pairs(folder_ / "pairs.tsv"), scored(folder_ / "scored.tsv");
+    for (int i = 0; i < 24; ++i) {
+      std::string before = fmt::format("the w{} w{}", 7 + i % 9, 8 + i % 5);
+      std::string name = fmt::format("w{}s w{}", 40 + i % 3, 44 + i % 4);
+      std::string text = fmt::format("{} {} w{}", before, name, 20 + i % 3);
+      labels << fmt::format("{} w{}\t{}\n", before, 40 + i % 2, i % 2 == 0 ? "zero" : "one");
+      tags << fmt::format("the O\nw{} O\nw{}s B-X\nw{} I-X\n\n", 7 + i % 9, 40 + i % 3, 44 + i % 4);
+      json entity = {{"start", before.size() + 1}, {"end", before.size() + 1 + name.size()}, {"label", "X"}};
+      entities << json{{"text", text}, {"entities", {entity}}} << '\n';
+      questions << "w30 w31\t" << text << '\t' << name << '\n';
+      pairs << fmt::format("the w{} w{}\tw{} w{} w6\n", 7 + i, 33 - i % 20, 7 + i, 33 - i % 20);
+      scored << fmt::format("the w{}\tw{} w6\t{}\n", 7 + i, i % 2 == 0 ? 7 + i : 40, i % 2 == 0 ? 1.5 : -1);
+    }
+  }
+
+  Outcome train(const std::string& run, int num_ranks, const std::string& flags, int steps = 3) const {
+    const Task& task = GetParam();
+    std::ofstream(folder_ / "run.textproto") << fmt::format(R"(
+model {{ path: "bert" {} }}
+task {{ {} }}
+data {{ sources {{ path: "{}" }} sequence_length: 32 packing: NONE }}
+evaluation {{ sources {{ path: "{}" }} max_rows: 0 }}
+train {{ steps: {} batch_size: 8 learning_rate: 5e-3 schedule {{ kind: CONSTANT }} }}
+precision {{ compute: F32 }}
+)",
+                                                            task.model,
+                                                            task.kind,
+                                                            task.file,
+                                                            task.file,
+                                                            steps);
+    return weft_on_ranks(
+        num_ranks, fmt::format("train run.textproto --quiet --threads 1 --set output.directory={} {}", run, flags));
+  }
+
+  std::vector<json> metrics(const std::string& run, const std::string& type) const {
+    std::vector<json> lines;
+    std::ifstream file(folder_ / run / "metrics.jsonl");
+    for (std::string line; std::getline(file, line);) {
+      json parsed = json::parse(line);
+      if (parsed.at("type") == type) lines.push_back(std::move(parsed));
+    }
+    return lines;
+  }
+
+  void expect_same_run(const std::string& run, const std::string& reference) const {
+    std::vector<json> actual = metrics(run, "step"), expected = metrics(reference, "step");
+    ASSERT_EQ(actual.size(), expected.size()) << run;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      double loss = expected[i].at("loss"), norm = expected[i].at("grad_norm");
+      EXPECT_NEAR(actual[i].at("loss").get<double>(), loss, 2e-4 * std::max(1.0, loss)) << run << " step " << i;
+      EXPECT_NEAR(actual[i].at("grad_norm").get<double>(), norm, 2e-3 * std::max(1.0, norm)) << run << " step " << i;
+    }
+  }
+};
+
+TEST_P(EncoderTasks, HaveTheSameLossesOnEveryMesh) {
+  ASSERT_EQ(train("one", 1, "").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("data", 2, "--set parallel.zero_stage=3").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("tensor", 2, "--set parallel.tensor=2").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("both", 4, "--set parallel.tensor=2 --set train.gradient_checkpointing=BLOCK").exit_code, 0);
+  for (const char* run : {"data", "tensor", "both"}) expect_same_run(run, "one");
+}
+
+TEST_P(EncoderTasks, AreLearntAndMeasured) {
+  Outcome outcome = train("run", 1, "", 80);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<json> evaluations = metrics("run", "evaluation");
+  ASSERT_GE(evaluations.size(), 2u);
+  EXPECT_LT(evaluations.back().at("loss").get<double>(), evaluations.front().at("loss").get<double>());
+  EXPECT_GE(evaluations.back().at("metrics").at(GetParam().metric).get<double>(), 0.9) << evaluations.back();
+}
+
+TEST_P(EncoderTasks, TrainAnAdapterAndWhatIsOnTop) {
+  Outcome outcome = train("run", 2, "--set lora.rank=4", 40);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<json> evaluations = metrics("run", "evaluation");
+  EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.8 * evaluations.front().at("loss").get<double>());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds,
+    EncoderTasks,
+    ::testing::Values(Task{"classification", "kind: CLASSIFICATION", "labels.tsv", "f1"},
+                      Task{"crf", "kind: TAGGING transition_scale: 10", "tags.tsv", "f1"},
+                      Task{"tags", "kind: TAGGING crf: false", "entities.jsonl", "f1"},
+                      Task{"pointer", "kind: ENTITIES pointer_size: 16", "entities.jsonl", "f1"},
+                      Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", "exact_match"},
+                      Task{"similarity", "kind: SIMILARITY pooling: MEAN", "pairs.tsv", "accuracy"},
+                      Task{"simbert", "kind: SIMILARITY", "pairs.tsv", "accuracy", R"(application: "unilm")"}),
+    [](const auto& task) { return task.param.name; });
+
+/// What was trained for one task.
+class TrainedEncoder : public EncoderTasks {};
+
+TEST_P(TrainedEncoder, IsReadByItsCommand) {
+  const Task& task = GetParam();
+  ASSERT_EQ(train("run", 1, "", 80).exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("lora", 1, "--set lora.rank=8", 120).exit_code, 0);
+  std::string text = "the w9 w10 w41s w46 w21";
+  std::ofstream(folder_ / "text.txt") << text << '\n';
+  std::string command = task.name == "answers" ? "answer --question 'w30 w31' --text text.txt" : "tag --text text.txt";
+  std::string adapter = "lora/checkpoints/step-00000120";
+  std::string merge = "convert --quiet --to safetensors --model bert --adapter " + adapter + " --out merged";
+  ASSERT_EQ(weft(merge).exit_code, 0) << contents(folder_ / "err");
+  std::vector<std::string> models = {"run/checkpoints/step-00000080", "bert --adapter " + adapter, "merged"};
+  std::vector<std::string> printed;
+  for (const std::string& model : models) {
+    Outcome outcome = weft(fmt::format("{} --quiet --dtype f32 --model {}", command, model));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    json line = json::parse(outcome.out);
+    json found = task.name == "answers" ? line : line.at("entities").at(0);
+    EXPECT_EQ(found.at("start"), 11) << outcome.out;
+    EXPECT_EQ(found.at("end"), 19) << outcome.out;
+    EXPECT_EQ(found.at(task.name == "answers" ? "answer" : "text"), "w41s w46");
+    printed.push_back(outcome.out);
+  }
+  Outcome two = weft_on_ranks(2, fmt::format("{} --quiet --dtype f32 --model {}", command, models[0]));
+  EXPECT_EQ(two.exit_code, 0) << two.err;
+  EXPECT_EQ(json::parse(two.out).size(), json::parse(printed[0]).size()) << two.out;
+  expect_one_line_error(
+      weft(fmt::format("{} --quiet --model bert", command)), 3, HasSubstr("train one with task.kind"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         TrainedEncoder,
+                         ::testing::Values(Task{"crf", "kind: TAGGING transition_scale: 10", "entities.jsonl", ""},
+                                           Task{"pointer", "kind: ENTITIES pointer_size: 16", "entities.jsonl", ""},
+                                           Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", ""}),
+                         [](const auto& task) { return task.param.name; });
+
+class ScoredPairs : public EncoderTasks {};
+
+TEST_P(ScoredPairs, GiveTheRankCorrelationOnAnyNumberOfRanks) {
+  std::string held_out = "--set evaluation.sources[0].path=scored.tsv";
+  ASSERT_EQ(train("one", 1, held_out, 1).exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("two", 2, held_out, 1).exit_code, 0) << contents(folder_ / "err");
+  double one = metrics("one", "evaluation").back().at("metrics").at("spearman");
+  double two = metrics("two", "evaluation").back().at("metrics").at("spearman");
+  EXPECT_GT(one, 0.5);
+  EXPECT_NEAR(one, two, 1e-3);
+  Outcome outcome = train("bad", 1, "--set data.sources[0].path=scored.tsv");
+  expect_one_line_error(outcome, 3, AllOf(HasSubstr("data.sources"), HasSubstr("evaluation.sources")));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         ScoredPairs,
+                         ::testing::Values(Task{"mean", "kind: SIMILARITY pooling: MEAN", "pairs.tsv", ""}),
+                         [](const auto& task) { return task.param.name; });
+
+}  // namespace
+}  // namespace weft
