@@ -51,7 +51,7 @@ inline void store_bf16(uint16_t* values, Lanes lanes, int64_t count) {
 }
 
 constexpr int kStreamedRows = 16;
-constexpr int kTileRows = 8;
+constexpr int kTileRows = 12;
 constexpr int kTilePanels = 2;
 
 #include "kernels/cpu/packed_product.inl"

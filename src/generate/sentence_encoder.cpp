@@ -1,8 +1,13 @@
 #include "generate/sentence_encoder.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <exception>
+#include <mutex>
 #include <numeric>
+#include <span>
+#include <thread>
 
 #include "core/error.h"
 
@@ -18,42 +23,106 @@ std::vector<size_t> by_length(const std::vector<TokenisedText>& texts) {
   return order;
 }
 
+using Texts = std::span<const size_t>;
+
+/// Texts in batches of about so many tokens.
+std::vector<Texts> make_batches(const std::vector<TokenisedText>& texts, const std::vector<size_t>& order, int64_t most) {
+  std::vector<Texts> batches;
+  for (size_t begin = 0; begin < order.size();) {
+    size_t end = begin;
+    int64_t tokens = 0;
+    while (end < order.size()) {
+      auto length = static_cast<int64_t>(texts[order[end]].ids.size());
+      if (length == 0) fail_input("text {} has no tokens", order[end]);
+      if (end > begin && tokens + length > most) break;
+      tokens += length;
+      ++end;
+    }
+    batches.emplace_back(order.data() + begin, end - begin);
+    begin = end;
+  }
+  return batches;
+}
+
 class SentenceEncoder {
  public:
-  SentenceEncoder(Context& context, LanguageModel& model, const SentenceEncoderOptions& options)
-      : context_(context), model_(model), options_(options), width_(model.info().hidden_size) {}
+  SentenceEncoder(const Context& context,
+                  LanguageModel& model,
+                  const std::vector<TokenisedText>& texts,
+                  const SentenceEncoderOptions& options,
+                  std::vector<float>& result)
+      : context_(context),
+        model_(model),
+        texts_(texts),
+        options_(options),
+        width_(model.info().hidden_size),
+        result_(result) {}
 
-  void run(const std::vector<TokenisedText>& texts, std::span<const size_t> some, std::vector<float>& result) {
+  /// A batch a thread where there are enough: threads that share a batch wait for each other in every product, and a
+  /// batch of one thread stays in its cache. Ranks that share the weights have to meet in the same order.
+  void run(const std::vector<Texts>& batches) {
+    auto threads = static_cast<size_t>(context_.num_threads);
+    if (threads == 1 || batches.size() < threads || context_.tensor_parallel != nullptr) {
+      for (const Texts& batch : batches) run(context_, batch);
+      return;
+    }
+    std::vector<std::thread> workers;
+    for (size_t i = 0; i < threads; ++i) workers.emplace_back([&] { work(batches); });
+    for (std::thread& worker : workers) worker.join();
+    if (failure_ != nullptr) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void work(const std::vector<Texts>& batches) {
+    Context context = context_;
+    context.num_threads = 1;
+    try {
+      for (size_t i = next_++; i < batches.size(); i = next_++) run(context, batches[i]);
+    } catch (...) {
+      std::lock_guard lock(mutex_);
+      failure_ = std::current_exception();
+      next_ = batches.size();
+    }
+  }
+
+  void run(Context context, Texts some) {
     Batch batch;
     for (size_t text : some) {
-      if (texts[text].segments.empty()) {
-        batch.add(texts[text].ids);
+      if (texts_[text].segments.empty()) {
+        batch.add(texts_[text].ids);
       } else {
-        batch.add(texts[text].ids, texts[text].segments);
+        batch.add(texts_[text].ids, texts_[text].segments);
       }
     }
     if (!batch.segment_ids.empty()) batch.segment_ids.resize(batch.ids.size());
-    Tensor hidden = model_.hidden(context_, batch, nullptr);
+    Tensor hidden = model_.hidden(context, batch, nullptr);
     if (options_.pooling == Pooling::pooled) {
-      Tensor pooled = model_.pooled(context_, hidden, batch);
+      Tensor pooled = model_.pooled(context, hidden, batch);
       if (!pooled) fail_input("this checkpoint has no pooler; use another pooling, such as mean or cls");
       hidden = pooled;
     }
     std::vector<float> values = to_floats(hidden);
     for (size_t i = 0; i < some.size(); ++i) {
-      float* into = result.data() + static_cast<int64_t>(some[i]) * width_;
+      float* into = result_.data() + static_cast<int64_t>(some[i]) * width_;
       const BatchSequence& sequence = batch.sequences[i];
       int64_t row = options_.pooling == Pooling::pooled ? static_cast<int64_t>(i) : sequence.begin;
       pool_mean(values.data() + row * width_, options_.pooling == Pooling::mean ? sequence.length : 1, width_, into);
       if (options_.normalise) normalise(into, width_);
     }
+    if (!options_.on_progress) return;
+    std::lock_guard lock(mutex_);
+    options_.on_progress(static_cast<int64_t>(some.size()));
   }
 
- private:
-  Context& context_;
+  const Context& context_;
   LanguageModel& model_;
+  const std::vector<TokenisedText>& texts_;
   const SentenceEncoderOptions& options_;
   int64_t width_;
+  std::vector<float>& result_;
+  std::atomic<size_t> next_ = 0;
+  std::mutex mutex_;
+  std::exception_ptr failure_;
 };
 
 }  // namespace
@@ -82,21 +151,7 @@ std::vector<float> encode_sentences(Context& context,
                                     const SentenceEncoderOptions& options) {
   std::vector<float> result(texts.size() * static_cast<size_t>(model.info().hidden_size));
   std::vector<size_t> order = by_length(texts);
-  SentenceEncoder encoder(context, model, options);
-  for (size_t begin = 0; begin < order.size();) {
-    size_t end = begin;
-    int64_t tokens = 0;
-    while (end < order.size()) {
-      auto length = static_cast<int64_t>(texts[order[end]].ids.size());
-      if (length == 0) fail_input("text {} has no tokens", order[end]);
-      if (end > begin && tokens + length > options.batch_tokens) break;
-      tokens += length;
-      ++end;
-    }
-    encoder.run(texts, {order.data() + begin, end - begin}, result);
-    if (options.on_progress) options.on_progress(static_cast<int64_t>(end - begin));
-    begin = end;
-  }
+  SentenceEncoder(context, model, texts, options, result).run(make_batches(texts, order, options.batch_tokens));
   return result;
 }
 

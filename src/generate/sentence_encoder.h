@@ -16,8 +16,8 @@ enum class Pooling : uint8_t { cls, mean, pooled };
 struct SentenceEncoderOptions {
   Pooling pooling = Pooling::mean;
   bool normalise = true;                                     // to length 1
-  int64_t batch_tokens = 4096;                               // computed at a time, in texts of like length
-  std::function<void(int64_t texts)> on_progress = nullptr;  // after each batch, by how many
+  int64_t batch_tokens = 1024;                               // computed at a time, in texts of like length
+  std::function<void(int64_t texts)> on_progress = nullptr;  // after each batch, by how many; by one thread at a time
 };
 
 /// A text as the model takes it.

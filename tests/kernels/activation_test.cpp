@@ -77,7 +77,9 @@ TEST(GatedActivation, TailsAreAccurate) {
       }
       cpu().activation.gated_forward(
           {.gate = gate.data(), .up = up.data(), .y = y.data(), .count = kCount, .activation = activation}, stream);
-      expect_close(y, expected, {.relative = 2e-6, .absolute = 2e-7});
+      // x·Φ(x) with a Φ whose absolute error is 1e-7 where it is nearly 0.
+      double absolute = activation == Activation::gelu_erf ? 6e-7 : 2e-7;
+      expect_close(y, expected, {.relative = 2e-6, .absolute = absolute});
     });
   }
 }
