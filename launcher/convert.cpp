@@ -2,12 +2,16 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/reader.h"
 #include "checkpoint/writer.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/paths.h"
 #include "core/progress.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -15,6 +19,7 @@
 #include "launcher/output_folder.h"
 #include "models/merged_weights.h"
 #include "models/model_folder.h"
+#include "tokenizer/wordpiece_vocabulary.h"
 
 namespace weft {
 namespace {
@@ -29,7 +34,8 @@ Reads a tensor at a time. The folder that is written holds the weights, the conf
 
 struct ConvertCommand {
   CommonOptions common;
-  std::string format, out, adapter, dtype = "keep";
+  std::string format, out, adapter, keep_tokens, dtype = "keep";
+  bool simplifies = false;
 };
 
 /// A tensor of the target and the parameters that are in it, with where they come from.
@@ -47,6 +53,55 @@ ModelFormat parse_format(const std::string& name) {
   return name == "keras"        ? ModelFormat::keras_hdf5
          : name == "tensorflow" ? ModelFormat::tensorflow
                                 : ModelFormat::huggingface;
+}
+
+/// The vocab.txt beside the weights.
+WordPieceVocabulary vocabulary_of(const std::string& model) {
+  namespace fs = std::filesystem;
+  fs::path folder = is_folder(model) ? fs::path(model) : fs::path(model).parent_path();
+  if (!is_plain_file(folder / "vocab.txt")) {
+    fail_input("{}: no vocab.txt lies beside the weights, whose tokens could be chosen from", printable(model));
+  }
+  return read_wordpiece_vocabulary((folder / "vocab.txt").string());
+}
+
+/// Ids of the tokens of a file, a token a line, in its order.
+std::vector<int32_t> ids_of(const std::string& file, const WordPieceVocabulary& vocabulary) {
+  std::map<std::string_view, int32_t> ids;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) ids.emplace(vocabulary.tokens[id], static_cast<int32_t>(id));
+  std::vector<int32_t> kept;
+  for (const std::string& token : read_wordpiece_vocabulary(file).tokens) {
+    auto found = ids.find(token);
+    if (found == ids.end()) {
+      fail_input("{}: token {} is not in {}", printable(file), printable(token), vocabulary.where);
+    }
+    kept.push_back(found->second);
+  }
+  return kept;
+}
+
+/// The tokens that simplified vocabularies of bert4keras begin with, those of them that there are.
+std::vector<std::string> leading_tokens(const WordPieceVocabulary& vocabulary) {
+  std::vector<std::string> leading;
+  for (const char* token : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) {
+    const auto& all = vocabulary.tokens;
+    if (std::find(all.begin(), all.end(), token) != all.end()) leading.emplace_back(token);
+  }
+  return leading;
+}
+
+/// With the adapter's layer and the tokens that are kept.
+ModelOptions model_options(const ConvertCommand& options) {
+  ModelOptions model = with_task_head_of(options.adapter, options.common.model);
+  if (options.keep_tokens.empty() && !options.simplifies) return model;
+  WordPieceVocabulary vocabulary = vocabulary_of(model.path);
+  nlohmann::json overrides =
+      model.overrides.empty() ? nlohmann::json::object() : nlohmann::json::parse(model.overrides);
+  overrides["keep_tokens"] = options.simplifies
+                                 ? simplify_vocabulary(vocabulary, leading_tokens(vocabulary)).keep_tokens
+                                 : ids_of(options.keep_tokens, vocabulary);
+  model.overrides = overrides.dump();
+  return model;
 }
 
 /// "keep": as the checkpoint has it; f32 for what only an adapter brings.
@@ -107,7 +162,7 @@ std::vector<float> values_of(const Target& target, MergedWeights& merged) {
 ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   if (session.size() > 1) fail(ExitCode::usage, "convert runs on one rank; start it without mpirun");
-  OpenedModel opened = open_model(with_task_head_of(options.adapter, options.common.model));
+  OpenedModel opened = open_model(model_options(options));
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
   if (opened.definition.decoder && options.format != "safetensors") {
     fail_input("{}: only safetensors are written of {} models", printable(opened.path), opened.info().family);
@@ -161,6 +216,14 @@ void add_convert_command(CLI::App& app, CommandContext& context) {
       ->required();
   command->add_option("--out", options->out, "Folder to write")->required();
   command->add_option("--adapter", options->adapter, "Folder of a LoRA adapter to add to the weights");
+  CLI::Option* kept = command->add_option("--keep-tokens",
+                                          options->keep_tokens,
+                                          "File with the tokens to keep, one a line: cuts vocab.txt and the embedding");
+  command
+      ->add_flag("--simplify-vocabulary",
+                 options->simplifies,
+                 "Drops tokens that no text needs (words of Chinese characters, [unused1], …)")
+      ->excludes(kept);
   command->add_option("--dtype", options->dtype, "Type of the weights written; keep: as they are")
       ->check(CLI::IsMember({"keep", "bf16", "f32"}))
       ->capture_default_str();

@@ -11,6 +11,7 @@
 #include "checkpoint/output_file.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "data/record_lines.h"
 #include "generate/sentence_encoder.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -40,7 +41,7 @@ struct EncodeCommand {
   CommonOptions common;
   SentenceEncoderOptions encoding;
   std::string pooling = "mean";
-  std::string text_file, out;
+  std::string text_file, out, conditions;
   std::vector<std::string> texts;  // of similarity
   int64_t max_length = 0;
   bool keeps_length = false;
@@ -147,6 +148,20 @@ void write_vectors(const std::string& path, const std::vector<float>& vectors, i
   rename_durably(path + ".partial", path);
 }
 
+/// A list of numbers for each text, a line each.
+void read_conditions(const std::string& path, std::vector<TokenisedText>& texts) {
+  size_t number = 0;
+  for_each_line(path, false, [&](const RecordLine& line) {
+    nlohmann::json values = nlohmann::json::parse(line.text, nullptr, false);
+    bool is_list = values.is_array() && !values.empty();
+    for (const nlohmann::json& value : values) is_list = is_list && value.is_number();
+    if (!is_list) line.fail("is no list of numbers");
+    if (number < texts.size()) texts[number].condition = values.get<std::vector<float>>();
+    ++number;
+  });
+  if (number != texts.size()) fail_input("{}: holds {} conditions for {} texts", printable(path), number, texts.size());
+}
+
 ExitCode run_encode(const EncodeCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
@@ -155,6 +170,7 @@ ExitCode run_encode(const EncodeCommand& options, MpiSession& session) {
   auto begin = std::chrono::steady_clock::now();
   std::vector<TokenisedText> tokenised = tokenise(options, *loaded, texts);
   if (tokenised.empty()) fail_input("{}: holds no text", printable(options.text_file));
+  if (!options.conditions.empty()) read_conditions(options.conditions, tokenised);
   std::vector<float> vectors = encode_on_ranks(options, *loaded, tokenised);
   if (session.rank() == 0) {
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -211,6 +227,11 @@ void add_encoding_options(CLI::App& command, EncodeCommand& options) {
   command.add_option("--pooling", options.pooling, "mean of all tokens, the first token (cls), or the pooler's output")
       ->check(CLI::IsMember({"mean", "cls", "pooled"}))
       ->capture_default_str();
+  command
+      .add_option("--layer",
+                  options.encoding.layer,
+                  "Whose output: 0 the embedding's, i the i-th block's (the last one's if not given)")
+      ->check(CLI::NonNegativeNumber);
   command.add_option("--max-length", options.max_length, "Tokens that a text is cut to (0: what the model holds)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -230,6 +251,9 @@ void add_encode_command(CLI::App& app, CommandContext& context) {
   add_adapter_options(*command, options->common);
   command->add_option("--text", options->text_file, "File with a text a line; - is standard input")->required();
   command->add_option("--out", options->out, "File to write: .npy, .h5 or .jsonl (standard output if not given)");
+  command->add_option("--conditions",
+                      options->conditions,
+                      "File with a JSON list of numbers for each text, for models with conditional norms");
   command->add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are");
   add_encoding_options(*command, *options);
   add_compute_options(*command, options->common);

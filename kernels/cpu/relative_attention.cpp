@@ -4,151 +4,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "core/error.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/relative_rows.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/small_matrix.h"
 
 namespace weft {
 namespace {
-
-template <typename T>
-using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-/// Rows padded with zeros to what products demand.
-template <typename R>
-struct Matrix {
-  Matrix() = default;
-  Matrix(int64_t num_rows, int64_t num_columns)
-      : rows(num_rows),
-        width(num_columns),
-        stride((num_columns + kSmallProductWidth - 1) / kSmallProductWidth * kSmallProductWidth),
-        cells(static_cast<size_t>(num_rows * stride)) {}
-  R* row(int64_t index) { return cells.data() + index * stride; }
-  const R* row(int64_t index) const { return cells.data() + index * stride; }
-  bool empty() const { return cells.empty(); }
-
-  int64_t rows = 0, width = 0, stride = 0;
-  std::vector<R> cells;
-};
-
-/// c += a·b.
-template <typename R>
-void add_product(Matrix<R>& c, const Matrix<R>& a, const Matrix<R>& b) {
-  cpu_loops().small_product({.a = a.row(0),
-                             .a_row = a.stride,
-                             .a_step = 1,
-                             .b = b.row(0),
-                             .b_stride = b.stride,
-                             .c = c.row(0),
-                             .c_stride = c.stride,
-                             .rows = a.rows,
-                             .steps = a.width,
-                             .width = b.stride,
-                             .dtype = DTypeOf<R>::value});
-}
-
-/// c += aᵀ·b, to the rows of c from `first_row` on.
-template <typename R>
-void add_transposed_product(Matrix<R>& c, const Matrix<R>& a, const Matrix<R>& b, int64_t first_row = 0) {
-  cpu_loops().small_product({.a = a.row(0),
-                             .a_row = 1,
-                             .a_step = a.stride,
-                             .b = b.row(0),
-                             .b_stride = b.stride,
-                             .c = c.row(first_row),
-                             .c_stride = c.stride,
-                             .rows = a.width,
-                             .steps = a.rows,
-                             .width = b.stride,
-                             .dtype = DTypeOf<R>::value});
-}
-
-template <typename R>
-Matrix<R> transposed(const Matrix<R>& from) {
-  Matrix<R> to(from.width, from.rows);
-  for (int64_t r = 0; r < from.rows; ++r) {
-    for (int64_t i = 0; i < from.width; ++i) to.row(i)[r] = from.row(r)[i];
-  }
-  return to;
-}
-
-/// a·bᵀ; empty without a b.
-template <typename R>
-Matrix<R> product_with_transposed(const Matrix<R>& a, const Matrix<R>& b) {
-  if (b.empty()) return {};
-  Matrix<R> c(a.rows, b.rows);
-  add_product(c, a, transposed(b));
-  return c;
-}
-
-template <typename T>
-Matrix<Real<T>> load_rows(const void* base, int64_t first, int64_t stride, int64_t rows, int64_t width) {
-  const T* from = static_cast<const T*>(base) + first;
-  Matrix<Real<T>> result(rows, width);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) result.row(r)[i] = static_cast<Real<T>>(from[r * stride + i]);
-  }
-  return result;
-}
-
-template <typename T>
-void store_rows(const Matrix<Real<T>>& from, void* base, int64_t first, int64_t stride) {
-  T* to = static_cast<T*>(base) + first;
-  for (int64_t r = 0; r < from.rows; ++r) {
-    for (int64_t i = 0; i < from.width; ++i) to[r * stride + i] = static_cast<T>(from.row(r)[i]);
-  }
-}
-
-/// Which row of the tables belongs to a query and a key; only rows that occur in the sequence are counted.
-class RowIds {
- public:
-  RowIds(const RelativeAttentionArgs& args, const RelativeSequence& sequence) {
-    if (args.rows == nullptr) return;
-    int64_t queries = sequence.query_count, keys = sequence.key_count;
-    const int32_t *from = sequence.query_positions, *to = sequence.key_positions;
-    auto row = [&](int64_t distance) {
-      return args.rows[std::clamp(distance, -args.max_distance, args.max_distance) + args.max_distance];
-    };
-    if (is_consecutive(from, queries) && is_consecutive(to, keys)) {
-      // A distance is a diagonal: each query reads from one place further left than the query before.
-      int64_t nearest = (to != nullptr ? to[0] : 0) - (from != nullptr ? from[0] : keys - queries);
-      for (int64_t d = 1 - queries; d < keys; ++d) ids_.push_back(row(nearest + d));
-      first_ = queries - 1;
-      step_ = -1;
-    } else {
-      for (int64_t i = 0; i < queries; ++i) {
-        int64_t at = from != nullptr ? from[i] : keys - queries + i;
-        for (int64_t j = 0; j < keys; ++j) ids_.push_back(row((to != nullptr ? to[j] : j) - at));
-      }
-      step_ = keys;
-    }
-    auto [lowest, highest] = std::minmax_element(ids_.begin(), ids_.end());
-    begin_ = *lowest;
-    count_ = *highest - *lowest + 1;
-    for (int32_t& id : ids_) id -= static_cast<int32_t>(begin_);
-  }
-
-  /// For each key, counted from begin().
-  const int32_t* of_query(int64_t query) const { return ids_.data() + first_ + query * step_; }
-  int64_t begin() const { return begin_; }
-  int64_t count() const { return count_; }
-
- private:
-  static bool is_consecutive(const int32_t* positions, int64_t count) {
-    for (int64_t i = 1; positions != nullptr && i < count; ++i) {
-      if (positions[i] != positions[0] + i) return false;
-    }
-    return true;
-  }
-
-  std::vector<int32_t> ids_;
-  int64_t first_ = 0, step_ = 0, begin_ = 0, count_ = 0;
-};
 
 /// One sequence and query head: its inputs, scores and weights.
 template <typename T>
@@ -301,6 +168,7 @@ class HeadPass {
 
 template <typename T>
 void forward_head(const RelativeAttentionArgs& args, const RelativeSequence& sequence, int64_t head) {
+  if (sequence.query_count == 0) return;
   HeadPass<T> pass(args, sequence, head);
   pass.compute_scores();
   pass.compute_weights();
@@ -421,6 +289,7 @@ void backward_kv_head(const RelativeAttentionBackwardArgs& args,
                       const RelativeSequence& sequence,
                       int64_t kv_head,
                       std::vector<TableGradients<Real<T>>>& tables) {
+  if (sequence.query_count == 0) return;
   const RelativeAttentionArgs& forward = args.forward;
   int64_t group = forward.num_heads / forward.num_kv_heads;
   KeyGradients<Real<T>> kv{.dk = {sequence.key_count, forward.head_dim}, .dv = {sequence.key_count, forward.value_dim}};

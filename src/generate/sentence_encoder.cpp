@@ -7,6 +7,7 @@
 #include <mutex>
 #include <numeric>
 #include <span>
+#include <string>
 #include <thread>
 
 #include "core/error.h"
@@ -26,7 +27,9 @@ std::vector<size_t> by_length(const std::vector<TokenisedText>& texts) {
 using Texts = std::span<const size_t>;
 
 /// Texts in batches of about so many tokens.
-std::vector<Texts> make_batches(const std::vector<TokenisedText>& texts, const std::vector<size_t>& order, int64_t most) {
+std::vector<Texts> make_batches(const std::vector<TokenisedText>& texts,
+                                const std::vector<size_t>& order,
+                                int64_t most) {
   std::vector<Texts> batches;
   for (size_t begin = 0; begin < order.size();) {
     size_t end = begin;
@@ -85,23 +88,47 @@ class SentenceEncoder {
     }
   }
 
-  void run(Context context, Texts some) {
+  Batch make_batch(const Context& context, Texts some) const {
     Batch batch;
+    std::vector<float> conditions;
     for (size_t text : some) {
-      if (texts_[text].segments.empty()) {
-        batch.add(texts_[text].ids);
+      const TokenisedText& from = texts_[text];
+      if (from.segments.empty()) {
+        batch.add(from.ids);
       } else {
-        batch.add(texts_[text].ids, texts_[text].segments);
+        batch.add(from.ids, from.segments);
       }
+      conditions.insert(conditions.end(), from.condition.begin(), from.condition.end());
     }
     if (!batch.segment_ids.empty()) batch.segment_ids.resize(batch.ids.size());
-    Tensor hidden = model_.hidden(context, batch, nullptr);
-    if (options_.pooling == Pooling::pooled) {
-      Tensor pooled = model_.pooled(context, hidden, batch);
-      if (!pooled) fail_input("this checkpoint has no pooler; use another pooling, such as mean or cls");
-      hidden = pooled;
+    size_t width = texts_[some[0]].condition.size();
+    if (conditions.size() != width * some.size()) fail_input("conditions of texts have different lengths");
+    if (width == 0) return batch;
+    DType dtype = model_.embedding_table().value.dtype();
+    batch.condition = context.empty({static_cast<int64_t>(some.size()), static_cast<int64_t>(width)}, dtype);
+    convert_dtype(conditions.data(), DType::f32, batch.condition.raw(), dtype, batch.condition.num_elements());
+    return batch;
+  }
+
+  /// Hidden states of all tokens, or vectors of the pooler, row by row.
+  std::vector<float> states_of(Context& context, const Batch& batch) {
+    std::vector<float> of_layer;
+    if (options_.layer >= 0) {
+      context.observer = [&](std::string_view name, const Tensor& value) {
+        if (name == "hidden/" + std::to_string(options_.layer)) of_layer = to_floats(value);
+      };
     }
-    std::vector<float> values = to_floats(hidden);
+    Tensor hidden = model_.hidden(context, batch, nullptr);
+    if (options_.layer >= 0) return of_layer;
+    if (options_.pooling != Pooling::pooled) return to_floats(hidden);
+    Tensor pooled = model_.pooled(context, hidden, batch);
+    if (!pooled) fail_input("this checkpoint has no pooler; use another pooling, such as mean or cls");
+    return to_floats(pooled);
+  }
+
+  void run(Context context, Texts some) {
+    Batch batch = make_batch(context, some);
+    std::vector<float> values = states_of(context, batch);
     for (size_t i = 0; i < some.size(); ++i) {
       float* into = result_.data() + static_cast<int64_t>(some[i]) * width_;
       const BatchSequence& sequence = batch.sequences[i];
@@ -149,7 +176,12 @@ std::vector<float> encode_sentences(Context& context,
                                     LanguageModel& model,
                                     const std::vector<TokenisedText>& texts,
                                     const SentenceEncoderOptions& options) {
-  std::vector<float> result(texts.size() * static_cast<size_t>(model.info().hidden_size));
+  const ModelInfo& info = model.info();
+  if (options.layer > info.num_layers) fail_input("layer {} of a model of {} layers", options.layer, info.num_layers);
+  if (options.layer >= 0 && options.pooling == Pooling::pooled) {
+    fail_input("the pooler takes the last layer's output; use another pooling, such as mean or cls");
+  }
+  std::vector<float> result(texts.size() * static_cast<size_t>(info.hidden_size));
   std::vector<size_t> order = by_length(texts);
   SentenceEncoder(context, model, texts, options, result).run(make_batches(texts, order, options.batch_tokens));
   return result;

@@ -15,8 +15,9 @@ enum class Pooling : uint8_t { cls, mean, pooled };
 
 struct SentenceEncoderOptions {
   Pooling pooling = Pooling::mean;
-  bool normalise = true;                                     // to length 1
-  int64_t batch_tokens = 1024;                               // computed at a time, in texts of like length
+  int64_t layer = -1;           // whose output: 0 the embedding's, i the i-th block's; −1: the last one's
+  bool normalise = true;        // to length 1
+  int64_t batch_tokens = 1024;  // computed at a time, in texts of like length
   std::function<void(int64_t texts)> on_progress = nullptr;  // after each batch, by how many; by one thread at a time
 };
 
@@ -24,10 +25,12 @@ struct SentenceEncoderOptions {
 struct TokenisedText {
   std::vector<int32_t> ids;
   std::vector<int32_t> segments = {};  // empty: all 0
+  std::vector<float> condition = {};   // of models with conditional norms
 };
 
 /// [texts, hidden_size] row by row, in the order given; the same on every tensor-parallel rank. Throws Error(bad_input)
-/// for a text without tokens and for pooling that the model has no layer for.
+/// for a text without tokens or without the condition that the model takes, for pooling that the model has no layer for
+/// and for a layer that it does not have.
 std::vector<float> encode_sentences(Context& context,
                                     LanguageModel& model,
                                     const std::vector<TokenisedText>& texts,

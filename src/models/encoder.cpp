@@ -208,6 +208,10 @@ void Encoder::check(const Batch& batch, const KvCache* cache) const {
                has_condition ? "this model's norms take a condition, and none was given"
                              : "a condition was given to a model whose norms take none");
   }
+  if (has_condition && batch.condition.size(1) != config_.condition.width) {
+    fail_input(
+        "a condition of {} numbers was given, this model takes {}", batch.condition.size(1), config_.condition.width);
+  }
 }
 
 Tensor Encoder::make_rope_table(Context& context, const std::vector<int32_t>& positions) const {
@@ -327,18 +331,16 @@ Tensor Encoder::embed(Context& context, const Batch& batch, const EncoderPass& p
 
 Tensor Encoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
   check(batch, cache);
-  EncoderPass pass = start(context, batch, cache);
-  std::vector<Tensor> stream = {embed(context, batch, pass)};
+  auto pass = std::make_shared<const EncoderPass>(start(context, batch, cache));
+  std::vector<Tensor> stream = {embed(context, batch, *pass)};
   bool has_shared = relative_ != nullptr && relative_->has_shared();
   if (has_shared) stream.push_back(relative_->shared(context));
   context.observe("hidden/0", stream[0]);
   for (int64_t layer = 0; layer < config_.info.num_layers; ++layer) {
-    pass.layer = layer;
-    auto its_pass = std::make_shared<const EncoderPass>(pass);
     const EncoderBlock& block = *blocks_[config_.shares_blocks ? 0 : static_cast<size_t>(layer)];
     std::vector<Tensor> results =
-        run_block(context, layer, stream, [&block, its_pass](Context& running, const std::vector<Tensor>& inputs) {
-          return block.forward(running, inputs, *its_pass);
+        run_block(context, layer, stream, [&block, pass, layer](Context& running, const std::vector<Tensor>& inputs) {
+          return block.forward(running, inputs, *pass, layer);
         });
     stream.resize(has_shared ? 2 : 1);
     stream[0] = results[0];

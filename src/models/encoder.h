@@ -17,13 +17,15 @@ namespace weft {
 
 struct EncoderConfig;
 
-/// A block: inputs are {x, what all blocks share…, RealFormer's scores if any}, results {x, scores if any}.
+/// A block as the layer of a number: inputs are {x, what all blocks share…, RealFormer's scores if any}, results {x,
+/// scores if any}.
 class EncoderBlock {
  public:
   virtual ~EncoderBlock() = default;
   virtual std::vector<Tensor> forward(Context& context,
                                       const std::vector<Tensor>& inputs,
-                                      const EncoderPass& pass) const = 0;
+                                      const EncoderPass& pass,
+                                      int64_t layer) const = 0;
   /// Its linear layers that an adapter may change.
   virtual std::vector<Linear*> linears() = 0;
 };

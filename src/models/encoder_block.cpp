@@ -57,7 +57,8 @@ class PostNormBlock final : public EncoderBlock {
 
   std::vector<Tensor> forward(Context& context,
                               const std::vector<Tensor>& inputs,
-                              const EncoderPass& pass) const override {
+                              const EncoderPass& pass,
+                              int64_t layer) const override {
     const Tensor& x = inputs[0];
     size_t next = 1;
     RelativePositions::Tables tables;
@@ -67,9 +68,9 @@ class PostNormBlock final : public EncoderBlock {
     }
     const Tensor* previous = residual_scores_ && inputs.size() > next ? &inputs[next] : nullptr;
     EncoderAttention attention = attention_;
-    attention.layer = pass.layer;
+    attention.layer = layer;
     RelativeAttentionResult mixed = attention.forward(context, x, pass, tables.terms, previous, residual_scores_);
-    auto site = 1 + kSitesPerBlock * static_cast<uint32_t>(pass.layer);
+    auto site = 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
     Tensor attended = BranchDropout{dropout_, site}.forward(context, mixed.out, pass.num_tokens);
     Tensor middle = attention_norm_.forward_add(context, attended, x, pass);
     Tensor branch = mlp_.forward(context, middle, pass.num_tokens);

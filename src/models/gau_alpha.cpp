@@ -50,7 +50,8 @@ class GatedAttentionUnit final : public EncoderBlock {
 
   std::vector<Tensor> forward(Context& context,
                               const std::vector<Tensor>& inputs,
-                              const EncoderPass& pass) const override {
+                              const EncoderPass& pass,
+                              int64_t layer) const override {
     const Tensor& x = inputs[0];
     Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
     std::vector<Tensor> projected =
@@ -61,22 +62,22 @@ class GatedAttentionUnit final : public EncoderBlock {
     Tensor key = scale_columns(context, base, key_scale_->value);
     query = rope(context, query, pass.rope_table, options_.head_dim, true);
     key = rope(context, key, pass.rope_table, options_.head_dim, true);
-    Tensor mixed = attend(context, {.q = &query, .k = &key, .v = &value}, pass);
+    Tensor mixed = attend(context, {.q = &query, .k = &key, .v = &value}, pass, layer);
     Tensor gated = gated_activation(context, projected[0], mixed, activation_);
     Tensor branch = row_parallel(context, gated, output_);
-    branch = BranchDropout{dropout_, 1 + static_cast<uint32_t>(pass.layer)}.forward(context, branch, pass.num_tokens);
+    branch = BranchDropout{dropout_, 1 + static_cast<uint32_t>(layer)}.forward(context, branch, pass.num_tokens);
     return {norm_.forward_add(context, branch, x, pass)};
   }
 
   std::vector<Linear*> linears() override { return {&gate_, &value_, &base_, &output_}; }
 
  private:
-  Tensor attend(Context& context, const RelativeAttentionInputs& inputs, const EncoderPass& pass) const {
+  Tensor attend(Context& context, const RelativeAttentionInputs& inputs, const EncoderPass& pass, int64_t layer) const {
     if (pass.cache == nullptr) {
       return relative_attention(context, inputs, pass.spans, pass.positions, {}, options_).out;
     }
     return cached_relative_attention(
-        context, inputs, pass.cache->keys(pass.layer), pass.cache->values(pass.layer), pass.spans, {}, options_);
+        context, inputs, pass.cache->keys(layer), pass.cache->values(layer), pass.spans, {}, options_);
   }
 
   Linear gate_, value_, base_, output_;

@@ -22,7 +22,6 @@ struct EncoderPass {
   std::vector<int32_t> sequence_of;  // one a token: its sequence, for conditional norms; of this rank's rows
   Tensor condition;                  // [S, width]; undefined without
   KvCache* cache = nullptr;
-  int64_t layer = 0;  // of the block that runs
 };
 
 /// A condition's part in a norm's weight and bias (bert4keras' conditional layer norm): weight + dense(c), bias +

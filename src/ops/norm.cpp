@@ -112,7 +112,6 @@ void check_norm(const Tensor& x, const Tensor& weight) {
 }  // namespace
 
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options) {
-  if (!weight) return layer_norm(context, x, {.subtract_mean = false}, options.eps);
   check_norm(x, weight);
   Tensor normed = run_forward(context, x, nullptr, nullptr, weight, options);
   if (is_recording(context, {&x, &weight})) {
@@ -152,12 +151,6 @@ ResidualNorm add_rms_norm(
            result.normed);
   }
   return result;
-}
-
-Tensor add_rms_norm_post(
-    Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options) {
-  if (!weight) return add_layer_norm(context, x, residual, {.subtract_mean = false}, options.eps);
-  return add_rms_norm(context, x, residual, weight, options).normed;
 }
 
 }  // namespace weft

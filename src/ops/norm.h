@@ -14,7 +14,7 @@ struct RmsNormOptions {
   bool round_before_weight = false;  // Llama rounds the normalised value to the compute dtype first
 };
 
-/// x is [rows, width], weight [width]; without a weight (an undefined tensor) eps is all that counts of the options.
+/// x is [rows, width], weight [width]. (Without a weight: layer_norm with subtract_mean false.)
 Tensor rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options);
 
 struct ResidualNorm {
@@ -28,11 +28,6 @@ ResidualNorm add_rms_norm(
 
 /// x itself and its norm, for an x that already is the sum: the gradients of both are joined in one rounding.
 ResidualNorm pass_rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options);
-
-/// rms_norm(x + residual) in one pass, for blocks that norm after the addition and go on with the normed value alone.
-/// The weight may be undefined.
-Tensor add_rms_norm_post(
-    Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options);
 
 struct LayerNormParameters {
   const Tensor* weight = nullptr;        // [width], or [groups, width]; null: ones

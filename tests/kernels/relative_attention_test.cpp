@@ -278,7 +278,7 @@ TYPED_TEST(RelativeAttentionOfDType, OfEveryHeadAndValueDim) {
 
 TYPED_TEST(RelativeAttentionOfDType, OfEveryLength) {
   for (int64_t length = 1; length <= 40; ++length) {
-    expect_equals_reference<TypeParam>({.lengths = {{length, 0}, {1, length}},
+    expect_equals_reference<TypeParam>({.lengths = {{length, 0}, {0, 0}, {1, length}},
                                         .query_table_heads = 2,
                                         .value_table_heads = 1,
                                         .max_distance = 64,

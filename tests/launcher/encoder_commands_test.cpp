@@ -218,6 +218,31 @@ TEST_F(EncoderCommands, ConvertCutsTheVocabularyToTheTokensKept) {
   EXPECT_EQ(weft("encode --model '" + cut.string() + "'" + flags).out, weft("encode --model bert" + flags).out);
 }
 
+TEST_F(EncoderCommands, ConvertKeepsTheTokensOfAFileOrThoseThatTextsNeed) {
+  fs::path model = make_model("bert", "hf/bert");
+  write_words(folder_ / "kept.txt", {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "fox", "the", "w50"});
+  fs::path cut = convert(model, "--keep-tokens kept.txt", "safetensors");
+  EXPECT_EQ(contents(cut / "vocab.txt"), contents(folder_ / "kept.txt"));
+  EXPECT_EQ(json::parse(contents(cut / "config.json")).at("vocab_size"), 7);
+  auto encode = [&](const fs::path& folder) {
+    return weft(fmt::format("encode --model '{}' --dtype f32 --quiet --text -", folder.string()), "the fox w50");
+  };
+  EXPECT_EQ(encode(cut).out, encode(model).out);
+  write_words(folder_ / "kept.txt", {"[PAD]", "fax"});
+  expect_one_line_error(weft("convert --quiet --to keras --out new --model bert --keep-tokens kept.txt"),
+                        3,
+                        AllOf(HasSubstr("fax"), HasSubstr("vocab.txt")));
+  // Punctuation behind ## is redundant.
+  std::string vocabulary = contents(model / "vocab.txt");
+  vocabulary.replace(vocabulary.find("w20"), 3, "##!");
+  std::ofstream(model / "vocab.txt", std::ios::trunc) << vocabulary;
+  fs::path simplified = convert(model, "--simplify-vocabulary", "keras");
+  EXPECT_EQ(contents(simplified / "vocab.txt").find("##!"), std::string::npos);
+  fs::remove(model / "vocab.txt");
+  expect_one_line_error(
+      weft("convert --quiet --to keras --out new --model bert --simplify-vocabulary"), 3, HasSubstr("no vocab.txt"));
+}
+
 TEST_F(EncoderCommands, ConvertRefusesWhatItCannotWrite) {
   fs::path model = make_model("bert", "hf/bert");
   auto refused = [&](const std::string& flags, int exit_code, const ::testing::Matcher<std::string>& says) {
@@ -390,6 +415,44 @@ TEST_F(Encode, GivesTheSameInBatchesAndOnRanks) {
   Outcome outcome = weft("launch -n 2 -- encode --model bert --quiet --text text.txt --tensor-parallel 3");
   EXPECT_EQ(outcome.exit_code, 2);
   EXPECT_THAT(outcome.err, HasSubstr("--tensor-parallel 3"));
+}
+
+TEST_F(Encode, GivesTheOutputOfEachLayer) {
+  expect_near(vectors_of(encode("--layer 3").out), vectors_of(encode("").out));
+  EXPECT_NE(encode("--layer 2").out, encode("").out);
+  // The embedding of a token knows nothing of the others.
+  std::ofstream(folder_ / "text.txt") << "the fox\nthe w20\n";
+  std::vector<std::vector<double>> first = vectors_of(encode("--layer 0 --pooling cls").out);
+  EXPECT_EQ(first[0], first[1]);
+  expect_one_line_error(encode("--layer 4"), 3, HasSubstr("layer 4 of a model of 3 layers"));
+  expect_one_line_error(encode("--layer 2 --pooling pooled"), 3, HasSubstr("the pooler takes the last layer's output"));
+}
+
+TEST_F(Encode, TakesAConditionForEachText) {
+  make_model("conditional", "seed/bert-condln");
+  int64_t width = open_checkpoint((folder_ / "conditional/model.weights.h5").string())
+                      ->info("layers/layer_normalization/hidden_dense/vars/0")
+                      .shape[0];
+  std::string some = json(std::vector<float>(static_cast<size_t>(width), 0.5f)).dump();
+  std::string other = json(std::vector<float>(static_cast<size_t>(width), -1.0f)).dump();
+  std::ofstream(folder_ / "text.txt") << "the fox\nthe fox\nthe fox\n";
+  std::ofstream(folder_ / "conditions.jsonl") << some << '\n' << other << '\n' << some << '\n';
+  auto run = [&](const std::string& flags) {
+    return weft("encode --model conditional --family bert --dtype f32 --quiet --text text.txt " + flags);
+  };
+  Outcome outcome = run("--conditions conditions.jsonl");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<std::vector<double>> vectors = vectors_of(outcome.out);
+  expect_near({vectors[2]}, {vectors[0]});
+  EXPECT_LT(product(vectors[0], vectors[1]), 0.999);
+  expect_one_line_error(run(""), 3, HasSubstr("take a condition"));
+  std::ofstream(folder_ / "conditions.jsonl") << "[1]\n[1]\n[1]\n";
+  expect_one_line_error(run("--conditions conditions.jsonl"), 3, HasSubstr("a condition of 1 numbers"));
+  std::ofstream(folder_ / "conditions.jsonl") << "[1]\n{}\n";
+  expect_one_line_error(
+      run("--conditions conditions.jsonl"), 3, HasSubstr("conditions.jsonl:2: is no list of numbers"));
+  std::ofstream(folder_ / "conditions.jsonl") << "[1]\n";
+  expect_one_line_error(run("--conditions conditions.jsonl"), 3, HasSubstr("1 conditions for 3 texts"));
 }
 
 TEST_F(Encode, CutsTextsAndSaysSo) {
