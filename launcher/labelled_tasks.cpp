@@ -55,9 +55,9 @@ class TextTask : public LabelledTask {
   const RunConfig& config() const { return config_; }
   const std::vector<Text>& training() const { return training_; }
 
-  TaskHead head_of(TaskHead::Kind kind, std::vector<std::string> labels) const {
+  TaskHead head_of(TaskHead::Kind kind, const std::vector<std::string>& labels) const {
     return {.kind = kind,
-            .labels = std::move(labels),
+            .labels = labels,
             .dropout = static_cast<float>(task().dropout()),
             .pointer_size = task().pointer_size(),
             .transition_scale = task().transition_scale()};
@@ -84,7 +84,7 @@ class ClassificationTask final : public TextTask<LabelledText> {
   TaskHead head() const override {
     std::vector<std::string> labels = labels_of(training());
     if (labels.size() < 2) fail_input("{}: all texts have the same label", config().location("data.sources"));
-    return head_of(TaskHead::Kind::sequence_classification, std::move(labels));
+    return head_of(TaskHead::Kind::sequence_classification, labels);
   }
   std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override {
     return make_classification_objective();
@@ -107,7 +107,7 @@ class TaggingTask final : public TextTask<TaggedText> {
   TaskHead head() const override {
     std::vector<std::string> tags = tags_of(training());
     if (tags.size() < 2) fail_input("{}: all words have the same tag", config().location("data.sources"));
-    return head_of(task().crf() ? TaskHead::Kind::crf : TaskHead::Kind::token_classification, std::move(tags));
+    return head_of(task().crf() ? TaskHead::Kind::crf : TaskHead::Kind::token_classification, tags);
   }
   std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_tagging_objective(); }
 
@@ -128,7 +128,7 @@ class EntityTask final : public TextTask<TaggedText> {
   TaskHead head() const override {
     std::vector<std::string> labels = entity_labels_of(training());
     if (labels.empty()) fail_input("{}: no text has an entity", config().location("data.sources"));
-    return head_of(TaskHead::Kind::global_pointer, std::move(labels));
+    return head_of(TaskHead::Kind::global_pointer, labels);
   }
   std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_entity_objective(); }
 

@@ -5,7 +5,7 @@
 #   scripts/test.sh quick    release build and its tests only
 #   scripts/test.sh --again  everything, also the slow checks that already passed on exactly these sources
 #
-# FUZZ_SECONDS=600 fuzzes longer (default 40 a fuzzer). Logs of all steps: build/logs/.
+# FUZZ_SECONDS=600 fuzzes longer (default 20 a fuzzer). Logs of all steps: build/logs/.
 # shellcheck disable=SC2317  # functions are called by name, through `step`
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -142,7 +142,7 @@ build_tsan() {
 
 fuzz() {
   step "Build (fuzzers)" build fuzz fuzzers || { failed=$((failed + 1)) && return; }
-  check "Fuzz, ${FUZZ_SECONDS:-40} s each" scripts/fuzz.sh
+  check "Fuzz, ${FUZZ_SECONDS:-20} s each" scripts/fuzz.sh
 }
 
 # Prints the sum; a runner of this script may look for its last line.

@@ -74,7 +74,7 @@ void add_metrics(std::vector<Plot>& plots, const RunRecord& run) {
   Plot plot{.title = "Held-out metrics"};
   for (const EvaluationMetrics& evaluation : run.evaluations) {
     for (size_t i = 0; i < evaluation.metrics.size(); ++i) {
-      const auto& [name, value] = evaluation.metrics[i];
+      const std::string& name = evaluation.metrics[i].first;
       auto found =
           std::find_if(plot.curves.begin(), plot.curves.end(), [&](const Curve& curve) { return curve.name == name; });
       if (found == plot.curves.end()) {
@@ -82,7 +82,7 @@ void add_metrics(std::vector<Plot>& plots, const RunRecord& run) {
         found = plot.curves.insert(plot.curves.end(), std::move(curve));
       }
       found->x.push_back(static_cast<double>(evaluation.step));
-      found->y.push_back(value);
+      found->y.push_back(evaluation.metrics[i].second);
     }
   }
   if (!plot.curves.empty()) plots.push_back(std::move(plot));

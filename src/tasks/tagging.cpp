@@ -51,14 +51,15 @@ class TaggingObjective final : public Objective {
     return {softmax_cross_entropy(context, shared, micro_batch.targets, weights, LossReduction::sum)};
   }
 
-  void begin_evaluation() override { counts_.assign(kCounts, 0); }
+  void begin_evaluation() override { tags_ = right_tags_ = right_ = predicted_ = expected_ = 0; }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
-    sum_over_ranks(context, data_parallel, counts_);
-    if (counts_[kTags] == 0) return {};
-    std::vector<Metric> result = {{"accuracy", counts_[kRightTags] / counts_[kTags]}};
+    std::vector<double> sums = {tags_, right_tags_, right_, predicted_, expected_};
+    sum_over_ranks(context, data_parallel, sums);
+    if (sums[0] == 0) return {};
+    std::vector<Metric> result = {{"accuracy", sums[1] / sums[0]}};
     if (!has_entities_) return result;
-    F1 f1 = f1_of(counts_[kRight], counts_[kPredicted], counts_[kExpected]);
+    F1 f1 = f1_of(sums[2], sums[3], sums[4]);
     result.push_back({"precision", f1.precision});
     result.push_back({"recall", f1.recall});
     result.push_back({"f1", f1.f1});
@@ -66,8 +67,6 @@ class TaggingObjective final : public Objective {
   }
 
  private:
-  enum Count : uint8_t { kTags, kRightTags, kRight, kPredicted, kExpected, kCounts };
-
   void count(const TaskHead& head,
              const Tensor& logits,
              const Tensor& transitions,
@@ -75,19 +74,20 @@ class TaggingObjective final : public Objective {
     has_entities_ = marks_entities(head.labels);
     for (const CrfSequence& sequence : sequences) {
       std::vector<int32_t> tags = predict_tags(head, logits, transitions, sequence.rows);
-      for (size_t i = 0; i < tags.size(); ++i) counts_[kRightTags] += tags[i] == sequence.labels[i] ? 1 : 0;
-      counts_[kTags] += static_cast<double>(tags.size());
+      for (size_t i = 0; i < tags.size(); ++i) right_tags_ += tags[i] == sequence.labels[i] ? 1 : 0;
+      tags_ += static_cast<double>(tags.size());
       std::vector<TaggedEntity> predicted = entities_of(tags, head.labels);
       std::vector<TaggedEntity> expected = entities_of(sequence.labels, head.labels);
       for (const TaggedEntity& entity : predicted) {
-        counts_[kRight] += std::find(expected.begin(), expected.end(), entity) != expected.end() ? 1 : 0;
+        right_ += std::find(expected.begin(), expected.end(), entity) != expected.end() ? 1 : 0;
       }
-      counts_[kPredicted] += static_cast<double>(predicted.size());
-      counts_[kExpected] += static_cast<double>(expected.size());
+      predicted_ += static_cast<double>(predicted.size());
+      expected_ += static_cast<double>(expected.size());
     }
   }
 
-  std::vector<double> counts_ = std::vector<double>(kCounts);
+  double tags_ = 0, right_tags_ = 0;                 // of words
+  double right_ = 0, predicted_ = 0, expected_ = 0;  // entities
   bool has_entities_ = false;
 };
 

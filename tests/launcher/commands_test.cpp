@@ -12,7 +12,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
-using weft::testing::contents;
 using weft::testing::Outcome;
 
 const fs::path kData = WEFT_TEST_DATA;

@@ -13,7 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using weft::testing::contents;
 using weft::testing::Outcome;
 
 const fs::path kData = WEFT_TEST_DATA;
