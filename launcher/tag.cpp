@@ -31,12 +31,6 @@ struct TagCommand {
   int64_t batch_texts = 64;
 };
 
-/// The texts of a batch as the model saw them.
-struct TaggedBatch {
-  Batch batch;
-  std::vector<TokenisedWords> tokens;
-};
-
 Json entity_json(const std::string& text, const TokenisedWords& tokens, const TaggedEntity& entity) {
   TokenSpan place{tokens.places[static_cast<size_t>(entity.first)].begin,
                   tokens.places[static_cast<size_t>(entity.last)].end};
@@ -106,20 +100,20 @@ Json marked_json(
 
 void print_batch(InferenceModel& loaded, const std::vector<std::string>& texts, size_t begin, size_t end, bool prints) {
   const ModelInfo& info = loaded.model->info();
-  TaggedBatch tagged;
+  Batch batch;
+  std::vector<TokenisedWords> tokens;
   for (size_t i = begin; i < end; ++i) {
-    tagged.tokens.push_back(tokenise_text(texts[i], *loaded.tokenizer, info.max_positions));
-    tagged.batch.add(tagged.tokens.back().ids);
+    tokens.push_back(tokenise_text(texts[i], *loaded.tokenizer, info.max_positions));
+    batch.add(tokens.back().ids);
   }
-  Tensor hidden = loaded.model->hidden(loaded.context, tagged.batch, nullptr);
-  Tensor logits = loaded.model->task_logits(loaded.context, hidden, tagged.batch);
+  Tensor hidden = loaded.model->hidden(loaded.context, batch, nullptr);
+  Tensor logits = loaded.model->task_logits(loaded.context, hidden, batch);
   Tensor transitions = loaded.model->task_transitions();
   for (size_t i = begin; prints && i < end; ++i) {
-    int64_t row = tagged.batch.sequences[i - begin].begin;
-    const TokenisedWords& tokens = tagged.tokens[i - begin];
+    int64_t row = batch.sequences[i - begin].begin;
     Json line = info.task_head.kind == TaskHead::Kind::global_pointer
-                    ? marked_json(texts[i], tokens, info.task_head, logits, row)
-                    : tagged_json(texts[i], tokens, info.task_head, logits, transitions, row);
+                    ? marked_json(texts[i], tokens[i - begin], info.task_head, logits, row)
+                    : tagged_json(texts[i], tokens[i - begin], info.task_head, logits, transitions, row);
     fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 }

@@ -41,7 +41,7 @@ uint64_t checksum_bytes(std::string_view bytes, uint64_t start) {
     bytes.remove_prefix(32);
   }
   std::array<char, 32> rest = {};
-  std::memcpy(rest.data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(rest.data(), bytes.data(), bytes.size());
   std::array<uint64_t, 4> words;
   std::memcpy(words.data(), rest.data(), 32);
   uint64_t hash = length;

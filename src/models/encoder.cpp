@@ -372,9 +372,7 @@ Tensor Encoder::head_input(Context& context, const Tensor& hidden, const Batch* 
 
 Tensor Encoder::pooled(Context& context, const Tensor& hidden, const Batch& batch) {
   if (pooler_.weight == nullptr) return {};
-  std::vector<int32_t> first;
-  for (const BatchSequence& sequence : batch.sequences) first.push_back(static_cast<int32_t>(sequence.begin));
-  Tensor x = linear(context, gather_rows(context, hidden, first), pooler_.parameters());
+  Tensor x = linear(context, gather_rows(context, hidden, batch.first_tokens()), pooler_.parameters());
   return activation(context, x, config_.pool_activation);
 }
 

@@ -51,6 +51,13 @@ Tensor LanguageModel::replaced_logits(Context& /*context*/, const Tensor& /*hidd
   return {};
 }
 
+std::vector<int32_t> Batch::first_tokens() const {
+  std::vector<int32_t> first;
+  first.reserve(sequences.size());
+  for (const BatchSequence& sequence : sequences) first.push_back(static_cast<int32_t>(sequence.begin));
+  return first;
+}
+
 Tensor LanguageModel::task_logits(Context& /*context*/, const Tensor& /*hidden*/, const Batch& /*batch*/) {
   return {};
 }
@@ -58,9 +65,7 @@ Tensor LanguageModel::task_logits(Context& /*context*/, const Tensor& /*hidden*/
 Tensor LanguageModel::sequence_vectors(Context& context, const Tensor& hidden, const Batch& batch) {
   Tensor vectors = pooled(context, hidden, batch);
   if (vectors) return vectors;
-  std::vector<int32_t> first;
-  for (const BatchSequence& sequence : batch.sequences) first.push_back(static_cast<int32_t>(sequence.begin));
-  return gather_rows(context, hidden, first);
+  return gather_rows(context, hidden, batch.first_tokens());
 }
 
 Tensor LanguageModel::logits(Context& context, const Tensor& hidden, const Batch* batch) {

@@ -44,6 +44,8 @@ struct Batch {
            int64_t past = 0,
            int64_t slot = 0);
   int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
+  /// Where each sequence begins.
+  std::vector<int32_t> first_tokens() const;
 };
 
 /// Which tokens of its sequence a token sees: all; those up to itself; or the source (segment 0) as a whole and the

@@ -126,13 +126,12 @@ double multilabel_loss(std::vector<double>& scores, const std::vector<bool>& is_
 }  // namespace
 
 std::vector<float> pointer_scores(const Tensor& outputs, const PointerShape& shape, int64_t begin, int64_t length) {
-  std::vector<double> values = to_doubles(outputs);
+  std::vector<double> rows = to_doubles(outputs.slice(begin, begin + length));
   Rotation rotation(length, shape.size);
   std::vector<float> result;
   result.reserve(static_cast<size_t>(shape.labels * length * length));
   for (int64_t label = 0; label < shape.labels; ++label) {
-    const double* rows = values.data() + begin * outputs.size(1);
-    for (double score : Pointer(rows, shape, length, label, rotation).scores()) {
+    for (double score : Pointer(rows.data(), shape, length, label, rotation).scores()) {
       result.push_back(static_cast<float>(score));
     }
   }

@@ -122,9 +122,9 @@ class AnswerObjective final : public Objective {
 
 PredictedAnswer predict_answer(
     const Tensor& logits, int64_t begin, int64_t text_begin, int64_t text_end, int64_t max_answer_length) {
-  std::vector<float> values = to_floats(logits);
-  auto start = [&](int64_t token) { return values[static_cast<size_t>(2 * (begin + token))]; };
-  auto end = [&](int64_t token) { return values[static_cast<size_t>(2 * (begin + token) + 1)]; };
+  std::vector<float> values = to_floats(logits.slice(begin, begin + text_end));
+  auto start = [&](int64_t token) { return values[static_cast<size_t>(2 * token)]; };
+  auto end = [&](int64_t token) { return values[static_cast<size_t>(2 * token + 1)]; };
   PredictedAnswer best{.score = -std::numeric_limits<float>::infinity(), .none_score = start(0) + end(0)};
   for (int64_t first = text_begin; first < text_end; ++first) {
     for (int64_t last = first; last < std::min(text_end, first + max_answer_length); ++last) {

@@ -98,11 +98,12 @@ std::vector<int32_t> predict_tags(const TaskHead& head,
                                   const Tensor& transitions,
                                   std::span<const int32_t> rows) {
   size_t labels = head.labels.size();
-  std::vector<float> values = to_floats(logits);
+  if (rows.empty()) return {};
+  std::vector<float> values = to_floats(logits.slice(rows.front(), rows.back() + 1));
   std::vector<double> emissions;
   emissions.reserve(rows.size() * labels);
   for (int32_t row : rows) {
-    auto begin = values.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(row) * labels);
+    auto begin = values.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(row - rows.front()) * labels);
     emissions.insert(emissions.end(), begin, begin + static_cast<std::ptrdiff_t>(labels));
   }
   std::vector<double> scores(labels * labels);

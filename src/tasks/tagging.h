@@ -10,7 +10,7 @@
 
 namespace weft {
 
-/// The most likely label of each of some rows of task_logits: each on its own, or, with transitions, together.
+/// The most likely label of each of some rows, rising, of task_logits: each on its own, or, with transitions, together.
 std::vector<int32_t> predict_tags(const TaskHead& head,
                                   const Tensor& logits,
                                   const Tensor& transitions,
