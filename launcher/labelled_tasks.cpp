@@ -77,68 +77,68 @@ class TextTask : public LabelledTask {
   std::vector<Text> training_, held_out_;
 };
 
-class ClassificationTask final : public TextTask<LabelledText> {
+/// Tasks whose rows need the texts and the labels of the model's layer, no more.
+template <typename Text>
+class LabelsTask : public TextTask<Text> {
  public:
-  explicit ClassificationTask(const RunConfig& config) : TextTask(config, read_labelled_texts) {}
+  using Make = std::unique_ptr<TrainingData> (*)(const std::vector<Text>& texts,
+                                                 const std::vector<std::string>& labels,
+                                                 const Tokenizer& tokenizer,
+                                                 const MemoryRowOptions& options);
+  using MakeObjective = std::unique_ptr<Objective> (*)();
+
+  LabelsTask(const RunConfig& config, typename TextTask<Text>::Read read, Make make_rows, MakeObjective make_objective)
+      : TextTask<Text>(config, read), make_rows_(make_rows), make_objective_(make_objective) {}
+
+  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_objective_(); }
+
+ protected:
+  std::unique_ptr<TrainingData> make(const std::vector<Text>& texts,
+                                     const Tokenizer& tokenizer,
+                                     const ModelInfo& model,
+                                     const MemoryRowOptions& options,
+                                     bool /*is_held_out*/) const override {
+    return make_rows_(texts, model.task_head.labels, tokenizer, options);
+  }
+
+ private:
+  Make make_rows_;
+  MakeObjective make_objective_;
+};
+
+class ClassificationTask final : public LabelsTask<LabelledText> {
+ public:
+  explicit ClassificationTask(const RunConfig& config)
+      : LabelsTask(config, read_labelled_texts, make_labelled_data, make_classification_objective) {}
 
   TaskHead head() const override {
     std::vector<std::string> labels = labels_of(training());
     if (labels.size() < 2) fail_input("{}: all texts have the same label", config().location("data.sources"));
     return head_of(TaskHead::Kind::sequence_classification, labels);
   }
-  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override {
-    return make_classification_objective();
-  }
-
- protected:
-  std::unique_ptr<TrainingData> make(const std::vector<LabelledText>& texts,
-                                     const Tokenizer& tokenizer,
-                                     const ModelInfo& model,
-                                     const MemoryRowOptions& options,
-                                     bool /*is_held_out*/) const override {
-    return make_labelled_data(texts, model.task_head.labels, tokenizer, options);
-  }
 };
 
-class TaggingTask final : public TextTask<TaggedText> {
+class TaggingTask final : public LabelsTask<TaggedText> {
  public:
-  explicit TaggingTask(const RunConfig& config) : TextTask(config, read_tagged_texts) {}
+  explicit TaggingTask(const RunConfig& config)
+      : LabelsTask(config, read_tagged_texts, make_tagging_data, make_tagging_objective) {}
 
   TaskHead head() const override {
     std::vector<std::string> tags = tags_of(training());
     if (tags.size() < 2) fail_input("{}: all words have the same tag", config().location("data.sources"));
     return head_of(task().crf() ? TaskHead::Kind::crf : TaskHead::Kind::token_classification, tags);
   }
-  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_tagging_objective(); }
-
- protected:
-  std::unique_ptr<TrainingData> make(const std::vector<TaggedText>& texts,
-                                     const Tokenizer& tokenizer,
-                                     const ModelInfo& model,
-                                     const MemoryRowOptions& options,
-                                     bool /*is_held_out*/) const override {
-    return make_tagging_data(texts, model.task_head.labels, tokenizer, options);
-  }
 };
 
-class EntityTask final : public TextTask<TaggedText> {
+class EntityTask final : public LabelsTask<TaggedText> {
  public:
-  explicit EntityTask(const RunConfig& config) : TextTask(config, read_tagged_texts) {}
+  explicit EntityTask(const RunConfig& config)
+      : LabelsTask(config, read_tagged_texts, make_entity_data, make_entity_objective) {}
 
   TaskHead head() const override {
     std::vector<std::string> labels = entity_labels_of(training());
     if (labels.empty()) fail_input("{}: no text has an entity", config().location("data.sources"));
     return head_of(TaskHead::Kind::global_pointer, labels);
-  }
-  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_entity_objective(); }
-
- protected:
-  std::unique_ptr<TrainingData> make(const std::vector<TaggedText>& texts,
-                                     const Tokenizer& tokenizer,
-                                     const ModelInfo& model,
-                                     const MemoryRowOptions& options,
-                                     bool /*is_held_out*/) const override {
-    return make_entity_data(texts, model.task_head.labels, tokenizer, options);
   }
 };
 

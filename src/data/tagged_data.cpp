@@ -121,13 +121,23 @@ int32_t index_of(const std::string& label, const std::vector<std::string>& label
   return static_cast<int32_t>(found - labels.begin());
 }
 
-TrainingRow row_of(const TokenisedWords& tokens) {
-  TrainingRow row;
-  row.ids = tokens.ids;
-  row.targets.assign(row.ids.size(), -1);
-  row.spans = {{.begin = 0, .length = static_cast<int32_t>(row.ids.size())}};
-  row.labels = {0};
-  return row;
+/// A text a row, with what `mark(text, tokens, row)` puts on it.
+template <typename Mark>
+std::unique_ptr<TrainingData> make_rows(const std::vector<TaggedText>& texts,
+                                        const Tokenizer& tokenizer,
+                                        const MemoryRowOptions& options,
+                                        const Mark& mark) {
+  std::vector<TrainingRow> rows;
+  for (const TaggedText& text : texts) {
+    TokenisedWords tokens = tokenise(text, tokenizer, options.max_length);
+    TrainingRow& row = rows.emplace_back();
+    row.ids = tokens.ids;
+    row.targets.assign(row.ids.size(), -1);
+    row.spans = {{.begin = 0, .length = static_cast<int32_t>(row.ids.size())}};
+    row.labels = {0};
+    mark(text, tokens, row);
+  }
+  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
 }
 
 }  // namespace
@@ -201,42 +211,36 @@ std::unique_ptr<TrainingData> make_tagging_data(const std::vector<TaggedText>& t
                                                 const std::vector<std::string>& labels,
                                                 const Tokenizer& tokenizer,
                                                 const MemoryRowOptions& options) {
-  std::vector<TrainingRow> rows;
-  for (const TaggedText& text : texts) {
-    TokenisedWords tokens = tokenise(text, tokenizer, options.max_length);
-    TrainingRow& row = rows.emplace_back(row_of(tokens));
-    std::vector<std::string> tags = text.tags;
-    if (!text.text.empty()) {
-      tags.assign(tokens.ids.size(), "O");
-      for (const TaggedEntity& entity : entities_in_tokens(text, tokens)) {
-        auto unit_of = [&](int32_t token) { return static_cast<size_t>(tokens.unit[static_cast<size_t>(token)]); };
-        size_t first = unit_of(entity.first);
-        for (size_t u = first; u <= unit_of(entity.last); ++u) tags[u] = (u == first ? "B-" : "I-") + entity.label;
-      }
-    }
-    for (size_t t = 1; t < tokens.ids.size(); ++t) {
-      int32_t unit = tokens.unit[t];
-      if (unit < 0 || unit == tokens.unit[t - 1]) continue;
-      row.targets[t] = index_of(tags[static_cast<size_t>(unit)], labels);
-    }
-  }
-  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
+  return make_rows(
+      texts, tokenizer, options, [&](const TaggedText& text, const TokenisedWords& tokens, TrainingRow& row) {
+        std::vector<std::string> tags = text.tags;
+        if (!text.text.empty()) {
+          tags.assign(tokens.ids.size(), "O");
+          for (const TaggedEntity& entity : entities_in_tokens(text, tokens)) {
+            auto unit_of = [&](int32_t token) { return static_cast<size_t>(tokens.unit[static_cast<size_t>(token)]); };
+            size_t first = unit_of(entity.first);
+            for (size_t u = first; u <= unit_of(entity.last); ++u) tags[u] = (u == first ? "B-" : "I-") + entity.label;
+          }
+        }
+        for (size_t t = 1; t < tokens.ids.size(); ++t) {
+          int32_t unit = tokens.unit[t];
+          if (unit < 0 || unit == tokens.unit[t - 1]) continue;
+          row.targets[t] = index_of(tags[static_cast<size_t>(unit)], labels);
+        }
+      });
 }
 
 std::unique_ptr<TrainingData> make_entity_data(const std::vector<TaggedText>& texts,
                                                const std::vector<std::string>& labels,
                                                const Tokenizer& tokenizer,
                                                const MemoryRowOptions& options) {
-  std::vector<TrainingRow> rows;
-  for (const TaggedText& text : texts) {
-    TokenisedWords tokens = tokenise(text, tokenizer, options.max_length);
-    TrainingRow& row = rows.emplace_back(row_of(tokens));
-    for (const TaggedEntity& entity : entities_in_tokens(text, tokens)) {
-      row.marks.push_back(
-          {.span = 0, .label = index_of(entity.label, labels), .first = entity.first, .last = entity.last});
-    }
-  }
-  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
+  return make_rows(
+      texts, tokenizer, options, [&](const TaggedText& text, const TokenisedWords& tokens, TrainingRow& row) {
+        for (const TaggedEntity& entity : entities_in_tokens(text, tokens)) {
+          row.marks.push_back(
+              {.span = 0, .label = index_of(entity.label, labels), .first = entity.first, .last = entity.last});
+        }
+      });
 }
 
 }  // namespace weft
