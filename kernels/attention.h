@@ -27,6 +27,8 @@ struct AttentionSequence {
   /// [query_count], never falling, 1 to key_count: query i sees keys [0, visible_keys[i]), whatever causal and window
   /// say. Null: the mask says.
   const int32_t* visible_keys = nullptr;
+  /// Where query 0 and key 0 meet in a head's row of AttentionBias: query i and key j at bias_origin + j − i.
+  int64_t bias_origin = 0;
 };
 
 /// How scores become weights. score = scale·q·k; with soft_cap c: c·tanh(score/c); keys with position > query's are
@@ -38,6 +40,15 @@ struct AttentionMask {
   bool causal = true;
 };
 
+/// A number by head and distance that is added to the scores, after the soft cap (T5: Raffel et al., 2020).
+struct AttentionBias {
+  const void* values = nullptr;  // [Hq, stride] f32 (f64 for f64); null: none
+  int64_t stride = 0;            // at least bias_origin + key_count + kAttentionBiasPadding of every sequence
+};
+
+/// Numbers behind the last one that counts, which are read and not used.
+inline constexpr int64_t kAttentionBiasPadding = 128;
+
 struct AttentionForwardArgs {
   const void* q = nullptr;      // [T, Hq, D]
   void* out = nullptr;          // [T, Hq, D]
@@ -45,10 +56,11 @@ struct AttentionForwardArgs {
   std::span<const AttentionSequence> sequences;
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   AttentionMask mask;
+  AttentionBias bias = {};
   DType dtype = DType::f32;
 };
 
-/// Without a cache: keys and values of all sequences are packed [T, Hk, D] in the order of q.
+/// Without a cache: keys and values of all sequences are packed [Tk, Hk, D] one after the other, as are the queries.
 struct AttentionBackwardArgs {
   const void* q = nullptr;
   const void* k = nullptr;
@@ -59,9 +71,11 @@ struct AttentionBackwardArgs {
   void* dq = nullptr;  // all three are overwritten
   void* dk = nullptr;
   void* dv = nullptr;
-  std::span<const AttentionSequence> sequences;  // key_count == query_count here
+  std::span<const AttentionSequence> sequences;
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   AttentionMask mask;
+  AttentionBias bias = {};
+  void* dbias = nullptr;  // as bias.values; added to; null: not wanted
   DType dtype = DType::f32;
 };
 
@@ -74,10 +88,29 @@ struct CacheWriteArgs {
   DType dtype = DType::f32;
 };
 
+/// From a table by row and head to AttentionBias: distance d of `count` reads row rows[d]. And back: a table's gradient
+/// is the sum over the distances that read it.
+struct BiasExpandArgs {
+  const void* table = nullptr;    // [table rows, Hq] of dtype
+  const int32_t* rows = nullptr;  // [count]
+  void* bias = nullptr;           // [Hq, stride]; what lies behind `count` becomes 0
+  int64_t count = 0, num_heads = 0, stride = 0;
+  DType dtype = DType::f32;
+};
+struct BiasReduceArgs {
+  const void* dbias = nullptr;  // [Hq, stride]
+  const int32_t* rows = nullptr;
+  void* dtable = nullptr;  // [table rows, Hq] f32 (f64 for f64); added to
+  int64_t count = 0, num_heads = 0, stride = 0;
+  DType dtype = DType::f32;  // of the table
+};
+
 struct AttentionKernels {
   void (*forward)(const AttentionForwardArgs&, const Stream&) = nullptr;
   void (*backward)(const AttentionBackwardArgs&, const Stream&) = nullptr;
   void (*cache_write)(std::span<const CacheWriteArgs>, const Stream&) = nullptr;
+  void (*bias_expand)(const BiasExpandArgs&, const Stream&) = nullptr;
+  void (*bias_reduce)(const BiasReduceArgs&, const Stream&) = nullptr;
 };
 
 }  // namespace weft

@@ -230,8 +230,9 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   if (is_rank_zero) hooks.on_token = [](size_t, int32_t, std::string_view text) { write_answer(text); };
   for (;; ++request.sequence) {
     interrupt.clear();
-    request.prompt = input.next_prompt();
-    if (request.prompt.empty()) break;
+    std::vector<int32_t> prompt = input.next_prompt();
+    if (prompt.empty()) break;
+    set_text(request, loaded->model->info(), std::move(prompt));
     answer_prompt(*generator, request, hooks, conversation.get());
   }
   report_memory(options.common, session, loaded->context);

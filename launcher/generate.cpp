@@ -198,7 +198,7 @@ std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
   for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
     for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
       GenerationRequest request = request_from_flags(options.sampling);
-      request.prompt = lists[prompt];
+      set_text(request, loaded.model->info(), lists[prompt]);
       if (!options.sampling.ignores_end) request.end_ids = lists[0];
       request.sequence = requests.size();
       requests.push_back(std::move(request));

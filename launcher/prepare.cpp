@@ -67,6 +67,8 @@ void add_document_options(CLI::App& command, PrepareCommand& options) {
   command.add_flag("!--no-special-tokens",
                    documents.special_tokens,
                    "Leaves out what the tokenizer puts before and after a text, such as a begin token");
+  command.add_flag(
+      "--separate", documents.separate_texts, "Encodes prompt and completion each by itself, for SEQUENCE_TO_SEQUENCE");
   auto* no_end = command.add_flag("!--no-end-token", documents.end_token, "No token ends a text or completion");
   command
       .add_option(

@@ -187,6 +187,8 @@ TrainerOptions trainer_options(const config::RunConfig& config,
   result.engine.load_block = block_loader(config, options, run);
   result.engine.dtype = compute_dtype(config);
   if (run.labelled != nullptr) result.engine.objective = run.labelled->objective(run.opened.info());
+  bool writes_sequences = config.task().kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE;
+  if (writes_sequences) result.engine.objective = make_sequence_objective();
   result.steps = total_steps(config, run.data.training->rows_per_epoch());
   result.schedule = schedule_options(config, result.steps);
   result.batch_size = train.batch_size();

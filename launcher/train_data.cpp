@@ -14,6 +14,10 @@ namespace {
 
 constexpr std::string_view kTokenFileEnding = ".tokens";
 
+bool reads_prompts_whole(const RunConfig& config) {
+  return config.message().task().kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE;
+}
+
 class SourcePreparation {
  public:
   SourcePreparation(const RunConfig& config,
@@ -47,6 +51,7 @@ class SourcePreparation {
         prepared = prepare_source(path,
                                   config_.message().output().directory() + "/data",
                                   tokenizer_,
+                                  {.separate_texts = reads_prompts_whole(config_)},
                                   context_.num_threads * world_.size(),
                                   true);
       } catch (const Error& error) {
@@ -85,6 +90,19 @@ MaskingVocabulary masking_vocabulary(const RunConfig& config, const Tokenizer& t
   return vocabulary;
 }
 
+/// T5's sentinels <extra_id_0>, <extra_id_1>, … where the tokenizer has them, else the vocabulary's last ids downwards,
+/// as T5 has them.
+CorruptionVocabulary corruption_vocabulary(const Tokenizer& tokenizer, const ModelInfo& model) {
+  constexpr int32_t kSentinels = 100;
+  CorruptionVocabulary vocabulary{.start_id = model.start_id, .end_id = -1, .sentinels = {}};
+  if (!tokenizer.end_ids().empty()) vocabulary.end_id = tokenizer.end_ids().front();
+  for (int32_t i = 0; i < kSentinels; ++i) {
+    std::optional<int32_t> id = tokenizer.token_to_id(fmt::format("<extra_id_{}>", i));
+    vocabulary.sentinels.push_back(id.value_or(static_cast<int32_t>(model.vocab_size) - 1 - i));
+  }
+  return vocabulary;
+}
+
 /// The rows as the task takes them.
 std::unique_ptr<TrainingData> for_task(const RunConfig& config,
                                        std::unique_ptr<TrainingData> data,
@@ -92,8 +110,17 @@ std::unique_ptr<TrainingData> for_task(const RunConfig& config,
                                        const ModelInfo& model) {
   const config::TaskConfig& task = config.message().task();
   if (data == nullptr || task.kind() == config::TaskConfig::LANGUAGE_MODEL) return data;
-  if (task.kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE) return make_prefix_data(std::move(data));
+  if (task.kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE) {
+    return model.has_source ? make_source_data(std::move(data), model.start_id) : make_prefix_data(std::move(data));
+  }
   if (tokenizer == nullptr) fail_input("{}: needs a tokenizer; set model.tokenizer", config.location("task.kind"));
+  if (task.kind() == config::TaskConfig::SPAN_CORRUPTION) {
+    return make_corrupted_data(std::move(data),
+                               corruption_vocabulary(*tokenizer, model),
+                               {.density = task.mask_probability(),
+                                .mean_length = task.mean_span_length(),
+                                .seed = config.message().train().seed()});
+  }
   return make_masked_data(std::move(data),
                           masking_vocabulary(config, *tokenizer, model),
                           {.probability = task.mask_probability(),
@@ -109,6 +136,7 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
   };
   switch (task.kind()) {
     case config::TaskConfig::LANGUAGE_MODEL:
+      require(!model.has_source, "LANGUAGE_MODEL needs a decoder; of an encoder-decoder say SEQUENCE_TO_SEQUENCE");
       return require(model.attention == AttentionPattern::causal,
                      "LANGUAGE_MODEL needs a model whose tokens see only those before; set model.application \"lm\"");
     case config::TaskConfig::MASKED_LANGUAGE_MODEL:
@@ -116,8 +144,11 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
       return require(model.attention == AttentionPattern::bidirectional,
                      "MASKED_LANGUAGE_MODEL needs an encoder, whose tokens see all others");
     case config::TaskConfig::SEQUENCE_TO_SEQUENCE:
-      return require(model.attention == AttentionPattern::prefix,
-                     "SEQUENCE_TO_SEQUENCE needs an encoder with model.application \"unilm\"");
+      return require(model.attention == AttentionPattern::prefix || model.has_source,
+                     "SEQUENCE_TO_SEQUENCE needs an encoder-decoder such as t5, or an encoder with model.application "
+                     "\"unilm\"");
+    case config::TaskConfig::SPAN_CORRUPTION:
+      return require(model.has_source, "SPAN_CORRUPTION needs an encoder-decoder such as t5");
     case config::TaskConfig::SIMILARITY:
       return require(model.is_encoder, "SIMILARITY needs an encoder, such as bert");
     case config::TaskConfig::CLASSIFICATION:

@@ -12,6 +12,7 @@
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/small_matrix.h"
 
 namespace weft {
 namespace {
@@ -174,6 +175,53 @@ void forward(const AttentionForwardArgs& args, const Stream& stream) {
   decode(args, stream);
 }
 
+/// What the pieces found for the biases of their heads, added in the pieces' order.
+template <typename R>
+class BiasGradients {
+ public:
+  BiasGradients(const AttentionBackwardArgs& args, std::vector<AttentionBackwardWork>& pieces) : args_(args) {
+    if (args.dbias == nullptr) return;
+    int64_t group = args.num_heads / args.num_kv_heads;
+    for (AttentionBackwardWork& piece : pieces) {
+      parts_.emplace_back(static_cast<size_t>(group * piece.distances()));
+      piece.dbias = parts_.back().data();
+    }
+  }
+
+  void add(const std::vector<AttentionBackwardWork>& pieces) const {
+    int64_t group = args_.num_heads / args_.num_kv_heads;
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      const AttentionSequence& sequence = *pieces[p].sequence;
+      int64_t count = sequence.query_count + sequence.key_count - 1;
+      for (int64_t g = 0; g < group; ++g) {
+        int64_t head = pieces[p].kv_head * group + g;
+        R* to =
+            static_cast<R*>(args_.dbias) + head * args_.bias.stride + sequence.bias_origin - (sequence.query_count - 1);
+        const R* from = parts_[p].data() + g * pieces[p].distances();
+        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+      }
+    }
+  }
+
+ private:
+  const AttentionBackwardArgs& args_;
+  std::vector<std::vector<R>> parts_;
+};
+
+void run_backward(const AttentionBackwardArgs& args,
+                  const std::vector<AttentionBackwardWork>& pieces,
+                  int64_t longest,
+                  int threads,
+                  const Stream& stream) {
+  auto bytes = static_cast<size_t>(cpu_loops().attention_backward_scratch(args, longest));
+  Scratch scratch(stream, bytes * static_cast<size_t>(threads));
+  parallel_dynamic(threads, static_cast<int64_t>(pieces.size()), [&](int64_t item, int thread) {
+    AttentionBackwardWork piece = pieces[static_cast<size_t>(item)];
+    piece.scratch = scratch.data() + bytes * static_cast<size_t>(thread);
+    cpu_loops().attention_backward(args, piece);
+  });
+}
+
 void backward(const AttentionBackwardArgs& args, const Stream& stream) {
   check_args(args.dtype, args.num_heads, args.num_kv_heads, args.head_dim, "attention_backward");
   std::vector<AttentionBackwardWork> pieces;
@@ -185,21 +233,23 @@ void backward(const AttentionBackwardArgs& args, const Stream& stream) {
       pieces.push_back({.sequence = &sequence, .kv_head = head, .key_begin = key_begin});
     }
     key_begin += sequence.key_count;
-    longest = std::max(longest, sequence.query_count);
-    cost += sequence.query_count * sequence.query_count * args.num_heads * args.head_dim;
+    longest = std::max(longest, sequence.key_count);
+    cost += sequence.query_count * sequence.key_count * args.num_heads * args.head_dim;
   }
   if (pieces.empty()) return;
   std::stable_sort(pieces.begin(), pieces.end(), [](const AttentionBackwardWork& a, const AttentionBackwardWork& b) {
     return a.sequence->query_count > b.sequence->query_count;
   });
   int threads = threads_for(cost, static_cast<int64_t>(pieces.size()), stream);
-  auto bytes = static_cast<size_t>(cpu_loops().attention_backward_scratch(args, longest));
-  Scratch scratch(stream, bytes * static_cast<size_t>(threads));
-  parallel_dynamic(threads, static_cast<int64_t>(pieces.size()), [&](int64_t item, int thread) {
-    AttentionBackwardWork piece = pieces[static_cast<size_t>(item)];
-    piece.scratch = scratch.data() + bytes * static_cast<size_t>(thread);
-    cpu_loops().attention_backward(args, piece);
-  });
+  auto run = [&](const auto& biases) {
+    run_backward(args, pieces, longest, threads, stream);
+    biases.add(pieces);
+  };
+  if (args.dtype == DType::f64) {
+    run(BiasGradients<double>(args, pieces));
+  } else {
+    run(BiasGradients<float>(args, pieces));
+  }
 }
 
 void write_rows(const CacheWriteArgs& args, int64_t begin, int64_t end) {
@@ -225,10 +275,46 @@ void cache_write(std::span<const CacheWriteArgs> writes, const Stream& stream) {
   }
 }
 
+template <typename T>
+void expand_bias(const BiasExpandArgs& args) {
+  using R = Real<T>;
+  const T* table = static_cast<const T*>(args.table);
+  for (int64_t head = 0; head < args.num_heads; ++head) {
+    R* to = static_cast<R*>(args.bias) + head * args.stride;
+    for (int64_t d = 0; d < args.count; ++d) to[d] = static_cast<R>(table[args.rows[d] * args.num_heads + head]);
+    std::fill(to + args.count, to + args.stride, R(0));
+  }
+}
+
+void bias_expand(const BiasExpandArgs& args, const Stream& /*stream*/) {
+  check_loop_dtype(args.dtype, "bias_expand");
+  if (args.dtype == DType::f64) return expand_bias<double>(args);
+  if (args.dtype == DType::f32) return expand_bias<float>(args);
+  expand_bias<bfloat16>(args);
+}
+
+template <typename R>
+void reduce_bias(const BiasReduceArgs& args) {
+  for (int64_t head = 0; head < args.num_heads; ++head) {
+    const R* from = static_cast<const R*>(args.dbias) + head * args.stride;
+    R* to = static_cast<R*>(args.dtable) + head;
+    for (int64_t d = 0; d < args.count; ++d) to[args.rows[d] * args.num_heads] += from[d];
+  }
+}
+
+void bias_reduce(const BiasReduceArgs& args, const Stream& /*stream*/) {
+  if (args.dtype == DType::f64) return reduce_bias<double>(args);
+  reduce_bias<float>(args);
+}
+
 }  // namespace
 
 AttentionKernels cpu_attention_kernels() {
-  return {.forward = forward, .backward = backward, .cache_write = cache_write};
+  return {.forward = forward,
+          .backward = backward,
+          .cache_write = cache_write,
+          .bias_expand = bias_expand,
+          .bias_reduce = bias_reduce};
 }
 
 }  // namespace weft

@@ -65,16 +65,16 @@ class BackwardPiece {
   static constexpr bool kSharesLayouts = kDepth == 1;
 
  public:
-  static int64_t scratch_bytes(const AttentionBackwardArgs& args, int64_t query_count) {
-    BackwardPiece piece(args, query_count, 0);
+  static int64_t scratch_bytes(const AttentionBackwardArgs& args, int64_t key_count) {
+    BackwardPiece piece(args, key_count, 0);
     return piece.scratch_bytes_;
   }
 
-  BackwardPiece(const AttentionBackwardArgs& args, int64_t query_count, uintptr_t scratch)
+  BackwardPiece(const AttentionBackwardArgs& args, int64_t key_count, uintptr_t scratch)
       : args_(args),
         group_(args.num_heads / args.num_kv_heads),
         queries_per_block_(larger(1, kRowBlock / group_)),
-        num_keys_(query_count),
+        num_keys_(key_count),
         width_(round_up(args.head_dim, kLanes<R>)),
         score_scale_(args.mask) {
     int64_t rows = round_up(queries_per_block_ * group_, kDepth);
@@ -104,6 +104,8 @@ class BackwardPiece {
     sequence_ = work.sequence;
     kv_head_ = work.kv_head;
     key_begin_ = work.key_begin;
+    dbias_ = static_cast<R*>(work.dbias);
+    distances_ = work.distances();
     for (int64_t block = 0; block < num_keys_; block += kKeyBlock) load_keys(block);
     int64_t cells = round_up(num_keys_, kKeyBlock) * width_;
     for (int64_t i = 0; i < cells; ++i) dk_[i] = dv_[i] = 0;
@@ -248,7 +250,7 @@ class BackwardPiece {
 #pragma GCC unroll 4
         for (int64_t half = 0; half < 2; ++half) {
           int64_t key = i + half * kLanes<R>;
-          differentiate<is_bounded>(first_row + r, key, bounds[r], weights[r][half], dscores[r][half]);
+          differentiate<is_bounded>(first_row + r, block, key, bounds[r], weights[r][half], dscores[r][half]);
         }
       }
       store_by_key(Product{}, weights_by_key_ + first_row * kKeyBlock + i * kDepth, weights);
@@ -259,11 +261,21 @@ class BackwardPiece {
 
   template <bool is_bounded>
   WEFT_INLINE void differentiate(
-      int64_t row, int64_t key, KeyRange bounds, Vector<R>& weight, Vector<R>& dscore) const {
+      int64_t row, int64_t block, int64_t key, KeyRange bounds, Vector<R>& weight, Vector<R>& dscore) const {
     Vector<R> score = score_scale_(load_vector(scores_ + row * kKeyBlock + key));
-    weight = exp2_of_negative(score - log_sum_exp_[row]);
+    Vector<R> biased = score;
+    if (args_.bias.values != nullptr) biased += load_vector(bias_at(row, block + key)) * static_cast<R>(kLog2E);
+    weight = exp2_of_negative(biased - log_sum_exp_[row]);
     Vector<R> dweight = load_vector(dweights_ + row * kKeyBlock + key);
-    dscore = weight * (dweight - delta_[row]) * static_cast<R>(args_.mask.scale);
+    dscore = weight * (dweight - delta_[row]);
+    if (dbias_ != nullptr && row < rows_) {
+      Vector<R> seen = dscore;
+      if constexpr (is_bounded) seen = lanes_between<R>(bounds.begin - key, bounds.end - key) ? seen : Vector<R>{};
+      R* to =
+          dbias_ + row % group_ * distances_ + sequence_->query_count - 1 + block + key - (first_query_ + row / group_);
+      store_vector(to, load_vector(to) + seen);
+    }
+    dscore *= static_cast<R>(args_.mask.scale);
     if (score_scale_.has_cap) {
       R inverse_cap = R(kLn2) / static_cast<R>(args_.mask.soft_cap);
       dscore *= R(1) - (score * inverse_cap) * (score * inverse_cap);
@@ -273,6 +285,13 @@ class BackwardPiece {
       weight = is_visible ? weight : Vector<R>{};
       dscore = is_visible ? dscore : Vector<R>{};
     }
+  }
+
+  WEFT_INLINE const R* bias_at(int64_t row, int64_t key) const {
+    int64_t of = smaller(row, rows_ - 1);
+    int64_t head = kv_head_ * group_ + of % group_;
+    return static_cast<const R*>(args_.bias.values) + head * args_.bias.stride + sequence_->bias_origin + key -
+           (first_query_ + of / group_);
   }
 
   void store_dq() {
@@ -293,6 +312,8 @@ class BackwardPiece {
   int64_t group_, queries_per_block_, num_keys_, width_;
   ScoreScale<R> score_scale_;
   const AttentionSequence* sequence_ = nullptr;
+  R* dbias_ = nullptr;
+  int64_t distances_ = 0;
   int64_t kv_head_ = 0, key_begin_ = 0, first_query_ = 0, rows_ = 0, padded_rows_ = 0;
   KeyRange first_visible_, last_visible_;  // of the row block
   Element *q_, *dout_, *q_by_step_, *dout_by_step_;
@@ -319,16 +340,16 @@ WEFT_INLINE void for_backward_piece(DType dtype, const Body& body) {
 
 }  // namespace
 
-int64_t attention_backward_scratch(const AttentionBackwardArgs& args, int64_t query_count) {
+int64_t attention_backward_scratch(const AttentionBackwardArgs& args, int64_t key_count) {
   int64_t bytes = 0;
   for_backward_piece(args.dtype,
-                     [&]<typename Piece>(TypeTag<Piece>) { bytes = Piece::scratch_bytes(args, query_count); });
+                     [&]<typename Piece>(TypeTag<Piece>) { bytes = Piece::scratch_bytes(args, key_count); });
   return bytes;
 }
 
 void attention_backward(const AttentionBackwardArgs& args, const AttentionBackwardWork& work) {
   for_backward_piece(args.dtype, [&]<typename Piece>(TypeTag<Piece>) {
-    Piece piece(args, work.sequence->query_count, reinterpret_cast<uintptr_t>(work.scratch));
+    Piece piece(args, work.sequence->key_count, reinterpret_cast<uintptr_t>(work.scratch));
     piece.run(work);
   });
 }

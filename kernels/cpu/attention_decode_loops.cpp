@@ -108,14 +108,26 @@ WEFT_INLINE void score_keys(
   for (int g = 0; g < group; ++g) store_vector(state.scores[g] + index, sums_of_vectors<R>(products[g]));
 }
 
+/// Biases of the keys of a block, for each query head `stride` apart; null: none.
+template <typename R>
+struct BiasRows {
+  const R* values = nullptr;
+  int64_t stride = 0;
+};
+
 /// Scores of the first `count` keys become weights; what was summed before shrinks to the new maximum.
 template <typename T, int group>
-WEFT_INLINE void soften(DecodeState<T, group>& state, const ScoreScale<Real<T>>& scale, int64_t count, int64_t width) {
+WEFT_INLINE void soften(DecodeState<T, group>& state,
+                        const ScoreScale<Real<T>>& scale,
+                        const BiasRows<Real<T>>& bias,
+                        int64_t count,
+                        int64_t width) {
   using R = Real<T>;
   for (int g = 0; g < group; ++g) {
     Vector<R> maximum = Vector<R>{} + kMaskedScore<R>;
     for (int64_t i = 0; i < count; i += kLanes<R>) {
       Vector<R> score = scale(load_vector(state.scores[g] + i));
+      if (bias.values != nullptr) score += load_vector(bias.values + g * bias.stride + i) * static_cast<R>(kLog2E);
       score = lanes_between<R>(0, count - i) ? score : Vector<R>{} + kMaskedScore<R>;
       store_vector(state.scores[g] + i, score);
       maximum = score > maximum ? score : maximum;
@@ -214,6 +226,12 @@ void decode(const AttentionForwardArgs& args, const AttentionDecodeWork& work, i
   const T* keys = static_cast<const T*>(sequence.keys) + work.kv_head * sequence.key_head_stride;
   const T* values = static_cast<const T*>(sequence.values) + work.kv_head * sequence.key_head_stride;
   ScoreScale<Real<T>> scale(args.mask);
+  BiasRows<Real<T>> bias;
+  if (args.bias.values != nullptr) {
+    bias = {static_cast<const Real<T>*>(args.bias.values) + first_head * args.bias.stride + sequence.bias_origin +
+                work.key_begin,
+            args.bias.stride};
+  }
   DecodeState<T, group> state;
   start(state, q, head_dim);
   for (int64_t key = work.key_begin; key < work.key_end; key += kKeyBlock) {
@@ -221,7 +239,8 @@ void decode(const AttentionForwardArgs& args, const AttentionDecodeWork& work, i
     for (int64_t i = 0; i < count; i += kLanes<Real<T>>) {
       score_keys(state, keys + (key + i) * stride, stride, smaller(kLanes<Real<T>>, count - i), head_dim, i);
     }
-    soften(state, scale, count, width);
+    soften(state, scale, bias, count, width);
+    if (bias.values != nullptr) bias.values += kKeyBlock;
     add_all_values(state, values + key * stride, stride, count, head_dim);
   }
   finish(state, partial, head_dim);

@@ -27,7 +27,8 @@ class ForwardPiece {
         padded_rows_(round_up(rows_, kTileRows)),
         depth_(round_up(args.head_dim, Product::kDepth)),
         width_(round_up(args.head_dim, kLanes<R>)),
-        score_scale_(args.mask) {
+        score_scale_(args.mask),
+        bias_factor_(static_cast<R>(kLog2E) / score_scale_.factor) {
     ScratchCutter cutter{scratch};
     queries_ = cutter.cut<Element>(padded_rows_ * depth_);
     keys_ = cutter.cut<Element>(depth_ * kKeyBlock);
@@ -123,6 +124,7 @@ class ForwardPiece {
                                        .c = scores_ + begin,
                                        .c_row = kKeyBlock},
                                       end - begin);
+    if (args_.bias.values != nullptr) add_bias(row, block, begin, end);
     R rescale[kTileRows];
     for (int r = 0; r < kTileRows; ++r) {
       KeyRange visible = visible_[row + r];
@@ -143,6 +145,21 @@ class ForwardPiece {
                                       width_);
   }
 
+  /// Adds each row's bias to the tile's products [begin, end), which become what the curve makes of them.
+  void add_bias(int64_t row, int64_t block, int64_t begin, int64_t end) {
+    for (int r = 0; r < kTileRows; ++r) {
+      int64_t of = smaller(row + r, rows_ - 1);
+      int64_t head = kv_head_ * group_ + of % group_;
+      int64_t at = sequence_->bias_origin + block - (first_query_ + of / group_);
+      const R* bias = static_cast<const R*>(args_.bias.values) + head * args_.bias.stride + at;
+      R* scores = scores_ + r * kKeyBlock;
+      for (int64_t i = begin; i < end; i += kLanes<R>) {
+        Vector<R> score = score_scale_.curve(load_vector(scores + i)) + load_vector(bias + i) * bias_factor_;
+        store_vector(scores + i, score);
+      }
+    }
+  }
+
   /// Products [begin, end) of tile row r become weights relative to the row's new maximum; returns what the row's
   /// earlier sums shrink by.
   template <bool is_bounded>
@@ -152,7 +169,7 @@ class ForwardPiece {
     Vector<R> maximum = masked;
     for (int64_t i = begin; i < end; i += kLanes<R>) {
       Vector<R> score = load_vector(scores + i);
-      if (!score_scale_.is_linear) {
+      if (!score_scale_.is_linear && args_.bias.values == nullptr) {
         score = score_scale_.curve(score);
         store_vector(scores + i, score);
       }
@@ -202,6 +219,7 @@ class ForwardPiece {
   const AttentionForwardArgs& args_;
   int64_t group_, rows_, padded_rows_, depth_, width_;
   ScoreScale<R> score_scale_;
+  R bias_factor_;  // the scale's factor comes after
   const AttentionSequence* sequence_ = nullptr;
   int64_t first_query_ = 0, kv_head_ = 0;
   Element *queries_, *keys_, *values_, *weights_;

@@ -2,11 +2,13 @@
 // row, as the right one either transposed (sums over dims) or with kDepth rows interleaved (sums over rows).
 #pragma once
 
+#include "kernels/attention.h"
 #include "kernels/cpu/simd.h"
 
 namespace weft::WEFT_ISA {
 
 inline constexpr int64_t kKeyBlock = 128;
+static_assert(kKeyBlock <= kAttentionBiasPadding);
 
 /// `count` rows of `dims` elements.
 template <typename T>

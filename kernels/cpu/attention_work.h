@@ -44,7 +44,11 @@ struct AttentionBackwardWork {
   const AttentionSequence* sequence = nullptr;
   int64_t kv_head = 0;
   int64_t key_begin = 0;    // row of the sequence's first key in k and v
+  void* dbias = nullptr;    // [group, distances()] of f32 (f64), zeros; null: not wanted
   void* scratch = nullptr;  // attention_backward_scratch bytes
+
+  /// Distances of the sequence's queries and keys: query i and key j lie at query_count − 1 + j − i.
+  int64_t distances() const { return sequence->query_count + sequence->key_count - 1 + kAttentionBiasPadding; }
 };
 
 }  // namespace weft

@@ -44,8 +44,13 @@ int64_t attention_forward_scratch(const AttentionForwardArgs&, int64_t query_cou
 void attention_forward(const AttentionForwardArgs&, const AttentionWork&);
 void attention_decode(const AttentionForwardArgs&, const AttentionDecodeWork&);
 void attention_merge(const AttentionForwardArgs&, const AttentionMergeWork&);
-int64_t attention_backward_scratch(const AttentionBackwardArgs&, int64_t query_count);
+int64_t attention_backward_scratch(const AttentionBackwardArgs&, int64_t key_count);
 void attention_backward(const AttentionBackwardArgs&, const AttentionBackwardWork&);
 void small_product(const SmallProductArgs&);
+int64_t wkv_forward_scratch(const WkvForwardArgs&);
+void wkv_forward(const WkvForwardArgs&, const WkvWork&);
+void wkv_recurrent(const WkvForwardArgs&, const WkvWork&);
+int64_t wkv_backward_scratch(const WkvBackwardArgs&);
+void wkv_backward(const WkvBackwardArgs&, const WkvWork&);
 
 }  // namespace weft::WEFT_ISA

@@ -8,6 +8,7 @@
 #include "kernels/activation.h"
 #include "kernels/cpu/attention_work.h"
 #include "kernels/cpu/small_product.h"
+#include "kernels/cpu/wkv_work.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -72,10 +73,17 @@ struct CpuLoops {
   void (*attention_forward)(const AttentionForwardArgs&, const AttentionWork&);
   void (*attention_decode)(const AttentionForwardArgs&, const AttentionDecodeWork&);
   void (*attention_merge)(const AttentionForwardArgs&, const AttentionMergeWork&);
-  int64_t (*attention_backward_scratch)(const AttentionBackwardArgs&, int64_t query_count);
+  int64_t (*attention_backward_scratch)(const AttentionBackwardArgs&, int64_t key_count);
   void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardWork&);
 
   void (*small_product)(const SmallProductArgs&);
+
+  /// Bytes of scratch, also for wkv_recurrent.
+  int64_t (*wkv_forward_scratch)(const WkvForwardArgs&);
+  void (*wkv_forward)(const WkvForwardArgs&, const WkvWork&);
+  void (*wkv_recurrent)(const WkvForwardArgs&, const WkvWork&);
+  int64_t (*wkv_backward_scratch)(const WkvBackwardArgs&);
+  void (*wkv_backward)(const WkvBackwardArgs&, const WkvWork&);
 };
 
 /// The loops for cpu_isa().

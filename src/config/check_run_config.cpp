@@ -159,6 +159,7 @@ void check_task(const FieldChecks& check, const config::TaskConfig& task) {
   check.at_least<int64_t>("task.stride", task.stride(), 0);
   check.at_least<int64_t>("task.max_answer_length", task.max_answer_length(), 1);
   check.at_least<int64_t>("task.max_ngram", task.max_ngram(), 1);
+  check.at_least<double>("task.mean_span_length", task.mean_span_length(), 1);
   check.positive("task.similarity_scale", task.similarity_scale());
 }
 

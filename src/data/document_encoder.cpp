@@ -72,7 +72,7 @@ class TurnFinder {
 }  // namespace
 
 DocumentEncoder::DocumentEncoder(std::shared_ptr<const Tokenizer> tokenizer, const DocumentEncoderOptions& options)
-    : tokenizer_(std::move(tokenizer)), chat_format_(options.chat_format) {
+    : tokenizer_(std::move(tokenizer)), chat_format_(options.chat_format), separate_texts_(options.separate_texts) {
   find_special_tokens(options);
   can_cut_lines_ = probe_cuts();
 }
@@ -129,6 +129,19 @@ TokenDocument DocumentEncoder::encode_completion(std::string_view prompt, std::s
   return document;
 }
 
+TokenDocument DocumentEncoder::encode_separately(std::string_view prompt, std::string_view completion) const {
+  const std::vector<int32_t> prompt_ids = tokenizer_->encode(prompt, false);
+  const std::vector<int32_t> completion_ids = tokenizer_->encode(completion, false);
+  if (prompt_ids.empty()) fail_input("a prompt without tokens");
+  if (completion_ids.empty()) fail_input("a completion without tokens");
+  TokenDocument document;
+  for (const auto* part : {&prefix_, &prompt_ids, &suffix_}) append(document.ids, *part);
+  const uint64_t begin = document.ids.size();
+  for (const auto* part : {&completion_ids, &suffix_}) append(document.ids, *part);
+  document.loss_spans = {{begin, document.ids.size()}};
+  return document;
+}
+
 size_t DocumentEncoder::end_of_answer(const std::vector<int32_t>& ids, size_t begin) const {
   const auto is_special = [&](int32_t id) { return tokenizer_->is_special(id); };
   const auto last = std::find_if(ids.rbegin(), ids.rend() - static_cast<std::ptrdiff_t>(begin), is_special);
@@ -158,6 +171,7 @@ TokenDocument DocumentEncoder::encode_chat(const std::vector<ChatMessage>& messa
 
 TokenDocument DocumentEncoder::encode(const TrainingDocument& document) const {
   if (document.text) return encode_text(*document.text);
+  if (document.completion && separate_texts_) return encode_separately(*document.prompt, *document.completion);
   if (document.completion) return encode_completion(*document.prompt, *document.completion);
   return encode_chat(document.messages);
 }

@@ -19,6 +19,9 @@ struct DocumentEncoderOptions {
   bool special_tokens = true;       // what the tokenizer puts before and after a text
   bool end_token = true;            // after a text or completion: that there is no more to come is learned
   std::string end_token_text = {};  // which; the tokenizer's end of text if empty
+  /// Prompts and completions each encoded by itself, with what stands after a text behind both: for models that read
+  /// the one as a whole before they write the other.
+  bool separate_texts = false;
 };
 
 /// Thread-safe.
@@ -39,6 +42,7 @@ class DocumentEncoder {
   /// The completion and what stands after it are scored, beginning with the first token that the prompt alone doesn't
   /// begin with. Throws Error(bad_input) when there is none.
   TokenDocument encode_completion(std::string_view prompt, std::string_view completion) const;
+  TokenDocument encode_separately(std::string_view prompt, std::string_view completion) const;
   /// The assistant's answers are scored, each with its end token. Throws Error(bad_input) for roles that the format
   /// doesn't have, a format that isn't known, and conversations without an answer.
   TokenDocument encode_chat(const std::vector<ChatMessage>& messages) const;
@@ -53,6 +57,7 @@ class DocumentEncoder {
   std::string chat_format_;
   std::vector<int32_t> prefix_, suffix_;
   bool can_cut_lines_ = false;
+  bool separate_texts_ = false;
 };
 
 }  // namespace weft

@@ -264,14 +264,20 @@ PrepareStatistics prepare_tokens(const PrepareOptions& options, std::shared_ptr<
 std::string prepare_source(const std::string& path,
                            const std::string& folder,
                            std::shared_ptr<const Tokenizer> tokenizer,
+                           const DocumentEncoderOptions& documents,
                            int num_threads,
                            bool show_progress) {
   if (is_token_file(path)) return path;
   split_of(path, {});
   const uint64_t hash = hash_file(path) ^ tokenizer_fingerprint(*tokenizer);
-  std::string output = fmt::format("{}/{}-{:016x}.tokens", folder, fs::path(path).stem().string(), hash);
+  std::string name = fs::path(path).stem().string() + (documents.separate_texts ? "-pairs" : "");
+  std::string output = fmt::format("{}/{}-{:016x}.tokens", folder, name, hash);
   if (is_token_file(output)) return output;
-  prepare_tokens({.inputs = {path}, .output = output, .num_threads = num_threads, .show_progress = show_progress},
+  prepare_tokens({.inputs = {path},
+                  .output = output,
+                  .documents = documents,
+                  .num_threads = num_threads,
+                  .show_progress = show_progress},
                  std::move(tokenizer));
   return output;
 }

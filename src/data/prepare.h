@@ -43,10 +43,11 @@ struct PrepareStatistics {
 PrepareStatistics prepare_tokens(const PrepareOptions& options, std::shared_ptr<const Tokenizer> tokenizer);
 
 /// The token file of a training source: `path` itself if it is one; else prepared from text (a document a file) or JSON
-/// lines into `folder`, under a name by its content and the tokenizer, unless it is there already.
+/// lines into `folder`, under a name by its content, the tokenizer and the options, unless it is there already.
 std::string prepare_source(const std::string& path,
                            const std::string& folder,
                            std::shared_ptr<const Tokenizer> tokenizer,
+                           const DocumentEncoderOptions& documents,
                            int num_threads,
                            bool show_progress);
 

@@ -1,6 +1,8 @@
 #include "data/task_rows.h"
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 
 #include "core/random.h"
 
@@ -98,7 +100,132 @@ class PrefixData final : public ChangedRows {
   }
 };
 
+/// Appends a source and the target that is to be made of it.
+void add_pair(TrainingRow& row, std::span<const int32_t> source, std::span<const int32_t> target, int32_t start_id) {
+  row.sources.push_back(
+      {.begin = static_cast<int32_t>(row.source_ids.size()), .length = static_cast<int32_t>(source.size())});
+  row.source_ids.insert(row.source_ids.end(), source.begin(), source.end());
+  row.spans.push_back({.begin = static_cast<int32_t>(row.ids.size()), .length = static_cast<int32_t>(target.size())});
+  row.ids.push_back(start_id);
+  row.ids.insert(row.ids.end(), target.begin(), target.end() - 1);
+  row.targets.insert(row.targets.end(), target.begin(), target.end());
+}
+
+class SourceData final : public ChangedRows {
+ public:
+  SourceData(std::unique_ptr<TrainingData> data, int32_t start_id)
+      : ChangedRows(std::move(data)), start_id_(start_id) {}
+
+  TrainingRow row(int64_t index) const override {
+    TrainingRow whole = data_->row(index);
+    TrainingRow pairs;
+    for (const RowSpan& span : whole.spans) {
+      std::span<const int32_t> ids =
+          std::span(whole.ids).subspan(static_cast<size_t>(span.begin), static_cast<size_t>(span.length));
+      size_t split = 1;
+      while (split < ids.size() && whole.targets[static_cast<size_t>(span.begin) + split - 1] < 0) ++split;
+      if (split == ids.size()) {
+        // A prompt that leaves no room for its completion: what of it there is, unscored.
+        int32_t nothing = ids.back();
+        add_pair(pairs, ids, {&nothing, 1}, start_id_);
+        pairs.targets.back() = -1;
+        continue;
+      }
+      add_pair(pairs, ids.first(split), ids.subspan(split), start_id_);
+    }
+    return pairs;
+  }
+
+ private:
+  int32_t start_id_;
+};
+
+class CorruptedData final : public ChangedRows {
+ public:
+  CorruptedData(std::unique_ptr<TrainingData> data, CorruptionVocabulary vocabulary, const CorruptionOptions& options)
+      : ChangedRows(std::move(data)), vocabulary_(std::move(vocabulary)), options_(options) {}
+
+  TrainingRow row(int64_t index) const override {
+    TrainingRow whole = data_->row(index);
+    TrainingRow pairs;
+    for (size_t s = 0; s < whole.spans.size(); ++s) {
+      const RowSpan& span = whole.spans[s];
+      std::span<const int32_t> ids =
+          std::span(whole.ids).subspan(static_cast<size_t>(span.begin), static_cast<size_t>(span.length));
+      if (ids.size() > 1 && ids.back() == vocabulary_.end_id) ids = ids.first(ids.size() - 1);
+      corrupt(ids, index, static_cast<uint32_t>(s), pairs);
+    }
+    return pairs;
+  }
+
+ private:
+  /// Cuts `total` into `count` parts of at least one, at random places.
+  static std::vector<size_t> cut(size_t total, size_t count, const RandomKey& key, uint64_t first_draw) {
+    // The places where a new part begins: count − 1 of total − 1, drawn one after the other.
+    std::vector<bool> begins(total, false);
+    size_t wanted = count - 1;
+    for (size_t place = 1; place < total && wanted > 0; ++place) {
+      size_t left = total - place;
+      auto draw = static_cast<double>(key.uniform(first_draw + place)) * static_cast<double>(left);
+      if (draw < static_cast<double>(wanted)) {
+        begins[place] = true;
+        --wanted;
+      }
+    }
+    std::vector<size_t> parts = {1};
+    for (size_t place = 1; place < total; ++place) {
+      if (begins[place]) {
+        parts.push_back(1);
+      } else {
+        ++parts.back();
+      }
+    }
+    return parts;
+  }
+
+  void corrupt(std::span<const int32_t> ids, int64_t index, uint32_t span, TrainingRow& row) const {
+    constexpr uint32_t kCorruptionSite = 0x7370616e;
+    RandomKey key{.seed = options_.seed, .step = static_cast<uint32_t>(index), .site = kCorruptionSite + span};
+    auto length = static_cast<double>(ids.size());
+    auto noise = static_cast<size_t>(std::clamp(std::round(length * options_.density), 1.0, std::max(length - 1, 1.0)));
+    size_t rest = ids.size() > noise ? ids.size() - noise : 0;
+    auto runs = static_cast<size_t>(std::max(std::round(static_cast<double>(noise) / options_.mean_length), 1.0));
+    runs = std::min({runs, noise, std::max<size_t>(rest, 1), vocabulary_.sentinels.size()});
+    std::vector<int32_t> source, target;
+    std::vector<size_t> kept = rest == 0 ? std::vector<size_t>{0} : cut(rest, runs, key, 0);
+    std::vector<size_t> taken = cut(noise, runs, key, ids.size());
+    size_t at = 0;
+    for (size_t run = 0; run < runs; ++run) {
+      auto keep = ids.subspan(at, kept[run]);
+      auto take = ids.subspan(at + kept[run], taken[run]);
+      source.insert(source.end(), keep.begin(), keep.end());
+      source.push_back(vocabulary_.sentinels[run]);
+      target.push_back(vocabulary_.sentinels[run]);
+      target.insert(target.end(), take.begin(), take.end());
+      at += kept[run] + taken[run];
+    }
+    if (vocabulary_.end_id >= 0) {
+      source.push_back(vocabulary_.end_id);
+      target.push_back(vocabulary_.end_id);
+    }
+    add_pair(row, source, target, vocabulary_.start_id);
+  }
+
+  CorruptionVocabulary vocabulary_;
+  CorruptionOptions options_;
+};
+
 }  // namespace
+
+std::unique_ptr<TrainingData> make_source_data(std::unique_ptr<TrainingData> data, int32_t start_id) {
+  return std::make_unique<SourceData>(std::move(data), start_id);
+}
+
+std::unique_ptr<TrainingData> make_corrupted_data(std::unique_ptr<TrainingData> data,
+                                                  CorruptionVocabulary vocabulary,
+                                                  const CorruptionOptions& options) {
+  return std::make_unique<CorruptedData>(std::move(data), std::move(vocabulary), options);
+}
 
 std::unique_ptr<TrainingData> make_masked_data(std::unique_ptr<TrainingData> data,
                                                MaskingVocabulary vocabulary,

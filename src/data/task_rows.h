@@ -31,6 +31,27 @@ std::unique_ptr<TrainingData> make_masked_data(std::unique_ptr<TrainingData> dat
                                                MaskingVocabulary vocabulary,
                                                const MaskingOptions& options);
 
+/// Prompts as sources of encoder-decoders, completions behind the start token.
+std::unique_ptr<TrainingData> make_source_data(std::unique_ptr<TrainingData> data, int32_t start_id);
+
+struct CorruptionVocabulary {
+  int32_t start_id = 0;
+  int32_t end_id = -1;             // behind sources and targets; −1: none
+  std::vector<int32_t> sentinels;  // that stand for the runs, in their order
+};
+
+struct CorruptionOptions {
+  double density = 0.15;  // of tokens that are taken out
+  double mean_length = 3;
+  uint64_t seed = 0;
+};
+
+/// Span corruption (Raffel et al., 2020, 3.1.4): runs of tokens give way to a sentinel each; the targets are the
+/// sentinels, each followed by what it stands for. A row's runs depend on its index and the seed alone.
+std::unique_ptr<TrainingData> make_corrupted_data(std::unique_ptr<TrainingData> data,
+                                                  CorruptionVocabulary vocabulary,
+                                                  const CorruptionOptions& options);
+
 /// Prompts as segment 0 and scored completions as segment 1, for UniLM's prefix attention.
 std::unique_ptr<TrainingData> make_prefix_data(std::unique_ptr<TrainingData> data);
 

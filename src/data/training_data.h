@@ -30,6 +30,9 @@ struct TrainingRow {
   std::vector<int32_t> labels = {};    // one a span, of tasks that score sequences; −1: not scored
   std::vector<RowMark> marks = {};
   std::vector<float> scores = {};  // one a pair of spans: how alike they are
+  /// Of encoder-decoders: what the encoder reads, a source a span.
+  std::vector<int32_t> source_ids = {};
+  std::vector<RowSpan> sources = {};
   friend bool operator==(const TrainingRow&, const TrainingRow&) = default;
 };
 

@@ -42,9 +42,23 @@ void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
     copy(from.keys(layer), to.keys(layer));
     copy(from.values(layer), to.values(layer));
   }
+  for (size_t i = 0; i < shape.states.size(); ++i) {
+    Tensor source = from.state(static_cast<int64_t>(i)).slice(slot, slot + 1);
+    Tensor target = to.state(static_cast<int64_t>(i)).slice(slot, slot + 1);
+    std::memcpy(target.raw(), source.raw(), source.bytes());
+  }
 }
 
 }  // namespace
+
+void set_text(GenerationRequest& request, const ModelInfo& info, std::vector<int32_t> text) {
+  if (info.has_source) {
+    request.source = std::move(text);
+    request.prompt = {info.start_id};
+  } else {
+    request.prompt = std::move(text);
+  }
+}
 
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
@@ -131,7 +145,9 @@ void Generator::check(const GenerationRequest& request, size_t index) const {
   const ModelInfo& info = model_.info();
   auto length = static_cast<int64_t>(request.prompt.size());
   check_sampler_options(request.sampling, info.vocab_size);
-  if (length == 0) fail_input("prompt {} has no tokens; give it some text", index + 1);
+  bool is_empty = info.has_source ? request.source.empty() : length == 0;
+  if (is_empty || length == 0) fail_input("prompt {} has no tokens; give it some text", index + 1);
+  WEFT_ASSERT(info.has_source || request.source.empty(), "{} reads no sources", info.family);
   if (info.max_positions > 0 && length >= info.max_positions) {
     fail_input(
         "prompt {} has {} tokens, but the model's context is {} tokens for prompt and answer together; shorten the "
@@ -140,8 +156,9 @@ void Generator::check(const GenerationRequest& request, size_t index) const {
         length,
         info.max_positions);
   }
-  for (int32_t id : request.prompt) {
-    if (id < 0 || id >= info.vocab_size) {
+  for (const std::vector<int32_t>* ids : {&request.prompt, &request.source}) {
+    for (int32_t id : *ids) {
+      if (id >= 0 && id < info.vocab_size) continue;
       fail_input("prompt {} has token id {}, but the model's ids are 0 to {}; is this the model's tokenizer?",
                  index + 1,
                  id,
@@ -164,19 +181,24 @@ int64_t Generator::token_limit(const GenerationRequest& request) const {
 /// little.
 void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
   int64_t tokens = 0;
+  int64_t source_tokens = 0;
   for (const GenerationRequest& request : requests) {
+    source_tokens = std::max(source_tokens, static_cast<int64_t>(request.source.size()));
     tokens = std::max(tokens, static_cast<int64_t>(request.prompt.size()) + token_limit(request));
   }
   int64_t num_slots = std::min<int64_t>(options_.max_batch, static_cast<int64_t>(requests.size()));
   if (cache_) {
-    if (cache_->num_slots() >= num_slots && cache_->max_tokens() >= tokens) return;
+    bool holds_sources = cache_->max_source_tokens() >= source_tokens;
+    if (cache_->num_slots() >= num_slots && cache_->max_tokens() >= tokens && holds_sources) return;
+    source_tokens = std::max(source_tokens, cache_->max_source_tokens());
     num_slots = std::max(num_slots, cache_->num_slots());
     if (cache_->max_tokens() < tokens) tokens = std::max(tokens, 2 * cache_->max_tokens());
     tokens = std::max(tokens, cache_->max_tokens());
   }
   constexpr int64_t kRounding = 64;
   tokens = (tokens + kRounding - 1) / kRounding * kRounding;
-  auto cache = std::make_unique<KvCache>(context_, model_.kv_cache_shape(options_.cache_dtype), num_slots, tokens);
+  auto cache = std::make_unique<KvCache>(
+      context_, model_.kv_cache_shape(options_.cache_dtype), num_slots, tokens, num_slots, source_tokens);
   for (size_t slot = 0; slot < slots_.size(); ++slot) {
     copy_cache(*cache_, *cache, static_cast<int64_t>(slot), static_cast<int64_t>(slots_[slot].tokens.size()));
   }
@@ -192,6 +214,7 @@ void Generator::admit(std::span<const GenerationRequest> requests, size_t index)
   Slot& slot = slots_[static_cast<size_t>(sequence->slot)];
   slot.sequence = sequence.get();
   slot.tokens.clear();
+  if (sequence->cached == 0) cache_->clear_states(sequence->slot);
   active_.push_back(std::move(sequence));
   copy_from_donors();
 }
@@ -199,6 +222,11 @@ void Generator::admit(std::span<const GenerationRequest> requests, size_t index)
 /// Whether the keys of a prompt's token depend on the tokens after it: no other prompt's serve then.
 bool Generator::sees_whole_prompt() const {
   return model_.info().attention == AttentionPattern::prefix;
+}
+
+/// Whether what the cache holds of a prompt's beginning serves another prompt that begins alike.
+bool Generator::shares_prefixes() const {
+  return !sees_whole_prompt() && !model_.info().has_source;
 }
 
 /// Takes the free slot that already holds the longest beginning of the prompt, or, when a sequence at work has a longer
@@ -209,7 +237,10 @@ void Generator::find_shared_prefix(Sequence& sequence) {
   int64_t best = -1;
   for (size_t slot = 0; slot < slots_.size(); ++slot) {
     if (slots_[slot].sequence) continue;
-    int64_t shared = sees_whole_prompt() ? 0 : common_prefix(prompt, slots_[slot].tokens);
+    const std::vector<int32_t>& held = slots_[slot].tokens;
+    int64_t shared = shares_prefixes() ? common_prefix(prompt, held) : 0;
+    // A state stands for all of its tokens.
+    if (model_.info().is_recurrent && shared < static_cast<int64_t>(held.size())) shared = 0;
     bool is_better =
         best < 0 || shared > sequence.cached ||
         (shared == sequence.cached && slots_[slot].tokens.size() < slots_[static_cast<size_t>(best)].tokens.size());
@@ -219,7 +250,7 @@ void Generator::find_shared_prefix(Sequence& sequence) {
   }
   sequence.slot = best;
   constexpr int64_t kWorthCopying = 16;
-  if (sees_whole_prompt()) return;
+  if (!shares_prefixes() || model_.info().is_recurrent) return;
   for (const auto& other : active_) {
     int64_t shared = common_prefix(prompt, other->request.prompt);
     if (shared < std::max(kWorthCopying, sequence.cached + 1) || shared <= sequence.shared) continue;
@@ -235,6 +266,8 @@ void Generator::step() {
   batch_.ids.clear();
   batch_.sequences.clear();
   batch_.segment_ids.clear();
+  batch_.source_ids.clear();
+  batch_.sources.clear();
   rows_.clear();
   sampled_.clear();
   int64_t prompt_tokens = 0;
@@ -268,6 +301,12 @@ void Generator::add_to_batch(Sequence& sequence, int64_t count) {
   batch_.sequences.push_back(
       {.begin = batch_.num_tokens(), .length = count, .past = sequence.cached, .slot = sequence.slot});
   batch_.ids.insert(batch_.ids.end(), begin, begin + count);
+  const std::vector<int32_t>& source = sequence.request.source;
+  if (!source.empty()) {
+    batch_.sequences.back().source_slot = sequence.slot;
+    batch_.sequences.back().source_length = static_cast<int64_t>(source.size());
+    if (sequence.cached == 0) batch_.add_source(source, sequence.slot);
+  }
   // What UniLM writes is of the target's segment; the prompt is the source.
   bool is_target = sequence.num_new() > 0;
   if (sees_whole_prompt()) {

@@ -17,6 +17,8 @@ namespace weft {
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;
+  /// Of encoder-decoders: what the encoder reads. Their prompt is what the answer starts with.
+  std::vector<int32_t> source = {};
   SamplerOptions sampling;
   /// Tells apart the draws of requests with the same seed: the index in what the user asked for.
   uint64_t sequence = 0;
@@ -27,6 +29,9 @@ struct GenerationRequest {
 };
 
 enum class FinishReason : uint8_t { length, end, stop, interrupted };
+
+/// Gives a request its text: as the prompt, or, of an encoder-decoder, as the source.
+void set_text(GenerationRequest& request, const ModelInfo& info, std::vector<int32_t> text);
 
 /// "length", "end", "stop", "interrupted"
 std::string_view finish_reason_name(FinishReason reason);
@@ -95,6 +100,7 @@ class Generator {
   void step();
   void add_to_batch(Sequence& sequence, int64_t count);
   bool sees_whole_prompt() const;
+  bool shares_prefixes() const;
   void copy_from_donors();
   void draw(Tensor& logits);
   std::span<float> row_of_logits(Tensor& logits, int64_t row);

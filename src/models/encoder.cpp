@@ -58,7 +58,7 @@ class Encoder final : public LanguageModel {
   VocabularyEmbedding tokens_;
   const Parameter* segments_ = nullptr;
   const Parameter* positions_ = nullptr;
-  PostNorm embedding_norm_;
+  PostNorm embedding_norm_, final_norm_;
   Linear mapping_;  // E to H; without weight where they are equal
   std::shared_ptr<const RelativePositions> relative_;
   std::vector<std::unique_ptr<EncoderBlock>> blocks_;
@@ -73,6 +73,10 @@ class Encoder final : public LanguageModel {
 Encoder::Encoder(const EncoderConfig& config, TensorParallelPlace place) : LanguageModel(place), config_(config) {
   add_embedding();
   add_blocks();
+  if (config_.has_final_norm) {
+    final_norm_ =
+        add_post_norm(parameters_, config_, config_.prefix + ".final_norm", config_.info.hidden_size, config_.eps);
+  }
   add_heads();
 }
 
@@ -89,7 +93,9 @@ void Encoder::add_embedding() {
   if (config_.positions == AbsolutePositions::learned || config_.positions == AbsolutePositions::hierarchical) {
     positions_ = &parameters_.add(name + "position_embeddings.weight", {info.max_positions, width});
   }
-  embedding_norm_ = add_post_norm(parameters_, config_, name + "LayerNorm", width, config_.embedding_eps);
+  if (config_.has_embedding_norm) {
+    embedding_norm_ = add_post_norm(parameters_, config_, name + "LayerNorm", width, config_.embedding_eps);
+  }
   if (width != info.hidden_size) {
     mapping_ = add_linear(parameters_,
                           {.name = config_.prefix + ".embeddings_project",
@@ -324,7 +330,7 @@ Tensor Encoder::embed(Context& context, const Batch& batch, const EncoderPass& p
   if (positions_ != nullptr) x = add_positions(context, x, pass);
   BranchDropout drop{config_.dropout, 0};
   if (config_.dropout_before_embedding_norm) x = drop.forward(context, x, pass.num_tokens);
-  x = embedding_norm_.forward(context, x, pass);
+  if (config_.has_embedding_norm) x = embedding_norm_.forward(context, x, pass);
   if (!config_.dropout_before_embedding_norm) x = drop.forward(context, x, pass.num_tokens);
   return mapping_.weight == nullptr ? x : linear(context, x, mapping_.parameters());
 }
@@ -347,6 +353,7 @@ Tensor Encoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
     if (results.size() > 1) stream.push_back(results[1]);
     context.observe("hidden/" + std::to_string(layer + 1), stream[0]);
   }
+  if (config_.has_final_norm) stream[0] = final_norm_.forward(context, stream[0], *pass);
   context.observe("final", stream[0]);
   return enter_tensor_parallel(context, stream[0], batch.num_tokens());
 }

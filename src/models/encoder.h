@@ -1,5 +1,5 @@
-// The encoder that the BERT line (BERT, ALBERT, NEZHA, ELECTRA, RoFormer, GAU-alpha, DeBERTa) are settings of: an
-// embedding of tokens, segments and positions, blocks with norms after their residual additions, and heads. A family's
+// The encoder that the BERT line (BERT, ALBERT, NEZHA, ELECTRA, RoFormer, GAU-alpha, DeBERTa) and the early GPTs are
+// settings of: an embedding of tokens, segments and positions, blocks, and heads. A family's
 // file fills EncoderConfig and, where its blocks or positions are its own, gives what makes them.
 //
 // Axes: T tokens of a packed batch, H hidden size, E embedding size, V vocabulary.
@@ -65,6 +65,8 @@ struct EncoderConfig {
   bool splits_value_dim = false;  // tensor-parallel ranks share a head's values instead of whole heads
   bool has_bias = true;           // of all linear layers
   bool has_layer_norm = true;     // else RMS norms without parameters
+  bool has_embedding_norm = true;
+  bool has_final_norm = false;  // PREFIX.final_norm, behind the last block (of eps)
   double embedding_eps = 1e-12;
   double eps = 1e-12;       // of the blocks' norms
   double head_eps = 1e-12;  // of the masked language model's norm
@@ -87,7 +89,7 @@ struct EncoderConfig {
   bool has_pooler = false, has_pair_head = false, has_replaced_head = false;
   bool has_head_transform = true;  // dense, activation, norm before the output layer
   bool has_head_bias = true;
-  /// Null: attention and feed-forward (encoder_block.h).
+  /// Null: attention and feed-forward, each with a norm after its residual addition (encoder_block.h).
   std::function<std::unique_ptr<EncoderBlock>(ParameterStore&, const EncoderConfig&, int64_t layer)> make_block =
       nullptr;
   /// Null: none.

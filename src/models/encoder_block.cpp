@@ -14,45 +14,13 @@ class PostNormBlock final : public EncoderBlock {
                 const EncoderConfig& config,
                 std::shared_ptr<const RelativePositions> relative,
                 int64_t layer)
-      : relative_(std::move(relative)), residual_scores_(config.residual_scores) {
+      : relative_(std::move(relative)),
+        residual_scores_(config.residual_scores),
+        parts_(add_block_parts(store, config, layer)) {
     std::string name = block_name(config, layer);
     int64_t hidden = config.info.hidden_size;
-    int64_t heads = config.info.num_heads;
-    auto split_heads = [&](const char* part, int64_t head_size) {
-      return add_linear(store,
-                        {.name = name + ".attention.self." + part,
-                         .out_features = heads * head_size,
-                         .in_features = hidden,
-                         .shard = {ShardKind::heads, heads, heads},
-                         .with_bias = config.has_bias});
-    };
-    attention_.query = split_heads("query", config.info.head_dim);
-    attention_.key = split_heads("key", config.info.head_dim);
-    attention_.value = split_heads("value", config.value_dim);
-    attention_.output = add_linear(store,
-                                   {.name = name + ".attention.output.dense",
-                                    .out_features = hidden,
-                                    .in_features = heads * config.value_dim,
-                                    .shard = {ShardKind::head_columns, heads, heads},
-                                    .with_bias = config.has_bias});
-    attention_.options = attention_options(config, store.place());
-    attention_.is_rotary = config.positions == AbsolutePositions::rotary;
     attention_norm_ = add_post_norm(store, config, name + ".attention.output.LayerNorm", hidden, config.eps);
-    mlp_.up = add_linear(store,
-                         {.name = name + ".intermediate.dense",
-                          .out_features = config.info.intermediate_size,
-                          .in_features = hidden,
-                          .shard = {ShardKind::rows},
-                          .with_bias = config.has_bias});
-    mlp_.down = add_linear(store,
-                           {.name = name + ".output.dense",
-                            .out_features = hidden,
-                            .in_features = config.info.intermediate_size,
-                            .shard = {ShardKind::columns},
-                            .with_bias = config.has_bias});
-    mlp_.activation = config.activation;
     mlp_norm_ = add_post_norm(store, config, name + ".output.LayerNorm", hidden, config.eps);
-    dropout_ = config.dropout;
   }
 
   std::vector<Tensor> forward(Context& context,
@@ -64,37 +32,95 @@ class PostNormBlock final : public EncoderBlock {
     RelativePositions::Tables tables;
     if (relative_ != nullptr) {
       Tensor shared = relative_->has_shared() ? inputs[next++] : Tensor{};
-      relative_->fill(context, shared, attention_, x.dtype(), tables);
+      relative_->fill(context, shared, parts_.attention, x.dtype(), tables);
     }
     const Tensor* previous = residual_scores_ && inputs.size() > next ? &inputs[next] : nullptr;
-    EncoderAttention attention = attention_;
+    EncoderAttention attention = parts_.attention;
     attention.layer = layer;
     RelativeAttentionResult mixed = attention.forward(context, x, pass, tables.terms, previous, residual_scores_);
-    auto site = 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
-    Tensor attended = BranchDropout{dropout_, site}.forward(context, mixed.out, pass.num_tokens);
+    Tensor attended = parts_.drop_attended(context, mixed.out, pass, layer);
     Tensor middle = attention_norm_.forward_add(context, attended, x, pass);
-    Tensor branch = mlp_.forward(context, middle, pass.num_tokens);
-    branch = BranchDropout{dropout_, site + 1}.forward(context, branch, pass.num_tokens);
+    Tensor branch = parts_.feed_forward(context, middle, pass, layer);
     Tensor out = mlp_norm_.forward_add(context, branch, middle, pass);
     if (!residual_scores_) return {out};
     return {out, mixed.scores};
   }
 
-  std::vector<Linear*> linears() override {
-    return {&attention_.query, &attention_.key, &attention_.value, &attention_.output, &mlp_.up, &mlp_.down};
-  }
+  std::vector<Linear*> linears() override { return parts_.linears(); }
 
  private:
   std::shared_ptr<const RelativePositions> relative_;
   bool residual_scores_;
-  EncoderAttention attention_;
+  BlockParts parts_;
   PostNorm attention_norm_;
-  PlainMlp mlp_;
   PostNorm mlp_norm_;
-  float dropout_ = 0;
 };
 
+uint32_t first_site(int64_t layer) {
+  return 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
+}
+
 }  // namespace
+
+BlockParts add_block_parts(ParameterStore& store, const EncoderConfig& config, int64_t layer) {
+  std::string name = block_name(config, layer);
+  int64_t hidden = config.info.hidden_size;
+  int64_t heads = config.info.num_heads;
+  BlockParts parts;
+  auto split_heads = [&](const char* part, int64_t head_size) {
+    return add_linear(store,
+                      {.name = name + ".attention.self." + part,
+                       .out_features = heads * head_size,
+                       .in_features = hidden,
+                       .shard = {ShardKind::heads, heads, heads},
+                       .with_bias = config.has_bias});
+  };
+  parts.attention.query = split_heads("query", config.info.head_dim);
+  parts.attention.key = split_heads("key", config.info.head_dim);
+  parts.attention.value = split_heads("value", config.value_dim);
+  parts.attention.output = add_linear(store,
+                                      {.name = name + ".attention.output.dense",
+                                       .out_features = hidden,
+                                       .in_features = heads * config.value_dim,
+                                       .shard = {ShardKind::head_columns, heads, heads},
+                                       .with_bias = config.has_bias});
+  parts.attention.options = attention_options(config, store.place());
+  parts.attention.is_rotary = config.positions == AbsolutePositions::rotary;
+  parts.mlp.up = add_linear(store,
+                            {.name = name + ".intermediate.dense",
+                             .out_features = config.info.intermediate_size,
+                             .in_features = hidden,
+                             .shard = {ShardKind::rows},
+                             .with_bias = config.has_bias});
+  parts.mlp.down = add_linear(store,
+                              {.name = name + ".output.dense",
+                               .out_features = hidden,
+                               .in_features = config.info.intermediate_size,
+                               .shard = {ShardKind::columns},
+                               .with_bias = config.has_bias});
+  parts.mlp.activation = config.activation;
+  parts.dropout = config.dropout;
+  return parts;
+}
+
+Tensor BlockParts::drop_attended(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
+  return BranchDropout{dropout, first_site(layer)}.forward(context, x, pass.num_tokens);
+}
+
+Tensor BlockParts::attend(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
+  EncoderAttention numbered = attention;
+  numbered.layer = layer;
+  return drop_attended(context, numbered.forward(context, x, pass, {}, nullptr, false).out, pass, layer);
+}
+
+Tensor BlockParts::feed_forward(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
+  Tensor branch = mlp.forward(context, x, pass.num_tokens);
+  return BranchDropout{dropout, first_site(layer) + 1}.forward(context, branch, pass.num_tokens);
+}
+
+std::vector<Linear*> BlockParts::linears() {
+  return {&attention.query, &attention.key, &attention.value, &attention.output, &mlp.up, &mlp.down};
+}
 
 std::string block_name(const EncoderConfig& config, int64_t layer) {
   std::string name = config.prefix + ".encoder.layer";

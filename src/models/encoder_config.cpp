@@ -97,24 +97,12 @@ bool has_task_layer(const CheckpointReader& reader, TaskHead::Kind kind) {
   return false;
 }
 
-/// Rows of every parameter under its own name, if the checkpoint has it so and not as its format has it.
-std::optional<WeightMap> own_names(const ModelSource& source, const EncoderNames& names, const EncoderConfig& config) {
-  if (source.format != ModelFormat::huggingface || source.reader == nullptr) return std::nullopt;
-  std::optional<WeightMap> theirs;
-  if (names.has_huggingface) theirs = encoder_weights(config, names, source.format, source.reader, nullptr);
-  std::unique_ptr<LanguageModel> model = make_encoder(config, {});
-  WeightMap ours;
-  bool is_theirs = theirs.has_value();
-  for (const Parameter& parameter : model->parameters().all()) {
-    if (source.reader->find(parameter.name) == nullptr) return std::nullopt;
-    if (is_theirs) {
-      WeightSource found = find_source(*theirs, parameter, config.info.num_layers);
-      is_theirs = source.reader->find(found.theirs) != nullptr;
-    }
-    ours.rows.push_back({parameter.name, parameter.name});
+void cut_vocabulary(WeightMap& map, const EncoderConfig& config, const std::shared_ptr<const RowSelection>& selection) {
+  if (selection == nullptr) return;
+  for (WeightRow& row : map.rows) {
+    bool is_table = row.ours == config.prefix + ".embeddings.word_embeddings.weight";
+    if (is_table || row.ours == "cls.predictions.bias") row.selection = selection;
   }
-  if (is_theirs) return std::nullopt;
-  return ours;
 }
 
 }  // namespace
@@ -183,19 +171,33 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
   if (head.is_new || is_there) config.info.task_head = head;
 }
 
-ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& from) {
+ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& config) {
+  auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
+    return encoder_weights(config, names, format, format == own ? reader : nullptr);
+  };
+  return encoder_definition(source, config, weights, names.has_huggingface);
+}
+
+ModelDefinition encoder_definition(const ModelSource& source,
+                                   const EncoderConfig& from,
+                                   const std::function<WeightMap(ModelFormat format)>& names,
+                                   bool has_huggingface) {
   EncoderConfig config = from;
   std::shared_ptr<const RowSelection> selection = read_selection(source, config.info.vocab_size);
   if (selection != nullptr) config.info.vocab_size = static_cast<int64_t>(selection->rows.size());
-  // The seed's own files hold the table as it was cut.
-  auto weights = [config, names, selection, own = source.format, reader = source.reader](ModelFormat format) {
-    return encoder_weights(
-        config, names, format, format == own ? reader : nullptr, format == own ? selection : nullptr);
+  // Only the files that the model came from hold the whole vocabulary.
+  auto weights = [config, names, selection, own = source.format](ModelFormat format) {
+    WeightMap map = names(format);
+    if (format == own) cut_vocabulary(map, config, selection);
+    return map;
   };
+  std::optional<WeightMap> theirs;
+  if (source.format == ModelFormat::huggingface && has_huggingface) theirs = names(source.format);
+  auto make = [config](TensorParallelPlace place) { return make_encoder(config, place); };
   return {.info = config.info,
-          .make = [config](TensorParallelPlace place) { return make_encoder(config, place); },
+          .make = make,
           .weights = weights,
-          .stored = own_names(source, names, config),
+          .stored = own_names(source, make, theirs),
           .decoder = std::nullopt};
 }
 

@@ -19,5 +19,10 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
 
 /// The definition of an encoder whose settings are complete.
 ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& config);
+/// The same with weights that are called otherwise than BERT's.
+ModelDefinition encoder_definition(const ModelSource& source,
+                                   const EncoderConfig& config,
+                                   const std::function<WeightMap(ModelFormat format)>& names,
+                                   bool has_huggingface);
 
 }  // namespace weft

@@ -7,31 +7,14 @@
 #include "core/error.h"
 #include "models/encoder_block.h"
 #include "models/registry.h"
+#include "models/weight_rows.h"
 
 namespace weft {
 namespace {
 
 constexpr WeightTransform kTranspose = WeightTransform::transpose;
-constexpr WeightTransform kNone = WeightTransform::none;
 
 using Rows = std::vector<WeightRow>;
-
-/// Weight and bias under two spellings.
-struct Spelling {
-  std::string weight, bias;
-  WeightTransform transform = kNone;
-};
-
-void add_pair(Rows& rows, const std::string& ours, const std::string& theirs, const Spelling& spelling) {
-  rows.push_back({ours + ".weight", theirs + spelling.weight, spelling.transform});
-  rows.push_back({ours + ".bias", theirs + spelling.bias, kNone});
-}
-
-const Spelling kTensorflowDense = {"/kernel", "/bias", kTranspose};
-const Spelling kTensorflowNorm = {"/gamma", "/beta"};
-const Spelling kTorch = {".weight", ".bias"};
-const Spelling kKerasDense = {"/vars/0", "/vars/1", kTranspose};
-const Spelling kKerasNorm = {"/vars/1", "/vars/0"};  // bert4keras3 holds beta before gamma
 
 constexpr std::array kTaskLayers = {"classifier", "qa_outputs", "global_pointer.dense"};
 
@@ -160,14 +143,6 @@ std::string huggingface_prefix(const EncoderNames& names, const CheckpointReader
   return is_bare ? "" : names.huggingface_prefix + ".";
 }
 
-void cut_vocabulary(Rows& rows, const EncoderConfig& config, const std::shared_ptr<const RowSelection>& selection) {
-  if (selection == nullptr) return;
-  for (WeightRow& row : rows) {
-    bool is_table = row.ours == config.prefix + ".embeddings.word_embeddings.weight";
-    if (is_table || row.ours == "cls.predictions.bias") row.selection = selection;
-  }
-}
-
 }  // namespace
 
 std::vector<WeightRow> bert_block_rows(const EncoderConfig& config, ModelFormat format, const std::string& prefix) {
@@ -223,8 +198,7 @@ int64_t count_keras_dense(const CheckpointReader& reader) {
 WeightMap encoder_weights(const EncoderConfig& config,
                           const EncoderNames& names,
                           ModelFormat format,
-                          const CheckpointReader* reader,
-                          const std::shared_ptr<const RowSelection>& selection) {
+                          const CheckpointReader* reader) {
   WeightMap map;
   auto blocks = names.block_rows ? names.block_rows : bert_block_rows;
   auto append = [&](const Rows& rows) { map.rows.insert(map.rows.end(), rows.begin(), rows.end()); };
@@ -272,7 +246,6 @@ WeightMap encoder_weights(const EncoderConfig& config,
                    "generator_lm_head.weight"};
     map.ignored.push_back(names.huggingface_bias);
   }
-  cut_vocabulary(map.rows, config, selection);
   return map;
 }
 

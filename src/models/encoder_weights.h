@@ -39,13 +39,11 @@ struct EncoderNames {
   std::string keras_head = "layers/scale_offset/vars/0";  // tells that the output layer is there
 };
 
-/// The map of a format. `reader` (or null) decides between spellings that a format has had over time; `selection` cuts
-/// the vocabulary.
+/// The map of a format. `reader` (or null) decides between spellings that a format has had over time.
 WeightMap encoder_weights(const EncoderConfig& config,
                           const EncoderNames& names,
                           ModelFormat format,
-                          const CheckpointReader* reader,
-                          const std::shared_ptr<const RowSelection>& selection);
+                          const CheckpointReader* reader);
 
 /// Rows of BERT's blocks.
 std::vector<WeightRow> bert_block_rows(const EncoderConfig& config, ModelFormat format, const std::string& prefix);

@@ -26,6 +26,7 @@ struct ModelSource {
   bool compat = false;                                       // bert4keras3's arithmetic instead of the original model's
   std::string family = {};                                   // its name
   std::optional<AttentionPattern> attention = std::nullopt;  // as the user says; null: the family's own
+  std::string alias = {};                                    // the family as the user or the config names it
 };
 
 /// A tensor of a format that is no parameter.
@@ -56,6 +57,9 @@ struct Family {
   std::vector<std::string> seed_names;          // what bert4keras3 calls it
   std::vector<std::string> gguf_architectures;  // general.architecture
   std::function<ModelDefinition(const ModelSource& source)> define;
+  /// For families whose checkpoints come without a config: one as JSON from the tensors' shapes, or "" for tensors that
+  /// are not the family's. Null: they come with one.
+  std::function<std::string(const CheckpointReader& reader)> derive_config = nullptr;
 };
 
 /// The names of a decoder's weights in the formats that decoders come in.
@@ -64,6 +68,12 @@ struct DecoderWeights {
   WeightMap keras_hdf5;
   WeightMap gguf;
 };
+/// Rows of every parameter of a model under its own name, if a safetensors checkpoint has it so and not as the format
+/// has it (`theirs`, or null where the family does not exist there).
+std::optional<WeightMap> own_names(const ModelSource& source,
+                                   const std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace)>& make,
+                                   const std::optional<WeightMap>& theirs);
+
 ModelDefinition decoder_definition(const DecoderConfig& config, const DecoderWeights& weights);
 
 Family llama_family();
@@ -79,5 +89,11 @@ Family roformer_family();
 Family roformer_v2_family();
 Family gau_alpha_family();
 Family deberta_family();
+Family t5_family();
+Family umt5_family();
+Family rwkv6_family();
+Family gpt_family();
+Family gpt2_family();
+Family gpt2_ml_family();
 
 }  // namespace weft

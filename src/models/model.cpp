@@ -18,6 +18,12 @@ void Batch::add(const std::vector<int32_t>& tokens, int64_t past, int64_t slot) 
   ids.insert(ids.end(), tokens.begin(), tokens.end());
 }
 
+void Batch::add_source(const std::vector<int32_t>& tokens, int64_t slot) {
+  sources.push_back(
+      {.begin = static_cast<int64_t>(source_ids.size()), .length = static_cast<int64_t>(tokens.size()), .slot = slot});
+  source_ids.insert(source_ids.end(), tokens.begin(), tokens.end());
+}
+
 void Batch::add(const std::vector<int32_t>& tokens, const std::vector<int32_t>& segments, int64_t past, int64_t slot) {
   WEFT_ASSERT(segments.size() == tokens.size());
   segment_ids.resize(ids.size());
@@ -81,7 +87,8 @@ KvCacheShape LanguageModel::kv_cache_shape(DType dtype) const {
   return {.num_layers = info().num_layers,
           .num_kv_heads = heads.end - heads.begin,
           .head_dim = info().head_dim,
-          .dtype = dtype};
+          .dtype = dtype,
+          .has_source = info().has_source};
 }
 
 LanguageModelLoss language_model_loss(Context& context,

@@ -23,6 +23,16 @@ struct BatchSequence {
   int64_t length = 0;  // tokens in this batch
   int64_t past = 0;    // tokens already in the cache; the first token stands at this position
   int64_t slot = 0;    // cache slot
+  /// Of encoder-decoder models with a cache: where its source lies there, and its tokens.
+  int64_t source_slot = 0;
+  int64_t source_length = 0;
+};
+
+/// A source of encoder-decoder models.
+struct BatchSource {
+  int64_t begin = 0;   // first token in Batch::source_ids
+  int64_t length = 0;  // at least 1
+  int64_t slot = 0;    // of sources in the cache
 };
 
 /// Tokens of several sequences, one after the other, without padding.
@@ -36,6 +46,15 @@ struct Batch {
   /// [tokens, hidden_size], added to the (scaled) embeddings when defined, whole on every rank; may want a gradient.
   Tensor embedding_offset;
 
+  /// Of encoder-decoder models: what the encoder reads. Without a cache sources[i] is that of sequences[i]; with one
+  /// they are read into it, for this and later steps.
+  std::vector<int32_t> source_ids;
+  std::vector<BatchSource> sources;
+  Tensor source_states;            // [source tokens, hidden_size]: instead of ids, what an encoder made of them
+  int64_t first_source_token = 0;  // as Context::first_token, of source_ids
+
+  /// Appends a source.
+  void add_source(const std::vector<int32_t>& tokens, int64_t slot = 0);
   /// Appends a sequence; its tokens are of segment 0.
   void add(const std::vector<int32_t>& tokens, int64_t past = 0, int64_t slot = 0);
   /// Appends a sequence with a segment a token.
@@ -66,8 +85,11 @@ struct ModelInfo {
   bool tied_embedding = false;
   std::vector<int32_t> end_ids;  // eos_token_id of the config, if any
   AttentionPattern attention = AttentionPattern::causal;
-  bool is_encoder = false;   // trained to see both sides, whatever `attention` is asked for
-  int64_t num_segments = 0;  // 0: the model knows no segments
+  bool is_encoder = false;    // trained to see both sides, whatever `attention` is asked for
+  bool has_source = false;    // an encoder-decoder: sequences continue from their sources
+  int32_t start_id = -1;      // what an encoder-decoder's answers start with, before their first token
+  bool is_recurrent = false;  // its cache is a state of constant size, which cannot be cut back
+  int64_t num_segments = 0;   // 0: the model knows no segments
   TaskHead task_head = {};
   bool has_language_model_head = true;
   bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family

@@ -30,7 +30,13 @@ const std::vector<Family>& families() {
                                           roformer_family(),
                                           roformer_v2_family(),
                                           gau_alpha_family(),
-                                          deberta_family()};
+                                          deberta_family(),
+                                          t5_family(),
+                                          umt5_family(),
+                                          rwkv6_family(),
+                                          gpt_family(),
+                                          gpt2_family(),
+                                          gpt2_ml_family()};
   return all;
 }
 
@@ -108,7 +114,16 @@ void open_files(const ModelOptions& options, OpenedModel& opened) {
   opened.format = format == "keras_hdf5"   ? ModelFormat::keras_hdf5
                   : format == "tensorflow" ? ModelFormat::tensorflow
                                            : ModelFormat::huggingface;
-  opened.config = read_json_config(find_config(options), options);
+  std::string path = find_config(options);
+  if (!is_plain_file(path)) {
+    for (const Family& family : families()) {
+      std::string derived = family.derive_config ? family.derive_config(*opened.reader) : "";
+      if (derived.empty()) continue;
+      opened.config = ModelConfig::from_json_text(derived, options.path, options.overrides);
+      return;
+    }
+  }
+  opened.config = read_json_config(path, options);
 }
 
 std::optional<AttentionPattern> parse_application(const std::string& application) {
@@ -150,6 +165,25 @@ std::vector<std::string> family_names() {
   return names;
 }
 
+std::optional<WeightMap> own_names(const ModelSource& source,
+                                   const std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace)>& make,
+                                   const std::optional<WeightMap>& theirs) {
+  if (source.format != ModelFormat::huggingface || source.reader == nullptr) return std::nullopt;
+  std::unique_ptr<LanguageModel> model = make({});
+  WeightMap ours;
+  bool is_theirs = theirs.has_value();
+  for (const Parameter& parameter : model->parameters().all()) {
+    if (source.reader->find(parameter.name) == nullptr) return std::nullopt;
+    if (is_theirs) {
+      WeightSource found = find_source(*theirs, parameter, model->info().num_layers);
+      is_theirs = source.reader->find(found.theirs) != nullptr;
+    }
+    ours.rows.push_back({parameter.name, parameter.name});
+  }
+  if (is_theirs) return std::nullopt;
+  return ours;
+}
+
 OpenedModel open_model(const ModelOptions& options) {
   if (!options.compat.empty() && options.compat != "bert4keras3") {
     fail(ExitCode::usage, "--compat knows only bert4keras3, not '{}'", printable(options.compat));
@@ -167,7 +201,8 @@ OpenedModel open_model(const ModelOptions& options) {
                                              .reader = opened.reader.get(),
                                              .compat = options.compat == "bert4keras3",
                                              .family = opened.family->name,
-                                             .attention = attention});
+                                             .attention = attention,
+                                             .alias = options.family});
   opened.definition.info.family = opened.family->name;
   opened.weights = opened.definition.stored ? *opened.definition.stored : opened.definition.weights(opened.format);
   return opened;

@@ -216,6 +216,20 @@ void read_heads_middle(const Reading& reading, int64_t begin, int64_t end, std::
               into);
 }
 
+void read_flat_vector(const Reading& reading, int64_t begin, int64_t end, void* into) {
+  reading.box({{0, 1}, {0, 1}, reading.range(0, begin, end)}, into);
+}
+
+void read_stacked(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
+  int64_t offset = reading.parameter.range.dim == 0 ? reading.parameter.range.begin : 0;
+  int64_t rows = end - begin;
+  int64_t columns = reading.parameter.local_shape[1];
+  int64_t number = reading.source.part.begin;
+  std::vector<std::byte> buffer(static_cast<size_t>(rows * columns) * dtype_bytes(reading.dtype));
+  reading.box({{number, number + 1}, reading.range(1, begin, end), {offset + begin, offset + end}}, buffer.data());
+  transpose(buffer.data(), into, rows, columns, dtype_bytes(reading.dtype));
+}
+
 void read_head_vectors(const Reading& reading, int64_t begin, int64_t end, std::byte* into) {
   int64_t head_dim = head_dim_of(reading.parameter);
   auto [first, last] = reading.range(0, begin, end);
@@ -273,6 +287,13 @@ template <typename Body>
 void for_each_of_part(const WeightSource& source, const Parameter& parameter, const Body& body) {
   bool is_transposed = source.transform == WeightTransform::transpose;
   int64_t width = parameter.full_shape.rank() == 2 ? parameter.full_shape[1] : 1;
+  if (source.transform == WeightTransform::stacked) {
+    int64_t rows = parameter.full_shape[0];
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < width; ++j) body(i * width + j, (source.part.begin * width + j) * rows + i);
+    }
+    return;
+  }
   for (int64_t i = 0; i < parameter.full_shape[0]; ++i) {
     int64_t row = source.part.begin + i;
     for (int64_t j = 0; j < width; ++j) {
@@ -299,6 +320,7 @@ bool is_ignored(const WeightMap& map, std::string_view name) {
 
 Shape format_shape(const WeightSource& source, const Parameter& parameter) {
   Shape shape = parameter.full_shape;
+  if (source.transform == WeightTransform::stacked) return {source.part.total, shape[1], shape[0]};
   if (source.part.total > 0) shape.set(0, source.part.total);
   if (source.selection != nullptr) shape.set(0, source.selection->source_rows);
   switch (source.transform) {
@@ -312,6 +334,8 @@ Shape format_shape(const WeightSource& source, const Parameter& parameter) {
       return {shape[1], parameter.shard.num_heads, head_dim_of(parameter)};
     case WeightTransform::head_vectors:
       return {parameter.shard.num_heads, head_dim_of(parameter)};
+    case WeightTransform::flat_vector:
+      return {1, 1, shape[0]};
     default:
       return shape;
   }
@@ -328,8 +352,10 @@ std::vector<float> to_format(WeightTransform transform,
   switch (transform) {
     case WeightTransform::none:
     case WeightTransform::head_vectors:
+    case WeightTransform::flat_vector:
       return full;
     case WeightTransform::transpose:
+    case WeightTransform::stacked:
     case WeightTransform::heads_middle:
     case WeightTransform::heads_out:
       transpose(source, target, shape[1], shape[0], sizeof(float));
@@ -393,6 +419,10 @@ void read_rows(const CheckpointReader& reader,
       return read_heads_middle(reading, begin, end, bytes);
     case WeightTransform::head_vectors:
       return read_head_vectors(reading, begin, end, bytes);
+    case WeightTransform::flat_vector:
+      return read_flat_vector(reading, begin, end, into);
+    case WeightTransform::stacked:
+      return read_stacked(reading, begin, end, bytes);
   }
 }
 

@@ -25,6 +25,8 @@ enum class WeightTransform : uint8_t {
   minus_one,        // theirs holds 1 + w
   heads_middle,     // theirs [in, H, d]
   head_vectors,     // theirs [H, d], ours [H·d]
+  flat_vector,      // theirs [1, 1, n], ours [n]
+  stacked,          // theirs [S, in, out]: ours is number part.begin of S = part.total
 };
 
 /// Rows of a table that is cut to a part of its vocabulary: each is a weighted mean of rows of theirs.

@@ -6,23 +6,58 @@
 
 namespace weft {
 
-int64_t KvCacheShape::bytes(int64_t slots, int64_t max_tokens) const {
-  return num_layers * slots * num_kv_heads * max_tokens * (head_dim + value_dim()) *
-         static_cast<int64_t>(dtype_bytes(dtype));
+int64_t KvCacheShape::bytes(int64_t slots, int64_t max_tokens, int64_t max_source_tokens) const {
+  int64_t tokens = max_tokens + (has_source ? max_source_tokens : 0);
+  int64_t total =
+      num_layers * slots * num_kv_heads * tokens * (head_dim + value_dim()) * static_cast<int64_t>(dtype_bytes(dtype));
+  for (const CacheState& state : states) {
+    total += slots * state.shape.num_elements() * static_cast<int64_t>(dtype_bytes(state.dtype));
+  }
+  return total;
 }
 
-KvCache::KvCache(const Context& context, const KvCacheShape& shape, int64_t num_slots, int64_t max_tokens)
-    : shape_(shape), num_slots_(num_slots), max_tokens_(max_tokens) {
+KvCache::KvCache(const Context& context,
+                 const KvCacheShape& shape,
+                 int64_t num_slots,
+                 int64_t max_tokens,
+                 int64_t num_sources,
+                 int64_t max_source_tokens)
+    : shape_(shape),
+      num_slots_(num_slots),
+      max_tokens_(max_tokens),
+      num_sources_(num_sources),
+      max_source_tokens_(max_source_tokens) {
   Shape layer = {num_slots, shape.num_kv_heads, max_tokens, shape.head_dim};
   Shape value_layer = {num_slots, shape.num_kv_heads, max_tokens, shape.value_dim()};
   for (int64_t i = 0; i < shape.num_layers; ++i) {
     keys_.push_back(context.empty(layer, shape.dtype, MemoryTag::kv_cache));
     values_.push_back(context.empty(value_layer, shape.dtype, MemoryTag::kv_cache));
+    if (!shape.has_source) continue;
+    source_keys_.push_back(context.empty(
+        {num_sources, shape.num_kv_heads, max_source_tokens, shape.head_dim}, shape.dtype, MemoryTag::kv_cache));
+    source_values_.push_back(context.empty(
+        {num_sources, shape.num_kv_heads, max_source_tokens, shape.value_dim()}, shape.dtype, MemoryTag::kv_cache));
+  }
+  for (const CacheState& state : shape.states) {
+    const Shape& of = state.shape;
+    Shape whole = of.rank() == 1 ? Shape{num_slots, of[0]} : Shape{num_slots, of[0], of[1], of[2]};
+    states_.push_back(context.zeros(whole, state.dtype, MemoryTag::kv_cache));
+  }
+}
+
+void KvCache::clear_states(int64_t slot) {
+  for (Tensor& state : states_) {
+    Tensor row = state.slice(slot, slot + 1);
+    std::memset(row.raw(), 0, row.bytes());
   }
 }
 
 void KvCache::copy_slot(int64_t from, int64_t to, int64_t tokens) {
   WEFT_ASSERT(from < num_slots_ && to < num_slots_ && tokens <= max_tokens_);
+  for (Tensor& state : states_) {
+    Tensor source = state.slice(from, from + 1), target = state.slice(to, to + 1);
+    std::memcpy(target.raw(), source.raw(), source.bytes());
+  }
   size_t element = dtype_bytes(shape_.dtype);
   for (std::vector<Tensor>* side : {&keys_, &values_}) {
     int64_t head_dim = side == &keys_ ? shape_.head_dim : shape_.value_dim();

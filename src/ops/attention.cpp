@@ -1,6 +1,7 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "autograd/tape.h"
@@ -26,29 +27,52 @@ const int32_t* visible_keys(const AttentionSpan& span) {
   return visible.data();
 }
 
+/// Where a sequence's bias lies; checks that all of its distances are there.
+int64_t bias_origin(const AttentionSpan& span, int64_t key_count, const DistanceBias& bias) {
+  if (!bias.defined()) return 0;
+  int64_t origin = bias.zero - span.past;
+  WEFT_ASSERT(origin - span.length + 1 >= 0 && origin + key_count + kAttentionBiasPadding <= bias.values.size(1),
+              "attention: {} queries after {} tokens and {} keys are beyond the biases",
+              span.length,
+              span.past,
+              key_count);
+  return origin;
+}
+
 std::vector<AttentionSequence> packed_sequences(const Tensor& k,
                                                 const Tensor& v,
                                                 std::span<const AttentionSpan> spans,
-                                                int64_t head_dim) {
+                                                int64_t head_dim,
+                                                const DistanceBias& bias) {
   std::vector<AttentionSequence> sequences;
   for (const AttentionSpan& span : spans) {
     WEFT_ASSERT(span.past == 0, "attention without a cache has no past");
+    bool is_cross = span.key_count >= 0;
+    int64_t key_begin = is_cross ? span.key_begin : span.begin;
+    int64_t key_count = is_cross ? span.key_count : span.length;
     sequences.push_back({.query_begin = span.begin,
                          .query_count = span.length,
-                         .key_count = span.length,
-                         .keys = element(k, span.begin * k.size(1)),
-                         .values = element(v, span.begin * v.size(1)),
+                         .key_count = key_count,
+                         .keys = element(k, key_begin * k.size(1)),
+                         .values = element(v, key_begin * v.size(1)),
                          .key_token_stride = k.size(1),
                          .key_head_stride = head_dim,
-                         .visible_keys = visible_keys(span)});
+                         .visible_keys = visible_keys(span),
+                         .bias_origin = bias_origin(span, key_count, bias)});
   }
   return sequences;
+}
+
+AttentionBias view(const DistanceBias& bias) {
+  if (!bias.defined()) return {};
+  return {.values = bias.values.raw(), .stride = bias.values.size(1)};
 }
 
 class AttentionNode final : public Node {
  public:
   struct Inputs {
     Tensor q, k, v, log_sum_exp;
+    DistanceBias bias;
   };
 
   AttentionNode(Inputs inputs, const Tensor& out, std::span<const AttentionSpan> spans, const AttentionOptions& options)
@@ -66,7 +90,14 @@ class AttentionNode final : public Node {
     Tensor dq = context.empty(in_.q.shape(), in_.q.dtype());
     Tensor dk = context.empty(in_.k.shape(), in_.k.dtype());
     Tensor dv = context.empty(in_.v.shape(), in_.v.dtype());
-    auto sequences = packed_sequences(in_.k, in_.v, spans_, options_.head_dim);
+    auto sequences = packed_sequences(in_.k, in_.v, spans_, options_.head_dim, in_.bias);
+    void* dbias = nullptr;
+    if (in_.bias.defined() && in_.bias.values.wants_grad()) {
+      const Tensor& values = in_.bias.values;
+      GradTarget target = grad_target(context, *values.grad_slot(), values.shape(), values.dtype());
+      if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+      dbias = target.tensor.raw();
+    }
     auto kernel = require_kernel(context.kernels().attention.backward, "attention backward", context.device.type);
     kernel({.q = in_.q.raw(),
             .k = in_.k.raw(),
@@ -82,6 +113,8 @@ class AttentionNode final : public Node {
             .num_kv_heads = in_.k.size(1) / options_.head_dim,
             .head_dim = options_.head_dim,
             .mask = options_.mask,
+            .bias = view(in_.bias),
+            .dbias = dbias,
             .dtype = in_.q.dtype()},
            context.stream());
     add_grad(context, in_.q.grad_slot(), std::move(dq));
@@ -98,8 +131,7 @@ class AttentionNode final : public Node {
 };
 
 void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head_dim) {
-  WEFT_ASSERT(q.rank() == 2 && k.shape() == v.shape() && q.size(0) == k.size(0) && q.size(1) % k.size(1) == 0 &&
-                  k.size(1) % head_dim == 0,
+  WEFT_ASSERT(q.rank() == 2 && k.shape() == v.shape() && q.size(1) % k.size(1) == 0 && k.size(1) % head_dim == 0,
               "attention: q {}, k {}, v {}, head_dim {}",
               to_string(q.shape()),
               to_string(k.shape()),
@@ -113,7 +145,10 @@ void run_forward(Context& context,
                  Tensor* log_sum_exp,
                  std::span<const AttentionSequence> sequences,
                  int64_t num_kv_heads,
-                 const AttentionOptions& options) {
+                 const AttentionOptions& options,
+                 const DistanceBias& bias) {
+  WEFT_ASSERT(!bias.defined() || bias.values.size(0) == q.size(1) / options.head_dim,
+              "attention: biases of other heads");
   auto kernel = require_kernel(context.kernels().attention.forward, "attention", context.device.type);
   kernel({.q = q.raw(),
           .out = out.raw(),
@@ -123,6 +158,7 @@ void run_forward(Context& context,
           .num_kv_heads = num_kv_heads,
           .head_dim = options.head_dim,
           .mask = options.mask,
+          .bias = view(bias),
           .dtype = q.dtype()},
          context.stream());
 }
@@ -138,12 +174,89 @@ void run_recorded(Context& context,
               inputs.q,
               out,
               &log_sum_exp,
-              packed_sequences(inputs.k, inputs.v, spans, options.head_dim),
+              packed_sequences(inputs.k, inputs.v, spans, options.head_dim, inputs.bias),
               inputs.k.size(1) / options.head_dim,
-              options);
+              options,
+              inputs.bias);
+}
+
+class DistanceBiasNode final : public Node {
+ public:
+  DistanceBiasNode(const Tensor& table, std::vector<int32_t> rows, const Tensor& out)
+      : table_(table), rows_(std::move(rows)), output_(out.grad_slot()), stride_(out.size(1)) {}
+  std::string_view name() const override { return "distance_bias"; }
+
+  void backward(Context& context) override {
+    Tensor dbias = take_grad(output_);
+    if (!dbias) return;
+    GradTarget target = grad_target(context, *table_.grad_slot(), table_.shape(), parameter_grad_dtype(table_.dtype()));
+    if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+    auto kernel = require_kernel(context.kernels().attention.bias_reduce, "bias_reduce", context.device.type);
+    kernel({.dbias = dbias.raw(),
+            .rows = rows_.data(),
+            .dtable = target.tensor.raw(),
+            .count = static_cast<int64_t>(rows_.size()),
+            .num_heads = table_.size(1),
+            .stride = stride_,
+            .dtype = table_.dtype()},
+           context.stream());
+  }
+
+ private:
+  Tensor table_;
+  std::vector<int32_t> rows_;
+  std::shared_ptr<GradSlot> output_;
+  int64_t stride_;
+};
+
+/// Sequences whose keys lie in their slots.
+std::vector<AttentionSequence> cached_sequences(const Tensor& key_cache,
+                                                const Tensor& value_cache,
+                                                std::span<const AttentionSpan> spans,
+                                                int64_t head_dim,
+                                                const DistanceBias& bias) {
+  int64_t max_tokens = key_cache.size(2);
+  int64_t slot_elements = key_cache.size(1) * max_tokens * head_dim;
+  std::vector<AttentionSequence> sequences;
+  for (const AttentionSpan& span : spans) {
+    int64_t key_count = span.key_count >= 0 ? span.key_count : span.past + span.length;
+    sequences.push_back({.query_begin = span.begin,
+                         .query_count = span.length,
+                         .key_count = key_count,
+                         .keys = element(key_cache, span.slot * slot_elements),
+                         .values = element(value_cache, span.slot * slot_elements),
+                         .key_token_stride = head_dim,
+                         .key_head_stride = max_tokens * head_dim,
+                         .visible_keys = visible_keys(span),
+                         .bias_origin = bias_origin(span, key_count, bias)});
+  }
+  return sequences;
 }
 
 }  // namespace
+
+DistanceBias distance_bias(Context& context, const Tensor& table, std::span<const int32_t> rows, int64_t lowest) {
+  WEFT_ASSERT(lowest <= 0 && lowest + static_cast<int64_t>(rows.size()) > 0, "distance_bias: distance 0 is missing");
+  auto count = static_cast<int64_t>(rows.size());
+  int64_t stride = count + kAttentionBiasPadding;
+  DType dtype = table.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  Tensor values = context.empty({table.size(1), stride}, dtype);
+  auto kernel = require_kernel(context.kernels().attention.bias_expand, "bias_expand", context.device.type);
+  kernel({.table = table.raw(),
+          .rows = rows.data(),
+          .bias = values.raw(),
+          .count = count,
+          .num_heads = table.size(1),
+          .stride = stride,
+          .dtype = table.dtype()},
+         context.stream());
+  if (is_recording(context, {&table})) {
+    attach_slot(values);
+    context.tape->record(
+        std::make_unique<DistanceBiasNode>(table, std::vector<int32_t>(rows.begin(), rows.end()), values));
+  }
+  return {.values = std::move(values), .zero = -lowest};
+}
 
 void write_attention_cache(Context& context,
                            const Tensor& source,
@@ -173,21 +286,32 @@ Tensor attention(Context& context,
                  const Tensor& k,
                  const Tensor& v,
                  std::span<const AttentionSpan> sequences,
-                 const AttentionOptions& options) {
+                 const AttentionOptions& options,
+                 const DistanceBias& bias) {
   check_attention(q, k, v, options.head_dim);
   Tensor out = context.empty(q.shape(), q.dtype());
   int64_t num_kv_heads = k.size(1) / options.head_dim;
-  if (!is_recording(context, {&q, &k, &v})) {
-    run_forward(context, q, out, nullptr, packed_sequences(k, v, sequences, options.head_dim), num_kv_heads, options);
+  if (!is_recording(context, {&q, &k, &v, &bias.values})) {
+    run_forward(context,
+                q,
+                out,
+                nullptr,
+                packed_sequences(k, v, sequences, options.head_dim, bias),
+                num_kv_heads,
+                options,
+                bias);
     return out;
   }
   DType statistics_dtype = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  AttentionNode::Inputs inputs{.q = q, .k = k, .v = v, .log_sum_exp = {}};
+  AttentionNode::Inputs inputs{.q = q, .k = k, .v = v, .log_sum_exp = {}, .bias = bias};
   inputs.log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
   run_recorded(context, inputs, out, sequences, options);
   attach_slot(out);
-  AttentionNode::Inputs kept{
-      .q = q.detach(), .k = k.detach(), .v = v.detach(), .log_sum_exp = inputs.log_sum_exp.detach()};
+  AttentionNode::Inputs kept{.q = q.detach(),
+                             .k = k.detach(),
+                             .v = v.detach(),
+                             .log_sum_exp = inputs.log_sum_exp.detach(),
+                             .bias = {.values = bias.defined() ? bias.values.detach() : Tensor(), .zero = bias.zero}};
   std::vector<AttentionSpan> spans(sequences.begin(), sequences.end());
   offer_recipe(context, out, [kept = std::move(kept), spans = std::move(spans), options](Context& again) {
     Tensor result = again.empty(kept.q.shape(), kept.q.dtype());
@@ -205,26 +329,41 @@ Tensor cached_attention(Context& context,
                         Tensor& key_cache,
                         Tensor& value_cache,
                         std::span<const AttentionSpan> spans,
-                        const AttentionOptions& options) {
+                        const AttentionOptions& options,
+                        const DistanceBias& bias) {
   check_attention(q, k, v, options.head_dim);
   WEFT_ASSERT(!is_recording(context, {&q, &k, &v}), "cached_attention has no backward");
   write_attention_cache(context, k, key_cache, spans);
   write_attention_cache(context, v, value_cache, spans);
-  int64_t max_tokens = key_cache.size(2);
-  int64_t slot_elements = key_cache.size(1) * max_tokens * options.head_dim;
-  std::vector<AttentionSequence> sequences;
-  for (const AttentionSpan& span : spans) {
-    sequences.push_back({.query_begin = span.begin,
-                         .query_count = span.length,
-                         .key_count = span.past + span.length,
-                         .keys = element(key_cache, span.slot * slot_elements),
-                         .values = element(value_cache, span.slot * slot_elements),
-                         .key_token_stride = options.head_dim,
-                         .key_head_stride = max_tokens * options.head_dim,
-                         .visible_keys = visible_keys(span)});
-  }
   Tensor out = context.empty(q.shape(), q.dtype());
-  run_forward(context, q, out, nullptr, sequences, key_cache.size(1), options);
+  run_forward(context,
+              q,
+              out,
+              nullptr,
+              cached_sequences(key_cache, value_cache, spans, options.head_dim, bias),
+              key_cache.size(1),
+              options,
+              bias);
+  return out;
+}
+
+Tensor cached_cross_attention(Context& context,
+                              const Tensor& q,
+                              const Tensor& key_cache,
+                              const Tensor& value_cache,
+                              std::span<const AttentionSpan> spans,
+                              const AttentionOptions& options,
+                              const DistanceBias& bias) {
+  WEFT_ASSERT(!is_recording(context, {&q}), "cached_cross_attention has no backward");
+  Tensor out = context.empty(q.shape(), q.dtype());
+  run_forward(context,
+              q,
+              out,
+              nullptr,
+              cached_sequences(key_cache, value_cache, spans, options.head_dim, bias),
+              key_cache.size(1),
+              options,
+              bias);
   return out;
 }
 

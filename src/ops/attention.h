@@ -23,15 +23,31 @@ struct AttentionSpan {
   /// [length], never falling, 1 to past + length: query i sees keys [0, visible_keys[i]) of past and span together,
   /// whatever causal and window say. Empty: as the mask says.
   std::vector<int32_t> visible_keys = {};
+  /// Cross-attention: how many keys there are, at rows [key_begin, key_begin + key_count) of k and v or, through a
+  /// cache, in the slot. −1: the keys are the sequence's own.
+  int64_t key_count = -1;
+  int64_t key_begin = 0;
 };
 
-/// q is [tokens, heads · head_dim], k and v [tokens, kv_heads · head_dim]; each sequence attends to itself only.
+/// A number by head and distance that is added to the scores: of key position − query position d at [head, zero + d].
+struct DistanceBias {
+  Tensor values;  // [heads, stride], f32 (f64 for f64)
+  int64_t zero = 0;
+  bool defined() const { return values.defined(); }
+};
+
+/// From a table [rows, heads]: distance d, from `lowest` on, reads row rows[d − lowest].
+DistanceBias distance_bias(Context& context, const Tensor& table, std::span<const int32_t> rows, int64_t lowest);
+
+/// q is [tokens, heads · head_dim], k and v [key tokens, kv_heads · head_dim]; each sequence attends to itself only, or
+/// to its span's keys. All keys belong to some sequence, in the sequences' order.
 Tensor attention(Context& context,
                  const Tensor& q,
                  const Tensor& k,
                  const Tensor& v,
                  std::span<const AttentionSpan> sequences,
-                 const AttentionOptions& options);
+                 const AttentionOptions& options,
+                 const DistanceBias& bias = {});
 
 /// Writes k and v behind the `past` tokens of each sequence's slot and attends to everything in the slot. The caches
 /// are [slots, kv_heads, max_tokens, head_dim]. Has no backward.
@@ -42,7 +58,17 @@ Tensor cached_attention(Context& context,
                         Tensor& key_cache,
                         Tensor& value_cache,
                         std::span<const AttentionSpan> sequences,
-                        const AttentionOptions& options);
+                        const AttentionOptions& options,
+                        const DistanceBias& bias = {});
+
+/// Attends to the key_count keys that each span's slot holds already. Has no backward.
+Tensor cached_cross_attention(Context& context,
+                              const Tensor& q,
+                              const Tensor& key_cache,
+                              const Tensor& value_cache,
+                              std::span<const AttentionSpan> sequences,
+                              const AttentionOptions& options,
+                              const DistanceBias& bias = {});
 
 /// Writes rows of x behind the `past` tokens of each sequence's slot of a cache [slots, kv_heads, max_tokens, width].
 void write_attention_cache(Context& context, const Tensor& x, Tensor& cache, std::span<const AttentionSpan> sequences);

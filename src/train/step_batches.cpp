@@ -24,6 +24,10 @@ void add_row(MicroBatch& micro_batch, const TrainingRow& row) {
     mark.span += first_sequence;
     micro_batch.marks.push_back(mark);
   }
+  for (const RowSpan& source : row.sources) {
+    auto first = row.source_ids.begin() + source.begin;
+    micro_batch.batch.add_source({first, first + source.length});
+  }
   std::vector<int32_t>& segments = micro_batch.batch.segment_ids;
   if (row.segments.empty() && segments.empty()) return;
   segments.resize(static_cast<size_t>(begin));
@@ -53,6 +57,7 @@ StepBatches deal_out(
   StepBatches step;
   step.micro_batches.resize(static_cast<size_t>(num_micro_batches));
   int64_t num_sequences = 0;
+  int64_t num_source_tokens = 0;
   for (int64_t r = 0; r < num_rows; ++r) {
     TrainingRow row = data.row(first_row + r);
     if (r >= begin && r < end) {
@@ -61,10 +66,12 @@ StepBatches deal_out(
       if (micro_batch.batch.ids.empty()) {
         micro_batch.first_token = step.tokens;
         micro_batch.batch.first_sequence = num_sequences;
+        micro_batch.batch.first_source_token = num_source_tokens;
       }
       add_row(micro_batch, row);
     }
     num_sequences += static_cast<int64_t>(row.spans.size());
+    num_source_tokens += static_cast<int64_t>(row.source_ids.size());
     step.tokens += static_cast<int64_t>(row.ids.size());
     step.scored_tokens += count_targets(row.targets);
     step.scored_sequences += count_targets(row.labels);

@@ -215,7 +215,7 @@ class Trainer {
       std::vector<GenerationRequest> requests;
       for (const std::string& prompt : options_.sample_prompts) {
         GenerationRequest& request = requests.emplace_back();
-        request.prompt = parts_.tokenizer->encode(prompt, true);
+        set_text(request, parts_.model.info(), parts_.tokenizer->encode(prompt, true));
         request.max_new_tokens = options_.max_sample_tokens;
         request.end_ids = parts_.tokenizer->end_ids();
       }

@@ -65,6 +65,7 @@ struct OpenRow {
   size_t index = 0;
   std::vector<int32_t> ids;
   std::vector<int32_t> segments;  // of prompt and answer; empty: all 0
+  std::vector<int32_t> source;    // empty: none
   int64_t cached = 0;
 };
 
@@ -83,6 +84,12 @@ TokenValues next_logits(Context& context, LanguageModel& model, std::vector<Open
       auto first = row.segments.begin() + past;
       batch.add(ids, {first, first + static_cast<int64_t>(ids.size())}, past, slot);
     }
+    if (!row.source.empty()) {
+      batch.sequences.back().source_slot = slot;
+      batch.sequences.back().source_length = static_cast<int64_t>(row.source.size());
+      // A cache keeps what it was given with the row's first tokens.
+      if (past == 0) batch.add_source(row.source, slot);
+    }
     last.push_back(static_cast<int32_t>(batch.num_tokens() - 1));
     row.cached = static_cast<int64_t>(row.ids.size());
   }
@@ -96,7 +103,7 @@ TokenValues to_token_values(const Tensor& tensor) {
   return {.width = tensor.size(-1), .values = to_floats(tensor)};
 }
 
-ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch) {
+ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch, KvCache* cache) {
   ObservedValues observed;
   Context watched = context;
   watched.observer = [&](std::string_view name, const Tensor& value) {
@@ -107,7 +114,7 @@ ObservedValues run_forward(const Context& context, LanguageModel& model, const B
     keep(name.c_str(), value);
     observed.insert_or_assign(probabilities, to_probabilities(observed.at(name)));
   };
-  Tensor hidden = model.hidden(watched, batch, nullptr);
+  Tensor hidden = model.hidden(watched, batch, cache);
   keep("final", hidden);
   if (model.head().weight != nullptr || model.info().has_language_model_head) {
     keep_logits("logits", "proba", model.logits(watched, hidden, &batch));
@@ -190,16 +197,20 @@ std::vector<GreedyRow> run_greedy(const Context& context, LanguageModel& model, 
   std::vector<GreedyRow> results(request.prompts.size());
   std::vector<OpenRow> open;
   int64_t longest = 1;
+  int64_t longest_source = 1;
   for (size_t i = 0; i < request.prompts.size(); ++i) {
     open.push_back({.index = i,
                     .ids = request.prompts[i],
-                    .segments = request.segments.empty() ? std::vector<int32_t>{} : request.segments[i]});
+                    .segments = request.segments.empty() ? std::vector<int32_t>{} : request.segments[i],
+                    .source = request.sources.empty() ? std::vector<int32_t>{} : request.sources[i]});
+    longest_source = std::max(longest_source, static_cast<int64_t>(open.back().source.size()));
     longest = std::max(longest, static_cast<int64_t>(request.prompts[i].size()) + request.num_new_tokens[i]);
   }
   std::unique_ptr<KvCache> cache;
   if (request.use_cache) {
+    auto slots = static_cast<int64_t>(open.size());
     cache = std::make_unique<KvCache>(
-        running, model.kv_cache_shape(request.cache_dtype), static_cast<int64_t>(open.size()), longest);
+        running, model.kv_cache_shape(request.cache_dtype), slots, longest, slots, longest_source);
   }
   auto is_done = [&](const OpenRow& row) {
     const std::vector<int32_t>& made = results[row.index].new_ids;

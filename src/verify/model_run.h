@@ -29,9 +29,10 @@ using ObservedValues = std::map<std::string, TokenValues, std::less<>>;
 
 TokenValues to_token_values(const Tensor& tensor);
 
-/// A forward pass without a cache, and all heads: "logits" and "proba", one row a token; "pooled", "pair_logits" and
-/// "pair_proba", one a sequence; "replaced_logits" and "replaced_proba", one a token.
-ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch);
+/// A forward pass (without a cache where there are no states to start from), and all heads: "logits" and "proba", one
+/// row a token; "pooled", "pair_logits" and "pair_proba", one a sequence; "replaced_logits" and "replaced_proba", one a
+/// token.
+ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch, KvCache* cache = nullptr);
 
 /// The rows of a softmax, or of a sigmoid where they have one element.
 TokenValues to_probabilities(TokenValues logits);
@@ -63,6 +64,7 @@ struct GreedyRequest {
   std::vector<std::vector<int32_t>> prompts;
   std::vector<int64_t> num_new_tokens;              // a row
   std::vector<std::vector<int32_t>> segments = {};  // of each row, prompt and answer; empty: all 0
+  std::vector<std::vector<int32_t>> sources = {};   // of each row, for encoder-decoders
   int32_t end_id = -1;                              // a row ends with it; −1: never
   bool use_cache = true;                            // else the whole sequence is run again at every step
   DType cache_dtype = DType::f32;

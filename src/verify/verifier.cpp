@@ -25,6 +25,7 @@ VerifyReport verify_model(const Context& context,
   verify_reference_layout(session);
   verify_text_layout(session);
   verify_sentence_layout(session);
+  verify_state_layout(session);
   return session.finish();
 }
 

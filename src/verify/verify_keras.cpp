@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "generate/sampler.h"
 #include "models/model_config.h"
+#include "verify/recurrent_state.h"
 #include "verify/verify_session.h"
 
 namespace weft {
@@ -24,6 +25,11 @@ std::string last_part(const std::string& path) {
 /// before.
 std::string observed_name(const std::string& name) {
   if (name == "embeddings") return "hidden/0";
+  for (std::string stack : {"encoder_", "decoder_"}) {
+    if (!name.starts_with(stack)) continue;
+    std::string rest = name.substr(stack.size());
+    return stack + (rest == "output" ? "final" : observed_name(rest));
+  }
   if (name == "output_norm" || name == "last_hidden") return "final";
   if (name == "mlm_logits") return "logits";
   if (name == "mlm_proba") return "proba";
@@ -43,16 +49,66 @@ std::string observed_name(const std::string& name) {
 /// Rows of a group's inputs, and how to find their tokens in the outputs.
 struct KerasRows {
   PackedRows packed;
+  std::vector<float> states;              // that a recurrent model starts from, a row a sequence; empty: none given
   std::vector<int32_t> scored;            // the tokens that the output layer is run on; empty: all
   std::vector<int64_t> scored_positions;  // their places in its outputs
 };
+
+/// The dataset that holds what the model's sequences are made of: an encoder-decoder's are the decoder's.
+std::string ids_dataset(const GoldenFile& golden, const std::string& group) {
+  for (const char* name : {"/token_ids", "/decoder_token_ids", "/encoder_token_ids"}) {
+    if (golden.has(group + name)) return group + name;
+  }
+  return group + "/token_ids";
+}
+
+bool has_ids(const GoldenFile& golden, const std::string& group) {
+  return golden.has(ids_dataset(golden, group));
+}
+
+int64_t without_padding(const GoldenIds& ids, int64_t row) {
+  int64_t length = ids.length;
+  while (length > 1 && ids.at(row, length - 1) == 0) --length;
+  return length;
+}
+
+/// Of `row` only (−1: all), and then without its padding.
+void read_sources(VerifySession& session, const std::string& group, int64_t row, PackedRows& packed) {
+  GoldenFile& golden = session.golden();
+  std::string dataset = group + "/encoder_token_ids";
+  if (ids_dataset(golden, group) == dataset) return;
+  if (golden.has(dataset)) {
+    GoldenIds ids = golden.ids(dataset);
+    check_ids(session, dataset, ids);
+    for (int64_t r = 0; r < ids.rows; ++r) {
+      if (row >= 0 && r != row) continue;
+      int64_t count = row >= 0 ? without_padding(ids, r) : ids.length;
+      packed.batch.add_source(ids.prefix(r, count), r);
+      for (int64_t t = 0; t < count; ++t) packed.source_positions.push_back((row >= 0 ? 0 : r * ids.length) + t);
+    }
+  } else if (golden.has(group + "/context")) {
+    GoldenTensor context = golden.tensor(group + "/context");
+    if (context.shape.rank() != 3) fail_input("golden file {}: {}/context is no stack of rows", golden.path(), group);
+    int64_t length = context.shape[1];
+    int64_t first = row >= 0 ? row : 0;
+    int64_t rows = row >= 0 ? 1 : context.shape[0];
+    Batch& batch = packed.batch;
+    batch.source_states = session.context().empty({rows * length, context.width()}, session.dtype());
+    convert_dtype(context.values.data() + first * length * context.width(),
+                  DType::f32,
+                  batch.source_states.raw(),
+                  session.dtype(),
+                  batch.source_states.num_elements());
+    for (int64_t r = 0; r < rows; ++r) batch.sources.push_back({.begin = r * length, .length = length, .slot = r});
+  }
+}
 
 /// A group's inputs: token_ids, and, where they are, segment_ids, position_ids, condition, mask_positions. Of `row`
 /// only (−1: all), and of it the first `length` tokens (0: all).
 KerasRows read_rows(VerifySession& session, const std::string& group, int64_t row = -1, int64_t length = 0) {
   GoldenFile& golden = session.golden();
-  GoldenIds ids = golden.ids(group + "/token_ids");
-  check_ids(session, group + "/token_ids", ids);
+  GoldenIds ids = golden.ids(ids_dataset(golden, group));
+  check_ids(session, ids_dataset(golden, group), ids);
   auto optional = [&](const char* name) {
     std::string dataset = group + "/" + name;
     GoldenIds read = golden.has(dataset) ? golden.ids(dataset) : GoldenIds{};
@@ -64,11 +120,18 @@ KerasRows read_rows(VerifySession& session, const std::string& group, int64_t ro
   GoldenIds segments = optional("segment_ids");
   GoldenIds positions = optional("position_ids");
   GoldenIds scored = optional("mask_positions");
+  GoldenTensor states = golden.has(group + "/state") ? golden.tensor(group + "/state") : GoldenTensor{};
   bool masks_padding = session.model().info().seed_masks_padding;
   KerasRows rows;
+  read_sources(session, group, row, rows.packed);
   Batch& batch = rows.packed.batch;
   for (int64_t r = 0; r < ids.rows; ++r) {
     if (row >= 0 && r != row) continue;
+    if (!states.values.empty()) {
+      size_t width = states.values.size() / static_cast<size_t>(ids.rows);
+      auto first = states.values.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(r) * width);
+      rows.states.insert(rows.states.end(), first, first + static_cast<std::ptrdiff_t>(width));
+    }
     int64_t count = length > 0 ? length : ids.length;
     while (masks_padding && count > 1 && ids.at(r, count - 1) == 0) --count;
     int64_t begin = batch.num_tokens();
@@ -106,13 +169,26 @@ TokenValues select_rows(const TokenValues& all, const std::vector<int32_t>& rows
   return some;
 }
 
+ObservedValues run_rows(VerifySession& session, const KerasRows& rows) {
+  const Context& context = session.context();
+  LanguageModel& model = session.model();
+  Batch batch = rows.packed.batch;
+  if (rows.states.empty()) return run_forward(context, model, batch);
+  for (size_t s = 0; s < batch.sequences.size(); ++s) batch.sequences[s].slot = static_cast<int64_t>(s);
+  auto cache = make_state_cache(context, model, static_cast<int64_t>(batch.sequences.size()), session.dtype());
+  set_matrices(model, *cache, rows.states);
+  ObservedValues observed = run_forward(context, model, batch, cache.get());
+  observed.insert_or_assign("state", gather_matrices(context, model, *cache));
+  return observed;
+}
+
 void compare_group(VerifySession& session,
                    const std::string& group,
                    const Tolerance& tolerance,
                    const KerasRows& rows) {
   GoldenFile& golden = session.golden();
   const PackedRows& packed = rows.packed;
-  ObservedValues observed = run_forward(session.context(), session.model(), packed.batch);
+  ObservedValues observed = run_rows(session, rows);
   for (const std::string& dataset : golden.datasets_under(group)) {
     auto found = observed.find(observed_name(last_part(dataset)));
     if (found == observed.end()) {
@@ -120,10 +196,10 @@ void compare_group(VerifySession& session,
       continue;
     }
     const std::string& name = found->first;
-    bool is_hidden = name == "final" || name == "mlm_hidden" || name.rfind("hidden/", 0) == 0;
+    bool is_hidden = name.ends_with("final") || name == "mlm_hidden" || name.find("hidden/") != std::string::npos;
     bool is_output = name == "logits" || name == "proba";
     std::string category = is_hidden ? "hidden states" : name;
-    if (name == "pooled" || name.rfind("pair_", 0) == 0) {
+    if (name == "pooled" || name == "state" || name.rfind("pair_", 0) == 0) {
       std::vector<int64_t> sequences;
       for (int64_t s = 0; s < found->second.rows(); ++s) sequences.push_back(s);
       session.compare_tokens(dataset, category, tolerance, found->second, sequences);
@@ -131,7 +207,7 @@ void compare_group(VerifySession& session,
       session.compare_tokens(
           dataset, category, tolerance, select_rows(found->second, rows.scored), rows.scored_positions);
     } else {
-      session.compare_tokens(dataset, category, tolerance, found->second, packed.positions);
+      session.compare_tokens(dataset, category, tolerance, found->second, packed.positions_of(name));
     }
   }
 }
@@ -153,9 +229,7 @@ int64_t trimmed_length(GoldenFile& golden_file, const std::string& group, const 
       if (shape.rank() == 3) return shape[1];
     }
   }
-  int64_t length = ids.length;
-  while (length > 1 && ids.at(row, length - 1) == 0) --length;
-  return length;
+  return without_padding(ids, row);
 }
 
 void verify_outputs(VerifySession& session) {
@@ -166,7 +240,7 @@ void verify_outputs(VerifySession& session) {
   if (golden.has_group("outputs_float32")) {
     compare_group(session, "outputs_float32", session.tolerances().get("outputs_float32"), whole);
   }
-  GoldenIds ids = golden.ids("inputs/token_ids");
+  GoldenIds ids = golden.ids(ids_dataset(golden, "inputs"));
   if (session.opened().config->has("keep_tokens")) {
     golden.skip("outputs_trimmed", "bert4keras3's model before its vocabulary was cut");
     return;
@@ -180,7 +254,7 @@ void verify_outputs(VerifySession& session) {
     if (golden.datasets_under(group).empty()) continue;
     int64_t length = trimmed_length(golden, group, ids, row);
     if (length > ids.length) {
-      fail_input("golden file {}: {} has {} positions, inputs/token_ids {}", golden.path(), group, length, ids.length);
+      fail_input("golden file {}: {} has {} positions, the inputs {}", golden.path(), group, length, ids.length);
     }
     compare_group(session, group, session.tolerances().get("outputs"), read_rows(session, "inputs", row, length));
   }
@@ -188,7 +262,7 @@ void verify_outputs(VerifySession& session) {
 
 void verify_loss(VerifySession& session) {
   GoldenFile& golden = session.golden();
-  if (!golden.has("loss") || !golden.has("grads_inputs/token_ids")) return;
+  if (!golden.has("loss") || !has_ids(golden, "grads_inputs")) return;
   if (golden.has("outputs/proba") || golden.has("outputs/mlm_proba")) {
     golden.skip("loss", "a loss over probabilities instead of logits is not computed");
     golden.skip("grads", "gradients of a loss over probabilities instead of logits are not computed");
@@ -216,6 +290,7 @@ struct Continuation {
   std::string category = "greedy continuations";
   GoldenIds prompts;
   GoldenIds segments = {};
+  GoldenIds sources = {};   // of encoder-decoders, whose prompts are what their answers start with
   bool one_by_one = false;  // else the batch starts behind its longest prompt, and the gaps' zeros count as tokens
   bool use_cache = true;
   int32_t end_id = -1;
@@ -226,11 +301,7 @@ std::vector<int64_t> prompt_lengths(VerifySession& session, const GoldenIds& pro
   std::vector<int32_t> given = session.golden().integers_attribute(dataset, "prompt_lengths");
   std::vector<int64_t> lengths(given.begin(), given.end());
   if (lengths.empty()) {
-    for (int64_t row = 0; row < prompts.rows; ++row) {
-      int64_t length = prompts.length;
-      while (length > 1 && prompts.at(row, length - 1) == 0) --length;
-      lengths.push_back(length);
-    }
+    for (int64_t row = 0; row < prompts.rows; ++row) lengths.push_back(without_padding(prompts, row));
   }
   bool fits = static_cast<int64_t>(lengths.size()) == prompts.rows;
   for (int64_t length : lengths) fits = fits && length >= 1 && length <= prompts.length;
@@ -255,7 +326,15 @@ void verify_continuation(VerifySession& session, const Continuation& continuatio
   if (rows.rows != prompts.rows || rows.length != prompts.length) {
     fail_input("golden file {}: {} and its prompts differ in shape", golden.path(), continuation.dataset);
   }
-  std::vector<int64_t> lengths = prompt_lengths(session, prompts, continuation.dataset);
+  const GoldenIds& sources = continuation.sources;
+  bool has_sources = !sources.values.empty();
+  // The file counts the tokens of an encoder-decoder's sources.
+  std::vector<int64_t> lengths = prompt_lengths(session, has_sources ? sources : prompts, continuation.dataset);
+  std::vector<int64_t> source_lengths(lengths.size(), sources.length);
+  if (has_sources) {
+    if (continuation.one_by_one) source_lengths = lengths;
+    lengths.assign(lengths.size(), 1);
+  }
   int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   GreedyRequest request{.prompts = {},
                         .num_new_tokens = {},
@@ -269,6 +348,7 @@ void verify_continuation(VerifySession& session, const Continuation& continuatio
     request.prompts.push_back(prompts.prefix(row, start));
     const GoldenIds& segments = continuation.segments;
     if (!segments.values.empty()) request.segments.push_back(segments.prefix(row, segments.length));
+    if (has_sources) request.sources.push_back(sources.prefix(row, source_lengths[static_cast<size_t>(row)]));
     request.num_new_tokens.push_back(rows.length - start);
     expected.push_back(expected_ids(rows, row, start, continuation.end_id));
   }
@@ -281,6 +361,13 @@ GoldenIds read_segments(VerifySession& session, const std::string& group) {
   return session.golden().has(dataset) ? session.golden().ids(dataset) : GoldenIds{};
 }
 
+GoldenIds read_source_ids(VerifySession& session, const std::string& group) {
+  std::string dataset = group + "/inputs/encoder_token_ids";
+  GoldenIds sources = session.golden().has(dataset) ? session.golden().ids(dataset) : GoldenIds{};
+  check_ids(session, dataset, sources);
+  return sources;
+}
+
 /// bert4keras3's cache shows a sliding window's first keys instead of its last; such a file contradicts itself, and the
 /// recomputed ids are right.
 bool cache_contradicts_itself(VerifySession& session) {
@@ -291,9 +378,10 @@ bool cache_contradicts_itself(VerifySession& session) {
 
 void verify_generation(VerifySession& session) {
   GoldenFile& golden = session.golden();
-  if (!golden.has("generate/inputs/token_ids")) return;
-  GoldenIds prompts = golden.ids("generate/inputs/token_ids");
-  check_ids(session, "generate/inputs/token_ids", prompts);
+  if (!has_ids(golden, "generate/inputs")) return;
+  GoldenIds prompts = golden.ids(ids_dataset(golden, "generate/inputs"));
+  check_ids(session, ids_dataset(golden, "generate/inputs"), prompts);
+  GoldenIds sources = read_source_ids(session, "generate");
   GoldenIds segments = read_segments(session, "generate");
   bool contradicts = cache_contradicts_itself(session);
   for (const char* name : {"no_cache", "single", "batch", "batch_end"}) {
@@ -309,6 +397,7 @@ void verify_generation(VerifySession& session) {
                         {.dataset = dataset,
                          .prompts = prompts,
                          .segments = segments,
+                         .sources = sources,
                          .one_by_one = is_recomputed || std::string_view(name) == "single",
                          .use_cache = !is_recomputed,
                          .end_id = golden.integer_attribute(dataset, "end_token", -1),
@@ -330,9 +419,9 @@ SamplerOptions sampler_options(const GoldenFile& golden, const std::string& data
 
 void verify_penalties(VerifySession& session) {
   GoldenFile& golden = session.golden();
-  if (!golden.has("generate_penalty/inputs/token_ids")) return;
-  GoldenIds prompts = golden.ids("generate_penalty/inputs/token_ids");
-  check_ids(session, "generate_penalty/inputs/token_ids", prompts);
+  if (!has_ids(golden, "generate_penalty/inputs")) return;
+  GoldenIds prompts = golden.ids(ids_dataset(golden, "generate_penalty/inputs"));
+  check_ids(session, ids_dataset(golden, "generate_penalty/inputs"), prompts);
   int64_t vocab_size = session.model().info().vocab_size;
   for (const std::string& dataset : golden.datasets_under("generate_penalty")) {
     if (dataset.rfind("generate_penalty/inputs/", 0) == 0) continue;
@@ -344,6 +433,7 @@ void verify_penalties(VerifySession& session) {
                          .category = "penalised continuations",
                          .prompts = prompts,
                          .segments = read_segments(session, "generate_penalty"),
+                         .sources = read_source_ids(session, "generate_penalty"),
                          .choose = [&](std::span<const int32_t> ids, std::span<float> logits) {
                            return sampler.sample(logits, ids, options, 0, 0);
                          }});
@@ -353,7 +443,7 @@ void verify_penalties(VerifySession& session) {
 }  // namespace
 
 void verify_keras_layout(VerifySession& session) {
-  if (!session.golden().has("inputs/token_ids")) return;
+  if (!has_ids(session.golden(), "inputs")) return;
   verify_outputs(session);
   verify_generation(session);
   verify_penalties(session);

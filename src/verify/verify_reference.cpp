@@ -16,9 +16,12 @@ struct MaskedIds {
   GoldenIds ids;
   GoldenIds mask;
   GoldenIds segments = {};
+  GoldenIds source_ids = {};  // of encoder-decoders
+  GoldenIds source_mask = {};
 
   PackedRows pack(const GoldenFile& golden) const {
     PackedRows packed = pack_rows(golden, ids, &mask);
+    if (!source_ids.values.empty()) add_sources(packed, pack_rows(golden, source_ids, &source_mask));
     if (segments.values.empty()) return packed;
     for (int64_t position : packed.positions) {
       packed.batch.segment_ids.push_back(segments.values[static_cast<size_t>(position)]);
@@ -94,7 +97,8 @@ void verify_outputs(VerifySession& session, const MaskedIds& input) {
       positions.resize(packed.batch.sequences.size());
       std::iota(positions.begin(), positions.end(), 0);
     }
-    bool is_hidden = found->first == "final" || found->first.rfind("hidden/", 0) == 0;
+    bool is_hidden = found->first.ends_with("final") || found->first.find("hidden/") != std::string::npos;
+    if (found->first.starts_with("encoder_")) positions = packed.source_positions;
     session.compare_tokens(dataset, is_hidden ? "hidden states" : found->first, tolerance, found->second, positions);
   }
 }
@@ -132,7 +136,9 @@ void verify_loss(VerifySession& session, const MaskedIds& input) {
   const ModelInfo& info = session.model().info();
   TrainingTargets targets;
   if (info.has_language_model_head) {
-    targets.tokens = token_targets(labels, packed, info.attention == AttentionPattern::causal);
+    // A decoder's inputs are its labels moved by the start token.
+    bool are_shifted = info.attention == AttentionPattern::causal && !info.has_source;
+    targets.tokens = token_targets(labels, packed, are_shifted);
     targets.weights.assign(targets.tokens.size(), 1.0f);
   } else {
     for (int64_t position : packed.positions) {
@@ -167,11 +173,15 @@ std::vector<GreedyRow> continue_prompts(VerifySession& session,
                                         int64_t steps,
                                         int32_t end_id) {
   MaskedIds input = read_masked(session, "generate/prompt_ids_" + side, "generate/prompt_mask_" + side);
-  GreedyRequest request{.prompts = prompts_of(pack_rows(session.golden(), input.ids, &input.mask)),
-                        .num_new_tokens = {},
-                        .end_id = end_id,
-                        .cache_dtype = session.dtype(),
-                        .choose = {}};
+  std::vector<std::vector<int32_t>> given = prompts_of(pack_rows(session.golden(), input.ids, &input.mask));
+  GreedyRequest request{
+      .prompts = {}, .num_new_tokens = {}, .end_id = end_id, .cache_dtype = session.dtype(), .choose = {}};
+  if (session.model().info().has_source) {
+    request.prompts.assign(given.size(), {session.model().info().start_id});
+    request.sources = std::move(given);
+  } else {
+    request.prompts = std::move(given);
+  }
   request.num_new_tokens.assign(request.prompts.size(), steps);
   return run_greedy(session.context(), session.model(), request);
 }
@@ -208,7 +218,7 @@ void compare_step_logits(VerifySession& session, const std::vector<GreedyRow>& r
 
 void verify_new_tokens(VerifySession& session) {
   GoldenFile& golden = session.golden();
-  if (!golden.has("generate/new_tokens")) return;
+  if (!golden.has("generate/new_tokens") || golden.has("generate/prompt_0")) return;
   GoldenIds expected = golden.ids("generate/new_tokens");
   for (const char* side : {"right", "left"}) {
     if (!golden.has(fmt::format("generate/prompt_ids_{}", side))) continue;
@@ -243,12 +253,26 @@ void verify_stopped_tokens(VerifySession& session) {
 
 }  // namespace
 
+namespace {
+
+/// What the model reads: of encoder-decoders the decoder's side, with the other as sources.
+MaskedIds read_input(VerifySession& session) {
+  MaskedIds input = read_masked(session, "inputs/input_ids", "inputs/attention_mask");
+  if (!session.golden().has("inputs/decoder_input_ids")) return input;
+  MaskedIds decoder = read_masked(session, "inputs/decoder_input_ids", "inputs/decoder_attention_mask");
+  decoder.source_ids = std::move(input.ids);
+  decoder.source_mask = std::move(input.mask);
+  return decoder;
+}
+
+}  // namespace
+
 void verify_reference_layout(VerifySession& session) {
   GoldenFile& golden = session.golden();
   golden.skip("generate/hf_right_padded_new_tokens",
               "what transformers' generate() makes of right padding; its own README calls it not wanted");
   if (golden.has("inputs/input_ids")) {
-    MaskedIds input = read_masked(session, "inputs/input_ids", "inputs/attention_mask");
+    MaskedIds input = read_input(session);
     if (golden.has("inputs/token_type_ids")) input.segments = golden.ids("inputs/token_type_ids");
     check_positions(session, "inputs/position_ids", input);
     verify_outputs(session, input);

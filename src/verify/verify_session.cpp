@@ -62,6 +62,14 @@ std::vector<std::pair<std::string, Tolerance>> parse_tolerances(const GoldenFile
 
 }  // namespace
 
+void add_sources(PackedRows& packed, const PackedRows& sources) {
+  for (const BatchSequence& sequence : sources.batch.sequences) {
+    auto begin = sources.batch.ids.begin() + sequence.begin;
+    packed.batch.add_source({begin, begin + sequence.length}, sequence.slot);
+  }
+  packed.source_positions = sources.positions;
+}
+
 PackedRows pack_rows(const GoldenFile& golden, const GoldenIds& ids, const GoldenIds* mask) {
   if (mask != nullptr && (mask->rows != ids.rows || mask->length != ids.length)) {
     fail_input("golden file {}: the mask is [{}, {}], the ids are [{}, {}]",

@@ -17,8 +17,17 @@ namespace weft {
 /// Rows of a golden file as a batch without padding.
 struct PackedRows {
   Batch batch;
-  std::vector<int64_t> positions;  // row · length + column in the file, of each token
+  std::vector<int64_t> positions;         // row · length + column in the file, of each token
+  std::vector<int64_t> source_positions;  // likewise, of the sources' tokens
+
+  /// The places of what is observed under a name.
+  const std::vector<int64_t>& positions_of(std::string_view observed) const {
+    return observed.starts_with("encoder_") ? source_positions : positions;
+  }
 };
+
+/// Makes the rows the sources of others.
+void add_sources(PackedRows& packed, const PackedRows& sources);
 
 /// The positions of each row whose mask is not 0 (all without a mask). Throws Error(bad_input) when a row's are not
 /// contiguous.
@@ -102,6 +111,7 @@ void verify_keras_layout(VerifySession& session);
 void verify_reference_layout(VerifySession& session);
 void verify_text_layout(VerifySession& session);
 void verify_sentence_layout(VerifySession& session);
+void verify_state_layout(VerifySession& session);
 
 /// The loss and the gradient of every parameter, against `loss_dataset` and `grads_group`/<tensor of a checkpoint whose
 /// names are those of `map`>.

@@ -282,7 +282,7 @@ TEST_F(PrepareTest, SourcesOfARunArePreparedOnceAndFoundAgainByContent) {
   const std::string text = write("a.txt", "the fox");
   const std::string folder = path("cache");
   const auto prepare = [&](const std::string& file) {
-    return prepare_source(file, folder, tiny_tokenizer(), 1, false);
+    return prepare_source(file, folder, tiny_tokenizer(), {}, 1, false);
   };
   const std::string first = prepare(text);
   EXPECT_THAT(documents(first), ElementsAre("<s>the fox<|im_end|>"));

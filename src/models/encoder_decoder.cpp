@@ -1,0 +1,425 @@
+#include "models/encoder_decoder.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "ops/collective.h"
+#include "ops/elementwise.h"
+
+namespace weft {
+namespace {
+
+/// What is the same for all blocks of one stack in one forward pass.
+struct StackPass {
+  int64_t num_tokens = 0;
+  std::vector<AttentionSpan> spans;        // sequences
+  std::vector<AttentionSpan> cross_spans;  // their sources
+  KvCache* cache = nullptr;
+  std::vector<int32_t> buckets;  // of distances from `lowest` on
+  int64_t lowest = 0;
+};
+
+/// Dropout of one place; `first` is the stack's first site.
+Tensor drop(Context& context, const Tensor& x, float probability, uint32_t site, int64_t num_tokens) {
+  return BranchDropout{probability, site}.forward(context, x, num_tokens);
+}
+
+/// A block: norm, attention, residual; the same with the source in decoders; norm, feed-forward, residual. From
+/// {residual stream, what the block before adds to it (none before the first), shared tensors…} to {stream, what this
+/// one adds}.
+struct StackBlock {
+  RmsNorm attention_norm, cross_norm, mlp_norm;
+  BiasedAttention attention, cross;
+  const Parameter* bias_table = nullptr;  // of its own
+  OptionallyGatedMlp mlp;
+};
+
+class EncoderDecoder final : public LanguageModel {
+ public:
+  EncoderDecoder(const EncoderDecoderConfig& config, TensorParallelPlace place);
+
+  const ModelInfo& info() const override { return config_.info; }
+  Tensor hidden(Context& context, const Batch& batch, KvCache* cache) override;
+  Tensor head_input(Context& context, const Tensor& hidden, const Batch* batch) override;
+  LanguageModelHead head() const override { return {.weight = head_weight_}; }
+  std::vector<NamedLinear> linears() override;
+
+ private:
+  struct Stack {
+    std::string name;  // "encoder"
+    bool is_decoder = false;
+    std::vector<StackBlock> blocks;
+    const Parameter* bias_table = nullptr;  // that all blocks share
+    Linear mapping;                         // E to H
+    RmsNorm final_norm;
+    uint32_t first_site = 0;
+    int64_t first_block = 0;
+  };
+
+  void add_stack(Stack& stack, int64_t num_layers);
+  StackBlock make_block(const Stack& stack, int64_t layer);
+  BiasedAttention make_attention(const std::string& prefix, int64_t layer, bool is_causal);
+  const Parameter* add_bias_table(const std::string& name);
+  void check(const Batch& batch, const KvCache* cache) const;
+  void check_ids(const std::vector<int32_t>& ids) const;
+
+  Tensor embed(Context& context, const Stack& stack, const std::vector<int32_t>& ids, const Tensor& offset) const;
+  StackPass start(const Stack& stack, const Batch& batch, KvCache* cache) const;
+  Tensor encode(Context& context, const Batch& batch);
+  Tensor run_stack(Context& context,
+                   const Stack& stack,
+                   Tensor embedded,
+                   const Tensor& source,
+                   const std::shared_ptr<const StackPass>& pass);
+  std::vector<Tensor> run_layer(Context& context,
+                                const Stack& stack,
+                                size_t layer,
+                                const std::vector<Tensor>& inputs,
+                                const StackPass& pass) const;
+  void cache_sources(Context& context, const Tensor& source, const Batch& batch, KvCache& cache);
+  std::string observed(const Stack& stack, const std::string& what) const;
+
+  EncoderDecoderConfig config_;
+  VocabularyEmbedding tokens_;
+  Stack encoder_, decoder_;
+  Linear output_mapping_;  // H to E
+  const Parameter* head_weight_ = nullptr;
+};
+
+EncoderDecoder::EncoderDecoder(const EncoderDecoderConfig& config, TensorParallelPlace place)
+    : LanguageModel(place), config_(config) {
+  const ModelInfo& info = config_.info;
+  embedding_table_ = &parameters_.add(
+      "shared.weight", {info.vocab_size, config_.embedding_size}, {ShardKind::vocabulary}, info.tied_embedding);
+  tokens_.table = embedding_table_;
+  encoder_.name = "encoder";
+  decoder_.name = "decoder";
+  decoder_.is_decoder = true;
+  decoder_.first_block = config_.num_encoder_layers;
+  constexpr uint32_t kDecoderSites = 1 << 16;
+  decoder_.first_site = kDecoderSites;
+  if (config_.num_encoder_layers > 0) add_stack(encoder_, config_.num_encoder_layers);
+  if (config_.num_decoder_layers > 0) add_stack(decoder_, config_.num_decoder_layers);
+  if (!info.has_language_model_head) return;
+  if (config_.embedding_size != info.hidden_size) {
+    output_mapping_ = add_linear(parameters_,
+                                 {.name = "decoder.output_mapping",
+                                  .out_features = config_.embedding_size,
+                                  .in_features = info.hidden_size,
+                                  .shard = {},
+                                  .with_bias = true,
+                                  .partial_gradient = true});
+  }
+  head_weight_ = embedding_table_;
+  if (info.tied_embedding) return;
+  head_weight_ = add_linear(parameters_,
+                            {.name = "lm_head",
+                             .out_features = info.vocab_size,
+                             .in_features = config_.embedding_size,
+                             .shard = {ShardKind::vocabulary}})
+                     .weight;
+}
+
+void EncoderDecoder::add_stack(Stack& stack, int64_t num_layers) {
+  if (config_.embedding_size != config_.info.hidden_size) {
+    stack.mapping = add_linear(parameters_,
+                               {.name = stack.name + ".embedding_mapping",
+                                .out_features = config_.info.hidden_size,
+                                .in_features = config_.embedding_size,
+                                .shard = {},
+                                .with_bias = true});
+  }
+  if (!config_.has_bias_per_layer) stack.bias_table = add_bias_table(stack.name + ".block.0");
+  for (int64_t layer = 0; layer < num_layers; ++layer) {
+    parameters_.set_block(stack.first_block + layer);
+    stack.blocks.push_back(make_block(stack, layer));
+  }
+  parameters_.set_block(kOuterBlock);
+  stack.final_norm =
+      add_rms_norm_layer(parameters_, stack.name + ".final_layer_norm", config_.info.hidden_size, {.eps = config_.eps});
+}
+
+const Parameter* EncoderDecoder::add_bias_table(const std::string& block) {
+  int64_t heads = config_.info.num_heads;
+  return &parameters_.add(block + ".layer.0.SelfAttention.relative_attention_bias.weight",
+                          {config_.num_buckets, heads},
+                          {ShardKind::head_columns, heads, heads});
+}
+
+StackBlock EncoderDecoder::make_block(const Stack& stack, int64_t layer) {
+  const ModelInfo& info = config_.info;
+  std::string name = stack.name + ".block." + std::to_string(layer);
+  auto norm = [&](int part) {
+    return add_rms_norm_layer(
+        parameters_, name + ".layer." + std::to_string(part) + ".layer_norm", info.hidden_size, {.eps = config_.eps});
+  };
+  StackBlock block;
+  if (config_.has_bias_per_layer) block.bias_table = add_bias_table(name);
+  block.attention_norm = norm(0);
+  block.attention = make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder);
+  if (stack.is_decoder) {
+    block.cross_norm = norm(1);
+    block.cross = make_attention(name + ".layer.1.EncDecAttention.", layer, false);
+  }
+  int last = stack.is_decoder ? 2 : 1;
+  block.mlp_norm = norm(last);
+  std::string mlp = name + ".layer." + std::to_string(last) + ".DenseReluDense.";
+  auto projection = [&](const char* part, int64_t out_features, int64_t in_features, ShardKind kind) {
+    return add_linear(parameters_,
+                      {.name = mlp + part, .out_features = out_features, .in_features = in_features, .shard = {kind}});
+  };
+  if (config_.is_gated) block.mlp.gate = projection("wi_0", info.intermediate_size, info.hidden_size, ShardKind::rows);
+  block.mlp.up =
+      projection(config_.is_gated ? "wi_1" : "wi", info.intermediate_size, info.hidden_size, ShardKind::rows);
+  block.mlp.down = projection("wo", info.hidden_size, info.intermediate_size, ShardKind::columns);
+  block.mlp.activation = config_.activation;
+  return block;
+}
+
+BiasedAttention EncoderDecoder::make_attention(const std::string& prefix, int64_t layer, bool is_causal) {
+  const ModelInfo& info = config_.info;
+  int64_t heads = info.num_heads;
+  int64_t width = heads * info.head_dim;
+  auto add = [&](const char* part, int64_t out_features, int64_t in_features, ShardKind kind) {
+    return add_linear(parameters_,
+                      {.name = prefix + part,
+                       .out_features = out_features,
+                       .in_features = in_features,
+                       .shard = {kind, heads, heads}});
+  };
+  BiasedAttention attention;
+  attention.q = add("q", width, info.hidden_size, ShardKind::heads);
+  attention.k = add("k", width, info.hidden_size, ShardKind::heads);
+  attention.v = add("v", width, info.hidden_size, ShardKind::heads);
+  attention.o = add("o", info.hidden_size, width, ShardKind::head_columns);
+  attention.options = {.head_dim = info.head_dim, .mask = {.scale = 1, .causal = is_causal}};
+  attention.layer = layer;
+  return attention;
+}
+
+void EncoderDecoder::check_ids(const std::vector<int32_t>& ids) const {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= config_.info.vocab_size) {
+      fail_input("token id {} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
+                 id,
+                 config_.info.vocab_size);
+    }
+  }
+}
+
+void EncoderDecoder::check(const Batch& batch, const KvCache* cache) const {
+  check_ids(batch.ids);
+  check_ids(batch.source_ids);
+  if (config_.num_decoder_layers == 0) {
+    if (cache != nullptr) fail_input("{} without its decoder cannot generate", config_.info.family);
+    return;
+  }
+  for (const BatchSource& source : batch.sources) {
+    if (source.length < 1) fail_input("a source without tokens was given to {}", config_.info.family);
+  }
+  if (cache == nullptr && batch.sources.size() != batch.sequences.size()) {
+    fail_input("{} continues from sources: {} were given for {} sequences",
+               config_.info.family,
+               batch.sources.size(),
+               batch.sequences.size());
+  }
+  if (config_.num_encoder_layers == 0 && !batch.source_states.defined() && !batch.sources.empty()) {
+    fail_input("{} without its encoder takes the states of sources, not their tokens", config_.info.family);
+  }
+}
+
+std::string EncoderDecoder::observed(const Stack& stack, const std::string& what) const {
+  bool is_alone = config_.num_decoder_layers == 0;
+  return is_alone ? what : stack.name + "_" + what;
+}
+
+Tensor EncoderDecoder::embed(Context& context,
+                             const Stack& stack,
+                             const std::vector<int32_t>& ids,
+                             const Tensor& offset) const {
+  Tensor x = tokens_.forward(context, ids, 1);
+  if (offset) x = add(context, x, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
+  if (stack.mapping.weight != nullptr) x = linear(context, x, stack.mapping.parameters());
+  return drop(context, x, config_.dropout, stack.first_site, static_cast<int64_t>(ids.size()));
+}
+
+StackPass EncoderDecoder::start(const Stack& stack, const Batch& batch, KvCache* cache) const {
+  StackPass pass;
+  int64_t highest = 0;
+  if (!stack.is_decoder) {
+    bool is_alone = config_.num_decoder_layers == 0;
+    pass.num_tokens = static_cast<int64_t>(is_alone ? batch.ids.size() : batch.source_ids.size());
+    auto add_span = [&](int64_t begin, int64_t length) {
+      pass.spans.push_back({.begin = begin, .length = length});
+      highest = std::max(highest, length - 1);
+    };
+    if (is_alone) {
+      for (const BatchSequence& sequence : batch.sequences) add_span(sequence.begin, sequence.length);
+    } else {
+      for (const BatchSource& source : batch.sources) add_span(source.begin, source.length);
+    }
+    pass.lowest = -highest;
+  } else {
+    pass.num_tokens = batch.num_tokens();
+    pass.cache = cache;
+    for (size_t s = 0; s < batch.sequences.size(); ++s) {
+      const BatchSequence& sequence = batch.sequences[s];
+      AttentionSpan span{
+          .begin = sequence.begin, .length = sequence.length, .past = sequence.past, .slot = sequence.slot};
+      pass.spans.push_back(span);
+      span.slot = cache != nullptr ? sequence.source_slot : 0;
+      span.key_count = cache != nullptr ? sequence.source_length : batch.sources[s].length;
+      span.key_begin = cache != nullptr ? 0 : batch.sources[s].begin;
+      pass.cross_spans.push_back(span);
+      pass.lowest = std::min(pass.lowest, 1 - sequence.past - sequence.length);
+      highest = std::max(highest, sequence.length - 1);
+      if (config_.has_cross_bias) highest = std::max(highest, span.key_count - 1);
+    }
+  }
+  DistanceBuckets buckets{
+      .num_buckets = config_.num_buckets, .max_distance = config_.max_distance, .is_bidirectional = !stack.is_decoder};
+  pass.buckets = buckets.buckets(pass.lowest, highest);
+  return pass;
+}
+
+std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
+                                              const Stack& stack,
+                                              size_t layer,
+                                              const std::vector<Tensor>& inputs,
+                                              const StackPass& pass) const {
+  const StackBlock& block = stack.blocks[layer];
+  // {stream}, then {stream, branch}; behind them the bias that all blocks share and the source.
+  size_t shared = layer == 0 ? 1 : 2;
+  ResidualNorm first = layer == 0 ? block.attention_norm.forward_pass(context, inputs[0])
+                                  : block.attention_norm.forward_add(context, inputs[1], inputs[0]);
+  if (layer > 0) context.observe(observed(stack, "hidden/" + std::to_string(layer)), first.sum);
+  DistanceBias bias = block.bias_table != nullptr
+                          ? distance_bias(context, block.bias_table->value, pass.buckets, pass.lowest)
+                          : DistanceBias{.values = inputs[shared++], .zero = -pass.lowest};
+  uint32_t site = stack.first_site + 1 + 3 * static_cast<uint32_t>(layer);
+  auto dropped = [&](const Tensor& x, uint32_t at) { return drop(context, x, config_.dropout, at, pass.num_tokens); };
+  Tensor attended = block.attention.forward(context, first.normed, pass.num_tokens, pass.spans, bias, pass.cache);
+  attended = dropped(attended, site);
+  ResidualNorm middle;
+  if (stack.is_decoder) {
+    middle = block.cross_norm.forward_add(context, attended, first.sum);
+    const DistanceBias none;
+    const DistanceBias& cross_bias = config_.has_cross_bias ? bias : none;
+    Tensor crossed;
+    if (pass.cache != nullptr) {
+      crossed = block.cross.forward_cached_cross(
+          context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, *pass.cache);
+    } else {
+      BiasedAttention::SourceKeys source = block.cross.project(context, inputs[shared]);
+      crossed =
+          block.cross.forward_cross(context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, source);
+    }
+    attended = dropped(crossed, site + 1);
+  } else {
+    middle.sum = first.sum;
+  }
+  ResidualNorm last = block.mlp_norm.forward_add(context, attended, middle.sum);
+  Tensor branch = dropped(block.mlp.forward(context, last.normed, pass.num_tokens), site + 2);
+  return {last.sum, branch};
+}
+
+Tensor EncoderDecoder::run_stack(Context& context,
+                                 const Stack& stack,
+                                 Tensor embedded,
+                                 const Tensor& source,
+                                 const std::shared_ptr<const StackPass>& pass) {
+  context.observe(observed(stack, "hidden/0"), embedded);
+  std::vector<Tensor> shared;
+  if (stack.bias_table != nullptr) {
+    shared.push_back(distance_bias(context, stack.bias_table->value, pass->buckets, pass->lowest).values);
+  }
+  if (source) shared.push_back(source);
+  std::vector<Tensor> stream = {std::move(embedded)};
+  for (size_t layer = 0; layer < stack.blocks.size(); ++layer) {
+    auto block = stack.first_block + static_cast<int64_t>(layer);
+    std::vector<Tensor> inputs = stream;
+    inputs.insert(inputs.end(), shared.begin(), shared.end());
+    stream = run_block(
+        context, block, inputs, [this, &stack, layer, pass](Context& running, const std::vector<Tensor>& given) {
+          return run_layer(running, stack, layer, given, *pass);
+        });
+  }
+  ResidualNorm last = stack.final_norm.forward_add(context, stream[1], stream[0]);
+  context.observe(observed(stack, "hidden/" + std::to_string(stack.blocks.size())), last.sum);
+  context.observe(observed(stack, "final"), last.normed);
+  uint32_t site = stack.first_site + 1 + 3 * static_cast<uint32_t>(stack.blocks.size());
+  Tensor out = drop(context, last.normed, config_.dropout, site, pass->num_tokens);
+  return enter_tensor_parallel(context, out, pass->num_tokens);
+}
+
+/// What the encoder makes of the sources, inside the tensor-parallel region.
+Tensor EncoderDecoder::encode(Context& context, const Batch& batch) {
+  if (batch.source_states) {
+    return enter_tensor_parallel(context, batch.source_states, batch.source_states.size(0));
+  }
+  auto pass = std::make_shared<const StackPass>(start(encoder_, batch, nullptr));
+  Context numbered = context;
+  numbered.first_token = batch.first_source_token;
+  Tensor embedded = embed(numbered, encoder_, batch.source_ids, {});
+  return run_stack(numbered, encoder_, embedded, {}, pass);
+}
+
+void EncoderDecoder::cache_sources(Context& context, const Tensor& source, const Batch& batch, KvCache& cache) {
+  std::vector<AttentionSpan> spans;
+  for (const BatchSource& one : batch.sources) {
+    spans.push_back({.begin = one.begin, .length = one.length, .slot = one.slot});
+  }
+  for (StackBlock& block : decoder_.blocks) {
+    BiasedAttention::SourceKeys projected = block.cross.project(context, source);
+    write_attention_cache(context, projected.keys, cache.source_keys(block.cross.layer), spans);
+    write_attention_cache(context, projected.values, cache.source_values(block.cross.layer), spans);
+  }
+}
+
+Tensor EncoderDecoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
+  check(batch, cache);
+  if (config_.num_decoder_layers == 0) {
+    auto pass = std::make_shared<const StackPass>(start(encoder_, batch, nullptr));
+    return run_stack(context, encoder_, embed(context, encoder_, batch.ids, batch.embedding_offset), {}, pass);
+  }
+  Tensor source;
+  if (!batch.sources.empty()) source = encode(context, batch);
+  if (cache != nullptr && source) {
+    cache_sources(context, source, batch, *cache);
+    source = {};
+  }
+  auto pass = std::make_shared<const StackPass>(start(decoder_, batch, cache));
+  Tensor embedded = embed(context, decoder_, batch.ids, batch.embedding_offset);
+  return run_stack(context, decoder_, embedded, source, pass);
+}
+
+Tensor EncoderDecoder::head_input(Context& context, const Tensor& hidden, const Batch* /*batch*/) {
+  Tensor x = config_.output_scale == 1 ? hidden : scale(context, hidden, config_.output_scale);
+  return output_mapping_.weight == nullptr ? x : linear(context, x, output_mapping_.parameters());
+}
+
+std::vector<NamedLinear> EncoderDecoder::linears() {
+  std::vector<NamedLinear> result;
+  auto add_named = [&](Linear& linear) {
+    if (linear.weight == nullptr) return;
+    const std::string& weight = linear.weight->name;
+    result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), &linear});
+  };
+  for (Stack* stack : {&encoder_, &decoder_}) {
+    for (StackBlock& block : stack->blocks) {
+      for (BiasedAttention* attention : {&block.attention, &block.cross}) {
+        for (Linear* linear : {&attention->q, &attention->k, &attention->v, &attention->o}) add_named(*linear);
+      }
+      for (Linear* linear : {&block.mlp.gate, &block.mlp.up, &block.mlp.down}) add_named(*linear);
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+std::unique_ptr<LanguageModel> make_encoder_decoder(const EncoderDecoderConfig& config, TensorParallelPlace place) {
+  return std::make_unique<EncoderDecoder>(config, place);
+}
+
+}  // namespace weft

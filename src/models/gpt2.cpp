@@ -1,0 +1,127 @@
+// GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019) and CPM-LM: GPT with norms before
+// attention and feed-forward, and one behind the last block.
+
+#include "core/error.h"
+#include "models/encoder_block.h"
+#include "models/gpt_config.h"
+#include "models/registry.h"
+#include "ops/activation.h"
+#include "ops/elementwise.h"
+
+namespace weft {
+namespace {
+
+constexpr const char* kAttentionNorm = "attention.input.LayerNorm";
+constexpr const char* kMlpNorm = "input.LayerNorm";
+
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+class PreNormBlock final : public EncoderBlock {
+ public:
+  PreNormBlock(ParameterStore& store, const EncoderConfig& config, int64_t layer)
+      : parts_(add_block_parts(store, config, layer)) {
+    std::string name = block_name(config, layer) + ".";
+    attention_norm_ = add_post_norm(store, config, name + kAttentionNorm, config.info.hidden_size, config.eps);
+    mlp_norm_ = add_post_norm(store, config, name + kMlpNorm, config.info.hidden_size, config.eps);
+  }
+
+  std::vector<Tensor> forward(Context& context,
+                              const std::vector<Tensor>& inputs,
+                              const EncoderPass& pass,
+                              int64_t layer) const override {
+    const Tensor& x = inputs[0];
+    Tensor attended = parts_.attend(context, attention_norm_.forward(context, x, pass), pass, layer);
+    Tensor middle = add(context, attended, x);
+    Tensor branch = parts_.feed_forward(context, mlp_norm_.forward(context, middle, pass), pass, layer);
+    return {add(context, branch, middle)};
+  }
+
+  std::vector<Linear*> linears() override { return parts_.linears(); }
+
+ private:
+  BlockParts parts_;
+  PostNorm attention_norm_, mlp_norm_;
+};
+
+WeightMap gpt2_weights(const EncoderConfig& config, ModelFormat format, const CheckpointReader* reader) {
+  WeightMap map;
+  GptBlockNames names;
+  auto with_norms = [](GptBlockNames block) {
+    block.our_attention_norm = kAttentionNorm;
+    block.our_mlp_norm = kMlpNorm;
+    return block;
+  };
+  std::string final_norm = config.prefix + ".final_norm";
+  switch (format) {
+    case ModelFormat::keras_hdf5:
+      names = keras_gpt_block();
+      names.attention_norm = "layers/layer_normalization{#2i}";
+      names.mlp_norm = "layers/layer_normalization{#2i+1}";
+      map.rows = gpt_block_rows(config, with_norms(names), kKerasDense, kKerasNorm);
+      add_pair(map.rows, final_norm, "layers/layer_normalization{#2L}", kKerasNorm);
+      add_gpt_tables(
+          map.rows, config, "layers/embedding/vars/0", "layers/position_embedding/vars/0", "layers/embedding_1/vars/0");
+      map.ignored = {"*seed_generator*"};
+      return map;
+    case ModelFormat::tensorflow: {
+      names = tensorflow_gpt_block();
+      names.attention_norm = "gpt/transformer/layer_{i}/attention/input/LayerNorm";
+      names.mlp_norm = "gpt/transformer/layer_{i}/input/LayerNorm";
+      map.rows = gpt_block_rows(config, with_norms(names), kTensorflowDense, kTensorflowNorm);
+      add_pair(map.rows, final_norm, "gpt/output/LayerNorm", kTensorflowNorm);
+      std::string tables = "gpt/embeddings/";
+      add_gpt_tables(map.rows,
+                     config,
+                     tables + "word_embeddings",
+                     tables + "position_embeddings",
+                     tables + "token_type_embeddings");
+      map.ignored = tensorflow_training_tensors();
+      return map;
+    }
+    case ModelFormat::huggingface: {
+      std::string prefix = huggingface_gpt_prefix(reader, "wte.weight");
+      map.rows = gpt_block_rows(config, with_norms(huggingface_gpt_block(prefix)), kTorchConv1d, kTorch);
+      add_pair(map.rows, final_norm, prefix + "ln_f", kTorch);
+      add_gpt_tables(map.rows, config, prefix + "wte.weight", prefix + "wpe.weight");
+      map.ignored = {"*attn.bias", "*attn.masked_bias", "lm_head.weight"};
+      return map;
+    }
+    default:
+      fail_input("gpt2 models do not exist as {} checkpoints", model_format_name(format));
+  }
+}
+
+ModelDefinition define_gpt2(const ModelSource& source) {
+  const ModelConfig& from = source.config;
+  EncoderConfig config = read_gpt(source);
+  config.has_embedding_norm = false;
+  config.has_final_norm = true;
+  if (from.boolean_or("scale_attn_by_inverse_layer_idx", false) || !from.boolean_or("scale_attn_weights", true)) {
+    fail_input("{}: attention scores with a scale other than 1/sqrt(head size) are not supported for gpt2",
+               from.path());
+  }
+  // bert4keras3's "gelu" is erf's form, the original's the tanh form.
+  std::string activation =
+      from.string_or(from.has("activation_function") ? "activation_function" : "hidden_act", "gelu");
+  config.activation = activation == "gelu" && !source.compat && source.format != ModelFormat::huggingface
+                          ? Activation::gelu_tanh
+                          : parse_activation(activation);
+  config.make_block = [](ParameterStore& store, const EncoderConfig& of, int64_t layer) {
+    return std::make_unique<PreNormBlock>(store, of, layer);
+  };
+  auto weights = [config, own = source.format, reader = source.reader](ModelFormat format) {
+    return gpt2_weights(config, format, format == own ? reader : nullptr);
+  };
+  return encoder_definition(source, config, weights, true);
+}
+
+}  // namespace
+
+Family gpt2_family() {
+  return {.name = "gpt2",
+          .huggingface_types = {"gpt2"},
+          .seed_names = {"gpt2"},
+          .gguf_architectures = {},
+          .define = define_gpt2};
+}
+
+}  // namespace weft

@@ -1,0 +1,145 @@
+#include "models/gpt_config.h"
+
+#include "checkpoint/reader.h"
+#include "core/error.h"
+#include "models/encoder_block.h"
+#include "ops/activation.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeads = 4096;
+
+void read_sizes(const ModelConfig& from, ModelInfo& info) {
+  auto key = [&](const char* huggingface, const char* seed) { return from.has(huggingface) ? huggingface : seed; };
+  info.vocab_size = from.size("vocab_size");
+  info.hidden_size = from.size(key("n_embd", "hidden_size"), 1 << 20);
+  info.num_layers = from.size(key("n_layer", "num_hidden_layers"), kMaxLayers);
+  info.num_heads = info.num_kv_heads = from.size(key("n_head", "num_attention_heads"), kMaxHeads);
+  if (info.hidden_size % info.num_heads != 0) {
+    fail_input("{}: hidden size {} is no multiple of {} heads", from.path(), info.hidden_size, info.num_heads);
+  }
+  info.head_dim = info.hidden_size / info.num_heads;
+  info.intermediate_size =
+      from.size_or(key("n_inner", "intermediate_size"), 4 * info.hidden_size, ModelConfig::kMaxSize);
+  const char* positions = from.has("max_position") ? "max_position" : "max_position_embeddings";
+  info.max_positions = from.size_or(key("n_positions", positions), 512);
+  for (int64_t id : from.integers("eos_token_id")) {
+    if (id >= 0 && id < info.vocab_size) info.end_ids.push_back(static_cast<int32_t>(id));
+  }
+}
+
+}  // namespace
+
+EncoderConfig read_gpt(const ModelSource& source) {
+  const ModelConfig& from = source.config;
+  EncoderConfig config;
+  ModelInfo& info = config.info;
+  info.family = source.family;
+  read_sizes(from, info);
+  bool is_seed = !from.has("n_embd");
+  info.num_segments =
+      is_seed ? from.find_integer(from.has("segment_vocab_size") ? "segment_vocab_size" : "type_vocab_size").value_or(0)
+              : 0;
+  if (info.num_segments < 0 || info.num_segments > 65536) {
+    fail_input("{}: {} segments, expected 0 to 65536", from.path(), info.num_segments);
+  }
+  info.attention = source.attention == AttentionPattern::prefix ? AttentionPattern::prefix : AttentionPattern::causal;
+  info.tied_embedding = true;
+  config.prefix = source.family;
+  config.embedding_size = info.hidden_size;
+  config.value_dim = info.head_dim;
+  config.eps = from.number_or(from.has("layer_norm_epsilon") ? "layer_norm_epsilon" : "layer_norm_eps", 1e-5, 0, 1);
+  config.embedding_eps = config.eps;
+  config.has_head_transform = config.has_head_bias = false;
+  config.segments_in_token_table = from.boolean_or("shared_segment_embeddings", false);
+  const char* dropout = from.has("resid_pdrop")           ? "resid_pdrop"
+                        : from.has("hidden_dropout_prob") ? "hidden_dropout_prob"
+                                                          : "dropout_rate";
+  config.dropout = static_cast<float>(from.number_or(dropout, 0, 0, 0.999));
+  return config;
+}
+
+std::vector<WeightRow> gpt_block_rows(const EncoderConfig& config,
+                                      const GptBlockNames& names,
+                                      const Spelling& dense,
+                                      const Spelling& norm) {
+  std::vector<WeightRow> rows;
+  std::string ours = block_name(config, -1) + ".{i}.";
+  bool is_fused = names.query == names.key;
+  int64_t width = config.info.hidden_size;
+  auto part = [&](int64_t number) { return is_fused ? RowPart{number * width, 3 * width} : RowPart{}; };
+  add_pair(rows, ours + "attention.self.query", names.query, dense, part(0));
+  add_pair(rows, ours + "attention.self.key", names.key, dense, part(1));
+  add_pair(rows, ours + "attention.self.value", names.value, dense, part(2));
+  add_pair(rows, ours + "attention.output.dense", names.output, dense);
+  add_pair(rows, ours + "intermediate.dense", names.up, dense);
+  add_pair(rows, ours + "output.dense", names.down, dense);
+  add_pair(rows, ours + names.our_attention_norm, names.attention_norm, norm);
+  add_pair(rows, ours + names.our_mlp_norm, names.mlp_norm, norm);
+  return rows;
+}
+
+void add_gpt_tables(std::vector<WeightRow>& rows,
+                    const EncoderConfig& config,
+                    const std::string& tokens,
+                    const std::string& positions,
+                    const std::string& segments) {
+  std::string ours = config.prefix + ".embeddings.";
+  rows.push_back({ours + "word_embeddings.weight", tokens});
+  rows.push_back({ours + "position_embeddings.weight", positions});
+  if (!segments.empty()) rows.push_back({ours + "token_type_embeddings.weight", segments});
+}
+
+GptBlockNames keras_gpt_block() {
+  std::string attention = "layers/multi_head_attention{#i}/";
+  return {.query = attention + "q_dense",
+          .key = attention + "k_dense",
+          .value = attention + "v_dense",
+          .output = attention + "o_dense",
+          .up = "layers/feed_forward{#i}/i0_dense",
+          .down = "layers/feed_forward{#i}/o_dense"};
+}
+
+GptBlockNames tensorflow_gpt_block() {
+  std::string block = "gpt/transformer/layer_{i}/";
+  return {.query = block + "attention/self/query",
+          .key = block + "attention/self/key",
+          .value = block + "attention/self/value",
+          .output = block + "attention/output/dense",
+          .up = block + "intermediate/dense",
+          .down = block + "output/dense"};
+}
+
+GptBlockNames huggingface_gpt_block(const std::string& prefix) {
+  std::string block = prefix + "h.{i}.";
+  std::string fused = block + "attn.c_attn";
+  return {.query = fused,
+          .key = fused,
+          .value = fused,
+          .output = block + "attn.c_proj",
+          .up = block + "mlp.c_fc",
+          .down = block + "mlp.c_proj",
+          .attention_norm = block + "ln_1",
+          .mlp_norm = block + "ln_2"};
+}
+
+std::string huggingface_gpt_prefix(const CheckpointReader* reader, const std::string& token_table) {
+  bool is_bare = reader != nullptr && reader->find(token_table) != nullptr;
+  return is_bare ? "" : "transformer.";
+}
+
+std::vector<std::string> tensorflow_training_tensors() {
+  return {"*adam_m",
+          "*adam_v",
+          "*_slot_*",
+          "global_step",
+          "*/Adam*",
+          "*beta1_power*",
+          "*beta2_power*",
+          "*Momentum*",
+          "_CHECKPOINTABLE*"};
+}
+
+}  // namespace weft

@@ -1,0 +1,59 @@
+// T5 and T5 v1.1 (Raffel et al., 2020), Flan-T5 (Chung et al., 2022), ChatYuan, mT5 (Xue et al., 2021), T5-PEGASUS (Su,
+// 2021); and UMT5 (Chung et al., 2023), whose layers have tables of positions of their own.
+
+#include "checkpoint/reader.h"
+#include "models/model_config.h"
+#include "models/t5_config.h"
+#include "models/t5_weights.h"
+
+namespace weft {
+namespace {
+
+ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
+  EncoderDecoderConfig config = read_t5(source, has_bias_per_layer);
+  const ModelConfig& from = source.config;
+  T5Names names;
+  if (source.format == ModelFormat::tensorflow && source.reader != nullptr) {
+    names.has_rms_norm_names = source.reader->find("encoder/rms_norm/scale") != nullptr;
+  } else {
+    names.has_rms_norm_names = source.alias.starts_with("mt5") || source.alias == "t5_pegasus";
+  }
+  names.has_late_encoder_norm = config.dropout == 0 && !from.boolean_or("cross_position_bias", true);
+  auto make = [config](TensorParallelPlace place) { return make_encoder_decoder(config, place); };
+  return {.info = config.info,
+          .make = make,
+          .weights = [config, names](ModelFormat format) { return t5_weights(config, names, format); },
+          .decoder = std::nullopt};
+}
+
+}  // namespace
+
+Family t5_family() {
+  return {.name = "t5",
+          .huggingface_types = {"t5", "mt5"},
+          .seed_names = {"t5",
+                         "t5.1.0",
+                         "t5.1.1",
+                         "mt5.1.1",
+                         "t5_pegasus",
+                         "t5_encoder",
+                         "t5_decoder",
+                         "t5.1.0_encoder",
+                         "t5.1.0_decoder",
+                         "t5.1.1_encoder",
+                         "t5.1.1_decoder",
+                         "mt5.1.1_encoder",
+                         "mt5.1.1_decoder"},
+          .gguf_architectures = {},
+          .define = [](const ModelSource& source) { return define(source, false); }};
+}
+
+Family umt5_family() {
+  return {.name = "umt5",
+          .huggingface_types = {"umt5"},
+          .seed_names = {},
+          .gguf_architectures = {},
+          .define = [](const ModelSource& source) { return define(source, true); }};
+}
+
+}  // namespace weft
