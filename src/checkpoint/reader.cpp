@@ -14,6 +14,7 @@
 #include "checkpoint/nearest_name.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tensorflow_bundle.h"
+#include "checkpoint/torch_archive.h"
 #include "core/error.h"
 #include "core/paths.h"
 
@@ -23,6 +24,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kHdf5Magic = "\x89HDF\r\n\x1a\n";
+
+bool has_torch_ending(const std::string& path) {
+  return path.ends_with(".pth") || path.ends_with(".pt") || path.ends_with(".bin");
+}
 
 std::unique_ptr<CheckpointReader> open_file(const std::string& path, const std::string& file_path) {
   std::string magic(8, '\0');
@@ -34,6 +39,7 @@ std::unique_ptr<CheckpointReader> open_file(const std::string& path, const std::
   if (magic == kHdf5Magic) return open_keras_hdf5(path, file_path);
   if (file_path.ends_with(".index")) return open_tensorflow_bundle(path, file_path);
   if (file_path.ends_with(".index.json")) return open_sharded_safetensors(path, file_path);
+  if (begins_as_torch_file(magic) || has_torch_ending(file_path)) return open_torch_archive(path, file_path);
   if (file_path.ends_with(".gguf")) fail_input("{}: not a GGUF file: it doesn't begin with GGUF", printable(file_path));
   if (file_path.ends_with(".h5")) fail_input("{}: not an HDF5 file, or damaged", printable(file_path));
   return open_safetensors(file_path);
@@ -55,7 +61,7 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
     std::string path = (fs::path(folder) / name).string();
     if (path_exists(path)) return open_file(folder, path);
   }
-  for (std::string_view ending : {".weights.h5", ".gguf", ".index"}) {
+  for (std::string_view ending : {".weights.h5", ".gguf", ".index", ".pth", "pytorch_model.bin"}) {
     std::vector<std::string> found = files_ending(folder, ending);
     if (found.size() == 1) return open_file(folder, found[0]);
     if (found.size() > 1) {
@@ -66,7 +72,7 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
   }
   fail_input(
       "{}: holds no checkpoint; looked for model.safetensors, model.safetensors.index.json, *.weights.h5, *.gguf, "
-      "*.index",
+      "*.index, *.pth, pytorch_model.bin",
       printable(folder));
 }
 
@@ -92,8 +98,8 @@ std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path) {
   if (!path_exists(path) && path_exists(path + ".index")) return open_file(path, path + ".index");
   if (!path_exists(path)) {
     fail_input(
-        "{}: no such checkpoint; expected a folder, a .safetensors, a .gguf or a .weights.h5 file, or the prefix "
-        "of a TensorFlow checkpoint",
+        "{}: no such checkpoint; expected a folder, a .safetensors, a .gguf, a .weights.h5 or a .pth file, or the "
+        "prefix of a TensorFlow checkpoint",
         printable(path));
   }
   return is_folder(path) ? open_folder(path) : open_file(path, path);

@@ -30,7 +30,7 @@ class CheckpointReader {
  public:
   virtual ~CheckpointReader() = default;
 
-  /// "safetensors", "gguf", "keras_hdf5", "tensorflow".
+  /// "safetensors", "gguf", "keras_hdf5", "tensorflow", "torch".
   virtual std::string_view format() const = 0;
   /// The path given to open_checkpoint, for messages.
   virtual const std::string& path() const = 0;
@@ -63,8 +63,8 @@ class CheckpointReader {
 
 /// Opens a checkpoint: a Hugging Face folder (model.safetensors or model.safetensors.index.json), a .safetensors file,
 /// a .gguf file, a folder with one .gguf, a Keras 3 .weights.h5 file or a folder with one, a TensorFlow checkpoint by
-/// its prefix or .index file or a folder with one. Says what it looked for when
-/// it finds none.
+/// its prefix or .index file or a folder with one, a .pth file of torch.save or a folder with one (and nothing of the
+/// others). Says what it looked for when it finds none.
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path);
 
 }  // namespace weft

@@ -38,7 +38,7 @@ struct StoredTensor {
 /// of `file`.
 void check_stored_tensors(const File& file, int64_t data_begin, int64_t data_end, std::vector<StoredTensor>& tensors);
 
-class StoredCheckpoint final : public CheckpointReader {
+class StoredCheckpoint : public CheckpointReader {
  public:
   /// Throws when a name occurs twice.
   StoredCheckpoint(std::string_view format,
@@ -57,6 +57,9 @@ class StoredCheckpoint final : public CheckpointReader {
                   DType dtype) const override;
   int64_t bytes_read() const override { return bytes_read_; }
   void verify_checksums(int part, int parts) const override;
+
+ protected:
+  const File& file(size_t index) const { return *files_[index]; }
 
  private:
   const StoredTensor* find_stored(std::string_view name) const;

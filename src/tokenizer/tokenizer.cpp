@@ -73,7 +73,8 @@ std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file) {
 bool is_weights(const fs::path& file) {
   if (!path_exists(file)) return path_exists(file.string() + ".index");
   const fs::path extension = file.extension();
-  return extension == ".safetensors" || extension == ".h5" || extension == ".index";
+  return extension == ".safetensors" || extension == ".h5" || extension == ".index" || extension == ".pth" ||
+         extension == ".pt" || extension == ".bin";
 }
 
 std::optional<int32_t> first_known(const Tokenizer& tokenizer, std::initializer_list<std::string_view> names) {

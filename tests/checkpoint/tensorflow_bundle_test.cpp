@@ -203,6 +203,7 @@ TEST(TensorflowBundle, ChecksumsAreTheFormats) {
   EXPECT_EQ(masked_crc32c(crc32c("123456789")), 0xc78ab0e5u);
   EXPECT_EQ(masked_crc32c(crc32c("")), 0xa282ead8u);
   EXPECT_EQ(extend_crc32c(crc32c("12345"), "6789", 4), 0xe3069283u);
+  EXPECT_EQ(extend_crc32(extend_crc32(0, "12345", 5), "6789", 4), 0xcbf43926u);
 }
 
 TEST(TensorflowBundle, AnIndexOfSeveralBlocksIsReadBack) {
