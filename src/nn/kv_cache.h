@@ -33,7 +33,9 @@ class KvCache {
   Tensor& keys(int64_t layer) { return keys_[static_cast<size_t>(layer)]; }
   Tensor& values(int64_t layer) { return values_[static_cast<size_t>(layer)]; }
   /// Copies the first `tokens` tokens of one slot to another (shared prompts).
-  void copy_slot(int64_t from, int64_t to, int64_t tokens);
+  void copy_slot(int64_t from, int64_t to, int64_t tokens) { copy_tokens(from, to, 0, tokens); }
+  /// Copies the tokens at [begin, end) of one slot to the same places of another.
+  void copy_tokens(int64_t from, int64_t to, int64_t begin, int64_t end);
 
  private:
   KvCacheShape shape_;
