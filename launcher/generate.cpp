@@ -4,12 +4,14 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
-#include "generate/generator.h"
+#include "generate/beam_search.h"
+#include "launcher/beam_options.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
@@ -25,6 +27,7 @@ constexpr const char* kFooter = R"(Examples:
   weft generate --model gemma-2-2b.gguf --prompt "Once upon" --temperature 0.8 --top-p 0.95 --seed 7
   weft generate --model Qwen2-7B --prompt-file questions.txt --chat --batch 16 --json > answers.jsonl
   weft generate --model SmolLM2-135M --adapter runs/bible/checkpoints/step-00000200 --prompt "In the beginning"
+  weft generate --model SmolLM2-135M-Instruct --chat "Name a colour" --beams 4 --num-return-sequences 4 --json
   cat article.txt | weft generate --model Meta-Llama-3-8B --prompt-file - --whole-file --max-new-tokens 200
   weft launch -n 2 -- generate --model SmolLM2-135M-Instruct --chat "Hello"     (two ranks share the weights)
 
@@ -33,6 +36,7 @@ Standard output carries the answers only, one a prompt in the order of the promp
 struct GenerateOptions {
   CommonOptions common;
   SamplingFlags sampling;
+  BeamFlags beams;
   std::vector<std::string> positional_prompts;
   std::vector<std::string> prompts;
   std::string prompt_file;
@@ -98,8 +102,9 @@ std::vector<int32_t> encode_prompt(const GenerateOptions& options,
 class AnswerPrinter {
  public:
   AnswerPrinter(const GenerateOptions& options, const std::vector<std::string>& prompts, size_t num_answers)
-      : options_(options), prompts_(prompts), results_(num_answers) {
-    is_streaming_ = num_answers == 1 && !options.prints_json && !options.is_streaming_off && !options.uses_ids;
+      : options_(options), prompts_(prompts), results_(num_answers), is_complete_(num_answers) {
+    is_streaming_ = num_answers == 1 && !options.prints_json && !options.is_streaming_off && !options.uses_ids &&
+                    !options.beams.is_searching();
   }
 
   void on_token(std::string_view text) {
@@ -109,13 +114,29 @@ class AnswerPrinter {
 
   void on_finish(size_t index, const GenerationResult& result) {
     results_[index] = std::make_unique<GenerationResult>(result);
-    for (; next_ < results_.size() && results_[next_]; ++next_) {
-      print(next_, *results_[next_]);
+    is_complete_[index] = true;
+    print_complete();
+  }
+
+  /// A beam search may find fewer answers than were asked for.
+  void on_finish(size_t prompt, const BeamResults& results) {
+    auto wanted = static_cast<size_t>(options_.num_return_sequences);
+    for (size_t place = 0; place < wanted; ++place) {
+      size_t index = prompt * wanted + place;
+      if (place < results.size()) results_[index] = std::make_unique<GenerationResult>(results[place]);
+      is_complete_[index] = true;
+    }
+    print_complete();
+  }
+
+ private:
+  void print_complete() {
+    for (; next_ < results_.size() && is_complete_[next_]; ++next_) {
+      if (results_[next_]) print(next_, *results_[next_]);
       results_[next_].reset();
     }
   }
 
- private:
   void print(size_t index, const GenerationResult& result) {
     if (options_.prints_json) {
       write(to_json(index, result) + "\n");
@@ -141,6 +162,7 @@ class AnswerPrinter {
         {"first_token_seconds", result.first_token_seconds},
         {"tokens_per_second", result.decode_seconds > 0 ? (num_tokens - 1) / result.decode_seconds : 0.0},
     };
+    if (options_.beams.is_searching()) object["score"] = result.score;
     return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
 
@@ -152,6 +174,7 @@ class AnswerPrinter {
   const GenerateOptions& options_;
   const std::vector<std::string>& prompts_;
   std::vector<std::unique_ptr<GenerationResult>> results_;
+  std::vector<bool> is_complete_;
   size_t next_ = 0;
   bool is_streaming_ = false;
 };
@@ -165,10 +188,12 @@ void check_usage(const GenerateOptions& options) {
   if (!options.system.empty() && !options.is_chat) refuse("--system needs --chat");
   SamplerOptions sampling = request_from_flags(options.sampling).sampling;
   check_sampler_options(sampling, std::numeric_limits<int32_t>::max());
-  if (options.num_return_sequences > 1 && sampling.greedy) {
+  check_beam_flags(options.beams, options.num_return_sequences);
+  if (options.beams.is_searching() && sampling.temperature == 0) refuse("--beams needs a --temperature above 0");
+  if (options.num_return_sequences > 1 && sampling.greedy && !options.beams.is_searching()) {
     refuse(
         "--num-return-sequences without sampling gives the same answer each time; add --temperature, --top-k or "
-        "--top-p");
+        "--top-p, or --beams");
   }
 }
 
@@ -183,10 +208,11 @@ std::vector<int32_t> end_ids_of(const InferenceModel& loaded) {
   return ids;
 }
 
-/// The same requests on every rank; only rank 0 has the prompts' text and, mostly, the tokenizer.
-std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
-                                             const InferenceModel& loaded,
-                                             const std::vector<std::string>& prompts) {
+/// The same on every rank; only rank 0 has the prompts' text and, mostly, the tokenizer. First the end ids, then the
+/// prompts.
+std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& options,
+                                                      const InferenceModel& loaded,
+                                                      const std::vector<std::string>& prompts) {
   std::vector<std::vector<int32_t>> lists;
   Communicator& ranks = loaded.mesh->tensor_parallel();
   if (ranks.rank() == 0) {
@@ -194,15 +220,32 @@ std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
     for (const std::string& prompt : prompts) lists.push_back(encode_prompt(options, loaded.tokenizer.get(), prompt));
   }
   broadcast_ids(loaded.context, ranks, lists);
+  if (options.sampling.ignores_end) lists[0].clear();
+  return lists;
+}
+
+std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
+                                             const std::vector<std::vector<int32_t>>& lists) {
   std::vector<GenerationRequest> requests;
   for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
     for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
       GenerationRequest request = request_from_flags(options.sampling);
       set_text(request, loaded.model->info(), lists[prompt]);
-      if (!options.sampling.ignores_end) request.end_ids = lists[0];
+      request.end_ids = lists[0];
       request.sequence = requests.size();
       requests.push_back(std::move(request));
     }
+  }
+  return requests;
+}
+
+std::vector<BeamRequest> make_beam_requests(const GenerateOptions& options,
+                                            const std::vector<std::vector<int32_t>>& lists) {
+  std::vector<BeamRequest> requests;
+  for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
+    requests.push_back(beam_request_from_flags(options.beams, options.sampling, options.num_return_sequences));
+    requests.back().prompt = lists[prompt];
+    requests.back().end_ids = lists[0];
   }
   return requests;
 }
@@ -221,30 +264,69 @@ void log_stats(const GenerationStats& stats, size_t num_answers) {
       rate(stats.new_tokens - static_cast<int64_t>(num_answers), stats.decode_seconds));
 }
 
+/// Where the answers go and what ends them before their time.
+struct Answering {
+  AnswerPrinter& printer;
+  std::function<bool()> should_stop;
+  bool is_printing = false;
+};
+
+void draw_answers(const GenerateOptions& options,
+                  InferenceModel& loaded,
+                  const std::vector<GenerationRequest>& requests,
+                  const Answering& answering) {
+  Generator generator(loaded.context,
+                      *loaded.model,
+                      {.cache_dtype = loaded.dtype,
+                       .max_batch = options.batch,
+                       .prefill_chunk = options.prefill_chunk,
+                       .tokenizer = loaded.tokenizer.get()});
+  GenerationHooks hooks;
+  hooks.should_stop = answering.should_stop;
+  if (answering.is_printing) {
+    hooks.on_token = [&](size_t, int32_t, std::string_view text) { answering.printer.on_token(text); };
+    hooks.on_finish = [&](size_t index, const GenerationResult& result) { answering.printer.on_finish(index, result); };
+  }
+  generator.run(requests, hooks);
+  log_stats(generator.stats(), requests.size());
+}
+
+void search_answers(const GenerateOptions& options,
+                    InferenceModel& loaded,
+                    const std::vector<BeamRequest>& requests,
+                    const Answering& answering) {
+  BeamSearch search(loaded.context,
+                    *loaded.model,
+                    {.cache_dtype = loaded.dtype,
+                     .max_batch = options.batch,
+                     .prefill_chunk = options.prefill_chunk,
+                     .tokenizer = loaded.tokenizer.get()});
+  BeamSearchHooks hooks;
+  hooks.should_stop = answering.should_stop;
+  if (answering.is_printing) {
+    hooks.on_finish = [&](size_t prompt, const BeamResults& results) { answering.printer.on_finish(prompt, results); };
+  }
+  search.run(requests, hooks);
+  log_stats(search.stats(), requests.size());
+}
+
 ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   configure_log(options.common, session);
   check_usage(options);
   std::vector<std::string> prompts;
   if (session.rank() == 0) prompts = collect_prompts(options);
   auto loaded = load_model_for_inference(options.common, session, tokenizer_use(options));
-  std::vector<GenerationRequest> requests = make_requests(options, *loaded, prompts);
-  Generator generator(loaded->context,
-                      *loaded->model,
-                      {.cache_dtype = loaded->dtype,
-                       .max_batch = options.batch,
-                       .prefill_chunk = options.prefill_chunk,
-                       .tokenizer = loaded->tokenizer.get()});
+  std::vector<std::vector<int32_t>> lists = encode_on_all_ranks(options, *loaded, prompts);
+  AnswerPrinter printer(options, prompts, (lists.size() - 1) * static_cast<size_t>(options.num_return_sequences));
   InterruptFlag interrupt(true);
-  GenerationHooks hooks;
   bool was_interrupted = false;
-  hooks.should_stop = [&] { return was_interrupted = interrupt.is_set_on_rank_zero(loaded->context); };
-  AnswerPrinter printer(options, prompts, requests.size());
-  if (session.rank() == 0) {
-    hooks.on_token = [&](size_t, int32_t, std::string_view text) { printer.on_token(text); };
-    hooks.on_finish = [&](size_t index, const GenerationResult& result) { printer.on_finish(index, result); };
+  auto should_stop = [&] { return was_interrupted = interrupt.is_set_on_rank_zero(loaded->context); };
+  Answering answering{.printer = printer, .should_stop = should_stop, .is_printing = session.rank() == 0};
+  if (options.beams.is_searching()) {
+    search_answers(options, *loaded, make_beam_requests(options, lists), answering);
+  } else {
+    draw_answers(options, *loaded, make_requests(options, lists), answering);
   }
-  generator.run(requests, hooks);
-  log_stats(generator.stats(), requests.size());
   report_memory(options.common, session, loaded->context);
   return was_interrupted ? ExitCode::interrupted : ExitCode::ok;
 }
@@ -261,7 +343,7 @@ void add_options(CLI::App& command, GenerateOptions& options) {
   command.add_flag(
       "--json", options.prints_json, "One JSON object a line: prompt, text, ids, finish_reason, tokens_per_second, …");
   command.add_flag("--no-stream", options.is_streaming_off, "Prints an answer when it is complete");
-  command.add_option("--batch", options.batch, "Answers that grow at a time")
+  command.add_option("--batch", options.batch, "Answers, or beams, that grow at a time")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command.add_option("--prefill-chunk", options.prefill_chunk, "Prompt tokens computed at a time")
@@ -282,6 +364,7 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
   add_adapter_options(*command, options->common);
   add_options(*command, *options);
   add_sampling_options(*command, options->sampling);
+  add_beam_options(*command, options->beams);
   add_compute_options(*command, options->common);
   add_output_options(*command, options->common);
   command->callback([options, &context] {

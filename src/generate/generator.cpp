@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <limits>
 #include <optional>
 
 #include "core/error.h"
+#include "generate/request_support.h"
 #include "generate/stop_filter.h"
 #include "ops/embedding.h"
 
@@ -142,39 +142,10 @@ std::vector<GenerationResult> Generator::run(std::span<const GenerationRequest> 
 }
 
 void Generator::check(const GenerationRequest& request, size_t index) const {
-  const ModelInfo& info = model_.info();
-  auto length = static_cast<int64_t>(request.prompt.size());
-  check_sampler_options(request.sampling, info.vocab_size);
-  bool is_empty = info.has_source ? request.source.empty() : length == 0;
-  if (is_empty || length == 0) fail_input("prompt {} has no tokens; give it some text", index + 1);
-  WEFT_ASSERT(info.has_source || request.source.empty(), "{} reads no sources", info.family);
-  if (info.max_positions > 0 && length >= info.max_positions) {
-    fail_input(
-        "prompt {} has {} tokens, but the model's context is {} tokens for prompt and answer together; shorten the "
-        "prompt",
-        index + 1,
-        length,
-        info.max_positions);
-  }
-  for (const std::vector<int32_t>* ids : {&request.prompt, &request.source}) {
-    for (int32_t id : *ids) {
-      if (id >= 0 && id < info.vocab_size) continue;
-      fail_input("prompt {} has token id {}, but the model's ids are 0 to {}; is this the model's tokenizer?",
-                 index + 1,
-                 id,
-                 info.vocab_size - 1);
-    }
-  }
-  if (request.max_new_tokens < 1)
-    fail(ExitCode::usage, "max-new-tokens must be at least 1, not {}", request.max_new_tokens);
+  check_sampler_options(request.sampling, model_.info().vocab_size);
+  check_prompt(model_.info(), request.prompt, request.source, index);
+  check_max_new_tokens(request.max_new_tokens);
   if (!request.stop_strings.empty() && !options_.tokenizer) fail(ExitCode::usage, "stop strings need a tokenizer");
-}
-
-int64_t Generator::token_limit(const GenerationRequest& request) const {
-  int64_t context = model_.info().max_positions;
-  int64_t room =
-      (context > 0 ? context : std::numeric_limits<int32_t>::max()) - static_cast<int64_t>(request.prompt.size());
-  return std::min(request.max_new_tokens, room);
 }
 
 /// Makes the cache hold the longest request. One that grows at least doubles, so that a long conversation copies
@@ -184,7 +155,9 @@ void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
   int64_t source_tokens = 0;
   for (const GenerationRequest& request : requests) {
     source_tokens = std::max(source_tokens, static_cast<int64_t>(request.source.size()));
-    tokens = std::max(tokens, static_cast<int64_t>(request.prompt.size()) + token_limit(request));
+    tokens = std::max(tokens,
+                      static_cast<int64_t>(request.prompt.size()) +
+                          answer_limit(model_.info(), request.prompt, request.max_new_tokens));
   }
   int64_t num_slots = std::min<int64_t>(options_.max_batch, static_cast<int64_t>(requests.size()));
   if (cache_) {
@@ -208,7 +181,7 @@ void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
 
 void Generator::admit(std::span<const GenerationRequest> requests, size_t index) {
   auto sequence = std::make_unique<Sequence>(requests[index], index, options_.tokenizer);
-  sequence->limit = token_limit(requests[index]);
+  sequence->limit = answer_limit(model_.info(), requests[index].prompt, requests[index].max_new_tokens);
   find_shared_prefix(*sequence);
   stats_.reused_tokens += std::max(sequence->cached, sequence->shared);
   Slot& slot = slots_[static_cast<size_t>(sequence->slot)];
@@ -333,26 +306,11 @@ void Generator::draw(Tensor& logits) {
   for (size_t row = 0; row < sampled_.size(); ++row) {
     Sequence& sequence = *sampled_[row];
     const GenerationRequest& request = sequence.request;
-    std::span<float> values = row_of_logits(logits, static_cast<int64_t>(row));
-    if (sequence.num_new() < request.min_new_tokens) {
-      for (int32_t id : request.end_ids) {
-        if (id >= 0 && id < model_.info().vocab_size)
-          values[static_cast<size_t>(id)] = -std::numeric_limits<float>::infinity();
-      }
-    }
+    std::span<float> values = row_of_logits(logits, static_cast<int64_t>(row), converted_row_);
+    if (sequence.num_new() < request.min_new_tokens) forbid_ids(values, request.end_ids);
     auto step_number = static_cast<uint64_t>(sequence.num_new());
     accept(sequence, sampler_.sample(values, sequence.tokens, request.sampling, request.sequence, step_number));
   }
-}
-
-std::span<float> Generator::row_of_logits(Tensor& logits, int64_t row) {
-  auto width = static_cast<size_t>(logits.size(-1));
-  size_t offset = static_cast<size_t>(row) * width;
-  if (logits.dtype() == DType::f32) return {logits.data<float>() + offset, width};
-  converted_row_.resize(width);
-  const auto* from = static_cast<const std::byte*>(logits.raw()) + offset * dtype_bytes(logits.dtype());
-  convert_dtype(from, logits.dtype(), converted_row_.data(), DType::f32, static_cast<int64_t>(width));
-  return converted_row_;
 }
 
 void Generator::accept(Sequence& sequence, int32_t id) {

@@ -43,6 +43,7 @@ struct GenerationResult {
   int64_t prompt_tokens = 0;
   double first_token_seconds = 0;  // from its turn to the first token
   double decode_seconds = 0;       // from the first token to the last
+  double score = 0;                // of beam search: what the answers of a request are compared by
 };
 
 /// Totals over all calls of run.
@@ -93,7 +94,6 @@ class Generator {
   };
 
   void check(const GenerationRequest& request, size_t index) const;
-  int64_t token_limit(const GenerationRequest& request) const;
   void reserve_cache(std::span<const GenerationRequest> requests);
   void admit(std::span<const GenerationRequest> requests, size_t index);
   void find_shared_prefix(Sequence& sequence);
@@ -103,7 +103,6 @@ class Generator {
   bool shares_prefixes() const;
   void copy_from_donors();
   void draw(Tensor& logits);
-  std::span<float> row_of_logits(Tensor& logits, int64_t row);
   void accept(Sequence& sequence, int32_t id);
   void finish(Sequence& sequence, FinishReason reason);
   void remove_finished();

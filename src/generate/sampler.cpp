@@ -1,48 +1,16 @@
 #include "generate/sampler.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "core/error.h"
 #include "core/random.h"
+#include "generate/logit_loops.h"
 
 namespace weft {
 
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr size_t kBlock = 1024;
-
-/// Greatest value of a range; the form `a > b ? a : b` is what vectorises without relaxed arithmetic.
-float block_max(const float* values, size_t count) {
-  float best = -kInfinity;
-#pragma omp simd reduction(max : best)
-  for (size_t i = 0; i < count; ++i) best = values[i] > best ? values[i] : best;
-  return best;
-}
-
-/// Sum of the values that are at least `least`, in f64.
-double block_sum(const float* values, size_t count, float least) {
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (size_t i = 0; i < count; ++i) sum += values[i] >= least ? values[i] : 0.0f;
-  return sum;
-}
-
-/// e^x for x <= 0, 0 below −87. Plain arithmetic only, so that it vectorises and every rank gets the same bits whatever
-/// its processor and C library.
-inline float exp_negative(float x) {
-  float clamped = x > -87.0f ? x : -87.0f;
-  auto exponent = static_cast<int32_t>(clamped * 1.44269504f - 0.5f);
-  auto n = static_cast<float>(exponent);
-  float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-  float series =
-      1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))))));
-  float power = std::bit_cast<float>((exponent + 127) << 23);
-  return x > -87.0f ? series * power : 0.0f;
-}
 
 /// The ids that the penalty counts, and how many unwritten zeros beside them (bert4keras3 only).
 struct PenalisedPast {
@@ -79,8 +47,8 @@ float penalised(float logit, int64_t count, const SamplerOptions& options) {
 int64_t argmax(std::span<const float> values) {
   float best = -kInfinity;
   size_t best_block = 0;
-  for (size_t begin = 0; begin < values.size(); begin += kBlock) {
-    float value = block_max(values.data() + begin, std::min(kBlock, values.size() - begin));
+  for (size_t begin = 0; begin < values.size(); begin += kLogitBlock) {
+    float value = block_max(values.data() + begin, std::min(kLogitBlock, values.size() - begin));
     if (value > best) {
       best = value;
       best_block = begin;
@@ -125,14 +93,7 @@ int32_t Sampler::sample(std::span<float> logits,
                         uint64_t sequence,
                         uint64_t step) {
   WEFT_ASSERT(static_cast<int64_t>(logits.size()) == vocab_size_, "{} logits", logits.size());
-  if (options.penalty != 1.0) apply_penalty(logits, past, options);
-  forbidden_logits_.clear();
-  for (int32_t id : options.forbidden_ids) {
-    float& logit = logits[static_cast<size_t>(id)];
-    if (logit == -kInfinity) continue;
-    forbidden_logits_.push_back(logit);
-    logit = -kInfinity;
-  }
+  adjust(logits, past, options);
   if (options.greedy || options.temperature == 0) {
     int64_t best = argmax(logits);
     if (!std::isfinite(logits[static_cast<size_t>(best)])) {
@@ -145,6 +106,17 @@ int32_t Sampler::sample(std::span<float> logits,
   RandomKey key{options.seed, static_cast<uint32_t>(step), static_cast<uint32_t>(sequence)};
   uint64_t bits = (uint64_t{key.bits(0)} << 32 | key.bits(1)) >> 11;
   return draw(cut, static_cast<double>(bits) * 0x1p-53);
+}
+
+void Sampler::adjust(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options) {
+  if (options.penalty != 1.0) apply_penalty(logits, past, options);
+  forbidden_logits_.clear();
+  for (int32_t id : options.forbidden_ids) {
+    float& logit = logits[static_cast<size_t>(id)];
+    if (logit == -kInfinity) continue;
+    forbidden_logits_.push_back(logit);
+    logit = -kInfinity;
+  }
 }
 
 void Sampler::apply_penalty(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options) {
@@ -167,8 +139,8 @@ void Sampler::apply_penalty(std::span<float> logits, std::span<const int32_t> pa
 /// softmax before the cut does.
 double Sampler::weigh(std::span<float> logits, const SamplerOptions& options) {
   float best = -kInfinity;
-  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
-    best = std::max(best, block_max(logits.data() + begin, std::min(kBlock, logits.size() - begin)));
+  for (size_t begin = 0; begin < logits.size(); begin += kLogitBlock) {
+    best = std::max(best, block_max(logits.data() + begin, std::min(kLogitBlock, logits.size() - begin)));
   }
   if (!std::isfinite(best)) {
     fail_input("the model's logits hold no finite number; broken weights, or every token is forbidden");
@@ -176,8 +148,8 @@ double Sampler::weigh(std::span<float> logits, const SamplerOptions& options) {
   weights_.resize(logits.size());
   auto scale = static_cast<float>(1.0 / options.temperature);
   double total = 0;
-  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
-    size_t count = std::min(kBlock, logits.size() - begin);
+  for (size_t begin = 0; begin < logits.size(); begin += kLogitBlock) {
+    size_t count = std::min(kLogitBlock, logits.size() - begin);
     const float* from = logits.data() + begin;
     float* to = weights_.data() + begin;
 #pragma omp simd
@@ -278,15 +250,16 @@ int32_t Sampler::draw(const Candidate& cut, double uniform) {
   }
   block_sums_.clear();
   double total = 0;
-  for (size_t begin = 0; begin < weights_.size(); begin += kBlock) {
-    block_sums_.push_back(block_sum(weights_.data() + begin, std::min(kBlock, weights_.size() - begin), cut.weight));
+  for (size_t begin = 0; begin < weights_.size(); begin += kLogitBlock) {
+    block_sums_.push_back(
+        block_sum(weights_.data() + begin, std::min(kLogitBlock, weights_.size() - begin), cut.weight));
     total += block_sums_.back();
   }
   double target = uniform * total;
   size_t block = 0;
   while (block + 1 < block_sums_.size() && target >= block_sums_[block]) target -= block_sums_[block++];
   int32_t last = -1;
-  for (size_t id = block * kBlock; id < std::min((block + 1) * kBlock, weights_.size()); ++id) {
+  for (size_t id = block * kLogitBlock; id < std::min((block + 1) * kLogitBlock, weights_.size()); ++id) {
     float weight = weights_[id];
     if (weight == 0 || weight < cut.weight) continue;
     last = static_cast<int32_t>(id);

@@ -50,6 +50,9 @@ class Sampler {
                  uint64_t sequence,
                  uint64_t step);
 
+  /// The part of it before a choice: penalty and forbidden ids, for log probabilities as well.
+  void adjust(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options);
+
  private:
   struct Candidate {
     float weight;

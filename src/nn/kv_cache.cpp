@@ -53,19 +53,28 @@ void KvCache::clear_states(int64_t slot) {
 }
 
 void KvCache::copy_slot(int64_t from, int64_t to, int64_t tokens) {
-  WEFT_ASSERT(from < num_slots_ && to < num_slots_ && tokens <= max_tokens_);
+  copy_tokens(from, to, 0, tokens);
+  copy_states(from, to);
+}
+
+void KvCache::copy_states(int64_t from, int64_t to) {
   for (Tensor& state : states_) {
     Tensor source = state.slice(from, from + 1), target = state.slice(to, to + 1);
     std::memcpy(target.raw(), source.raw(), source.bytes());
   }
+}
+
+void KvCache::copy_tokens(int64_t from, int64_t to, int64_t begin, int64_t end) {
+  WEFT_ASSERT(from < num_slots_ && to < num_slots_ && begin <= end && end <= max_tokens_);
   size_t element = dtype_bytes(shape_.dtype);
   for (std::vector<Tensor>* side : {&keys_, &values_}) {
     int64_t head_dim = side == &keys_ ? shape_.head_dim : shape_.value_dim();
     size_t head_bytes = static_cast<size_t>(max_tokens_ * head_dim) * element;
-    size_t copied_bytes = static_cast<size_t>(tokens * head_dim) * element;
+    size_t skipped_bytes = static_cast<size_t>(begin * head_dim) * element;
+    size_t copied_bytes = static_cast<size_t>((end - begin) * head_dim) * element;
     for (Tensor& layer : *side) {
-      auto* source = static_cast<std::byte*>(layer.slice(from, from + 1).raw());
-      auto* target = static_cast<std::byte*>(layer.slice(to, to + 1).raw());
+      auto* source = static_cast<std::byte*>(layer.slice(from, from + 1).raw()) + skipped_bytes;
+      auto* target = static_cast<std::byte*>(layer.slice(to, to + 1).raw()) + skipped_bytes;
       for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
         std::memcpy(target + static_cast<size_t>(head) * head_bytes,
                     source + static_cast<size_t>(head) * head_bytes,

@@ -57,6 +57,9 @@ class KvCache {
   void clear_states(int64_t slot);
   /// Copies the first `tokens` tokens of one slot to another (shared prompts), and states as they are.
   void copy_slot(int64_t from, int64_t to, int64_t tokens);
+  /// Copies the tokens at [begin, end) of one slot to the same places of another.
+  void copy_tokens(int64_t from, int64_t to, int64_t begin, int64_t end);
+  void copy_states(int64_t from, int64_t to);
 
  private:
   KvCacheShape shape_;

@@ -15,9 +15,9 @@ namespace weft {
 
 class ToyModel : public LanguageModel {
  public:
-  explicit ToyModel(int64_t max_positions = 4096) : LanguageModel({}) {
+  explicit ToyModel(int64_t max_positions = 4096, int64_t vocab_size = 64) : LanguageModel({}) {
     info_.family = "toy";
-    info_.vocab_size = 64;
+    info_.vocab_size = vocab_size;
     info_.hidden_size = 1;
     info_.num_layers = 2;
     info_.num_heads = info_.num_kv_heads = 2;
@@ -53,15 +53,22 @@ class ToyModel : public LanguageModel {
   /// The greedy answer computed from the history alone.
   std::vector<int32_t> expected_answer(const std::vector<int32_t>& prompt, size_t length) const {
     std::vector<int32_t> answer;
-    uint32_t hash = 0;
-    for (int32_t id : prompt) hash = extend(hash, id);
+    std::vector<int32_t> history = prompt;
     while (answer.size() < length) {
-      std::vector<float> logits(static_cast<size_t>(info_.vocab_size));
-      fill_logits(hash, logits.data());
+      std::vector<float> logits = expected_logits(history);
       answer.push_back(static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
-      hash = extend(hash, answer.back());
+      history.push_back(answer.back());
     }
     return answer;
+  }
+
+  /// What follows a history.
+  std::vector<float> expected_logits(const std::vector<int32_t>& history) const {
+    uint32_t hash = 0;
+    for (int32_t id : history) hash = extend(hash, id);
+    std::vector<float> logits(static_cast<size_t>(info_.vocab_size));
+    fill_logits(hash, logits.data());
+    return logits;
   }
 
   int64_t num_computed = 0;   // tokens, over all calls

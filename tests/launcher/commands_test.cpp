@@ -1,4 +1,5 @@
 // The built program on tiny real checkpoints: answers, shapes of output, exit codes.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -155,6 +156,54 @@ TEST_F(Commands, HelpShowsExamplesAndStandardErrorStaysEmpty) {
   EXPECT_THAT(version.out, testing::MatchesRegex("weft [0-9]+\\.[0-9]+\\.[0-9]+\n"));
 }
 
+// What transformers' generate gives for three prompts (tests/generate/make_beam_golden.py).
+TEST_F(Commands, BeamSearchFindsWhatTransformersFinds) {
+  json golden = json::parse(std::ifstream(kData / "beam/golden.json")).at("decoders")[0];
+  ASSERT_EQ(golden.at("model"), "llama_gqa");
+  std::ofstream prompts(folder_ / "prompts.txt");
+  for (const json& prompt : golden.at("prompts")) prompts << prompt.dump() << "\n";
+  prompts.close();
+  // The case without end ids, which the model's own would not be.
+  for (const json& search : golden.at("searches")) {
+    if (!search.at("end_ids").empty()) continue;
+    int num_beams = search.at("num_beams");
+    Outcome outcome = generate(fmt::format(
+        "--ids --prompt-file prompts.txt --ignore-end --max-new-tokens {} --beams {} --num-return-sequences {} "
+        "--length-penalty {} --json",
+        golden.at("max_new_tokens").get<int>(),
+        num_beams,
+        num_beams,
+        search.at("length_penalty").get<double>()));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    std::istringstream lines(outcome.out);
+    std::string line;
+    for (const json& results : search.at("results")) {
+      for (size_t place = 0; place < results.size(); ++place) {
+        ASSERT_TRUE(std::getline(lines, line));
+        json object = json::parse(line);
+        EXPECT_EQ(object.at("sequence"), place);
+        EXPECT_EQ(object.at("ids"), results[place].at("ids"));
+        EXPECT_NEAR(object.at("score").get<double>(), results[place].at("score").get<double>(), 1e-4);
+      }
+    }
+    EXPECT_FALSE(std::getline(lines, line));
+  }
+}
+
+TEST_F(Commands, BeamsPrintTextAndOneLineOfIdsAnAnswer) {
+  Outcome text = generate("'the fox' --beams 3 --max-new-tokens 6 --ignore-end");
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  json object = json::parse(generate("'the fox' --beams 3 --max-new-tokens 6 --ignore-end --json").out);
+  std::string expected = object.at("text");
+  EXPECT_EQ(text.out, expected.ends_with('\n') ? expected : expected + "\n");
+  Outcome ids = generate("--ids " + kPrompt + " --beams 3 --num-return-sequences 3 --max-new-tokens 6 --ignore-end");
+  EXPECT_EQ(std::count(ids.out.begin(), ids.out.end(), '\n'), 3);
+  Outcome one = generate("--ids " + kPrompt + " --beams 1 --max-new-tokens 16 --ignore-end");
+  EXPECT_EQ(one.out, kAnswers.substr(0, kAnswers.find('\n') + 1));
+  Outcome seed = generate("--ids " + kPrompt + " --beams 3 --beam-mode bert4keras --max-new-tokens 16 --ignore-end");
+  EXPECT_EQ(std::count(seed.out.begin(), seed.out.end(), '\n'), 1) << seed.err;
+}
+
 TEST_F(Commands, WrongCommandLinesExitWithTwo) {
   expect_one_line_error(weft(""), 2, HasSubstr("--help"));
   expect_one_line_error(weft("generate"), 2, HasSubstr("--model"));
@@ -166,6 +215,15 @@ TEST_F(Commands, WrongCommandLinesExitWithTwo) {
   expect_one_line_error(generate("x --max-penalty-range 3 1"), 2, HasSubstr("max-penalty-range"));
   expect_one_line_error(generate("x --num-return-sequences 3"), 2, HasSubstr("sampling"));
   expect_one_line_error(generate("x --ids --chat"), 2, HasSubstr("--ids"));
+  expect_one_line_error(generate("x --length-penalty 2"), 2, HasSubstr("--length-penalty needs --beams"));
+  expect_one_line_error(generate("x --beams 4 --top-k 5"), 2, HasSubstr("--top-k and --beams exclude each other"));
+  expect_one_line_error(generate("x --beams 4 --stop a"), 2, HasSubstr("--stop and --beams"));
+  expect_one_line_error(generate("x --beams 4 --temperature 0"), 2, HasSubstr("temperature"));
+  expect_one_line_error(generate("x --beams 4 --num-return-sequences 5"), 2, HasSubstr("--num-return-sequences 5"));
+  expect_one_line_error(generate("x --beams 4 --early-stopping maybe"), 2, HasSubstr("--early-stopping"));
+  expect_one_line_error(generate("x --beams 4 --min-ends 2"), 2, HasSubstr("--beam-mode bert4keras"));
+  expect_one_line_error(
+      generate("x --beams 4 --beam-mode bert4keras --num-return-sequences 2"), 2, HasSubstr("a single answer"));
   expect_one_line_error(generate("x --device cuda"), 2, HasSubstr("CUDA"));
   expect_one_line_error(
       generate("x --tensor-parallel 2"), 2, AllOf(HasSubstr("--tensor-parallel 2"), HasSubstr("weft launch -n 2")));

@@ -1,0 +1,31 @@
+// What the ways to generate have in common: checks of a prompt, the room for an answer, rows of logits.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "models/model.h"
+
+namespace weft {
+
+/// Throws Error(bad_input) for a prompt (of an encoder-decoder a source) that is empty, beyond the context or has
+/// unknown ids. `index` is for the message.
+void check_prompt(const ModelInfo& info,
+                  std::span<const int32_t> prompt,
+                  std::span<const int32_t> source,
+                  size_t index);
+
+/// Throws Error(usage) for less than 1.
+void check_max_new_tokens(int64_t max_new_tokens);
+
+/// Tokens that an answer may have, in what the prompt leaves of the context.
+int64_t answer_limit(const ModelInfo& info, std::span<const int32_t> prompt, int64_t max_new_tokens);
+
+/// A row of logits as f32: in place where they are that, else converted into `converted`.
+std::span<float> row_of_logits(Tensor& logits, int64_t row, std::vector<float>& converted);
+
+/// Makes ids impossible; those that the vocabulary lacks are passed over.
+void forbid_ids(std::span<float> logits, std::span<const int32_t> ids);
+
+}  // namespace weft
