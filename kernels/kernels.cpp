@@ -11,6 +11,8 @@ const KernelTable& kernels(DeviceType device) {
                                   .rope = cpu_rope_kernels(),
                                   .attention = cpu_attention_kernels(),
                                   .relative_attention = cpu_relative_attention_kernels(),
+                                  .wkv = cpu_wkv_kernels(),
+                                  .token_shift = cpu_token_shift_kernels(),
                                   .activation = cpu_activation_kernels(),
                                   .embedding = cpu_embedding_kernels(),
                                   .elementwise = cpu_elementwise_kernels(),

@@ -12,6 +12,8 @@
 #include "kernels/optimizer.h"
 #include "kernels/relative_attention.h"
 #include "kernels/rope.h"
+#include "kernels/token_shift.h"
+#include "kernels/wkv.h"
 
 namespace weft {
 
@@ -22,6 +24,8 @@ struct KernelTable {
   RopeKernels rope;
   AttentionKernels attention;
   RelativeAttentionKernels relative_attention;
+  WkvKernels wkv;
+  TokenShiftKernels token_shift;
   ActivationKernels activation;
   EmbeddingKernels embedding;
   ElementwiseKernels elementwise;

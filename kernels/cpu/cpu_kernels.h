@@ -11,6 +11,8 @@
 #include "kernels/optimizer.h"
 #include "kernels/relative_attention.h"
 #include "kernels/rope.h"
+#include "kernels/token_shift.h"
+#include "kernels/wkv.h"
 
 namespace weft {
 
@@ -20,6 +22,8 @@ LayerNormKernels cpu_layer_norm_kernels();
 RopeKernels cpu_rope_kernels();
 AttentionKernels cpu_attention_kernels();
 RelativeAttentionKernels cpu_relative_attention_kernels();
+WkvKernels cpu_wkv_kernels();
+TokenShiftKernels cpu_token_shift_kernels();
 ActivationKernels cpu_activation_kernels();
 EmbeddingKernels cpu_embedding_kernels();
 ElementwiseKernels cpu_elementwise_kernels();

@@ -45,6 +45,11 @@ const CpuLoops kCpuLoops = {
     .attention_backward_scratch = attention_backward_scratch,
     .attention_backward = attention_backward,
     .small_product = small_product,
+    .wkv_forward_scratch = wkv_forward_scratch,
+    .wkv_forward = wkv_forward,
+    .wkv_recurrent = wkv_recurrent,
+    .wkv_backward_scratch = wkv_backward_scratch,
+    .wkv_backward = wkv_backward,
 };
 
 }  // namespace weft::WEFT_ISA

@@ -47,5 +47,10 @@ void attention_merge(const AttentionForwardArgs&, const AttentionMergeWork&);
 int64_t attention_backward_scratch(const AttentionBackwardArgs&, int64_t query_count);
 void attention_backward(const AttentionBackwardArgs&, const AttentionBackwardWork&);
 void small_product(const SmallProductArgs&);
+int64_t wkv_forward_scratch(const WkvForwardArgs&);
+void wkv_forward(const WkvForwardArgs&, const WkvWork&);
+void wkv_recurrent(const WkvForwardArgs&, const WkvWork&);
+int64_t wkv_backward_scratch(const WkvBackwardArgs&);
+void wkv_backward(const WkvBackwardArgs&, const WkvWork&);
 
 }  // namespace weft::WEFT_ISA

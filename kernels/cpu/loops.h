@@ -8,6 +8,7 @@
 #include "kernels/activation.h"
 #include "kernels/cpu/attention_work.h"
 #include "kernels/cpu/small_product.h"
+#include "kernels/cpu/wkv_work.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -76,6 +77,13 @@ struct CpuLoops {
   void (*attention_backward)(const AttentionBackwardArgs&, const AttentionBackwardWork&);
 
   void (*small_product)(const SmallProductArgs&);
+
+  /// Bytes of scratch, also for wkv_recurrent.
+  int64_t (*wkv_forward_scratch)(const WkvForwardArgs&);
+  void (*wkv_forward)(const WkvForwardArgs&, const WkvWork&);
+  void (*wkv_recurrent)(const WkvForwardArgs&, const WkvWork&);
+  int64_t (*wkv_backward_scratch)(const WkvBackwardArgs&);
+  void (*wkv_backward)(const WkvBackwardArgs&, const WkvWork&);
 };
 
 /// The loops for cpu_isa().
