@@ -153,11 +153,72 @@ void bench_streaming(int64_t rows, DType dtype, const Stream& stream) {
          2 * rows * kIntermediate);
 }
 
+/// RWKV-6 1.6B: a prompt in both forms, its backward, and one token of each of `batch` sequences.
+void bench_wkv(DType dtype, const Stream& stream) {
+  constexpr int64_t kHeads = 32, kSize = 64, kWidth = kHeads * kSize, kTokens = 4096, kBatch = 8;
+  auto r = random_elements(kTokens * kWidth, dtype), k = random_elements(kTokens * kWidth, dtype),
+       v = random_elements(kTokens * kWidth, dtype), w = random_elements(kTokens * kWidth, DType::f32),
+       u = random_elements(kWidth, dtype), dy = random_elements(kTokens * kWidth, dtype);
+  std::vector<std::byte> y(r.size()), dr(r.size()), dk(r.size()), dv(r.size()), dw(w.size());
+  std::vector<float> states(kBatch * kWidth * kSize), boundaries(wkv_boundaries(kTokens) * kWidth * kSize), du(kWidth);
+  std::vector<WkvSequence> prompt = {{.length = kTokens}}, tokens;
+  for (int64_t i = 0; i < kBatch; ++i) {
+    float* state = states.data() + i * kWidth * kSize;
+    tokens.push_back({.begin = i, .length = 1, .initial_state = state, .final_state = state});
+  }
+  WkvForwardArgs args{.r = r.data(),
+                      .k = k.data(),
+                      .v = v.data(),
+                      .w = w.data(),
+                      .u = u.data(),
+                      .y = y.data(),
+                      .sequences = prompt,
+                      .num_heads = kHeads,
+                      .head_size = kSize,
+                      .dtype = dtype};
+  const WkvKernels& wkv = kernels(DeviceType::cpu).wkv;
+  auto report = [&](const char* name, int64_t count, const std::function<void()>& body) {
+    double seconds = median_seconds(stream.num_threads, body);
+    fmt::print("wkv {:10} {:5} tokens {:5} threads {}: {:9.2f} us {:9.0f} tokens/s\n",
+               name,
+               dtype_name(dtype),
+               count,
+               stream.num_threads,
+               seconds * 1e6,
+               static_cast<double>(count) / seconds);
+  };
+  report("chunked", kTokens, [&] { wkv.forward(args, stream); });
+  report("recurrent", kTokens, [&] { wkv.recurrent(args, stream); });
+  args.boundary_states = boundaries.data();
+  wkv.forward(args, stream);
+  WkvBackwardArgs backward{.forward = args,
+                           .dy = dy.data(),
+                           .dr = dr.data(),
+                           .dk = dk.data(),
+                           .dv = dv.data(),
+                           .dw = dw.data(),
+                           .du = du.data()};
+  report("backward", kTokens, [&] { wkv.backward(backward, stream); });
+  args.boundary_states = nullptr;
+  for (int64_t batch : {int64_t{1}, kBatch}) {
+    args.sequences = std::span(tokens).first(static_cast<size_t>(batch));
+    report("decode", batch, [&] { wkv.forward(args, stream); });
+  }
+  for (int64_t length : {4, 8, 12, 16}) {
+    prompt[0].length = length;
+    args.sequences = prompt;
+    report("chunked", length, [&] { wkv.forward(args, stream); });
+    report("recurrent", length, [&] { wkv.recurrent(args, stream); });
+  }
+}
+
 void run_all() {
   auto allocator = make_cpu_allocator();
   int threads = std::getenv("THREADS") != nullptr ? std::atoi(std::getenv("THREADS")) : 2;
   Stream stream{.device = {}, .num_threads = threads, .workspace = allocator.get()};
   for (DType dtype : {DType::bf16, DType::f32}) {
+    bench_wkv(dtype, stream);
+    if (std::getenv("ONLY_WKV") != nullptr) continue;
     for (const Shape& shape : kShapes) {
       bench_attention(shape, dtype, 1, 512, 512, stream);
       bench_attention(shape, dtype, 1, 2048, 2048, stream);
