@@ -225,12 +225,13 @@ std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& opt
 }
 
 std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
+                                             const ModelInfo& info,
                                              const std::vector<std::vector<int32_t>>& lists) {
   std::vector<GenerationRequest> requests;
   for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
     for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
       GenerationRequest request = request_from_flags(options.sampling);
-      set_text(request, loaded.model->info(), lists[prompt]);
+      set_text(request, info, lists[prompt]);
       request.end_ids = lists[0];
       request.sequence = requests.size();
       requests.push_back(std::move(request));
@@ -240,11 +241,12 @@ std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
 }
 
 std::vector<BeamRequest> make_beam_requests(const GenerateOptions& options,
+                                            const ModelInfo& info,
                                             const std::vector<std::vector<int32_t>>& lists) {
   std::vector<BeamRequest> requests;
   for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
     requests.push_back(beam_request_from_flags(options.beams, options.sampling, options.num_return_sequences));
-    requests.back().prompt = lists[prompt];
+    set_text(requests.back(), info, lists[prompt]);
     requests.back().end_ids = lists[0];
   }
   return requests;
@@ -323,9 +325,9 @@ ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   auto should_stop = [&] { return was_interrupted = interrupt.is_set_on_rank_zero(loaded->context); };
   Answering answering{.printer = printer, .should_stop = should_stop, .is_printing = session.rank() == 0};
   if (options.beams.is_searching()) {
-    search_answers(options, *loaded, make_beam_requests(options, lists), answering);
+    search_answers(options, *loaded, make_beam_requests(options, loaded->model->info(), lists), answering);
   } else {
-    draw_answers(options, *loaded, make_requests(options, lists), answering);
+    draw_answers(options, *loaded, make_requests(options, loaded->model->info(), lists), answering);
   }
   report_memory(options.common, session, loaded->context);
   return was_interrupted ? ExitCode::interrupted : ExitCode::ok;

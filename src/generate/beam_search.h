@@ -68,10 +68,7 @@ class BeamSearch {
   void clear_step();
   void add_beams(Search& search);
   void add_prompt(Search& search, int64_t count);
-  void add_to_batch(const Search& search,
-                    std::span<const int32_t> ids,
-                    const BatchSequence& place,
-                    int32_t segment);
+  void add_to_batch(const Search& search, std::span<const int32_t> ids, const BatchSequence& place, int32_t segment);
   bool sees_whole_prompt() const { return model_.info().attention == AttentionPattern::prefix; }
   void decide(Tensor& logits);
   void find_candidates(Search& search, Tensor& logits, int64_t first_row);

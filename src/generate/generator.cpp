@@ -51,15 +51,6 @@ void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
 
 }  // namespace
 
-void set_text(GenerationRequest& request, const ModelInfo& info, std::vector<int32_t> text) {
-  if (info.has_source) {
-    request.source = std::move(text);
-    request.prompt = {info.start_id};
-  } else {
-    request.prompt = std::move(text);
-  }
-}
-
 std::string_view finish_reason_name(FinishReason reason) {
   switch (reason) {
     case FinishReason::length:

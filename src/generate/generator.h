@@ -30,8 +30,16 @@ struct GenerationRequest {
 
 enum class FinishReason : uint8_t { length, end, stop, interrupted };
 
-/// Gives a request its text: as the prompt, or, of an encoder-decoder, as the source.
-void set_text(GenerationRequest& request, const ModelInfo& info, std::vector<int32_t> text);
+/// Gives a request (of beams, too) its text: as the prompt, or, of an encoder-decoder, as the source.
+template <typename Request>
+void set_text(Request& request, const ModelInfo& info, std::vector<int32_t> text) {
+  if (info.has_source) {
+    request.source = std::move(text);
+    request.prompt = {info.start_id};
+  } else {
+    request.prompt = std::move(text);
+  }
+}
 
 /// "length", "end", "stop", "interrupted"
 std::string_view finish_reason_name(FinishReason reason);

@@ -77,6 +77,7 @@ class EncoderDecoder final : public LanguageModel {
                                 const std::vector<Tensor>& inputs,
                                 const StackPass& pass) const;
   void cache_sources(Context& context, const Tensor& source, const Batch& batch, KvCache& cache);
+  Tensor scaled(Context& context, const Tensor& x) const;
   std::string observed(const Stack& stack, const std::string& what) const;
 
   EncoderDecoderConfig config_;
@@ -304,7 +305,8 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
   if (stack.is_decoder) {
     middle = block.cross_norm.forward_add(context, attended, first.sum);
     const DistanceBias none;
-    const DistanceBias& cross_bias = config_.has_cross_bias ? bias : none;
+    bool has_cross_bias = pass.cache == nullptr ? config_.has_cross_bias : config_.has_cached_cross_bias;
+    const DistanceBias& cross_bias = has_cross_bias ? bias : none;
     Tensor crossed;
     if (pass.cache != nullptr) {
       crossed = block.cross.forward_cached_cross(
@@ -390,11 +392,16 @@ Tensor EncoderDecoder::hidden(Context& context, const Batch& batch, KvCache* cac
   }
   auto pass = std::make_shared<const StackPass>(start(decoder_, batch, cache));
   Tensor embedded = embed(context, decoder_, batch.ids, batch.embedding_offset);
-  return run_stack(context, decoder_, embedded, source, pass);
+  Tensor out = run_stack(context, decoder_, embedded, source, pass);
+  return config_.info.has_language_model_head ? out : scaled(context, out);
+}
+
+Tensor EncoderDecoder::scaled(Context& context, const Tensor& x) const {
+  return config_.output_scale == 1 ? x : scale(context, x, config_.output_scale);
 }
 
 Tensor EncoderDecoder::head_input(Context& context, const Tensor& hidden, const Batch* /*batch*/) {
-  Tensor x = config_.output_scale == 1 ? hidden : scale(context, hidden, config_.output_scale);
+  Tensor x = scaled(context, hidden);
   return output_mapping_.weight == nullptr ? x : linear(context, x, output_mapping_.parameters());
 }
 

@@ -93,6 +93,8 @@ struct ModelInfo {
   TaskHead task_head = {};
   bool has_language_model_head = true;
   bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family
+  /// Whether generation through a cache departs from that without as bert4keras3's does.
+  bool imitates_seed_cache = false;
 };
 
 /// The output layer: logits = cap·tanh((x · weightᵀ + bias) / cap), without a cap where it is 0.

@@ -133,6 +133,8 @@ EncoderDecoderConfig read_t5(const ModelSource& source, bool has_bias_per_layer)
   // gelu.
   bool is_seeds_own = source.compat || source.alias == "t5_pegasus";
   config.has_cross_bias = from.boolean_or("cross_position_bias", is_seeds_own);
+  config.has_cached_cross_bias = config.has_cross_bias && !source.compat;
+  info.imitates_seed_cache = source.compat;
   bool is_scaled = is_seeds_own && !from.has("d_model") ? from.boolean_or("logit_scale", true)
                                                         : scales_output(from, info.tied_embedding);
   if (is_scaled) config.output_scale = 1 / std::sqrt(static_cast<double>(info.hidden_size));

@@ -46,8 +46,8 @@ class Objective {
 /// Each token's target among the whole vocabulary: language modelling of all kinds.
 std::unique_ptr<Objective> make_language_objective();
 
-/// The same of sequences that are to come out as a whole. Metrics: exact_match, how many greedy generation would write to
-/// the token; accuracy, of tokens behind right ones.
+/// The same of sequences that are to come out as a whole. Metrics: exact_match, how many greedy generation would write
+/// to the token; accuracy, of tokens behind right ones.
 std::unique_ptr<Objective> make_sequence_objective();
 
 /// Labels of sequences. Metrics: accuracy, f1 (the mean over labels).

@@ -33,7 +33,8 @@ class SequenceObjective final : public Objective {
     std::vector<bool> is_right = right_tokens(context, input);
     for (const BatchSequence& sequence : input.batch.sequences) {
       double scored = 0, right = 0;
-      for (auto i = static_cast<size_t>(sequence.begin); i < static_cast<size_t>(sequence.begin + sequence.length); ++i) {
+      for (auto i = static_cast<size_t>(sequence.begin); i < static_cast<size_t>(sequence.begin + sequence.length);
+           ++i) {
         if (targets[i] < 0) continue;
         ++scored;
         right += is_right[i] ? 1 : 0;

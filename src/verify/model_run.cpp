@@ -66,6 +66,7 @@ struct OpenRow {
   std::vector<int32_t> ids;
   std::vector<int32_t> segments;  // of prompt and answer; empty: all 0
   std::vector<int32_t> source;    // empty: none
+  int64_t visible_source = 0;     // tokens of it that the decoder attends to
   int64_t cached = 0;
 };
 
@@ -86,7 +87,7 @@ TokenValues next_logits(Context& context, LanguageModel& model, std::vector<Open
     }
     if (!row.source.empty()) {
       batch.sequences.back().source_slot = slot;
-      batch.sequences.back().source_length = static_cast<int64_t>(row.source.size());
+      batch.sequences.back().source_length = row.visible_source;
       // A cache keeps what it was given with the row's first tokens.
       if (past == 0) batch.add_source(row.source, slot);
     }
@@ -203,6 +204,8 @@ std::vector<GreedyRow> run_greedy(const Context& context, LanguageModel& model, 
                     .ids = request.prompts[i],
                     .segments = request.segments.empty() ? std::vector<int32_t>{} : request.segments[i],
                     .source = request.sources.empty() ? std::vector<int32_t>{} : request.sources[i]});
+    open.back().visible_source =
+        request.visible_sources.empty() ? static_cast<int64_t>(open.back().source.size()) : request.visible_sources[i];
     longest_source = std::max(longest_source, static_cast<int64_t>(open.back().source.size()));
     longest = std::max(longest, static_cast<int64_t>(request.prompts[i].size()) + request.num_new_tokens[i]);
   }

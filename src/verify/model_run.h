@@ -65,6 +65,7 @@ struct GreedyRequest {
   std::vector<int64_t> num_new_tokens;              // a row
   std::vector<std::vector<int32_t>> segments = {};  // of each row, prompt and answer; empty: all 0
   std::vector<std::vector<int32_t>> sources = {};   // of each row, for encoder-decoders
+  std::vector<int64_t> visible_sources = {};        // of each source, through a cache: tokens attended to; empty: all
   int32_t end_id = -1;                              // a row ends with it; −1: never
   bool use_cache = true;                            // else the whole sequence is run again at every step
   DType cache_dtype = DType::f32;

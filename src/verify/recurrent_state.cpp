@@ -56,7 +56,7 @@ TokenValues gather_state(const Context& context, const LanguageModel& model, KvC
   if (context.tensor_parallel != nullptr && context.tensor_parallel->size() > 1) {
     context.tensor_parallel->all_reduce(whole, ReduceOp::sum);
   }
-  return {.width = width, .values = to_floats(whole)};
+  return {.width = state.shape[2], .values = to_floats(whole)};
 }
 
 TokenValues gather_matrices(const Context& context, const LanguageModel& model, KvCache& cache) {
@@ -65,11 +65,12 @@ TokenValues gather_matrices(const Context& context, const LanguageModel& model, 
   TokenValues all;
   for (int64_t slot = 0; slot < cache.num_slots(); ++slot) {
     for (const TokenValues& layer : layers) {
-      std::span<const float> row = layer.row(slot);
-      all.values.insert(all.values.end(), row.begin(), row.end());
+      auto size = static_cast<std::ptrdiff_t>(layer.values.size()) / cache.num_slots();
+      auto first = layer.values.begin() + slot * size;
+      all.values.insert(all.values.end(), first, first + size);
     }
   }
-  all.width = static_cast<int64_t>(all.values.size()) / cache.num_slots();
+  all.width = layers.empty() ? 1 : layers[0].width;
   return all;
 }
 

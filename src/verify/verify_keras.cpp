@@ -344,11 +344,16 @@ void verify_continuation(VerifySession& session, const Continuation& continuatio
                         .choose = continuation.choose};
   std::vector<std::vector<int32_t>> expected;
   for (int64_t row = 0; row < rows.rows; ++row) {
+    // bert4keras3 leaves the last token of a shorter prompt out of a recurrent model's state.
+    bool is_shorter = lengths[static_cast<size_t>(row)] < longest;
+    if (!continuation.one_by_one && is_shorter && session.model().info().is_recurrent) continue;
     int64_t start = continuation.one_by_one ? lengths[static_cast<size_t>(row)] : longest;
     request.prompts.push_back(prompts.prefix(row, start));
     const GoldenIds& segments = continuation.segments;
     if (!segments.values.empty()) request.segments.push_back(segments.prefix(row, segments.length));
+    // bert4keras3's encoder takes padding for tokens, while its cache hides them from the decoder.
     if (has_sources) request.sources.push_back(sources.prefix(row, source_lengths[static_cast<size_t>(row)]));
+    if (has_sources) request.visible_sources.push_back(without_padding(sources, row));
     request.num_new_tokens.push_back(rows.length - start);
     expected.push_back(expected_ids(rows, row, start, continuation.end_id));
   }
@@ -383,7 +388,7 @@ void verify_generation(VerifySession& session) {
   check_ids(session, ids_dataset(golden, "generate/inputs"), prompts);
   GoldenIds sources = read_source_ids(session, "generate");
   GoldenIds segments = read_segments(session, "generate");
-  bool contradicts = cache_contradicts_itself(session);
+  bool contradicts = !session.model().info().imitates_seed_cache && cache_contradicts_itself(session);
   for (const char* name : {"no_cache", "single", "batch", "batch_end"}) {
     std::string dataset = fmt::format("generate/{}", name);
     if (!golden.has(dataset)) continue;

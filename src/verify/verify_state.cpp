@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <numeric>
 
 #include "core/error.h"
 #include "verify/recurrent_state.h"
@@ -16,19 +17,16 @@ namespace {
 constexpr std::array kStateNames = {"att_kv", "att_x", "ffn_x"};
 
 void compare_states(VerifySession& session, const std::string& group, KvCache& cache) {
-  std::vector<int64_t> slots;
-  for (int64_t slot = 0; slot < cache.num_slots(); ++slot) slots.push_back(slot);
   auto count = static_cast<int64_t>(cache.shape().states.size());
   for (int64_t index = 0; index < count; ++index) {
     auto kind = static_cast<size_t>(index) % kStateNames.size();
     std::string dataset =
         fmt::format("{}/{}/{}", group, static_cast<size_t>(index) / kStateNames.size(), kStateNames[kind]);
     if (!session.golden().has(dataset)) continue;
-    session.compare_tokens(dataset,
-                           "states",
-                           session.tolerances().get("outputs"),
-                           gather_state(session.context(), session.model(), cache, index),
-                           slots);
+    TokenValues state = gather_state(session.context(), session.model(), cache, index);
+    std::vector<int64_t> rows(static_cast<size_t>(state.rows()));
+    std::iota(rows.begin(), rows.end(), 0);
+    session.compare_tokens(dataset, "states", session.tolerances().get("outputs"), state, rows);
   }
 }
 
