@@ -12,9 +12,9 @@ namespace weft {
 namespace {
 
 // From here on a chunk of padded tokens is faster than tokens one by one.
-constexpr int64_t kMinChunkedTokens = 8;
+constexpr int64_t kMinChunkedTokens = 14;
 // Multiplications below which a second thread costs more than it saves.
-constexpr int64_t kMinProductsPerThread = 1 << 17;
+constexpr int64_t kMinProductsPerThread = 1 << 18;
 
 int threads_for(const WkvForwardArgs& args, const Stream& stream) {
   int64_t tokens = 0;

@@ -286,9 +286,9 @@ class HeadBackward {
  private:
   WEFT_INLINE int64_t count(int64_t token) const { return smaller(kChunk, work_.sequence->length - token); }
 
-  WEFT_INLINE void load_chunk_at(int64_t token) {
-    load_chunk<T>(args_.forward, place_, token, count(token), s_.chunk);
-    multiply_decays(s_.chunk, width_);
+  template <typename Element>
+  WEFT_INLINE void prefetch(const void* rows, int64_t token) const {
+    prefetch_tokens<Element>(place_, rows, larger(token, 0), work_.sequence->length);
   }
 
   /// The states before the chunks of tokens [begin, end), from the boundary's.
@@ -298,19 +298,30 @@ class HeadBackward {
     transpose_matrix(s_.dstate_columns, s_.state_columns, width_, width_);
     R* state = s_.state_columns;
     for (int64_t token = begin; token + kChunk < end; token += kChunk, state += square_) {
-      load_chunk_at(token);
+      load_chunk<T>(args_.forward, place_, token, kChunk, s_.chunk);
+      prefetch<T>(args_.forward.k, token + kChunk);
+      prefetch<R>(args_.forward.w, token + kChunk);
+      multiply_decays(s_.chunk, width_);
+      prefetch<T>(args_.forward.v, token + kChunk);
       advance_state(s_.chunk, state, state + square_, width_);
     }
   }
 
   WEFT_INLINE void backward_chunk(const R* state_columns, int64_t token) {
-    load_chunk_at(token);
+    load_chunk<T>(args_.forward, place_, token, count(token), s_.chunk);
     load_tokens<T>(place_, args_.dy, token, count(token), s_.dy);
+    prefetch<T>(args_.dr, token);
+    multiply_decays(s_.chunk, width_);
+    prefetch<T>(args_.dk, token);
     pair_scores(s_.chunk, s_.u, width_, s_.pair_sums, s_.scores);
+    prefetch<T>(args_.dv, token);
     score_gradients(s_, width_);
     transpose_matrix(s_.dstate, s_.dstate_columns, width_, width_);
+    prefetch<R>(args_.dw, token);
     value_gradients(s_, width_);
+    prefetch<T>(args_.forward.r, token - kChunk);
     multiply_state(s_.dy, state_columns, s_.dr, width_);
+    prefetch<T>(args_.dy, token - kChunk);
     multiply_state(s_.chunk.v, s_.dstate_columns, s_.dk, width_);
     multiply_states(state_columns, s_.dstate_columns, s_.state_dots, width_);
     channel_gradients(s_, width_);

@@ -58,6 +58,18 @@ WEFT_INLINE void load_tokens(const WkvPlace& place, const void* base, int64_t to
   for (int64_t at = count * place.width; at < kChunk * place.width; ++at) to[at] = 0;
 }
 
+/// Starts to load rows [begin, end), at most a chunk: they lie too far apart for the processor to look ahead by itself.
+/// Called between the steps of the chunk before, one array at a time.
+template <typename T>
+WEFT_INLINE void prefetch_tokens(const WkvPlace& place, const void* base, int64_t begin, int64_t end) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const T* from = static_cast<const T*>(base);
+  for (int64_t i = begin; i < smaller(end, begin + kChunk); ++i) {
+    const T* row = from + place.at(i);
+    for (int64_t n = 0; n < place.head_size; n += kLine) __builtin_prefetch(row + n, 0, 2);
+  }
+}
+
 template <typename T>
 WEFT_INLINE void store_tokens(const WkvPlace& place, const Real<T>* from, int64_t token, int64_t count, void* base) {
   T* to = static_cast<T*>(base);

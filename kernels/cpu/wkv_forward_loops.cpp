@@ -82,11 +82,17 @@ void forward_chunks(const WkvForwardArgs& args, const WkvWork& work) {
       store_state(s.state, boundaries + state_at(args, boundary, 0), place, work.head);
     }
     int64_t count = smaller(kChunk, work.sequence->length - token);
+    int64_t next = token + kChunk, end = work.sequence->length;
     load_chunk<T>(args, place, token, count, s.chunk);
+    prefetch_tokens<T>(place, args.r, next, end);
     multiply_decays(s.chunk, place.width);
+    prefetch_tokens<T>(place, args.k, next, end);
     pair_scores(s.chunk, s.u, place.width, s.pair_sums, s.scores);
+    prefetch_tokens<T>(place, args.v, next, end);
     chunk_outputs(s, place.width);
+    prefetch_tokens<R>(place, args.w, next, end);
     chunk_state(s, place.width);
+    prefetch_tokens<T>(place, args.y, next, end);
     store_tokens<T>(place, s.y, token, count, args.y);
   }
   if (work.sequence->final_state != nullptr) {
@@ -165,6 +171,17 @@ WEFT_INLINE R* working_state(const WkvForwardArgs& args, const WkvWork& work, R*
   return state;
 }
 
+/// One token's rows.
+template <typename T>
+WEFT_INLINE void prefetch_ahead(const WkvForwardArgs& args, const WkvPlace& place, int64_t token, int64_t length) {
+  int64_t end = smaller(token + 1, length);
+  prefetch_tokens<T>(place, args.r, token, end);
+  prefetch_tokens<T>(place, args.k, token, end);
+  prefetch_tokens<T>(place, args.v, token, end);
+  prefetch_tokens<Real<T>>(place, args.w, token, end);
+  prefetch_tokens<T>(place, args.y, token, end);
+}
+
 template <typename T>
 void recurrent_tokens(const WkvForwardArgs& args, const WkvWork& work) {
   using R = Real<T>;
@@ -174,6 +191,7 @@ void recurrent_tokens(const WkvForwardArgs& args, const WkvWork& work) {
   const T* u = static_cast<const T*>(args.u) + place.column;
   for (int64_t token = 0; token < work.sequence->length; ++token) {
     int64_t at = place.at(token);
+    prefetch_ahead<T>(args, place, token + kChunk, work.sequence->length);
     load_row(static_cast<const T*>(args.r) + at, s.r, place.head_size, place.width);
     load_row(static_cast<const T*>(args.k) + at, s.k, place.head_size, place.width);
     load_row(static_cast<const T*>(args.v) + at, s.v, place.head_size, place.width);
