@@ -196,10 +196,10 @@ void answer_prompt(Generator& generator,
 }
 
 /// Ids that end an answer, from rank 0's tokenizer and the model's config.
-std::vector<int32_t> agreed_end_ids(InferenceModel& loaded) {
+std::vector<int32_t> agreed_end_ids(InferenceModel& loaded, const std::string& format) {
   std::vector<std::vector<int32_t>> lists = {loaded.model->info().end_ids};
   if (loaded.tokenizer) {
-    const auto& ids = loaded.tokenizer->end_ids();
+    const std::vector<int32_t> ids = chat_end_ids(*loaded.tokenizer, format);
     lists[0].insert(lists[0].end(), ids.begin(), ids.end());
   }
   broadcast_ids(loaded.context, loaded.mesh->tensor_parallel(), lists);
@@ -216,7 +216,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   bool is_rank_zero = session.rank() == 0;
   std::unique_ptr<Conversation> conversation;
   if (is_rank_zero) conversation = std::make_unique<Conversation>(options, *loaded->tokenizer);
-  if (!options.sampling.ignores_end) request.end_ids = agreed_end_ids(*loaded);
+  if (!options.sampling.ignores_end) request.end_ids = agreed_end_ids(*loaded, options.format);
   GeneratorOptions generator_options{
       .cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()};
   std::optional<Generator> generator(std::in_place, loaded->context, *loaded->model, generator_options);

@@ -202,9 +202,11 @@ TokenizerUse tokenizer_use(const GenerateOptions& options) {
   return options.uses_ids ? TokenizerUse::nowhere : TokenizerUse::rank_zero;
 }
 
-std::vector<int32_t> end_ids_of(const InferenceModel& loaded) {
+std::vector<int32_t> end_ids_of(const InferenceModel& loaded, bool is_chat) {
   std::vector<int32_t> ids = loaded.model->info().end_ids;
-  if (loaded.tokenizer) ids.insert(ids.end(), loaded.tokenizer->end_ids().begin(), loaded.tokenizer->end_ids().end());
+  if (!loaded.tokenizer) return ids;
+  const std::vector<int32_t> more = is_chat ? chat_end_ids(*loaded.tokenizer) : loaded.tokenizer->end_ids();
+  ids.insert(ids.end(), more.begin(), more.end());
   return ids;
 }
 
@@ -216,7 +218,7 @@ std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& opt
   std::vector<std::vector<int32_t>> lists;
   Communicator& ranks = loaded.mesh->tensor_parallel();
   if (ranks.rank() == 0) {
-    lists.push_back(end_ids_of(loaded));
+    lists.push_back(end_ids_of(loaded, options.is_chat));
     for (const std::string& prompt : prompts) lists.push_back(encode_prompt(options, loaded.tokenizer.get(), prompt));
   }
   broadcast_ids(loaded.context, ranks, lists);

@@ -66,13 +66,12 @@ Json describe_weights(const OpenedModel& opened) {
 
 /// How a conversation is written: the tokenizer's template is recognised, unknown, or absent.
 std::string chat_state(const Tokenizer& tokenizer) {
-  if (tokenizer.chat_template().empty()) return "none";
   try {
     ChatMessage message{.role = "user", .content = "x"};
     render_chat(tokenizer, {&message, 1}, true);
     return "known";
   } catch (const Error&) {
-    return "not recognised";
+    return tokenizer.chat_template().empty() ? "none" : "not recognised";
   }
 }
 

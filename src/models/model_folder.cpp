@@ -29,10 +29,15 @@ constexpr std::array kCopiedFiles = {"generation_config.json",
                                      "added_tokens.json",
                                      "tokenizer.model",
                                      "spiece.model",
+                                     "sentencepiece.bpe.model",
+                                     "sentencepiece.model",
+                                     "spm.model",
                                      "vocab.json",
                                      "merges.txt",
                                      "chat_template.jinja",
-                                     "vocab.txt"};
+                                     "vocab.txt",
+                                     "dict.txt",
+                                     "rwkv_vocab_v20230424.txt"};
 
 std::string read_whole(const std::string& path) {
   File file(path);

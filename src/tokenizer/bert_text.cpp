@@ -199,6 +199,8 @@ class BertNormalizer : public Normalizer {
 
 class BertSplit : public PreTokenizer {
  public:
+  explicit BertSplit(bool isolates_ideographs) : isolates_ideographs_(isolates_ideographs) {}
+
   void split(const Piece& piece, PieceSink& next) const override {
     const char* text = piece.text.data();
     const char* end = text + piece.text.size();
@@ -211,30 +213,55 @@ class BertSplit : public PreTokenizer {
       const Kind kind = kind_of(next_character(position));
       if (kind == Kind::word) continue;
       accept(word, begin);
-      if (kind == Kind::punctuation) accept(begin, position);
+      if (kind == Kind::alone) accept(begin, position);
       word = position;
     }
     accept(word, end);
   }
 
  private:
-  enum class Kind : uint8_t { word, space, punctuation };
-  static Kind kind_of(char32_t character) {
+  enum class Kind : uint8_t { word, space, alone };
+  Kind kind_of(char32_t character) const {
     if (character < 128) return kAsciiKinds[character];
+    if (isolates_ideographs_ && is_chinese_character(character)) return Kind::alone;
     if (is_common_ideograph(character)) return Kind::word;
     if (is_space(character)) return Kind::space;
-    return is_punctuation(character) ? Kind::punctuation : Kind::word;
+    return is_punctuation(character) ? Kind::alone : Kind::word;
   }
   static const std::array<Kind, 128> kAsciiKinds;
+
+  bool isolates_ideographs_;
 };
 
 const std::array<BertSplit::Kind, 128> BertSplit::kAsciiKinds = [] {
   std::array<Kind, 128> kinds{};
   for (char32_t c = 0; c < 128; ++c) {
-    kinds[c] = is_space(c) ? Kind::space : is_punctuation(c) ? Kind::punctuation : Kind::word;
+    kinds[c] = is_space(c) ? Kind::space : is_punctuation(c) ? Kind::alone : Kind::word;
   }
   return kinds;
 }();
+
+class SegmentedSplit : public PreTokenizer {
+ public:
+  SegmentedSplit(WordSegmenter segmenter, const Vocabulary& vocabulary)
+      : segmenter_(std::move(segmenter)), vocabulary_(vocabulary) {}
+
+  void split(const Piece& piece, PieceSink& next) const override {
+    segmenter_.cut(piece.text, [&](size_t begin, size_t end) {
+      const Piece word = piece.part(begin, end);
+      if (vocabulary_.find(word.text) >= 0) {
+        next.accept(word);
+      } else {
+        characters_.split(word, next);
+      }
+    });
+  }
+
+ private:
+  WordSegmenter segmenter_;
+  const Vocabulary& vocabulary_;
+  BertSplit characters_{/*isolates_ideographs=*/true};
+};
 
 }  // namespace
 
@@ -243,7 +270,11 @@ std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& op
 }
 
 std::unique_ptr<PreTokenizer> make_bert_split() {
-  return std::make_unique<BertSplit>();
+  return std::make_unique<BertSplit>(/*isolates_ideographs=*/false);
+}
+
+std::unique_ptr<PreTokenizer> make_segmented_split(WordSegmenter segmenter, const Vocabulary& vocabulary) {
+  return std::make_unique<SegmentedSplit>(std::move(segmenter), vocabulary);
 }
 
 bool is_chinese_character(char32_t character, BertRules rules) {

@@ -6,6 +6,8 @@
 
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/vocabulary.h"
+#include "tokenizer/word_segmenter.h"
 
 namespace weft {
 
@@ -25,6 +27,9 @@ struct BertNormalizerOptions {
 
 std::unique_ptr<Normalizer> make_bert_normalizer(const BertNormalizerOptions& options);
 std::unique_ptr<PreTokenizer> make_bert_split();
+/// Words as the segmenter cuts them: one that is a token is a piece as it stands, the others are cut as by
+/// make_bert_split, round each Chinese character as well. The vocabulary must outlive it.
+std::unique_ptr<PreTokenizer> make_segmented_split(WordSegmenter segmenter, const Vocabulary& vocabulary);
 
 /// The ideographs that stand alone. Kana and Hangul are none.
 bool is_chinese_character(char32_t character, BertRules rules = BertRules::vocabulary_txt);

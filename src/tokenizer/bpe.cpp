@@ -58,6 +58,20 @@ bool is_later(const BpeScratch::Candidate& a, const BpeScratch::Candidate& b) {
 
 }  // namespace
 
+BpeMerge parse_merge(std::string_view text, size_t rank, const Vocabulary& vocabulary, const std::string& where) {
+  const size_t space = text.find(' ', 1);  // a half may begin with the separator itself
+  const std::string_view left = text.substr(0, space);
+  const std::string_view right = space == std::string_view::npos ? "" : text.substr(space + 1);
+  const BpeMerge merge{.left = vocabulary.find(left),
+                       .right = vocabulary.find(right),
+                       .merged = vocabulary.find(std::string(left) + std::string(right)),
+                       .rank = static_cast<int32_t>(rank)};
+  if (space == std::string_view::npos || merge.left < 0 || merge.right < 0 || merge.merged < 0) {
+    fail_input("{}: merge {} ('{}') is not two tokens that form a third", where, rank, printable(text));
+  }
+  return merge;
+}
+
 BpeModel::BpeModel(const Vocabulary& vocabulary, const std::vector<BpeMerge>& merges, BpeOptions options)
     : vocabulary_(vocabulary), options_(std::move(options)), byte_ids_(256, -1), ascii_ids_(128, -1) {
   for (size_t byte = 0; byte < 256; ++byte) {

@@ -51,6 +51,9 @@ struct BpeMerge {
   int32_t rank = 0;
 };
 
+/// The merge that "LEFT RIGHT" writes, `rank` lines behind the first. Throws Error(bad_input) naming `where`.
+BpeMerge parse_merge(std::string_view text, size_t rank, const Vocabulary& vocabulary, const std::string& where);
+
 /// Immutable. The lowest rank merges first, the leftmost pair on ties; n log n in the length of the word.
 class BpeModel : public WordModel {
  public:

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "core/error.h"
@@ -103,19 +104,47 @@ std::string render_gemma(const ChatRequest& request) {
   return text;
 }
 
+/// A blank line ends a turn, so there is none inside it.
+std::string fold_blank_lines(std::string_view text) {
+  std::string folded;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\r' && i + 1 < text.size() && text[i + 1] == '\n') continue;
+    if (text[i] != '\n' || !folded.ends_with('\n')) folded += text[i];
+  }
+  return folded;
+}
+
+std::string render_rwkv(const ChatRequest& request) {
+  std::string text;
+  for (const ChatMessage& message : request.messages) {
+    if (message.role != "user" && message.role != "assistant") {
+      fail_input("chat format rwkv has no role '{}', only user and assistant; put the text into the first user message",
+                 printable(message.role));
+    }
+    text += message.role == "user" ? "User:" : "Assistant:";
+    const std::string content = fold_blank_lines(trim(message.content));
+    text += fmt::format("{}{}\n\n", content.empty() ? "" : " ", content);
+  }
+  if (request.add_generation_prompt) text += "Assistant:";
+  return text;
+}
+
 struct ChatFormat {
   std::string_view name;
   std::string_view marker;         // in the templates of this format
   std::string_view second_marker;  // as well, if not empty
+  std::string_view tokenizer;      // if not empty, recognised by the tokenizer's type instead
+  std::string_view end_of_turn;    // the text that ends an answer, where no special token does
   std::string (*render)(const ChatRequest& request);
 };
 
 // In the order of recognition.
-constexpr std::array<ChatFormat, 4> kFormats = {{
-    {"llama3.1", "<|start_header_id|>", "Cutting Knowledge Date", render_llama31},
-    {"llama3", "<|start_header_id|>", "", render_llama3},
-    {"chatml", "<|im_start|>", "", render_chatml},
-    {"gemma", "<start_of_turn>", "", render_gemma},
+constexpr std::array<ChatFormat, 5> kFormats = {{
+    {"llama3.1", "<|start_header_id|>", "Cutting Knowledge Date", "", "", render_llama31},
+    {"llama3", "<|start_header_id|>", "", "", "", render_llama3},
+    {"chatml", "<|im_start|>", "", "", "", render_chatml},
+    {"gemma", "<start_of_turn>", "", "", "", render_gemma},
+    {"rwkv", "", "", "rwkv", "\n\n", render_rwkv},
 }};
 
 std::string format_names() {
@@ -124,15 +153,26 @@ std::string format_names() {
   return names;
 }
 
-const ChatFormat& find_format(const Tokenizer& tokenizer, std::string_view name) {
-  const std::string& chat_template = tokenizer.chat_template();
-  const auto holds = [&](std::string_view marker) { return chat_template.find(marker) != std::string::npos; };
-  for (const ChatFormat& format : kFormats) {
-    const bool is_it = name.empty() ? holds(format.marker) && holds(format.second_marker) : format.name == name;
-    if (is_it) return format;
-  }
+bool is_recognised(const ChatFormat& format, const Tokenizer& tokenizer) {
+  if (!format.tokenizer.empty()) return tokenizer.type() == format.tokenizer;
+  const auto holds = [&](std::string_view marker) {
+    return tokenizer.chat_template().find(marker) != std::string::npos;
+  };
+  return holds(format.marker) && holds(format.second_marker);
+}
+
+/// Null when there is none.
+const ChatFormat* find_format(const Tokenizer& tokenizer, std::string_view name) {
+  const auto* found = std::find_if(kFormats.begin(), kFormats.end(), [&](const ChatFormat& format) {
+    return name.empty() ? is_recognised(format, tokenizer) : format.name == name;
+  });
+  return found == kFormats.end() ? nullptr : found;
+}
+
+const ChatFormat& require_format(const Tokenizer& tokenizer, std::string_view name) {
+  if (const ChatFormat* format = find_format(tokenizer, name)) return *format;
   if (!name.empty()) fail_input("chat format '{}' is not known; known are {}", printable(name), format_names());
-  if (chat_template.empty()) {
+  if (tokenizer.chat_template().empty()) {
     fail_input("this model comes without a chat template; name its chat format, one of {}", format_names());
   }
   fail_input("this model's chat template is of no format that Weft knows; name one of {}, or give plain prompts",
@@ -145,7 +185,16 @@ std::string render_chat(const Tokenizer& tokenizer,
                         std::span<const ChatMessage> messages,
                         bool add_generation_prompt,
                         std::string_view format) {
-  return find_format(tokenizer, format).render({tokenizer, messages, add_generation_prompt});
+  return require_format(tokenizer, format).render({tokenizer, messages, add_generation_prompt});
+}
+
+std::vector<int32_t> chat_end_ids(const Tokenizer& tokenizer, std::string_view format) {
+  std::vector<int32_t> ids = tokenizer.end_ids();
+  const ChatFormat* found = find_format(tokenizer, format);
+  if (found == nullptr || found->end_of_turn.empty()) return ids;
+  const std::vector<int32_t> end = tokenizer.encode(found->end_of_turn, false);
+  if (end.size() == 1) ids.push_back(end[0]);
+  return ids;
 }
 
 }  // namespace weft

@@ -13,32 +13,20 @@ namespace {
 class ByteLevelStage : public DecodeStage {
  public:
   void push(std::string&& token, std::vector<std::string>& out) override {
-    append_alphabet_bytes(token, bytes_);
-    const size_t held = incomplete_tail();
+    std::string bytes;
+    append_alphabet_bytes(token, bytes);
     std::string text;
-    append_lossy_utf8(std::string_view(bytes_).substr(0, bytes_.size() - held), text);
-    bytes_.erase(0, bytes_.size() - held);
+    joiner_.push(bytes, text);
     if (!text.empty()) out.push_back(std::move(text));
   }
   void finish(std::vector<std::string>& out) override {
     std::string text;
-    append_lossy_utf8(bytes_, text);
-    bytes_.clear();
+    joiner_.finish(text);
     if (!text.empty()) out.push_back(std::move(text));
   }
 
  private:
-  size_t incomplete_tail() const {
-    for (size_t length = 1; length <= 3 && length <= bytes_.size(); ++length) {
-      const std::string_view tail = std::string_view(bytes_).substr(bytes_.size() - length);
-      const Utf8Character character = read_utf8(tail);
-      if (character.status == Utf8Status::incomplete) return length;
-      if ((static_cast<unsigned char>(tail[0]) & 0xC0) != 0x80) break;
-    }
-    return 0;
-  }
-
-  std::string bytes_;
+  Utf8Joiner joiner_;
 };
 
 /// The byte of "<0xXX>"; -1 for other tokens.

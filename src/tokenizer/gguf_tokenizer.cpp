@@ -167,19 +167,7 @@ std::vector<BpeMerge> read_merges(const GgufMetadata& metadata, const Vocabulary
   std::vector<BpeMerge> merges;
   merges.reserve(lines->size());
   for (const std::string& line : *lines) {
-    // A half may begin with the separator itself.
-    const size_t space = line.find(' ', 1);
-    const std::string_view left = std::string_view(line).substr(0, space);
-    const std::string_view right = space == std::string::npos ? "" : std::string_view(line).substr(space + 1);
-    const BpeMerge merge{.left = vocabulary.find(left),
-                         .right = vocabulary.find(right),
-                         .merged = vocabulary.find(std::string(left) + std::string(right)),
-                         .rank = static_cast<int32_t>(merges.size())};
-    if (space == std::string::npos || merge.left < 0 || merge.right < 0 || merge.merged < 0) {
-      fail_input(
-          "{}: merge {} ('{}') is not two tokens that form a third", metadata.path, merges.size(), printable(line));
-    }
-    merges.push_back(merge);
+    merges.push_back(parse_merge(line, merges.size(), vocabulary, metadata.path));
   }
   return merges;
 }

@@ -23,6 +23,18 @@ std::shared_ptr<const Tokenizer> load_sentencepiece_bytes(std::string_view bytes
 std::shared_ptr<const Tokenizer> load_wordpiece_text(std::string_view text,
                                                      const std::string& where,
                                                      const TokenizerSettings& settings = {});
+/// vocab.json and merges.txt of GPT-2, RoBERTa or OpenAI GPT.
+struct GptFiles {
+  std::string_view vocabulary;
+  std::string_view merges;
+  std::string vocabulary_where;
+  std::string merges_where;
+};
+std::shared_ptr<const Tokenizer> load_gpt_texts(const GptFiles& files, const TokenizerSettings& settings = {});
+/// An rwkv_vocab….txt (rwkv_vocabulary.h).
+std::shared_ptr<const Tokenizer> load_rwkv_text(std::string_view text,
+                                                const std::string& where,
+                                                const TokenizerSettings& settings = {});
 std::shared_ptr<const Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata);
 
 }  // namespace weft

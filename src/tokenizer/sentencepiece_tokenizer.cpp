@@ -12,7 +12,6 @@
 #include "tokenizer/scratch_pool.h"
 #include "tokenizer/sentencepiece_model.pb.h"
 #include "tokenizer/sentencepiece_normalizer.h"
-#include "tokenizer/text_template.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/unigram.h"
 #include "tokenizer/vocabulary.h"
@@ -250,8 +249,8 @@ class SentencepieceTokenizer : public Tokenizer {
     for (int i = 0; i < model_.pieces_size(); ++i) vocabulary_.add(model_.pieces(i).piece(), i);
     encoder_ = is_unigram() ? make_unigram(model_, vocabulary_) : make_bpe(model_, vocabulary_);
     control_ = AddedTokenMatcher(control_pieces(model_), where);
-    encoder_ids_ = find_encoder_ids();
     bos_id_ = control_id(model_.trainer().bos_piece());
+    find_ids_round_texts(settings, where);
     const VocabularyView view{.find = [&](std::string_view token) { return token_to_id(token); },
                               .is_special = [&](int32_t id) { return is_special(id); },
                               .size = vocab_size()};
@@ -266,7 +265,7 @@ class SentencepieceTokenizer : public Tokenizer {
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens, SpecialsInText specials) const override {
     if (text.size() > kMaxTextBytes) fail_input("a text of {} bytes; at most {} at a time", text.size(), kMaxTextBytes);
     std::vector<int32_t> ids;
-    if (add_special_tokens && starts_with_id()) ids.push_back(*starts_with_id());
+    if (add_special_tokens && before_id_) ids.push_back(*before_id_);
     std::unique_ptr<ModelScratch> scratch = pool_.take([&] { return encoder_->make_scratch(); });
     if (specials == SpecialsInText::recognised) {
       control_.split(
@@ -277,7 +276,7 @@ class SentencepieceTokenizer : public Tokenizer {
       encode_segment(text, *scratch, ids);
     }
     pool_.give_back(std::move(scratch));
-    if (add_special_tokens && encoder_ids_) ids.push_back(encoder_ids_->sep);
+    if (add_special_tokens && after_id_) ids.push_back(*after_id_);
     return ids;
   }
 
@@ -299,17 +298,16 @@ class SentencepieceTokenizer : public Tokenizer {
 
  protected:
   TextTemplate text_template(bool is_pair) const override {
-    if (!encoder_ids_) return Tokenizer::text_template(is_pair);
-    if (is_pair) return bert_pair_template(encoder_ids_->cls, encoder_ids_->sep);
-    return {{.id = encoder_ids_->cls}, {.kind = TemplatePiece::Kind::first_text}, {.id = encoder_ids_->sep}};
+    TextTemplate pieces;
+    if (before_id_) pieces.push_back({.id = *before_id_});
+    pieces.push_back({.kind = TemplatePiece::Kind::first_text});
+    if (after_id_) pieces.push_back({.id = *after_id_});
+    if (is_pair) pieces.push_back({.kind = TemplatePiece::Kind::second_text, .segment = 1});
+    if (is_pair && after_id_) pieces.push_back({.id = *after_id_, .segment = 1});
+    return pieces;
   }
 
  private:
-  struct EncoderIds {
-    int32_t cls;
-    int32_t sep;
-  };
-
   static DecodeRules decode_rules(const Model& model) {
     const bool removes_spaces = model.normalizer().remove_extra_whitespaces();
     return {.unknown_surface = model.trainer().unk_surface(),
@@ -317,13 +315,24 @@ class SentencepieceTokenizer : public Tokenizer {
             .drops_all_first_spaces = removes_spaces};
   }
 
-  /// ALBERT's and DeBERTa's models bring [CLS] and [SEP] along.
-  std::optional<EncoderIds> find_encoder_ids() const {
+  /// ALBERT's and DeBERTa's models bring [CLS] and [SEP] along; T5's begin with nothing and end with </s>; those of
+  /// language models begin with <s>.
+  void find_ids_round_texts(const TokenizerSettings& settings, const std::string& where) {
     const auto cls = control_id("[CLS]");
     const auto sep = control_id("[SEP]");
-    return cls && sep ? std::optional(EncoderIds{*cls, *sep}) : std::nullopt;
+    const auto eos = control_id(model_.trainer().eos_piece());
+    const bool is_encoder = cls && sep;
+    const std::string_view name = settings.tokenizer_class;
+    const bool is_t5 = !bos_id_ || name.starts_with("T5Tokenizer") || name.starts_with("MT5Tokenizer");
+    if (settings.add_bos_token.value_or(is_encoder || !is_t5)) before_id_ = is_encoder ? cls : bos_id_;
+    if (settings.add_eos_token.value_or(is_encoder || is_t5)) after_id_ = is_encoder ? sep : eos;
+    if (settings.add_bos_token.value_or(false) && !before_id_) {
+      fail_input("{}: tokenizer_config.json asks for add_bos_token, but the model has no begin piece", where);
+    }
+    if (settings.add_eos_token.value_or(false) && !after_id_) {
+      fail_input("{}: tokenizer_config.json asks for add_eos_token, but the model has no end piece", where);
+    }
   }
-  std::optional<int32_t> starts_with_id() const { return encoder_ids_ ? std::optional(encoder_ids_->cls) : bos_id_; }
 
   void encode_segment(std::string_view text, ModelScratch& scratch, std::vector<int32_t>& ids) const {
     const std::string normalized = normalizer_.normalize(text);
@@ -354,7 +363,8 @@ class SentencepieceTokenizer : public Tokenizer {
   SentencepieceNormalizer normalizer_;
   std::unique_ptr<WordModel> encoder_;
   AddedTokenMatcher control_;
-  std::optional<EncoderIds> encoder_ids_;
+  std::optional<int32_t> before_id_;  // round a text when special tokens are asked for
+  std::optional<int32_t> after_id_;
   std::optional<int32_t> bos_id_;
   std::vector<int32_t> end_ids_;
   std::string chat_template_;

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/paths.h"
 #include "tokenizer/loaders.h"
+#include "tokenizer/rwkv_vocabulary.h"
 #include "tokenizer/text_file.h"
 #include "tokenizer/text_template.h"
 #include "tokenizer/unicode.h"
@@ -28,12 +29,18 @@ constexpr std::array<const char*, 7> kFolderFiles = {"tokenizer.json",
                                                      "sentencepiece.model",
                                                      "spm.model"};
 
-/// Copies of one model in several quantisations carry the same tokenizer, but only one is unambiguous.
-std::string only_gguf_in(const fs::path& folder) {
+constexpr const char* kVocabularyJson = "vocab.json";
+constexpr const char* kMergesText = "merges.txt";
+constexpr std::string_view kRwkvStem = "rwkv_vocab";
+
+/// Of several files that would do, one must be named: copies of one model in several quantisations carry the same
+/// tokenizer, but who knows. Empty when there is none.
+std::string only_file_in(const fs::path& folder, std::string_view stem, std::string_view extension) {
   std::string found;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() != ".gguf") continue;
-    if (!found.empty()) fail_input("{}: holds several .gguf files; name one of them", folder.string());
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(stem) || entry.path().extension() != extension) continue;
+    if (!found.empty()) fail_input("{}: holds several {}*{} files; name one of them", folder.string(), stem, extension);
     found = entry.path().string();
   }
   return found;
@@ -43,29 +50,97 @@ std::string find_tokenizer_file(const fs::path& folder) {
   for (const char* name : kFolderFiles) {
     if (path_exists(folder / name)) return (folder / name).string();
   }
-  std::string gguf = only_gguf_in(folder);
-  if (gguf.empty()) {
-    fail_input("{}: no tokenizer here; looked for {} and *.gguf", folder.string(), fmt::join(kFolderFiles, ", "));
+  if (path_exists(folder / kVocabularyJson) && path_exists(folder / kMergesText)) {
+    return (folder / kVocabularyJson).string();
   }
-  return gguf;
+  std::string found = only_file_in(folder, kRwkvStem, ".txt");
+  if (found.empty()) found = only_file_in(folder, "", ".gguf");
+  if (found.empty()) {
+    fail_input("{}: no tokenizer here; looked for {}, {} with {}, {}*.txt and *.gguf",
+               folder.string(),
+               fmt::join(kFolderFiles, ", "),
+               kVocabularyJson,
+               kMergesText,
+               kRwkvStem);
+  }
+  return found;
+}
+
+std::shared_ptr<const Tokenizer> load_text_vocabulary(const fs::path& file, const TokenizerSettings& settings) {
+  const std::string text = read_whole_file(file.string());
+  const bool is_rwkv = file.filename().string().starts_with(kRwkvStem) || looks_like_rwkv_vocabulary(text);
+  return is_rwkv ? load_rwkv_text(text, file.string(), settings) : load_wordpiece_text(text, file.string(), settings);
+}
+
+std::shared_ptr<const Tokenizer> load_gpt_files(const fs::path& folder, const TokenizerSettings& settings) {
+  const std::string vocabulary_path = (folder / kVocabularyJson).string();
+  const std::string merges_path = (folder / kMergesText).string();
+  const std::string vocabulary = read_whole_file(vocabulary_path);
+  const std::string merges = read_whole_file(merges_path);
+  return load_gpt_texts(
+      {.vocabulary = vocabulary, .merges = merges, .vocabulary_where = vocabulary_path, .merges_where = merges_path},
+      settings);
+}
+
+bool is_sentencepiece(const fs::path& file) {
+  return file.extension() == ".model" || file.extension() == ".spm";
+}
+
+/// Whether a tokenizer.json says "type": "Unigram", which is T5's and ALBERT's kind. Nothing else has that value.
+bool is_unigram_json(std::string_view text) {
+  constexpr std::string_view kValue = "\"Unigram\"";
+  for (size_t at = text.find(kValue); at != std::string_view::npos; at = text.find(kValue, at + 1)) {
+    const size_t before = text.substr(0, at).find_last_not_of(" \t\r\n");
+    if (before != std::string_view::npos && text[before] == ':') return true;
+  }
+  return false;
+}
+
+/// The sentencepiece model that a tokenizer.json was made from, if it lies beside it.
+std::optional<fs::path> sentencepiece_model_in(const fs::path& folder) {
+  for (const char* name : kFolderFiles) {
+    if (is_sentencepiece(name) && path_exists(folder / name)) return folder / name;
+  }
+  return std::nullopt;
+}
+
+std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file);
+
+std::shared_ptr<const Tokenizer> load_json_file(const fs::path& file, const TokenizerSettings& settings) {
+  const std::string text = read_whole_file(file.string());
+  if (is_unigram_json(text)) {
+    if (const auto model = sentencepiece_model_in(file.parent_path())) return load_tokenizer_file(*model);
+    fail_input(
+        "{}: of type Unigram, which Weft reads from the sentencepiece model it was made from; put that (spiece.model, "
+        "sentencepiece.bpe.model) beside it",
+        file.string());
+  }
+  return load_tokenizer_json_text(text, file.string(), settings);
+}
+
+TokenizerSettings read_settings_beside(const fs::path& file) {
+  TokenizerSettings settings = read_tokenizer_settings(file.has_parent_path() ? file.parent_path().string() : ".");
+  if (settings.segments_words && file.extension() != ".txt") {
+    fail_input("{}: tokenizer_config.json asks for \"pre_tokenize\": \"words\", which goes with a vocab.txt only",
+               file.string());
+  }
+  return settings;
 }
 
 std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file) {
   const std::string extension = file.extension().string();
   if (extension == ".gguf") return load_gguf_tokenizer(*read_gguf_metadata(file.string()));
-  const std::string folder = file.has_parent_path() ? file.parent_path().string() : ".";
-  if (extension == ".json") {
-    return load_tokenizer_json_text(read_whole_file(file.string()), file.string(), read_tokenizer_settings(folder));
+  if (file.filename() == kVocabularyJson || file.filename() == kMergesText) {
+    return load_gpt_files(file.parent_path(), read_settings_beside(file));
   }
-  if (extension == ".model" || extension == ".spm") {
-    return load_sentencepiece_bytes(read_whole_file(file.string()), file.string(), read_tokenizer_settings(folder));
+  if (extension == ".json") return load_json_file(file, read_settings_beside(file));
+  if (is_sentencepiece(file)) {
+    return load_sentencepiece_bytes(read_whole_file(file.string()), file.string(), read_settings_beside(file));
   }
-  if (extension == ".txt") {
-    return load_wordpiece_text(read_whole_file(file.string()), file.string(), read_tokenizer_settings(folder));
-  }
+  if (extension == ".txt") return load_text_vocabulary(file, read_settings_beside(file));
   fail_input(
-      "{}: not a tokenizer that Weft knows; expected a folder, tokenizer.json, a WordPiece vocab.txt, a sentencepiece "
-      ".model or a .gguf file",
+      "{}: not a tokenizer that Weft knows; expected a folder, tokenizer.json, a vocabulary .txt of WordPiece or RWKV, "
+      "vocab.json with merges.txt, a sentencepiece .model or a .gguf file",
       file.string());
 }
 

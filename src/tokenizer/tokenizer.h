@@ -65,13 +65,14 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// "byte_level_bpe", "bpe", "unigram", "wordpiece", …
+  /// "byte_level_bpe", "bpe", "unigram", "wordpiece", "rwkv", …
   virtual std::string_view type() const = 0;
   /// One more than the largest id.
   virtual int32_t vocab_size() const = 0;
 
-  /// Ids of a text: any bytes; what is not valid UTF-8 becomes U+FFFD first, as in the reference implementations.
-  /// With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are added.
+  /// Ids of a text: any bytes; what is not valid UTF-8 becomes U+FFFD first, as in the reference implementations
+  /// (RWKV's takes bytes as they are). With `add_special_tokens` the post-processor's tokens (bos, [CLS] … [SEP]) are
+  /// added.
   virtual std::vector<int32_t> encode(std::string_view text,
                                       bool add_special_tokens,
                                       SpecialsInText specials) const = 0;
@@ -98,7 +99,7 @@ class Tokenizer {
   virtual bool is_special(int32_t id) const = 0;
 
   /// The tokens of these roles by their usual names: [PAD] or <pad>, [UNK] or <unk>, and so on.
-  std::optional<int32_t> pad_id() const;
+  virtual std::optional<int32_t> pad_id() const;
   std::optional<int32_t> unk_id() const;
   std::optional<int32_t> mask_id() const;
   std::optional<int32_t> cls_id() const;
@@ -115,9 +116,10 @@ class Tokenizer {
   virtual TextTemplate text_template(bool is_pair) const;
 };
 
-/// A folder (tokenizer.json with tokenizer_config.json beside it, vocab.txt, or tokenizer.model / spiece.model), a
-/// tokenizer.json, a WordPiece vocabulary .txt, a sentencepiece .model, a .gguf file, or weights with one of these
-/// beside them. Throws Error(bad_input) naming the file and what in it cannot be used.
+/// A folder (tokenizer.json with tokenizer_config.json beside it, vocab.txt, tokenizer.model / spiece.model, vocab.json
+/// with merges.txt, or rwkv_vocab….txt), a tokenizer.json, a vocabulary .txt of WordPiece or RWKV, a sentencepiece
+/// .model, a .gguf file, or weights with one of these beside them. Throws Error(bad_input) naming the file and what in
+/// it cannot be used.
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 
 /// The spans of encode_with_offsets in characters (code points) instead of bytes; bytes that are not valid UTF-8 count

@@ -61,16 +61,39 @@ std::string read_template(const JsonFields& fields) {
   return {};
 }
 
-void read_tokenizer_config(const std::string& path, TokenizerSettings& settings) {
+/// Weft's own: "pre_tokenize": "words" and "word_dictionary", a file of the same folder.
+void read_word_segmenter(const JsonFields& fields, const std::string& folder, TokenizerSettings& settings) {
+  if (fields.find("pre_tokenize") != nullptr) {
+    const std::string kind = fields.string("pre_tokenize");
+    if (kind != "words") fail_input("{}: pre_tokenize is '{}', expected 'words'", fields.where(), printable(kind));
+    settings.segments_words = true;
+  }
+  if (fields.find("word_dictionary") == nullptr) return;
+  const std::string name = fields.string("word_dictionary");
+  if (!settings.segments_words || name.empty() || name.find('/') != std::string::npos) {
+    fail_input("{}: word_dictionary '{}' should name a file beside it, and goes with \"pre_tokenize\": \"words\"",
+               fields.where(),
+               printable(name));
+  }
+  settings.word_dictionary = folder + "/" + name;
+}
+
+void read_tokenizer_config(const std::string& folder, TokenizerSettings& settings) {
+  const std::string path = folder + "/tokenizer_config.json";
   const std::optional<json> config = read_json(path);
   if (!config) return;
   const JsonFields fields(*config, path);
   settings.bos_token = read_token(fields, "bos_token");
   if (auto token = read_token(fields, "eos_token")) settings.end_tokens.push_back(std::move(*token));
   settings.chat_template = read_template(fields);
+  settings.tokenizer_class = fields.string_or("tokenizer_class", "");
+  settings.add_prefix_space = read_boolean(fields, "add_prefix_space");
+  settings.add_bos_token = read_boolean(fields, "add_bos_token");
+  settings.add_eos_token = read_boolean(fields, "add_eos_token");
   settings.lowercase = read_boolean(fields, "do_lower_case");
   settings.strip_accents = read_boolean(fields, "strip_accents");
   settings.handle_chinese_chars = read_boolean(fields, "tokenize_chinese_chars");
+  read_word_segmenter(fields, folder, settings);
 }
 
 void read_ids_from_config(const std::string& path, TokenizerSettings& settings) {
@@ -86,7 +109,7 @@ void read_ids_from_config(const std::string& path, TokenizerSettings& settings) 
 
 TokenizerSettings read_tokenizer_settings(const std::string& folder) {
   TokenizerSettings settings;
-  read_tokenizer_config(folder + "/tokenizer_config.json", settings);
+  read_tokenizer_config(folder, settings);
   read_ids_from_config(folder + "/generation_config.json", settings);
   if (settings.end_ids.empty()) read_ids_from_config(folder + "/config.json", settings);
   if (auto text = read_file_if_exists(folder + "/chat_template.jinja")) {

@@ -16,10 +16,16 @@ struct TokenizerSettings {
   std::vector<std::string> end_tokens;
   std::vector<int64_t> end_ids;
   std::string chat_template;
+  std::string tokenizer_class;  // transformers' name; empty: not given
+  std::optional<bool> add_prefix_space;
+  std::optional<bool> add_bos_token;  // round a text when special tokens are asked for; of sentencepiece models
+  std::optional<bool> add_eos_token;
   // Of WordPiece: where a vocab.txt is all there is.
   std::optional<bool> lowercase;
   std::optional<bool> strip_accents;
   std::optional<bool> handle_chinese_chars;
+  bool segments_words = false;                 // before WordPiece: words of Chinese text
+  std::optional<std::string> word_dictionary;  // the file of these words; not given: those of the vocabulary
 };
 
 /// From tokenizer_config.json, generation_config.json, config.json, chat_template.jinja and chat_template.json of a

@@ -113,6 +113,27 @@ void append_utf8(char32_t character, std::string& out) {
   }
 }
 
+void Utf8Joiner::push(std::string_view bytes, std::string& out) {
+  bytes_.append(bytes);
+  const size_t held = incomplete_tail();
+  append_lossy_utf8(std::string_view(bytes_).substr(0, bytes_.size() - held), out);
+  bytes_.erase(0, bytes_.size() - held);
+}
+
+void Utf8Joiner::finish(std::string& out) {
+  append_lossy_utf8(bytes_, out);
+  bytes_.clear();
+}
+
+size_t Utf8Joiner::incomplete_tail() const {
+  for (size_t length = 1; length <= 3 && length <= bytes_.size(); ++length) {
+    const std::string_view tail = std::string_view(bytes_).substr(bytes_.size() - length);
+    if (read_utf8(tail).status == Utf8Status::incomplete) return length;
+    if ((static_cast<unsigned char>(tail[0]) & 0xC0) != 0x80) break;
+  }
+  return 0;
+}
+
 CharacterClass wide_character_class(char32_t character) {
   switch (category(character)) {
     case UTF8PROC_CATEGORY_LU:

@@ -30,6 +30,19 @@ void append_lossy_utf8(std::string_view text, std::string& out);
 
 void append_utf8(char32_t character, std::string& out);
 
+/// Bytes that come in parts as lossy UTF-8: what could still become a character is held back.
+class Utf8Joiner {
+ public:
+  void push(std::string_view bytes, std::string& out);
+  /// Gives what was held back.
+  void finish(std::string& out);
+
+ private:
+  size_t incomplete_tail() const;
+
+  std::string bytes_;
+};
+
 /// Decodes one character of valid UTF-8 and advances `position` past it.
 inline char32_t next_character(const char*& position) {
   const auto byte = [&](int index) { return static_cast<char32_t>(static_cast<unsigned char>(position[index])); };

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "tokenizer/hash.h"
 #include "tokenizer/word_cache.h"
 
 namespace weft {
@@ -27,8 +26,7 @@ size_t num_characters(std::string_view text) {
 
 WordPieceModel::WordPieceModel(const Vocabulary& vocabulary, const WordPieceOptions& options)
     : max_word_characters_(static_cast<size_t>(options.max_word_characters)),
-      unknown_id_(vocabulary.find(options.unknown_token)),
-      edges_(size_t{1} << 16) {
+      unknown_id_(vocabulary.find(options.unknown_token)) {
   if (options.max_word_characters < 1 || options.max_word_characters > kMaxWordCharactersLimit) {
     fail_input("{}: a word of at most {} characters, expected 1 to {}",
                options.where,
@@ -45,59 +43,11 @@ WordPieceModel::WordPieceModel(const Vocabulary& vocabulary, const WordPieceOpti
     if (num_bytes > kMaxPieceBytes) {
       fail_input("{}: more than {} bytes of WordPiece tokens; is this a vocabulary?", options.where, kMaxPieceBytes);
     }
-    insert(kWordRoot, piece, id);
+    pieces_.insert(kWordRoot, piece, id);
     if (piece.starts_with(options.continuing_prefix)) {
-      insert(kContinuingRoot, piece.substr(options.continuing_prefix.size()), id);
+      pieces_.insert(kContinuingRoot, piece.substr(options.continuing_prefix.size()), id);
     }
   }
-}
-
-void WordPieceModel::insert(uint32_t root, std::string_view piece, int32_t id) {
-  if (piece.empty()) return;
-  uint32_t node = root;
-  for (const char byte : piece) {
-    const uint32_t key = node << 8 | static_cast<unsigned char>(byte);
-    const size_t slot = slot_of(key);
-    if (edges_[slot].child != 0) {
-      node = edges_[slot].child;
-      continue;
-    }
-    node = static_cast<uint32_t>(node_ids_.size());
-    node_ids_.push_back(-1);
-    edges_[slot] = {.key = key, .child = node};
-    if (++num_edges_ * 2 > edges_.size()) grow();
-  }
-  node_ids_[node] = id;
-}
-
-size_t WordPieceModel::slot_of(uint32_t key) const {
-  const size_t mask = edges_.size() - 1;
-  size_t slot = mix_hash(key, 1) & mask;
-  while (edges_[slot].child != 0 && edges_[slot].key != key) slot = (slot + 1) & mask;
-  return slot;
-}
-
-void WordPieceModel::grow() {
-  std::vector<Edge> old(edges_.size() * 2);
-  std::swap(old, edges_);
-  for (const Edge& edge : old) {
-    if (edge.child != 0) edges_[slot_of(edge.key)] = edge;
-  }
-}
-
-uint32_t WordPieceModel::child(uint32_t node, unsigned char byte) const {
-  return edges_[slot_of(node << 8 | byte)].child;
-}
-
-WordPieceModel::Match WordPieceModel::longest_match(uint32_t root, std::string_view text) const {
-  Match match;
-  uint32_t node = root;
-  for (size_t length = 1; length <= text.size(); ++length) {
-    node = child(node, static_cast<unsigned char>(text[length - 1]));
-    if (node == 0) break;
-    if (node_ids_[node] >= 0) match = {.id = node_ids_[node], .length = length};
-  }
-  return match;
 }
 
 bool WordPieceModel::is_too_long(std::string_view word) const {
@@ -108,9 +58,10 @@ template <typename OnPiece>
 bool WordPieceModel::match_pieces(std::string_view word, const OnPiece& on_piece) const {
   if (is_too_long(word)) return false;
   for (size_t begin = 0; begin < word.size();) {
-    const Match match = longest_match(begin == 0 ? kWordRoot : kContinuingRoot, word.substr(begin));
+    const uint32_t root = begin == 0 ? kWordRoot : kContinuingRoot;
+    const ByteTrie::Match match = pieces_.longest_match(root, word.substr(begin));
     if (match.length == 0) return false;
-    on_piece(match.id, begin, begin + match.length);
+    on_piece(match.value, begin, begin + match.length);
     begin += match.length;
   }
   return true;

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/byte_trie.h"
 #include "tokenizer/vocabulary.h"
 #include "tokenizer/word_model.h"
 
@@ -37,22 +38,9 @@ class WordPieceModel : public WordModel {
   std::unique_ptr<ModelScratch> make_scratch() const override;
 
  private:
-  struct Edge {
-    uint32_t key = 0;    // parent << 8 | byte
-    uint32_t child = 0;  // 0: free, for a root is nobody's child
-  };
-  struct Match {
-    int32_t id = -1;
-    size_t length = 0;
-  };
   static constexpr uint32_t kWordRoot = 0;
   static constexpr uint32_t kContinuingRoot = 1;
 
-  void insert(uint32_t root, std::string_view piece, int32_t id);
-  uint32_t child(uint32_t node, unsigned char byte) const;
-  size_t slot_of(uint32_t key) const;
-  void grow();
-  Match longest_match(uint32_t root, std::string_view text) const;
   bool is_too_long(std::string_view word) const;
   /// Calls on_piece(id, begin, end) for each piece; false when a part is unknown, whatever was called before.
   template <typename OnPiece>
@@ -60,9 +48,7 @@ class WordPieceModel : public WordModel {
 
   size_t max_word_characters_;
   int32_t unknown_id_;
-  std::vector<int32_t> node_ids_ = {-1, -1};  // the piece that ends at a node; -1: none
-  std::vector<Edge> edges_;                   // open addressing
-  size_t num_edges_ = 0;
+  ByteTrie pieces_{2};
 };
 
 }  // namespace weft

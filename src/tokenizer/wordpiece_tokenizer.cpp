@@ -6,7 +6,9 @@
 #include "tokenizer/bert_text.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/pipeline_tokenizer.h"
+#include "tokenizer/text_file.h"
 #include "tokenizer/text_template.h"
+#include "tokenizer/unicode.h"
 #include "tokenizer/wordpiece.h"
 #include "tokenizer/wordpiece_vocabulary.h"
 
@@ -35,10 +37,29 @@ void require_special_tokens(const Vocabulary& vocabulary, const std::string& whe
 
 BertNormalizerOptions normalizer_options(const WordPieceVocabulary& vocabulary, const TokenizerSettings& settings) {
   const bool lowercase = settings.lowercase.value_or(!has_capital_letters(vocabulary.tokens));
-  return {.handle_chinese_chars = settings.handle_chinese_chars.value_or(true),
+  return {.handle_chinese_chars = !settings.segments_words && settings.handle_chinese_chars.value_or(true),
           .strip_accents = settings.strip_accents.value_or(lowercase),
           .lowercase = lowercase,
           .rules = BertRules::vocabulary_txt};
+}
+
+bool is_chinese_word(std::string_view token) {
+  const char* end = token.data() + token.size();
+  for (const char* position = token.data(); position < end;) {
+    if (!is_chinese_character(next_character(position))) return false;
+  }
+  return !token.empty();
+}
+
+WordSegmenter make_segmenter(const Vocabulary& vocabulary, const TokenizerSettings& settings) {
+  if (settings.word_dictionary) {
+    return WordSegmenter::from_dictionary(read_whole_file(*settings.word_dictionary), *settings.word_dictionary);
+  }
+  std::vector<std::string_view> words;
+  for (int32_t id = 0; id < vocabulary.size(); ++id) {
+    if (is_chinese_word(vocabulary.token(id))) words.push_back(vocabulary.token(id));
+  }
+  return WordSegmenter::from_words(words);
 }
 
 }  // namespace
@@ -64,7 +85,9 @@ std::shared_ptr<const Tokenizer> load_wordpiece_text(std::string_view text,
   Normalizers normalizers;
   normalizers.push_back(make_bert_normalizer(normalizer_options(vocabulary, settings)));
   parts.normalizer = NormalizerChain(std::move(normalizers));
-  parts.pre_tokenizers.push_back(make_bert_split());
+  parts.pre_tokenizers.push_back(
+      settings.segments_words ? make_segmented_split(make_segmenter(*parts.vocabulary, settings), *parts.vocabulary)
+                              : make_bert_split());
   const int32_t cls = parts.vocabulary->find("[CLS]");
   const int32_t sep = parts.vocabulary->find("[SEP]");
   parts.prefix_ids = {cls};

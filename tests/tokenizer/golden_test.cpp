@@ -4,6 +4,7 @@
 
 #include "tokenizer/tokenizer.h"
 #include "tokenizer/tokenizer_files.h"
+#include "tokenizer/unicode.h"
 
 namespace weft {
 namespace {
@@ -41,7 +42,9 @@ TEST_P(TokenizerGolden, AddsTheSpecialTokensOfTheReference) {
 TEST_P(TokenizerGolden, DecodesEveryLineToTheReferenceText) {
   for (const test::GoldenRow& row : rows()) {
     if (!row.decoded) continue;
-    EXPECT_EQ(tokenizer().decode(row.ids, false), *row.decoded) << "row " << row.label;
+    std::string decoded;  // RWKV's reference gives back bytes that are no UTF-8
+    append_lossy_utf8(*row.decoded, decoded);
+    EXPECT_EQ(tokenizer().decode(row.ids, false), decoded) << "row " << row.label;
     if (!row.decoded_skip) continue;
     EXPECT_EQ(tokenizer().decode(*row.ids_special, true), *row.decoded_skip) << "row " << row.label;
   }
@@ -59,9 +62,13 @@ TEST_P(TokenizerGolden, StreamingGivesTheSameText) {
 
 INSTANTIATE_TEST_SUITE_P(References,
                          TokenizerGolden,
-                         ::testing::Values(GoldenCase{"gemini", test::gemma_tokenizer, 431},
+                         ::testing::Values(GoldenCase{"gpt2", test::gpt2_tokenizer, 431},
+                                           GoldenCase{"roberta", test::roberta_tokenizer, 431},
+                                           GoldenCase{"openai_gpt", test::openai_gpt_tokenizer, 431},
+                                           GoldenCase{"gemini", test::gemma_tokenizer, 431},
                                            GoldenCase{"llama3_1", test::llama3_tokenizer, 431},
                                            GoldenCase{"minilm_wordpiece", test::minilm_tokenizer, 431},
+                                           GoldenCase{"rwkv_world", test::rwkv_tokenizer, 439},
                                            GoldenCase{"smollm2", test::smollm2_tokenizer, 431},
                                            GoldenCase{"spm_bpe", test::sentencepiece_bpe_tokenizer, 431},
                                            GoldenCase{"spm_unigram", test::sentencepiece_unigram_tokenizer, 431}),

@@ -150,6 +150,7 @@ TEST(HostileText, TimeGrowsWithTheLengthAloneOnAnyText) {
                                           std::string(1, '\0')};
   for (const Tokenizer* tokenizer : {&test::gemma_tokenizer(),
                                      &test::llama3_tokenizer(),
+                                     &test::rwkv_tokenizer(),
                                      &test::smollm2_tokenizer(),
                                      &test::sentencepiece_bpe_tokenizer(),
                                      &test::sentencepiece_unigram_tokenizer(),

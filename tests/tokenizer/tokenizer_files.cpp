@@ -133,6 +133,22 @@ const Tokenizer& llama3_tokenizer() {
   static const auto tokenizer = load_tokenizer(unpack("llama3_1/tokenizer.json"));
   return *tokenizer;
 }
+const Tokenizer& gpt2_tokenizer() {
+  static const auto tokenizer = load_tokenizer(tokenizer_data("gpt2"));
+  return *tokenizer;
+}
+const Tokenizer& roberta_tokenizer() {
+  static const auto tokenizer = load_tokenizer(tokenizer_data("roberta"));
+  return *tokenizer;
+}
+const Tokenizer& openai_gpt_tokenizer() {
+  static const auto tokenizer = load_tokenizer(tokenizer_data("openai_gpt"));
+  return *tokenizer;
+}
+const Tokenizer& rwkv_tokenizer() {
+  static const auto tokenizer = load_tokenizer(unpack("rwkv_world/rwkv_vocab_v20230424.txt"));
+  return *tokenizer;
+}
 const Tokenizer& smollm2_tokenizer() {
   static const auto tokenizer = load_tokenizer(unpack("smollm2/tokenizer.gguf"));
   return *tokenizer;
@@ -217,6 +233,15 @@ std::vector<Bert4kerasPair> read_bert4keras_pairs() {
          .encoding = {.ids = line["ids"].get<std::vector<int32_t>>(),
                       .segment_ids = line["segment_ids"].get<std::vector<int32_t>>()}});
     if (!line["second"].is_null()) rows.back().second = from_hex(line["second"].get<std::string>());
+  }
+  return rows;
+}
+
+std::vector<WordCut> read_word_cuts() {
+  std::vector<WordCut> rows;
+  for (const json& line : read_json_lines(tokenizer_data("words/golden.jsonl"))) {
+    rows.push_back({.text = from_hex(line["text"].get<std::string>()), .words = {}});
+    for (const json& word : line["words"]) rows.back().words.push_back(from_hex(word.get<std::string>()));
   }
   return rows;
 }

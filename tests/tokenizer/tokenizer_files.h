@@ -23,6 +23,10 @@ std::string write_file(const std::string& name, const std::string& bytes);
 /// The tokenizers of the goldens, each loaded once a process.
 const Tokenizer& gemma_tokenizer();
 const Tokenizer& llama3_tokenizer();
+const Tokenizer& gpt2_tokenizer();
+const Tokenizer& roberta_tokenizer();
+const Tokenizer& openai_gpt_tokenizer();
+const Tokenizer& rwkv_tokenizer();
 const Tokenizer& smollm2_tokenizer();
 const Tokenizer& sentencepiece_bpe_tokenizer();
 const Tokenizer& sentencepiece_unigram_tokenizer();
@@ -70,5 +74,12 @@ struct Bert4kerasPair {
 };
 std::vector<Bert4kerasText> read_bert4keras_texts();
 std::vector<Bert4kerasPair> read_bert4keras_pairs();
+
+struct WordCut {
+  std::string text;
+  std::vector<std::string> words;
+};
+/// The rows of words/golden.jsonl (make_words_golden.py).
+std::vector<WordCut> read_word_cuts();
 
 }  // namespace weft::test

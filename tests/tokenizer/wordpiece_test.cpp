@@ -14,6 +14,7 @@
 namespace weft {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
@@ -227,6 +228,53 @@ TEST(SentencepieceOfAnEncoder, RecognisesControlPiecesOnlyWhenAsked) {
   EXPECT_EQ(std::count(recognised.begin(), recognised.end(), sep), 1);
   const Ids plain = encoder->encode("the[SEP]people", false);
   EXPECT_EQ(std::count(plain.begin(), plain.end(), sep), 0);
+}
+
+TEST(SentencepieceOfT5, EndsTextsWithItsEndAndBeginsThemWithNothing) {
+  const Tokenizer& t5 = test::sentencepiece_unigram_tokenizer();  // <pad> 0, </s> 1, <unk> 2, no <s>
+  const Ids first = t5.encode("the people", false);
+  const Ids second = t5.encode("of", false);
+  Ids expected = first;
+  expected.push_back(1);
+  EXPECT_EQ(t5.encode("the people", true), expected);
+  EXPECT_THAT(t5.encode("", true), ElementsAre(1));
+  EXPECT_EQ(t5.encode_pair("the people").ids, expected);
+  expected.insert(expected.end(), second.begin(), second.end());
+  expected.push_back(1);
+  EXPECT_EQ(t5.encode_pair("the people", "of").ids, expected);
+  EXPECT_THAT(t5.end_ids(), ElementsAre(1));
+  EXPECT_EQ(t5.pad_id(), 0);
+}
+
+Ids encoded_with(const TokenizerSettings& settings, const char* model = "spm_bpe") {
+  const std::string bytes = test::read_file(test::tokenizer_data(std::string(model) + "/spm.model"));
+  return load_sentencepiece_bytes(bytes, "spm.model", settings)->encode("", true);
+}
+
+TEST(SentencepieceOfALanguageModel, BeginsTextsUnlessItsConfigSaysOtherwise) {
+  EXPECT_THAT(encoded_with({}), ElementsAre(3));
+  TokenizerSettings settings;
+  settings.tokenizer_class = "T5TokenizerFast";
+  EXPECT_THAT(encoded_with(settings), ElementsAre(1));
+  settings.tokenizer_class = "LlamaTokenizer";
+  settings.add_eos_token = true;
+  EXPECT_THAT(encoded_with(settings), ElementsAre(3, 1));
+  settings.add_bos_token = false;
+  EXPECT_THAT(encoded_with(settings), ElementsAre(1));
+  settings.add_bos_token = true;
+  EXPECT_THAT([&] { encoded_with(settings, "spm_unigram"); },
+              ThrowsMessage<Error>(HasSubstr("add_bos_token, but the model has no begin piece")));
+}
+
+TEST(LoadTokenizer, PrefersTheSentencepieceModelToAUnigramTokenizerJson) {
+  test::write_file("t5/tokenizer.json", R"({"model": {"type": "Unigram", "vocab": [["a", 0]]}})");
+  const std::string path =
+      test::write_file("t5/spiece.model", test::read_file(test::tokenizer_data("spm_unigram/spm.model")));
+  EXPECT_EQ(load_tokenizer(path.substr(0, path.rfind('/')))->type(), "unigram");
+  const std::string alone =
+      test::write_file("t5_alone/tokenizer.json", R"({"model": {"type": "Unigram", "vocab": [["a", 0]]}})");
+  EXPECT_THAT([&] { load_tokenizer(alone); },
+              ThrowsMessage<Error>(AllOf(HasSubstr("Unigram"), HasSubstr("spiece.model"))));
 }
 
 TEST(WordPieceRoles, AreFoundByTheirNames) {
