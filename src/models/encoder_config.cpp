@@ -185,10 +185,10 @@ ModelDefinition encoder_definition(const ModelSource& source,
   EncoderConfig config = from;
   std::shared_ptr<const RowSelection> selection = read_selection(source, config.info.vocab_size);
   if (selection != nullptr) config.info.vocab_size = static_cast<int64_t>(selection->rows.size());
-  // Only the files that the model came from hold the whole vocabulary.
+  // Only the files that the model came from hold the whole vocabulary, and of those not the seed's own.
   auto weights = [config, names, selection, own = source.format](ModelFormat format) {
     WeightMap map = names(format);
-    if (format == own) cut_vocabulary(map, config, selection);
+    if (format == own && own != ModelFormat::keras_hdf5) cut_vocabulary(map, config, selection);
     return map;
   };
   std::optional<WeightMap> theirs;

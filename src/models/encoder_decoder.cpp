@@ -357,7 +357,9 @@ Tensor EncoderDecoder::run_stack(Context& context,
 /// What the encoder makes of the sources, inside the tensor-parallel region.
 Tensor EncoderDecoder::encode(Context& context, const Batch& batch) {
   if (batch.source_states) {
-    return enter_tensor_parallel(context, batch.source_states, batch.source_states.size(0));
+    const Tensor& states = batch.source_states;
+    return enter_tensor_parallel(
+        context, context.sequence_parallel ? split_tokens_to_tp(context, states) : states, states.size(0));
   }
   auto pass = std::make_shared<const StackPass>(start(encoder_, batch, nullptr));
   Context numbered = context;

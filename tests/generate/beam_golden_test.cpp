@@ -23,11 +23,11 @@ EarlyStopping early_stopping_of(const std::string& name) {
   return name == "no" ? EarlyStopping::no : EarlyStopping::never;
 }
 
-std::vector<BeamRequest> requests_of(const json& golden_case, const json& search) {
+std::vector<BeamRequest> requests_of(const json& golden_case, const json& search, const ModelInfo& info) {
   std::vector<BeamRequest> requests;
   for (const json& prompt : golden_case.at("prompts")) {
     BeamRequest request;
-    request.prompt = prompt.get<std::vector<int32_t>>();
+    set_text(request, info, prompt.get<std::vector<int32_t>>());
     request.beams.num_beams = search.at("num_beams");
     request.beams.length_penalty = search.at("length_penalty");
     request.beams.early_stopping = early_stopping_of(search.at("early_stopping"));
@@ -66,7 +66,7 @@ void run_case(const json& golden_case, int num_ranks) {
     load_parameters(context, opened, *model, {.dtype = DType::f32});
     BeamSearch search(context, *model, {.max_batch = 32, .prefill_chunk = 16});
     for (const json& wanted : golden_case.at("searches")) {
-      auto found = search.run(requests_of(golden_case, wanted));
+      auto found = search.run(requests_of(golden_case, wanted, model->info()));
       SCOPED_TRACE(testing::Message() << golden_case.at("model") << ", " << wanted.at("num_beams") << " beams, penalty "
                                       << wanted.at("length_penalty") << ", early stopping "
                                       << wanted.at("early_stopping") << ", rank " << communicator->rank());
@@ -78,6 +78,11 @@ void run_case(const json& golden_case, int num_ranks) {
 TEST(BeamGolden, DecodersFindWhatTransformersFinds) {
   ASSERT_GE(golden().at("decoders").size(), 5u);
   for (const json& golden_case : golden().at("decoders")) run_case(golden_case, 1);
+}
+
+TEST(BeamGolden, EncoderDecodersFindWhatTransformersFinds) {
+  ASSERT_GE(golden().at("encoder_decoders").size(), 4u);
+  for (const json& golden_case : golden().at("encoder_decoders")) run_case(golden_case, 1);
 }
 
 /// A prompt that sees itself wholly, an answer of another segment.
@@ -111,6 +116,7 @@ TEST(BeamGolden, OneBeamOfUniLmIsGreedyAndABatchIsItsRowsAlone) {
 
 TEST(BeamGolden, TwoRanksFindTheSame) {
   run_case(golden().at("decoders")[0], 2);
+  run_case(golden().at("encoder_decoders")[0], 2);
 }
 
 }  // namespace

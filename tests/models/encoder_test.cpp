@@ -17,6 +17,7 @@ namespace {
 using testing::expect_near;
 using testing::expect_same;
 using testing::Outcome;
+using testing::RecomputeHooks;
 using testing::values_of;
 
 struct NamedEncoder {
@@ -219,19 +220,6 @@ TEST_P(Encoders, GiveOnRanksWhatOneRankGives) {
     }
   }
 }
-
-class RecomputeHooks final : public BlockHooks {
- public:
-  explicit RecomputeHooks(Recompute recompute) : recompute_(recompute) {}
-  Recompute recompute(int64_t) const override { return recompute_; }
-  void before_forward(Context&, int64_t) override {}
-  void after_forward(Context&, int64_t) override {}
-  void before_backward(Context&, int64_t) override {}
-  void after_backward(Context&, int64_t) override {}
-
- private:
-  Recompute recompute_;
-};
 
 TEST_P(Encoders, GiveTheSameBitsRecomputed) {
   for (int ranks : {1, 2}) {

@@ -30,20 +30,6 @@ class Hooks final : public BlockHooks {
   int64_t every_;
 };
 
-/// May be shared by ranks.
-class SilentHooks final : public BlockHooks {
- public:
-  explicit SilentHooks(Recompute recompute) : recompute_(recompute) {}
-  Recompute recompute(int64_t) const override { return recompute_; }
-  void before_forward(Context&, int64_t) override {}
-  void after_forward(Context&, int64_t) override {}
-  void before_backward(Context&, int64_t) override {}
-  void after_backward(Context&, int64_t) override {}
-
- private:
-  Recompute recompute_;
-};
-
 class RecomputeOf : public ::testing::TestWithParam<std::tuple<NamedDecoder, DType>> {};
 
 TEST_P(RecomputeOf, GivesTheSameBits) {
@@ -79,7 +65,7 @@ TEST(Recompute, WithSequenceParallelismGivesTheSame) {
   PassOptions options{.ranks = 2, .sequence_parallel = true};
   Outcome expected = run_pass(config, options);
   for (Recompute mode : {Recompute::selective, Recompute::block}) {
-    SilentHooks hooks(mode);
+    testing::RecomputeHooks hooks(mode);
     options.hooks = &hooks;
     Outcome actual = run_pass(config, options);
     EXPECT_EQ(actual.loss, expected.loss);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/block.h"
 #include "autograd/tape.h"
 #include "models/adapter.h"
 #include "models/small_decoders.h"
@@ -36,6 +37,20 @@ struct PassOptions {
   BlockHooks* hooks = nullptr;
   int64_t first_token = 0;
   Batch batch = {};  // two_sequences() if empty
+};
+
+/// The same recomputation for every block; may be shared by ranks.
+class RecomputeHooks final : public BlockHooks {
+ public:
+  explicit RecomputeHooks(Recompute recompute) : recompute_(recompute) {}
+  Recompute recompute(int64_t) const override { return recompute_; }
+  void before_forward(Context&, int64_t) override {}
+  void after_forward(Context&, int64_t) override {}
+  void before_backward(Context&, int64_t) override {}
+  void after_backward(Context&, int64_t) override {}
+
+ private:
+  Recompute recompute_;
 };
 
 inline Batch two_sequences() {

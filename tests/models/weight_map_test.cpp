@@ -111,6 +111,58 @@ TEST(WeightMap, MinusOneTakesTheOneOff) {
   EXPECT_EQ(to_format(WeightTransform::minus_one, parameter, values, true), values);
 }
 
+TEST(WeightMap, VectorsLieInTensorsOfThreeDimensions) {
+  for (int rank : {0, 1}) {
+    ParameterStore store({rank, 2});
+    Parameter& parameter = store.add("ours", {6}, {ShardKind::heads, 2, 2});
+    std::vector<float> values = {1, 2, 3, 4, 5, 6};
+    WeightSource source{"theirs", WeightTransform::flat_vector};
+    EXPECT_EQ(format_shape(source, parameter), (Shape{1, 1, 6}));
+    OneTensor reader({1, 1, 6}, to_format(WeightTransform::flat_vector, parameter, values, false));
+    std::vector<float> read(3);
+    read_rows(reader, source, parameter, 0, 3, read.data(), DType::f32);
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), values.begin() + 3 * rank));
+    read_rows(reader, source, parameter, 1, 3, read.data(), DType::f32);
+    EXPECT_EQ(read[0], values[static_cast<size_t>(3 * rank + 1)]);
+  }
+}
+
+/// Ours is [out 4, in 3]; theirs holds five such matrices, each [in, out], one after the other.
+TEST(WeightMap, MatricesAreStackedTransposed) {
+  constexpr int64_t kOut = 4, kIn = 3, kCount = 5;
+  std::vector<float> theirs(kCount * kIn * kOut);
+  std::iota(theirs.begin(), theirs.end(), 0.0f);
+  OneTensor reader({kCount, kIn, kOut}, theirs);
+  for (ShardKind kind : {ShardKind::replicated, ShardKind::heads}) {
+    std::vector<float> written(theirs.size());
+    for (int64_t number = 0; number < kCount; ++number) {
+      for (int rank : {0, 1}) {
+        ParameterStore store({rank, 2});
+        Parameter& parameter = store.add("ours", {kOut, kIn}, {kind, 2, 2});
+        WeightSource source{"theirs", WeightTransform::stacked, {number, kCount}};
+        EXPECT_EQ(format_shape(source, parameter), (Shape{kCount, kIn, kOut}));
+        int64_t rows = parameter.local_shape[0];
+        for (int64_t first : {int64_t{0}, int64_t{1}}) {
+          std::vector<float> read(static_cast<size_t>((rows - first) * kIn));
+          read_rows(reader, source, parameter, first, rows, read.data(), DType::f32);
+          for (int64_t i = first; i < rows; ++i) {
+            int64_t row = parameter.range.begin + i;
+            for (int64_t j = 0; j < kIn; ++j) {
+              ASSERT_EQ(read[static_cast<size_t>((i - first) * kIn + j)],
+                        theirs[static_cast<size_t>((number * kIn + j) * kOut + row)]);
+            }
+          }
+        }
+        std::vector<float> ours(kOut * kIn);
+        copy_part_back(source, parameter, theirs.data(), ours.data());
+        EXPECT_EQ(ours[1], theirs[static_cast<size_t>((number * kIn + 1) * kOut)]);
+        copy_part(source, parameter, ours.data(), written.data());
+      }
+    }
+    EXPECT_EQ(written, theirs);
+  }
+}
+
 TEST(WeightMap, NamesAreFilledIn) {
   WeightMap map{.rows = {{"layers.{i}.a", "x{#4i+3}/{i}"}, {"norm", "n{#2L}"}, {"first", "n{#i}"}},
                 .ignored = {"*.inv_freq", "head"}};

@@ -2,28 +2,19 @@
 // that their heads allow.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <string>
 
-#include "parallel/thread_communicator.h"
-#include "verify/verifier.h"
+#include "verify/golden_ranks.h"
 
 namespace weft {
 namespace {
 
-struct EncoderCase {
-  std::string name;
-  std::string weights = {};  // a folder below the case's; empty: its own
-};
+using testing::GoldenCase;
 
-std::string folder_of(const EncoderCase& one) {
-  return std::string(WEFT_TEST_DATA "/") + one.name;
-}
-
-const std::vector<EncoderCase>& cases() {
-  static const std::vector<EncoderCase> all = [] {
-    std::vector<EncoderCase> found;
+const std::vector<GoldenCase>& cases() {
+  static const std::vector<GoldenCase> all = [] {
+    std::vector<GoldenCase> found;
     for (const char* name : {"albert-pool-nsp-mlm",
                              "albert_unshared-mlm",
                              "albert-lm",
@@ -56,9 +47,9 @@ const std::vector<EncoderCase>& cases() {
                              "roformer_v2-mlm",
                              "roformer_v2-unilm",
                              "roformer_v2-embsize"}) {
-      EncoderCase one{.name = std::string("seed/") + name};
+      GoldenCase one{.name = std::string("seed/") + name};
       found.push_back(one);
-      if (std::filesystem::exists(folder_of(one) + "/ckpt")) found.push_back({.name = one.name, .weights = "ckpt"});
+      if (std::filesystem::exists(one.folder() + "/ckpt")) found.push_back({.name = one.name, .weights = "ckpt"});
     }
     for (const char* name : {"albert", "bert", "electra_disc", "electra_gen", "nezha", "roformer"}) {
       found.push_back({.name = std::string("hf/") + name});
@@ -66,23 +57,6 @@ const std::vector<EncoderCase>& cases() {
     return found;
   }();
   return all;
-}
-
-struct RankFiles {
-  GoldenFile golden;
-  OpenedModel model;
-};
-
-// Opened before any rank runs, for the reason that golden_test.cpp gives.
-std::vector<RankFiles> open_for_ranks(const EncoderCase& one, int num_ranks) {
-  std::vector<RankFiles> files;
-  std::string weights = one.weights.empty() ? folder_of(one) : folder_of(one) + "/" + one.weights;
-  for (int rank = 0; rank < num_ranks; ++rank) {
-    GoldenFile golden(folder_of(one) + "/golden.h5");
-    OpenedModel model = open_model(with_golden_options({.path = weights, .family = {}, .compat = {}}, golden));
-    files.push_back({.golden = std::move(golden), .model = std::move(model)});
-  }
-  return files;
 }
 
 /// What is known to be of another model than the file's, or no part of it.
@@ -93,19 +67,11 @@ bool may_stay(const NotCompared& entry) {
          entry.name == "train/grads/roformer.encoder.embed_positions.weight";
 }
 
-class EncoderGolden : public testing::TestWithParam<size_t> {
+class EncoderGolden : public ::testing::TestWithParam<size_t> {
  protected:
   void expect_pass(int num_ranks, DType dtype) {
-    SCOPED_TRACE(testing::Message() << num_ranks << " ranks, " << dtype_name(dtype));
-    std::vector<RankFiles> files = open_for_ranks(cases()[GetParam()], num_ranks);
-    VerifyReport report;
-    run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& communicator) {
-      Context context = make_cpu_context(1);
-      context.tensor_parallel = communicator.get();
-      RankFiles& mine = files[static_cast<size_t>(communicator->rank())];
-      VerifyReport found = verify_model(context, mine.model, mine.golden, {.dtype = dtype, .tolerance = {}});
-      if (communicator->rank() == 0) report = std::move(found);
-    });
+    SCOPED_TRACE(::testing::Message() << num_ranks << " ranks, " << dtype_name(dtype));
+    VerifyReport report = testing::verify_on_ranks(cases()[GetParam()], num_ranks, dtype);
     EXPECT_TRUE(report.passed()) << to_text(report);
     for (const NotCompared& entry : report.not_compared) {
       EXPECT_TRUE(may_stay(entry)) << entry.name << ": " << entry.reason;
@@ -124,13 +90,9 @@ TEST_P(EncoderGolden, PassesInFloat32AtEveryDegreeThatTheHeadsAllow) {
 
 INSTANTIATE_TEST_SUITE_P(Cases,
                          EncoderGolden,
-                         testing::Range<size_t>(0, cases().size()),
-                         [](const testing::TestParamInfo<size_t>& golden) {
-                           const EncoderCase& one = cases()[golden.param];
-                           std::string name = one.name + (one.weights.empty() ? "" : "_" + one.weights);
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-                           return name;
+                         ::testing::Range<size_t>(0, cases().size()),
+                         [](const ::testing::TestParamInfo<size_t>& golden) {
+                           return cases()[golden.param].test_name();
                          });
 
 }  // namespace

@@ -1,81 +1,45 @@
 // Every golden file of the families that Weft runs, at every number of ranks that their heads allow.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <string>
 
-#include "parallel/thread_communicator.h"
-#include "verify/verifier.h"
+#include "verify/golden_ranks.h"
 
 namespace weft {
 namespace {
 
-struct GoldenCase {
-  const char* name;
+struct DecoderCase {
+  testing::GoldenCase golden;
   std::vector<std::string> not_compared = {};
 };
 
-const std::vector<GoldenCase>& cases() {
+const std::vector<DecoderCase>& cases() {
   static const std::string right_padded = "generate/hf_right_padded_new_tokens";
   static const std::vector<std::string> windowed_cache = {"generate/batch", "generate/batch_end", "generate/single"};
-  static const std::vector<GoldenCase> all = {{"hf/llama_gqa", {right_padded}},
-                                              {"hf/llama31_rope", {right_padded}},
-                                              {"hf/qwen2", {right_padded}},
-                                              {"hf/gemma", {right_padded}},
-                                              {"hf/gemma2", {right_padded}},
-                                              {"hf/gemma2_bf16", {right_padded}},
-                                              {"seed/llama-bf16"},
-                                              {"seed/llama-gqa"},
-                                              {"seed/llama-mha"},
-                                              {"seed/llama-scaled"},
-                                              {"seed/yi-gqa"},
-                                              {"seed/qwen1.5-mha"},
-                                              {"seed/qwen2-bf16"},
-                                              {"seed/qwen2-tied"},
-                                              {"seed/qwen2-untied"},
-                                              {"seed/gemma-bf16"},
-                                              {"seed/gemma-gqa"},
-                                              {"seed/gemma-lora"},
-                                              {"seed/gemma-mha-proba"},
-                                              {"seed/gemma-mqa"},
-                                              {"seed/gemma2-bf16"},
-                                              {"seed/gemma2-hiddennorm"},
-                                              {"seed/gemma2-window", windowed_cache}};
+  static const std::vector<DecoderCase> all = {{{"hf/llama_gqa"}, {right_padded}},
+                                               {{"hf/llama31_rope"}, {right_padded}},
+                                               {{"hf/qwen2"}, {right_padded}},
+                                               {{"hf/gemma"}, {right_padded}},
+                                               {{"hf/gemma2"}, {right_padded}},
+                                               {{"hf/gemma2_bf16"}, {right_padded}},
+                                               {{"seed/llama-bf16"}},
+                                               {{"seed/llama-gqa"}},
+                                               {{"seed/llama-mha"}},
+                                               {{"seed/llama-scaled"}},
+                                               {{"seed/yi-gqa"}},
+                                               {{"seed/qwen1.5-mha"}},
+                                               {{"seed/qwen2-bf16"}},
+                                               {{"seed/qwen2-tied"}},
+                                               {{"seed/qwen2-untied"}},
+                                               {{"seed/gemma-bf16"}},
+                                               {{"seed/gemma-gqa"}},
+                                               {{"seed/gemma-lora"}},
+                                               {{"seed/gemma-mha-proba"}},
+                                               {{"seed/gemma-mqa"}},
+                                               {{"seed/gemma2-bf16"}},
+                                               {{"seed/gemma2-hiddennorm"}},
+                                               {{"seed/gemma2-window"}, windowed_cache}};
   return all;
-}
-
-std::string folder_of(const GoldenCase& golden_case) {
-  return std::string(WEFT_TEST_DATA "/") + golden_case.name;
-}
-
-struct RankFiles {
-  GoldenFile golden;
-  OpenedModel model;
-};
-
-// Opened before any rank runs: reading HDF5 forks, and GCC 12's address sanitizer may deadlock in the child of a
-// process whose other threads are allocating.
-std::vector<RankFiles> open_for_ranks(const std::string& folder, int num_ranks) {
-  std::vector<RankFiles> files;
-  for (int rank = 0; rank < num_ranks; ++rank) {
-    GoldenFile golden(folder + "/golden.h5");
-    OpenedModel model = open_model(with_golden_options({.path = folder, .family = {}, .compat = {}}, golden));
-    files.push_back({.golden = std::move(golden), .model = std::move(model)});
-  }
-  return files;
-}
-
-VerifyReport verify_on_ranks(const std::string& folder, int num_ranks, DType dtype) {
-  std::vector<RankFiles> files = open_for_ranks(folder, num_ranks);
-  VerifyReport report;
-  run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& communicator) {
-    Context context = make_cpu_context(1);
-    context.tensor_parallel = communicator.get();
-    RankFiles& mine = files[static_cast<size_t>(communicator->rank())];
-    VerifyReport found = verify_model(context, mine.model, mine.golden, {.dtype = dtype, .tolerance = {}});
-    if (communicator->rank() == 0) report = std::move(found);
-  });
-  return report;
 }
 
 std::vector<std::string> names_of(const std::vector<NotCompared>& entries) {
@@ -85,22 +49,21 @@ std::vector<std::string> names_of(const std::vector<NotCompared>& entries) {
   return names;
 }
 
-class Golden : public testing::TestWithParam<size_t> {
+class Golden : public ::testing::TestWithParam<size_t> {
  protected:
-  const GoldenCase& golden_case() const { return cases()[GetParam()]; }
+  const DecoderCase& golden_case() const { return cases()[GetParam()]; }
 
   void expect_pass(int num_ranks, DType dtype) {
-    SCOPED_TRACE(testing::Message() << num_ranks << " ranks, " << dtype_name(dtype));
-    VerifyReport report = verify_on_ranks(folder_of(golden_case()), num_ranks, dtype);
+    SCOPED_TRACE(::testing::Message() << num_ranks << " ranks, " << dtype_name(dtype));
+    VerifyReport report = testing::verify_on_ranks(golden_case().golden, num_ranks, dtype);
     EXPECT_TRUE(report.passed()) << to_text(report);
     EXPECT_EQ(names_of(report.not_compared), golden_case().not_compared) << "datasets that nobody compared";
   }
 };
 
 TEST_P(Golden, PassesInFloat32AtEveryDegreeThatTheHeadsAllow) {
-  std::string folder = folder_of(golden_case());
-  GoldenFile golden(folder + "/golden.h5");
-  OpenedModel opened = open_model(with_golden_options({.path = folder, .family = {}, .compat = {}}, golden));
+  GoldenFile golden(golden_case().golden.folder() + "/golden.h5");
+  OpenedModel opened = testing::open_case(golden_case().golden, golden);
   const ModelInfo& info = opened.info();
   for (int num_ranks : {1, 2, 3, 4}) {
     bool heads_allow =
@@ -116,12 +79,9 @@ TEST_P(Golden, PassesInBfloat16WithItsTolerance) {
 
 INSTANTIATE_TEST_SUITE_P(Cases,
                          Golden,
-                         testing::Range<size_t>(0, cases().size()),
-                         [](const testing::TestParamInfo<size_t>& golden) {
-                           std::string name = cases()[golden.param].name;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-                           return name;
+                         ::testing::Range<size_t>(0, cases().size()),
+                         [](const ::testing::TestParamInfo<size_t>& golden) {
+                           return cases()[golden.param].golden.test_name();
                          });
 
 }  // namespace
