@@ -177,7 +177,7 @@ void print_text(const Json& d) {
              number("head_dim"),
              number("kv_heads"),
              number("vocab_size"));
-  fmt::print("context     {} tokens\n", number("context"));
+  fmt::print("context     {} tokens\n", number("context") == 0 ? "any number of" : std::to_string(number("context")));
   print_weights(d["weights"]);
   fmt::print("tokenizer   {}\n", tokenizer_text(d["tokenizer"]));
   for (const auto& [dtype, needs] : d["needs_bytes"].items()) {

@@ -157,7 +157,7 @@ void BeamSearch::step() {
     decide(logits);
   }
   remove_finished();
-  stats_.prompt_tokens += prompt_tokens;
+  stats_.prompt_tokens += prompt_tokens + static_cast<int64_t>(batch_.source_ids.size());
   stats_.new_tokens += static_cast<int64_t>(rows_.size());
   (prompt_tokens > 0 ? stats_.prefill_seconds : stats_.decode_seconds) += seconds_between(start, Clock::now());
 }
@@ -281,7 +281,7 @@ GenerationResult BeamSearch::to_result(const Search& search, const BeamAnswer& a
     std::span<const int32_t> ids = answer.ids;
     result.text = options_.tokenizer->decode(answer.is_ended ? ids.first(ids.size() - 1) : ids, true);
   }
-  result.prompt_tokens = static_cast<int64_t>(search.request.prompt.size());
+  result.prompt_tokens = static_cast<int64_t>(search.request.prompt.size() + search.request.source.size());
   result.first_token_seconds = seconds_between(search.start, search.first_token);
   result.decode_seconds = seconds_between(search.first_token, Clock::now());
   return result;

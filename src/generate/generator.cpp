@@ -255,7 +255,7 @@ void Generator::step() {
     draw(logits);
   }
   remove_finished();
-  stats_.prompt_tokens += prompt_tokens;
+  stats_.prompt_tokens += prompt_tokens + static_cast<int64_t>(batch_.source_ids.size());
   stats_.new_tokens += static_cast<int64_t>(sampled_.size());
   (prompt_tokens > 0 ? stats_.prefill_seconds : stats_.decode_seconds) += seconds_since(start);
 }
@@ -330,7 +330,7 @@ void Generator::finish(Sequence& sequence, FinishReason reason) {
   auto prompt_length = static_cast<std::ptrdiff_t>(sequence.request.prompt.size());
   result.ids.assign(sequence.tokens.begin() + prompt_length, sequence.tokens.end());
   result.finish_reason = reason;
-  result.prompt_tokens = prompt_length;
+  result.prompt_tokens = prompt_length + static_cast<std::ptrdiff_t>(sequence.request.source.size());
   if (!result.ids.empty()) {
     result.first_token_seconds = std::chrono::duration<double>(sequence.first_token - sequence.start).count();
     result.decode_seconds = seconds_since(sequence.first_token);
