@@ -61,7 +61,7 @@ std::vector<TokenisedText> tokenise(const EncodeCommand& options,
     size_t cut = 0;
     for (const std::string& text : texts) {
       std::vector<int32_t>& ids = lists.emplace_back(loaded.tokenizer->encode(text, true));
-      if (static_cast<int64_t>(ids.size()) <= limit) continue;
+      if (limit == 0 || static_cast<int64_t>(ids.size()) <= limit) continue;
       ++cut;
       ids = loaded.tokenizer->encode_pair(text, std::nullopt, {.max_length = static_cast<size_t>(limit)}).ids;
     }

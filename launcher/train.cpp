@@ -99,7 +99,7 @@ void check_samples(const RunConfig& source, const TrainingRun& run) {
   int64_t positions = run.model->info().max_positions;
   for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
     auto tokens = static_cast<int64_t>(run.tokenizer->encode(samples.prompts(i), true).size());
-    if (tokens > 0 && tokens + samples.max_new_tokens() <= positions) continue;
+    if (tokens > 0 && (positions == 0 || tokens + samples.max_new_tokens() <= positions)) continue;
     fail_input("{}: {} tokens and samples.max_new_tokens {} do not fit the model's {} positions",
                source.location(fmt::format("samples.prompts[{}]", i)),
                tokens,
@@ -120,7 +120,7 @@ std::shared_ptr<const Tokenizer> find_tokenizer(const config::RunConfig& config)
 }
 
 void check_sequence_length(const config::RunConfig& config, const RunConfig& source, const ModelInfo& info) {
-  if (config.data().sequence_length() <= info.max_positions) return;
+  if (info.max_positions == 0 || config.data().sequence_length() <= info.max_positions) return;
   fail_input("{}: data.sequence_length is {}, {} was made for {} positions; use a shorter one",
              source.location("data.sequence_length"),
              config.data().sequence_length(),
