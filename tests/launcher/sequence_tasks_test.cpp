@@ -88,7 +88,8 @@ TEST_P(SequenceTasks, HaveTheSameLossesOnEveryMesh) {
 }
 
 TEST_P(SequenceTasks, AreLearnt) {
-  Outcome outcome = train("run", 1, "", 240);
+  std::string samples = "--set 'samples.prompts=w11 w12' --set samples.every_steps=240 --set samples.max_new_tokens=4";
+  Outcome outcome = train("run", 1, samples, 240);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   std::vector<json> evaluations = metrics("run", "evaluation");
   ASSERT_GE(evaluations.size(), 2u);
@@ -98,6 +99,7 @@ TEST_P(SequenceTasks, AreLearnt) {
   EXPECT_LT(evaluations.front().at("metrics").at("exact_match").get<double>(), 0.2);
   EXPECT_GE(evaluations.back().at("metrics").at("exact_match").get<double>(), 0.9) << evaluations.back();
   EXPECT_GE(evaluations.back().at("metrics").at("accuracy").get<double>(), 0.9) << evaluations.back();
+  EXPECT_EQ(json::parse(contents(folder_ / "run/samples.jsonl")).at("text"), "w21 w22");
   // What was trained writes it.
   std::string command =
       "generate --greedy --quiet --dtype f32 --model run/checkpoints/step-00000240 --prompt 'w11 w12'";
@@ -128,6 +130,26 @@ INSTANTIATE_TEST_SUITE_P(
                            kQueriesAndValues},
                       Task{"rwkv6", "rwkv6", "kind: LANGUAGE_MODEL", "texts.jsonl"}),
     [](const auto& task) { return task.param.name; });
+
+/// T5 knows no longest text.
+class SourceVectors : public SequenceTasks {};
+
+TEST_P(SourceVectors, AreOfTheWholeText) {
+  std::ofstream(folder_ / "texts.txt") << "w9 w10 w11\nw9\nw9 w10\n";
+  Outcome outcome = weft("encode --quiet --model model --family t5_encoder --text texts.txt");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  std::vector<json> vectors;
+  for (std::string line; std::getline(lines, line);) vectors.push_back(json::parse(line));
+  ASSERT_EQ(vectors.size(), 3u);
+  for (const json& vector : vectors) EXPECT_EQ(vector.size(), 48u);
+  EXPECT_NE(vectors[0], vectors[1]);
+  EXPECT_NE(vectors[0], vectors[2]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SourceVectors, ::testing::Values(Task{"t5", "t5_v11", "", ""}), [](const auto& task) {
+  return task.param.name;
+});
 
 }  // namespace
 }  // namespace weft
