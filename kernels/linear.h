@@ -8,6 +8,7 @@
 
 #include "core/dtype.h"
 #include "core/tensor.h"
+#include "kernels/activation.h"
 #include "kernels/stream.h"
 
 namespace weft {
@@ -28,6 +29,7 @@ struct LinearForwardArgs {
   int64_t in_features = 0;
   DType dtype = DType::f32;    // of x, the weights and the biases: f32, bf16, f64
   DType y_dtype = DType::f32;  // equal to dtype, or f32 for bf16 inputs; products are summed in f32 (f64 for f64)
+  Activation activation = Activation::identity;  // of every y, behind the bias
 };
 
 /// dx = dy · w (row_major weights only).

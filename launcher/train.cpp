@@ -99,7 +99,8 @@ void check_samples(const RunConfig& source, const TrainingRun& run) {
   int64_t positions = run.model->info().max_positions;
   for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
     auto tokens = static_cast<int64_t>(run.tokenizer->encode(samples.prompts(i), true).size());
-    if (tokens > 0 && (positions == 0 || tokens + samples.max_new_tokens() <= positions)) continue;
+    bool fits = positions == 0 || tokens + samples.max_new_tokens() <= positions;
+    if (tokens > 0 && fits) continue;
     fail_input("{}: {} tokens and samples.max_new_tokens {} do not fit the model's {} positions",
                source.location(fmt::format("samples.prompts[{}]", i)),
                tokens,

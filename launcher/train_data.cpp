@@ -1,5 +1,7 @@
 #include "launcher/train_data.h"
 
+#include <algorithm>
+
 #include "config/run.pb.h"
 #include "core/error.h"
 #include "data/prepare.h"
@@ -90,15 +92,17 @@ MaskingVocabulary masking_vocabulary(const RunConfig& config, const Tokenizer& t
   return vocabulary;
 }
 
-/// T5's sentinels <extra_id_0>, <extra_id_1>, … where the tokenizer has them, else the vocabulary's last ids downwards,
-/// as T5 has them.
+/// T5's sentinels <extra_id_0>, <extra_id_1>, …: the ids behind the tokenizer's own from the last one downwards, where
+/// it does not name them, or the vocabulary's last ones.
 CorruptionVocabulary corruption_vocabulary(const Tokenizer& tokenizer, const ModelInfo& model) {
   constexpr int32_t kSentinels = 100;
+  auto vocab_size = static_cast<int32_t>(model.vocab_size);
   CorruptionVocabulary vocabulary{.start_id = model.start_id, .end_id = -1, .sentinels = {}};
   if (!tokenizer.end_ids().empty()) vocabulary.end_id = tokenizer.end_ids().front();
+  int32_t first = std::min(tokenizer.vocab_size() + kSentinels, vocab_size) - 1;
   for (int32_t i = 0; i < kSentinels; ++i) {
-    std::optional<int32_t> id = tokenizer.token_to_id(fmt::format("<extra_id_{}>", i));
-    vocabulary.sentinels.push_back(id.value_or(static_cast<int32_t>(model.vocab_size) - 1 - i));
+    int32_t id = tokenizer.token_to_id(fmt::format("<extra_id_{}>", i)).value_or(first - i);
+    if (id >= 0 && id < vocab_size) vocabulary.sentinels.push_back(id);
   }
   return vocabulary;
 }

@@ -19,17 +19,33 @@ void plain_forward(const LinearForwardArgs& args, const Stream& stream) {
   }
 }
 
-void forward(const LinearForwardArgs& args, const Stream& stream) {
-  WEFT_ASSERT(args.y_dtype == args.dtype || (args.dtype == DType::bf16 && args.y_dtype == DType::f32));
+/// The products; whether the activation has been applied to them.
+bool multiply(const LinearForwardArgs& args, const Stream& stream) {
   switch (args.dtype) {
     case DType::f64:
-      return plain_forward(args, stream);
+      plain_forward(args, stream);
+      return false;
     case DType::f32:
       return linear_f32_forward(args, stream);
     case DType::bf16:
-      return linear_bf16_forward(args, stream);
+      linear_bf16_forward(args, stream);
+      return false;
     default:
       fail_dtype(args.dtype);
+  }
+}
+
+void forward(const LinearForwardArgs& args, const Stream& stream) {
+  WEFT_ASSERT(args.y_dtype == args.dtype || (args.dtype == DType::bf16 && args.y_dtype == DType::f32));
+  bool is_complete = multiply(args, stream) || args.activation == Activation::identity;
+  for (const LinearWeight& weight : args.weights) {
+    if (is_complete) return;
+    cpu_activation_kernels().forward({.x = weight.y,
+                                      .y = weight.y,
+                                      .count = args.rows * weight.out_features,
+                                      .activation = args.activation,
+                                      .dtype = args.y_dtype},
+                                     stream);
   }
 }
 

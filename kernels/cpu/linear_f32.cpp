@@ -72,10 +72,14 @@ MatrixView transposed(const void* data, int64_t columns) {
 
 }  // namespace
 
-void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
+bool linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
   for (const LinearWeight& weight : args.weights) WEFT_ASSERT(weight.layout == Layout::row_major);
-  if (!kHasOneDnn || args.rows <= kMaxDotProductRows) return dot_product_forward(args, stream.num_threads);
+  if (!kHasOneDnn || args.rows <= kMaxDotProductRows) {
+    dot_product_forward(args, stream.num_threads);
+    return false;
+  }
 #if defined(_OPENMP)
+  bool is_fused = onednn_has(args.activation);
   for (const LinearWeight& weight : args.weights) {
     onednn_matmul({.m = args.rows,
                    .n = weight.out_features,
@@ -83,9 +87,13 @@ void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
                    .a = rows_of(args.x, args.in_features),
                    .b = transposed(weight.weight, args.in_features),
                    .bias = static_cast<const float*>(weight.bias),
-                   .c = static_cast<float*>(weight.y)},
+                   .c = static_cast<float*>(weight.y),
+                   .activation = is_fused ? args.activation : Activation::identity},
                   stream.num_threads);
   }
+  return is_fused;
+#else
+  return false;
 #endif
 }
 

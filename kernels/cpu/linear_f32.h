@@ -5,7 +5,7 @@
 
 namespace weft {
 
-void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream);
+bool linear_f32_forward(const LinearForwardArgs& args, const Stream& stream);
 void linear_f32_backward_input(const LinearBackwardInputArgs& args, const Stream& stream);
 /// dw only.
 void linear_f32_backward_weight(const LinearBackwardWeightArgs& args, const Stream& stream);

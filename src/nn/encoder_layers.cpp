@@ -86,9 +86,11 @@ Tensor BranchDropout::forward(Context& context, const Tensor& x, int64_t num_tok
 
 Tensor PlainMlp::forward(Context& context, const Tensor& x, int64_t num_tokens) const {
   Tensor whole = enter_tensor_parallel(context, x, num_tokens);
-  std::array<const Linear*, 1> projections = {&up};
-  std::vector<Tensor> wide = column_parallel(context, whole, projections);
-  return row_parallel(context, weft::activation(context, wide[0], activation), down);
+  if (up.adapter == nullptr) {
+    return row_parallel(context, linear_activation(context, whole, up.parameters(), activation), down);
+  }
+  Tensor wide = column_parallel(context, whole, std::array{&up})[0];
+  return row_parallel(context, weft::activation(context, wide, activation), down);
 }
 
 RelativeAttentionResult EncoderAttention::forward(Context& context,

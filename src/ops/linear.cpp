@@ -2,6 +2,7 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/activation.h"
 
 namespace weft {
 namespace {
@@ -86,10 +87,13 @@ void add_product_grad(Context& context, GradSlot& slot, const Tensor& dy, const 
          context.stream());
 }
 
-std::vector<Tensor> linear_group(Context& context,
-                                 const Tensor& x,
-                                 std::span<const LinearParameters> parameters,
-                                 DType y_dtype) {
+namespace {
+
+std::vector<Tensor> multiply(Context& context,
+                             const Tensor& x,
+                             std::span<const LinearParameters> parameters,
+                             DType y_dtype,
+                             Activation activation) {
   std::vector<Tensor> outputs;
   std::vector<LinearWeight> weights;
   for (const LinearParameters& one : parameters) {
@@ -107,14 +111,32 @@ std::vector<Tensor> linear_group(Context& context,
            .rows = x.size(0),
            .in_features = x.size(1),
            .dtype = x.dtype(),
-           .y_dtype = y_dtype},
+           .y_dtype = y_dtype,
+           .activation = activation},
           context.stream());
+  return outputs;
+}
+
+}  // namespace
+
+std::vector<Tensor> linear_group(Context& context,
+                                 const Tensor& x,
+                                 std::span<const LinearParameters> parameters,
+                                 DType y_dtype) {
+  std::vector<Tensor> outputs = multiply(context, x, parameters, y_dtype, Activation::identity);
   for (size_t i = 0; i < parameters.size(); ++i) {
     if (!is_recording(context, {&x, parameters[i].weight, parameters[i].bias})) continue;
     WEFT_ASSERT(parameters[i].weight->layout() == Layout::row_major, "linear has no backward through a packed weight");
     context.tape->record(std::make_unique<LinearNode>(x, parameters[i], attach_slot(outputs[i])));
   }
   return outputs;
+}
+
+Tensor linear_activation(Context& context, const Tensor& x, const LinearParameters& parameters, Activation kind) {
+  if (is_recording(context, {&x, parameters.weight, parameters.bias})) {
+    return activation(context, linear(context, x, parameters), kind);
+  }
+  return std::move(multiply(context, x, {&parameters, 1}, x.dtype(), kind).front());
 }
 
 Tensor linear(Context& context, const Tensor& x, const LinearParameters& parameters) {

@@ -22,6 +22,9 @@ std::vector<Tensor> linear_group(Context& context,
                                  std::span<const LinearParameters> parameters,
                                  DType y_dtype);
 
+/// activation(linear(x)); in one pass where nothing is recorded.
+Tensor linear_activation(Context& context, const Tensor& x, const LinearParameters& parameters, Activation kind);
+
 /// For backward passes: adds dy · weight to what a slot holds.
 void add_product_grad(Context& context, GradSlot& slot, const Tensor& dy, const Tensor& weight);
 

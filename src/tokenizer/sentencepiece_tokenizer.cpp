@@ -98,8 +98,9 @@ Model parse_model(std::string_view bytes, const std::string& where) {
     fail_input("{}: not a sentencepiece model; is the file complete?", where);
   }
   const Trainer::ModelType type = model.trainer().model_type();
-  if (type != Trainer::UNIGRAM && type != Trainer::BPE) {
-    fail_input("{}: sentencepiece model of type {} is not supported; known are UNIGRAM (1) and BPE (2)",
+  // One of characters has nothing to merge: as BPE runs it.
+  if (type != Trainer::UNIGRAM && type != Trainer::BPE && type != Trainer::CHAR) {
+    fail_input("{}: sentencepiece model of type {} is not supported; known are UNIGRAM (1), BPE (2) and CHAR (4)",
                where,
                static_cast<int>(type));
   }
