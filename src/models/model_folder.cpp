@@ -133,9 +133,16 @@ Json derived_config(const OpenedModel& opened, DType dtype) {
   return config;
 }
 
+/// What the config was read from or, of a checkpoint that comes without one, made from its tensors.
+std::string config_text(const OpenedModel& opened) {
+  bool is_derived =
+      opened.config->path() == opened.path && opened.reader != nullptr && opened.family->derive_config != nullptr;
+  return is_derived ? opened.family->derive_config(*opened.reader) : read_whole(opened.config->path());
+}
+
 /// The config that an encoder came with serves all formats: their keys are the same.
 Json encoder_config(const OpenedModel& opened, ModelFormat format, DType dtype) {
-  Json config = Json::parse(read_whole(opened.config->path()));
+  Json config = Json::parse(config_text(opened));
   if (!opened.overrides.empty()) config.update(Json::parse(opened.overrides));
   config["vocab_size"] = opened.info().vocab_size;
   for (const char* key : {"keep_tokens", "compound_tokens", "new_task_head"}) config.erase(key);

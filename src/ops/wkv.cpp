@@ -160,15 +160,17 @@ Tensor wkv(Context& context, const WkvInputs& inputs, std::span<const WkvSpan> s
   check(inputs, inputs.state, sequences, head_size);
   std::vector<WkvSequence> packed = pack(inputs.state, sequences);
   WkvForwardArgs args = make_args(*inputs.r, head_size, packed);
-  if (!is_recording(context, {inputs.r, inputs.k, inputs.v, inputs.w, inputs.u, inputs.state})) {
-    return run_forward(context, inputs, args);
-  }
+  bool records = is_recording(context, {inputs.r, inputs.k, inputs.v, inputs.w, inputs.u, inputs.state});
+  if (!records && !context.training) return run_forward(context, inputs, args);
+  // A checkpointed block's first run, which records nothing, has to give the bits of its second: short sequences, too,
+  // go by chunks.
   int64_t boundaries = 1;  // at least, so that there is memory
   for (const WkvSequence& sequence : packed) boundaries += wkv_boundaries(sequence.length);
   Tensor boundary_states =
       context.empty({boundaries, args.num_heads, head_size, head_size}, state_dtype(inputs.r->dtype()));
   args.boundary_states = boundary_states.raw();
   Tensor y = run_forward(context, inputs, args);
+  if (!records) return y;
   auto slot = attach_slot(y);
   context.tape->record(
       std::make_unique<WkvNode>(inputs, sequences, head_size, std::move(boundary_states), std::move(slot)));

@@ -1,9 +1,6 @@
 // Tasks of encoders from their config to what uses the result, on a tiny model: the same losses on every mesh, metrics,
 // saved folders and adapters that the commands read.
-#include <fstream>
-#include <nlohmann/json.hpp>
-
-#include "support/command_test.h"
+#include "support/task_runs.h"
 
 namespace weft {
 namespace {
@@ -29,10 +26,10 @@ std::ostream& operator<<(std::ostream& stream, const Task& task) {
   return stream << task.name;
 }
 
-class EncoderTasks : public testing::CommandTest, public ::testing::WithParamInterface<Task> {
+class EncoderTasks : public testing::TaskRuns, public ::testing::WithParamInterface<Task> {
  protected:
   void SetUp() override {
-    CommandTest::SetUp();
+    TaskRuns::SetUp();
     fs::path model = folder_ / "bert";
     fs::create_directory(model);
     for (const char* file : {"config.json", "model.safetensors"}) fs::copy(kData / "hf/bert" / file, model / file);
@@ -63,7 +60,7 @@ class EncoderTasks : public testing::CommandTest, public ::testing::WithParamInt
 
   Outcome train(const std::string& run, int num_ranks, const std::string& flags, int steps = 3) const {
     const Task& task = GetParam();
-    std::ofstream(folder_ / "run.textproto") << fmt::format(R"(
+    std::string config = fmt::format(R"(
 model {{ path: "bert" {} }}
 task {{ {} }}
 data {{ sources {{ path: "{}" }} sequence_length: 32 packing: NONE }}
@@ -71,33 +68,12 @@ evaluation {{ sources {{ path: "{}" }} max_rows: 0 }}
 train {{ steps: {} batch_size: 8 learning_rate: 5e-3 schedule {{ kind: CONSTANT }} }}
 precision {{ compute: F32 }}
 )",
-                                                            task.model,
-                                                            task.kind,
-                                                            task.file,
-                                                            task.file,
-                                                            steps);
-    return weft_on_ranks(
-        num_ranks, fmt::format("train run.textproto --quiet --threads 1 --set output.directory={} {}", run, flags));
-  }
-
-  std::vector<json> metrics(const std::string& run, const std::string& type) const {
-    std::vector<json> lines;
-    std::ifstream file(folder_ / run / "metrics.jsonl");
-    for (std::string line; std::getline(file, line);) {
-      json parsed = json::parse(line);
-      if (parsed.at("type") == type) lines.push_back(std::move(parsed));
-    }
-    return lines;
-  }
-
-  void expect_same_run(const std::string& run, const std::string& reference) const {
-    std::vector<json> actual = metrics(run, "step"), expected = metrics(reference, "step");
-    ASSERT_EQ(actual.size(), expected.size()) << run;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      double loss = expected[i].at("loss"), norm = expected[i].at("grad_norm");
-      EXPECT_NEAR(actual[i].at("loss").get<double>(), loss, 2e-4 * std::max(1.0, loss)) << run << " step " << i;
-      EXPECT_NEAR(actual[i].at("grad_norm").get<double>(), norm, 2e-3 * std::max(1.0, norm)) << run << " step " << i;
-    }
+                                     task.model,
+                                     task.kind,
+                                     task.file,
+                                     task.file,
+                                     steps);
+    return train_config(config, run, num_ranks, flags);
   }
 };
 

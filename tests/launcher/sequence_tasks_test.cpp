@@ -1,0 +1,155 @@
+// Tasks of encoder-decoders and of RWKV-6 from their config to what uses the result, on tiny models: the same losses on
+// every mesh, metrics, adapters, answers of what was trained.
+#include "support/task_runs.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::contents;
+using ::testing::HasSubstr;
+using testing::Outcome;
+
+const fs::path kData = WEFT_TEST_DATA;
+
+struct Task {
+  std::string name;
+  std::string model;  // a folder of tests/data/hf
+  std::string kind;   // of the config, with what else it says of the task
+  std::string file;   // training and held-out data
+  std::string adapted = {};
+};
+
+std::ostream& operator<<(std::ostream& stream, const Task& task) {
+  return stream << task.name;
+}
+
+constexpr int kNumWords = 30;  // ids 7 to 36
+
+class SequenceTasks : public testing::TaskRuns, public ::testing::WithParamInterface<Task> {
+ protected:
+  void SetUp() override {
+    TaskRuns::SetUp();
+    fs::path from = kData / "hf" / GetParam().model, model = folder_ / "model";
+    fs::create_directory(model);
+    for (const char* file : {"config.json", "model.safetensors"}) {
+      if (fs::exists(from / file)) fs::copy(from / file, model / file);
+    }
+    std::ofstream vocabulary(model / "vocab.txt");
+    for (const char* word : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##s"}) vocabulary << word << '\n';
+    for (int id = 7; id < 7 + kNumWords; ++id) vocabulary << 'w' << id << '\n';
+    write_data();
+  }
+
+  /// Completions say of each word of the prompt the one ten later. Texts count upwards.
+  void write_data() const {
+    std::ofstream pairs(folder_ / "pairs.jsonl"), texts(folder_ / "texts.jsonl");
+    for (int i = 0; i < 24; ++i) {
+      std::string prompt, completion, text;
+      for (int word = 0; word < 1 + i % 3; ++word) {
+        int id = 7 + 3 * i % 8 + word;
+        prompt += fmt::format("w{} ", id);
+        completion += fmt::format("w{} ", id + 10);
+      }
+      for (int word = 0; word < 12 + i % 5; ++word) text += fmt::format("w{} ", 7 + (i + word) % kNumWords);
+      pairs << json{{"prompt", prompt}, {"completion", completion}} << '\n';
+      texts << json{{"text", text}} << '\n';
+    }
+  }
+
+  Outcome train(const std::string& run, int num_ranks, const std::string& flags, int steps = 3) const {
+    const Task& task = GetParam();
+    bool is_rwkv = task.model == "rwkv6";
+    std::string config = fmt::format(R"(
+model {{ path: "model{}" {} }}
+task {{ {} }}
+data {{ sources {{ path: "{}" }} sequence_length: 32 packing: NONE }}
+evaluation {{ sources {{ path: "{}" }} max_rows: 0 }}
+train {{ steps: {} batch_size: 8 learning_rate: 1e-2 schedule {{ kind: CONSTANT }} }}
+precision {{ compute: F32 }}
+)",
+                                     is_rwkv ? "/model.safetensors" : "",
+                                     is_rwkv ? "family: \"rwkv6\"" : "",
+                                     task.kind,
+                                     task.file,
+                                     task.file,
+                                     steps);
+    return train_config(config, run, num_ranks, flags);
+  }
+};
+
+TEST_P(SequenceTasks, HaveTheSameLossesOnEveryMesh) {
+  ASSERT_EQ(train("one", 1, "").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("data", 2, "--set parallel.zero_stage=3").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("tensor", 2, "--set parallel.tensor=2").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("both", 4, "--set parallel.tensor=2 --set train.gradient_checkpointing=BLOCK").exit_code, 0);
+  for (const char* run : {"data", "tensor", "both"}) expect_same_run(run, "one");
+}
+
+TEST_P(SequenceTasks, AreLearnt) {
+  std::string samples = "--set 'samples.prompts=w11 w12' --set samples.every_steps=240 --set samples.max_new_tokens=4";
+  Outcome outcome = train("run", 1, samples, 240);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<json> evaluations = metrics("run", "evaluation");
+  ASSERT_GE(evaluations.size(), 2u);
+  EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.5 * evaluations.front().at("loss").get<double>())
+      << evaluations.back();
+  if (GetParam().name != "pairs") return;
+  EXPECT_LT(evaluations.front().at("metrics").at("exact_match").get<double>(), 0.2);
+  EXPECT_GE(evaluations.back().at("metrics").at("exact_match").get<double>(), 0.9) << evaluations.back();
+  EXPECT_GE(evaluations.back().at("metrics").at("accuracy").get<double>(), 0.9) << evaluations.back();
+  EXPECT_EQ(json::parse(contents(folder_ / "run/samples.jsonl")).at("text"), "w21 w22");
+  // What was trained writes it.
+  std::string command =
+      "generate --greedy --quiet --dtype f32 --model run/checkpoints/step-00000240 --prompt 'w11 w12'";
+  for (int ranks : {1, 2}) {
+    outcome = weft_on_ranks(ranks, command);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr("w21 w22")) << ranks << " ranks";
+  }
+}
+
+TEST_P(SequenceTasks, TrainAnAdapter) {
+  Outcome outcome = train("run", 2, "--set lora.rank=4 " + GetParam().adapted, 60);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<json> evaluations = metrics("run", "evaluation");
+  EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.85 * evaluations.front().at("loss").get<double>());
+}
+
+const char* const kQueriesAndValues = "--set lora.target_modules=q,v";
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds,
+    SequenceTasks,
+    ::testing::Values(Task{"pairs", "t5_v11", "kind: SEQUENCE_TO_SEQUENCE", "pairs.jsonl", kQueriesAndValues},
+                      Task{"spans",
+                           "t5_v10",
+                           "kind: SPAN_CORRUPTION mask_probability: 0.3 mean_span_length: 2",
+                           "texts.jsonl",
+                           kQueriesAndValues},
+                      Task{"rwkv6", "rwkv6", "kind: LANGUAGE_MODEL", "texts.jsonl"}),
+    [](const auto& task) { return task.param.name; });
+
+/// T5 knows no longest text.
+class SourceVectors : public SequenceTasks {};
+
+TEST_P(SourceVectors, AreOfTheWholeText) {
+  std::ofstream(folder_ / "texts.txt") << "w9 w10 w11\nw9\nw9 w10\n";
+  Outcome outcome = weft("encode --quiet --model model --family t5_encoder --text texts.txt");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  std::vector<json> vectors;
+  for (std::string line; std::getline(lines, line);) vectors.push_back(json::parse(line));
+  ASSERT_EQ(vectors.size(), 3u);
+  for (const json& vector : vectors) EXPECT_EQ(vector.size(), 48u);
+  EXPECT_NE(vectors[0], vectors[1]);
+  EXPECT_NE(vectors[0], vectors[2]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SourceVectors, ::testing::Values(Task{"t5", "t5_v11", "", ""}), [](const auto& task) {
+  return task.param.name;
+});
+
+}  // namespace
+}  // namespace weft
