@@ -24,6 +24,7 @@ constexpr const char* kFooter = R"(Examples:
   weft bench load --model gemma-2-27b --as-rank 3/8
   weft bench tokenize --model SmolLM2-135M-Instruct --text book.txt
   weft bench encode --model all-MiniLM-L6-v2 --batch 256 --sequence 32
+  weft bench seq2seq --model configs/models/flan-t5-small.json --batch 8 --beams 4
   weft bench train --model SmolLM2-135M-Instruct --batch 4 --sequence 256 --lora 8
 
 Prints one line: the median, the bound measured on this machine in the same run, and the part of it that was reached.
@@ -42,6 +43,7 @@ constexpr BenchKind kKinds[] = {{"load", bench_load, 0, 0, 1},
                                 {"decode", bench_decode, 32, 128, 3},
                                 {"tokenize", bench_tokenize, 0, 0, 3},
                                 {"encode", bench_encode, 0, 0, 5},
+                                {"seq2seq", bench_seq2seq, 0, 64, 5},
                                 {"train", bench_train, 0, 0, 5}};
 
 struct BenchCommand {
@@ -88,6 +90,12 @@ nlohmann::ordered_json to_json(const BenchCommand& command, const BenchResult& r
   if (command.kind == "encode") {
     line["batch"] = options.workload.batch;
     line["sequence"] = options.training.sequence_length;
+  }
+  if (command.kind == "seq2seq") {
+    line["batch"] = options.workload.batch;
+    line["source_tokens"] = options.source_tokens;
+    line["new_tokens"] = options.workload.new_tokens;
+    line["beams"] = options.num_beams;
   }
   if (command.kind == "train") {
     line["batch"] = options.workload.batch;
@@ -170,21 +178,28 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<BenchCommand>();
   CLI::App* command = app.add_subcommand("bench", "Measures speed against what the machine allows");
   command->footer(kFooter);
-  command->add_option("KIND", options->kind, "What to measure: load, prefill, decode, tokenize, encode or train")
+  command
+      ->add_option("KIND", options->kind, "What to measure: load, prefill, decode, tokenize, encode, seq2seq or train")
       ->required()
-      ->check(CLI::IsMember({"load", "prefill", "decode", "tokenize", "encode", "train"}));
+      ->check(CLI::IsMember({"load", "prefill", "decode", "tokenize", "encode", "seq2seq", "train"}));
   add_model_options(*command, options->options.common);
   command->add_option("--batch", options->options.workload.batch, "Sequences at a time")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
       ->capture_default_str();
   command->add_option("--prompt-tokens", options->prompt_tokens, "Of random ids (0: 512 for prefill, 32 for decode)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  command->add_option("--new-tokens", options->new_tokens, "Of each answer in decode (0: 128)")
+  command->add_option("--new-tokens", options->new_tokens, "Of each answer (0: 128 in decode, 64 in seq2seq)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
+  command->add_option("--source", options->options.source_tokens, "seq2seq: tokens of each source, of random ids")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->capture_default_str();
+  command->add_option("--beams", options->options.num_beams, "seq2seq: beams a source (1: greedy)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 10))
+      ->capture_default_str();
   command
       ->add_option("--repetitions",
                    options->options.repetitions,
-                   "The median counts (0: 1 for load, 5 for encode and train, else 3)")
+                   "The median counts (0: 1 for load, 5 for encode, seq2seq and train, else 3)")
       ->check(CLI::Range(0, 1000));
   command->add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
   add_training_options(*command, options->options.training);

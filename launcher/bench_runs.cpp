@@ -45,27 +45,6 @@ std::unique_ptr<InferenceModel> make_random_model(const BenchOptions& options,
   return loaded;
 }
 
-std::unique_ptr<InferenceModel> make_model(const BenchOptions& options, MpiSession& session) {
-  OpenedModel opened = open_model(options.common.model);
-  if (opened.reader == nullptr) return make_random_model(options, std::move(opened), session);
-  return load_model_for_inference(options.common, session, TokenizerUse::nowhere);
-}
-
-/// Measured by all ranks at the same time, since they share the machine.
-MachinePeaks measure_peaks(const InferenceModel& loaded) {
-  loaded.mesh->world().barrier();
-  return measure_machine_peaks(loaded.dtype, loaded.context.stream());
-}
-
-/// The slowest rank's bound holds for all.
-double smallest_of_ranks(const InferenceModel& loaded, double value) {
-  if (loaded.context.tensor_parallel == nullptr) return value;
-  Tensor number = loaded.context.zeros({1}, DType::f64);
-  number.data<double>()[0] = value;
-  loaded.context.tensor_parallel->all_reduce(number, ReduceOp::min);
-  return number.data<double>()[0];
-}
-
 /// Other prompts in every repetition, so that none is found in a cache.
 std::vector<GenerationRequest> random_requests(const ModelInfo& info,
                                                const Workload& workload,
@@ -193,6 +172,25 @@ std::string random_text(const Tokenizer& tokenizer) {
 
 }  // namespace
 
+std::unique_ptr<InferenceModel> make_bench_model(const BenchOptions& options, MpiSession& session) {
+  OpenedModel opened = open_model(options.common.model);
+  if (opened.reader == nullptr) return make_random_model(options, std::move(opened), session);
+  return load_model_for_inference(options.common, session, TokenizerUse::nowhere);
+}
+
+MachinePeaks measure_bench_peaks(const InferenceModel& loaded) {
+  loaded.mesh->world().barrier();
+  return measure_machine_peaks(loaded.dtype, loaded.context.stream());
+}
+
+double smallest_of_ranks(const InferenceModel& loaded, double value) {
+  if (loaded.context.tensor_parallel == nullptr) return value;
+  Tensor number = loaded.context.zeros({1}, DType::f64);
+  number.data<double>()[0] = value;
+  loaded.context.tensor_parallel->all_reduce(number, ReduceOp::min);
+  return number.data<double>()[0];
+}
+
 int64_t peak_resident_bytes() {
   std::ifstream status("/proc/self/status");
   std::string word;
@@ -234,7 +232,7 @@ BenchResult bench_load(const BenchOptions& options, MpiSession& session) {
 BenchResult bench_prefill(const BenchOptions& options, MpiSession& session) {
   Workload workload = options.workload;
   workload.new_tokens = 1;
-  auto loaded = make_model(options, session);
+  auto loaded = make_bench_model(options, session);
   check_context(loaded->model->info(), workload);
   double tokens = static_cast<double>(workload.batch * workload.prompt_tokens);
   BenchResult result{.unit = "tokens/s",
@@ -245,7 +243,7 @@ BenchResult bench_prefill(const BenchOptions& options, MpiSession& session) {
   for (int i = 1; i <= options.repetitions; ++i) {
     result.values.push_back(tokens / run_generation(*loaded, workload, 1, i).prefill_seconds);
   }
-  MachinePeaks peaks = measure_peaks(*loaded);
+  MachinePeaks peaks = measure_bench_peaks(*loaded);
   double flops = prefill_flops(loaded->opened, *loaded->model, workload);
   result.bound = smallest_of_ranks(*loaded, tokens * peaks.matmul_flops_per_second / flops);
   result.details = {{"operations", flops}, {"matrix_peak_flops_per_second", peaks.matmul_flops_per_second}};
@@ -257,7 +255,7 @@ BenchResult bench_decode(const BenchOptions& options, MpiSession& session) {
   Workload workload = options.workload;
   if (workload.new_tokens < 2) fail(ExitCode::usage, "decode needs --new-tokens of at least 2");
   workload.prefill_chunk = workload.batch * workload.prompt_tokens;  // all rows start to answer together
-  auto loaded = make_model(options, session);
+  auto loaded = make_bench_model(options, session);
   check_context(loaded->model->info(), workload);
   auto steps = static_cast<double>(workload.new_tokens - 1);
   auto batch = static_cast<double>(workload.batch);
@@ -268,7 +266,7 @@ BenchResult bench_decode(const BenchOptions& options, MpiSession& session) {
     double seconds = run_generation(*loaded, workload, workload.new_tokens, i).decode_seconds;
     result.values.push_back(batch * steps / seconds);
   }
-  MachinePeaks peaks = measure_peaks(*loaded);
+  MachinePeaks peaks = measure_bench_peaks(*loaded);
   DecodeCost cost = decode_cost(loaded->opened, *loaded->model, loaded->dtype, workload);
   auto step_bytes = static_cast<double>(cost.weight_bytes + cost.cache_bytes);
   result.bound = smallest_of_ranks(*loaded, batch * peaks.memory_bytes_per_second / step_bytes);

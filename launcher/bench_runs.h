@@ -26,6 +26,8 @@ struct BenchOptions {
   CommonOptions common;
   Workload workload;
   TrainingWorkload training;
+  int64_t source_tokens = 64;   // seq2seq only
+  int64_t num_beams = 1;        // seq2seq only; 1: greedy
   int repetitions = 0;          // resolved by the command
   TensorParallelPlace as_rank;  // load only: the share of rank `rank` of `size`; size 0: this launch's own
   std::string text_file;        // tokenize only; empty: text of random tokens
@@ -47,7 +49,17 @@ BenchResult bench_prefill(const BenchOptions& options, MpiSession& session);
 BenchResult bench_decode(const BenchOptions& options, MpiSession& session);
 BenchResult bench_tokenize(const BenchOptions& options, MpiSession& session);
 BenchResult bench_encode(const BenchOptions& options, MpiSession& session);
+BenchResult bench_seq2seq(const BenchOptions& options, MpiSession& session);
 BenchResult bench_train(const BenchOptions& options, MpiSession& session);
+
+/// A checkpoint, or a shape file with random weights.
+std::unique_ptr<InferenceModel> make_bench_model(const BenchOptions& options, MpiSession& session);
+
+/// Measured by all ranks at the same time, since they share the machine.
+MachinePeaks measure_bench_peaks(const InferenceModel& loaded);
+
+/// The slowest rank's bound holds for all.
+double smallest_of_ranks(const InferenceModel& loaded, double value);
 
 /// High-water mark of this process's resident memory in bytes, from the kernel.
 int64_t peak_resident_bytes();

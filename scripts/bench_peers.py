@@ -18,6 +18,7 @@ PROMPT = "The capital of France is"
 THREADS = 2
 PROMPT_TOKENS = 16  # of random ids, before the tokens that decode measures
 NEW_TOKENS = 128
+SEQ2SEQ_TOKENS = 64  # of each source and of each answer
 
 
 # --- Python peers: this file runs itself as `bench_peers.py worker …`, a process a measurement ---------------------
@@ -282,6 +283,31 @@ def make_encoding_measures(options: argparse.Namespace) -> list[Measure]:
     return measures
 
 
+SEQ2SEQ_PROGRAMS = ("weft", "torch eager", "ctranslate2")
+
+
+def make_seq2seq_measures(options: argparse.Namespace) -> list[Measure]:
+    """Answers of a T5 of Flan-T5-small's shape to random ids, the encoder included. On processors ctranslate2 has no bf16: there
+    it computes in f32."""
+    folder = str(options.cache / "flan-t5-small-random")
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "seq2seq_peer.py")
+    measures = []
+    for dtype in ("f32", "bf16"):
+        for batch in (1, 8):
+            for beams in (1, 4):
+                shape = ["--model", folder, "--batch", str(batch), "--beams", str(beams), "--new-tokens", str(SEQ2SEQ_TOKENS)]
+                shape += ["--source", str(SEQ2SEQ_TOKENS), "--threads", str(THREADS)]
+                programs = {
+                    "weft": [options.weft, "bench", "seq2seq", *shape, "--dtype", dtype, "--json"],
+                    "torch eager": [sys.executable, script, "torch-eager", *shape, "--dtype", dtype],
+                    "ctranslate2": [sys.executable, script, "ctranslate2", *shape],
+                }
+                kind = "greedy" if beams == 1 else f"{beams} beams"
+                name = f"seq2seq, {kind}, batch {batch}, {dtype}"
+                measures.append(Measure(name, "tokens/s", True, ">= ctranslate2", json_value, programs, SEQ2SEQ_PROGRAMS))
+    return measures
+
+
 def write_text(path: pathlib.Path) -> str:
     """English prose with some code, about 0.7 MB, nothing repeated: the language reference that Python carries."""
     path.write_text("\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)), encoding="utf-8")
@@ -368,7 +394,7 @@ def table(measures: list[Measure], rows: list[dict]) -> list[str]:
 
 def markdown(report: dict, measures: list[Measure]) -> str:
     lines = [
-        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16 (encode: all-MiniLM-L6-v2), medians",
+        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16 (encode: all-MiniLM-L6-v2; seq2seq: Flan-T5-small's shape), medians",
         f"of {report['rounds']} rounds taking turns; load before: {report['machine']['load_before']:.1f};",
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
     ]
@@ -394,7 +420,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measures whose name contains this")
     parser.add_argument("--peers-only", action="store_true", help="leaves Weft out")
     options = parser.parse_args()
-    measures = [*make_measures(options), *make_training_measures(options), *make_encoding_measures(options)]
+    measures = [*make_measures(options), *make_training_measures(options), *make_encoding_measures(options), *make_seq2seq_measures(options)]
     measures = [measure for measure in measures if options.only in measure.name]
     if options.peers_only:
         for measure in measures:

@@ -1,10 +1,12 @@
 #include "generate/beam_candidates.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "core/error.h"
 #include "generate/logit_loops.h"
+#include "kernels/cpu/parallel.h"
 
 namespace weft {
 
@@ -15,10 +17,9 @@ bool is_better(const BeamCandidate& a, const BeamCandidate& b) {
   return a.beam != b.beam ? a.beam < b.beam : a.id < b.id;
 }
 
-}  // namespace
-
-/// The sum follows the greatest value so far and is brought up to each greater one, so that the row is read once.
-void log_softmax(std::span<float> logits, double temperature) {
+/// The sum follows the greatest value so far and is brought up to each greater one, so that the row is read once. False
+/// when no logit is finite.
+bool replace_by_log_softmax(std::span<float> logits, double temperature) {
   auto scale = static_cast<float>(1.0 / temperature);
   float best = -kInfinity;
   double sum = 0;
@@ -36,10 +37,28 @@ void log_softmax(std::span<float> logits, double temperature) {
     for (size_t i = 0; i < count; ++i) block_total += exp_negative((values[i] - best) * scale);
     sum += block_total;
   }
-  if (!std::isfinite(best)) fail_input("the model's logits hold no finite number; broken weights?");
+  if (!std::isfinite(best)) return false;
   auto log_sum = static_cast<float>(std::log(sum));
 #pragma omp simd
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = (logits[i] - best) * scale - log_sum;
+  return true;
+}
+
+}  // namespace
+
+void log_softmax(std::span<float> logits, double temperature) {
+  log_softmax_rows(logits, {&temperature, 1}, 1);
+}
+
+void log_softmax_rows(std::span<float> logits, std::span<const double> temperatures, int num_threads) {
+  size_t width = logits.size() / temperatures.size();
+  std::atomic<bool> is_finite = true;
+  parallel_for(num_threads, static_cast<int64_t>(temperatures.size()), 1, [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      if (!replace_by_log_softmax(logits.subspan(row * width, width), temperatures[row])) is_finite = false;
+    }
+  });
+  if (!is_finite) fail_input("the model's logits hold no finite number; broken weights?");
 }
 
 void BeamCandidates::reset(size_t capacity, BeamScore score) {

@@ -21,6 +21,9 @@ enum class BeamScore : uint8_t { rounded, floored };
 /// Logits to the log of their softmax at a temperature, in place. Throws Error(bad_input) when no logit is finite.
 void log_softmax(std::span<float> logits, double temperature);
 
+/// The same for rows of equal width, each with its temperature, shared among threads.
+void log_softmax_rows(std::span<float> logits, std::span<const double> temperatures, int num_threads);
+
 /// Keeps the best of all that it is shown; on ties those of the first beam, of the lowest id.
 class BeamCandidates {
  public:

@@ -212,11 +212,16 @@ void BeamSearch::add_to_batch(const Search& search,
 }
 
 void BeamSearch::decide(Tensor& logits) {
-  int64_t row = 0;
+  temperatures_.clear();
   for (Search* search : deciding_) {
-    auto num_beams = static_cast<int64_t>(search->state.beams().size());
-    find_candidates(*search, logits, row);
-    row += num_beams;
+    temperatures_.insert(temperatures_.end(), search->state.beams().size(), search->request.sampling.temperature);
+  }
+  std::span<float> log_probs = values_of_logits(logits, converted_logits_);
+  log_softmax_rows(log_probs, temperatures_, context_.num_threads);
+  for (Search* search : deciding_) {
+    size_t count = search->state.beams().size() * static_cast<size_t>(logits.size(-1));
+    find_candidates(*search, log_probs.first(count));
+    log_probs = log_probs.subspan(count);
     if (search->state.beams().front().ids.empty()) search->first_token = Clock::now();
     search->state.advance(candidates_.sort());
     if (search->state.is_finished()) {
@@ -227,12 +232,12 @@ void BeamSearch::decide(Tensor& logits) {
   }
 }
 
-void BeamSearch::find_candidates(Search& search, Tensor& logits, int64_t first_row) {
+void BeamSearch::find_candidates(Search& search, std::span<float> log_probs) {
   const std::vector<Beam>& beams = search.state.beams();
   candidates_.reset(search.state.num_candidates(), search.state.score_kind());
+  size_t width = log_probs.size() / beams.size();
   for (size_t beam = 0; beam < beams.size(); ++beam) {
-    std::span<float> values = row_of_logits(logits, first_row + static_cast<int64_t>(beam), converted_row_);
-    log_softmax(values, search.request.sampling.temperature);
+    std::span<float> values = log_probs.subspan(beam * width, width);
     adjust(search, beams[beam], values);
     candidates_.add(static_cast<int32_t>(beam), beams[beam].score, values);
   }

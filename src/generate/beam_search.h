@@ -71,7 +71,7 @@ class BeamSearch {
   void add_to_batch(const Search& search, std::span<const int32_t> ids, const BatchSequence& place, int32_t segment);
   bool sees_whole_prompt() const { return model_.info().attention == AttentionPattern::prefix; }
   void decide(Tensor& logits);
-  void find_candidates(Search& search, Tensor& logits, int64_t first_row);
+  void find_candidates(Search& search, std::span<float> log_probs);
   void adjust(const Search& search, const Beam& beam, std::span<float> log_probs);
   void move_beams(Search& search);
   void finish(Search& search);
@@ -94,7 +94,8 @@ class BeamSearch {
   std::vector<int32_t> rows_;
   std::vector<Search*> deciding_;
   BeamCandidates candidates_;
-  std::vector<float> converted_row_;
+  std::vector<float> converted_logits_;
+  std::vector<double> temperatures_;
   std::vector<int32_t> past_;
   std::vector<int32_t> parents_;
 };

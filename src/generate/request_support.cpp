@@ -53,6 +53,14 @@ std::span<float> row_of_logits(Tensor& logits, int64_t row, std::vector<float>& 
   return converted;
 }
 
+std::span<float> values_of_logits(Tensor& logits, std::vector<float>& converted) {
+  auto count = static_cast<size_t>(logits.num_elements());
+  if (logits.dtype() == DType::f32) return {logits.data<float>(), count};
+  converted.resize(count);
+  convert_dtype(logits.raw(), logits.dtype(), converted.data(), DType::f32, logits.num_elements());
+  return converted;
+}
+
 void forbid_ids(std::span<float> logits, std::span<const int32_t> ids) {
   for (int32_t id : ids) {
     if (id >= 0 && static_cast<size_t>(id) < logits.size()) {

@@ -25,6 +25,9 @@ int64_t answer_limit(const ModelInfo& info, std::span<const int32_t> prompt, int
 /// A row of logits as f32: in place where they are that, else converted into `converted`.
 std::span<float> row_of_logits(Tensor& logits, int64_t row, std::vector<float>& converted);
 
+/// All rows of them in the same way.
+std::span<float> values_of_logits(Tensor& logits, std::vector<float>& converted);
+
 /// Makes ids impossible; those that the vocabulary lacks are passed over.
 void forbid_ids(std::span<float> logits, std::span<const int32_t> ids);
 

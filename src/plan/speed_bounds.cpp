@@ -49,6 +49,32 @@ DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DT
   return cost;
 }
 
+Seq2SeqCost seq2seq_cost(const LanguageModel& model, DType dtype, const Seq2SeqWorkload& workload) {
+  const ModelInfo& info = model.info();
+  const std::string head = info.tied_embedding ? "shared.weight" : "lm_head.weight";
+  auto element_bytes = static_cast<int64_t>(dtype_bytes(dtype));
+  auto tokens = static_cast<double>(workload.batch * workload.source_tokens);
+  int64_t query_columns = 0;  // of all of the encoder's blocks
+  Seq2SeqCost cost;
+  for (const Parameter& parameter : model.parameters().all()) {
+    const std::string& name = parameter.name;
+    bool is_of_encoder = name.starts_with("encoder.");
+    bool makes_source_keys = name.ends_with("EncDecAttention.k.weight") || name.ends_with("EncDecAttention.v.weight");
+    if (parameter.is_matrix && (is_of_encoder || makes_source_keys)) {
+      cost.source_flops += 2 * tokens * static_cast<double>(parameter.local_shape.num_elements());
+    }
+    if (is_of_encoder && name.ends_with("SelfAttention.q.weight")) query_columns += parameter.local_shape[0];
+    bool is_read_by_steps = name == head || (name.starts_with("decoder.") && !makes_source_keys);
+    if (is_read_by_steps) cost.weight_bytes += parameter.local_shape.num_elements() * element_bytes;
+  }
+  cost.source_flops += 4 * tokens * static_cast<double>(query_columns * workload.source_tokens);
+  KvCacheShape cache = model.kv_cache_shape(dtype);
+  int64_t token_bytes = cache.num_layers * 2 * cache.num_kv_heads * cache.head_dim * element_bytes;
+  int64_t cached_tokens = workload.num_beams * workload.new_tokens / 2 + workload.source_tokens;
+  cost.cache_bytes = workload.batch * token_bytes * cached_tokens;
+  return cost;
+}
+
 double prefill_flops(const OpenedModel& opened, const LanguageModel& model, const Workload& workload) {
   const ModelInfo& info = model.info();
   auto batch = static_cast<double>(workload.batch);

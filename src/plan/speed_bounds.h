@@ -16,6 +16,22 @@ struct DecodeCost {
 };
 DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DType dtype, const Workload& workload);
 
+/// Sources and answers of an encoder-decoder, all of one length.
+struct Seq2SeqWorkload {
+  int64_t batch = 1;
+  int64_t source_tokens = 64;
+  int64_t new_tokens = 64;
+  int64_t num_beams = 1;
+};
+
+/// Of one rank.
+struct Seq2SeqCost {
+  double source_flops = 0;   // encoder, and the keys and values that the decoder's blocks make of its result
+  int64_t weight_bytes = 0;  // read at every step: the decoder's but those for keys and values of sources, and the head
+  int64_t cache_bytes = 0;   // read at a step half way: keys and values of every beam, and of every source once
+};
+Seq2SeqCost seq2seq_cost(const LanguageModel& model, DType dtype, const Seq2SeqWorkload& workload);
+
 /// Floating-point operations of one rank for the prompts of a batch: 2 a weight and token, 4·head_dim a query head and
 /// visible key, and the logits of each prompt's last token.
 double prefill_flops(const OpenedModel& opened, const LanguageModel& model, const Workload& workload);

@@ -42,6 +42,25 @@ TEST(LogSoftmax, IsThatOfDoublesAtEveryWidth) {
   }
 }
 
+TEST(LogSoftmax, OfManyRowsIsThatOfEachOnAnyNumberOfThreads) {
+  constexpr size_t kWidth = 1030;
+  std::vector<double> temperatures = {1.0, 0.5, 2.0, 1.0, 3.0};
+  std::vector<float> expected, logits;
+  for (size_t row = 0; row < temperatures.size(); ++row) {
+    std::vector<float> values = random_row(kWidth, row, 40);
+    logits.insert(logits.end(), values.begin(), values.end());
+    log_softmax(values, temperatures[row]);
+    expected.insert(expected.end(), values.begin(), values.end());
+  }
+  for (int threads : {1, 2, 3}) {
+    std::vector<float> found = logits;
+    log_softmax_rows(found, temperatures, threads);
+    EXPECT_EQ(found, expected) << threads;
+  }
+  std::fill(logits.begin() + kWidth, logits.begin() + 2 * kWidth, kNothing);
+  EXPECT_THROW(log_softmax_rows(logits, temperatures, 2), Error);
+}
+
 TEST(LogSoftmax, RefusesRowsWithoutAFiniteNumber) {
   std::vector<float> row(10, kNothing);
   EXPECT_THROW(log_softmax(row, 1.0), Error);

@@ -37,6 +37,20 @@ TEST(SpeedBounds, PrefillCountsWeightsAttentionAndOneRowOfLogits) {
   EXPECT_DOUBLE_EQ(prefill_flops(opened, *model, {.batch = 3, .prompt_tokens = 512}), 3 * flops);
 }
 
+TEST(SpeedBounds, StepsOfAnEncoderDecoderReadItsDecoderAndSourcesAreEncodedOnce) {
+  OpenedModel opened = shape("flan-t5-small");
+  auto model = opened.make({});
+  Seq2SeqWorkload workload{.batch = 2, .source_tokens = 50, .new_tokens = 20, .num_beams = 3};
+  Seq2SeqCost cost = seq2seq_cost(*model, DType::bf16, workload);
+  double projection = 512.0 * 384;
+  double mlp = 3 * 512.0 * 1024;
+  double decoder = 8 * (6 * projection + mlp + 3 * 512) + 512 + 32 * 6;
+  EXPECT_DOUBLE_EQ(static_cast<double>(cost.weight_bytes), 2 * (decoder + 32128.0 * 512));
+  EXPECT_EQ(cost.cache_bytes, 2LL * 2 * 8 * 384 * 2 * (3 * 10 + 50));
+  double flops = 2 * 100 * 8 * (4 * projection + mlp + 2 * projection) + 4.0 * 100 * 8 * 384 * 50;
+  EXPECT_DOUBLE_EQ(cost.source_flops, flops);
+}
+
 TEST(SpeedBounds, RanksShareTheWork) {
   OpenedModel opened = shape("gemma2-27b");
   Workload workload{.batch = 1, .prompt_tokens = 512};

@@ -163,6 +163,23 @@ TEST_F(MeasurementCommands, BenchPrintsOneJsonLineWithItsBound) {
   }
 }
 
+TEST_F(MeasurementCommands, BenchSeq2SeqTimesGreedyAnswersAndBeams) {
+  std::ofstream(folder_ / "t5.json") << R"({"model_type": "t5", "vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 64,
+    "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false})";
+  for (int beams : {1, 3}) {
+    Outcome outcome = weft(fmt::format(
+        "bench seq2seq --quiet --model t5.json --batch 2 --source 9 --new-tokens 5 --beams {} --json", beams));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    json line = json::parse(outcome.out);
+    EXPECT_GT(line["value"].get<double>(), 0);
+    EXPECT_GT(line["decode_tokens_per_second"].get<double>(), line["value"].get<double>());
+    EXPECT_GT(line["decode_bound"].get<double>(), line["bound"].get<double>());
+    EXPECT_EQ(line["beams"], beams);
+    EXPECT_EQ(line["values"].size(), 5);
+  }
+  EXPECT_EQ(weft("bench seq2seq --quiet --model t5.json --new-tokens 1").exit_code, 2);
+}
+
 TEST_F(MeasurementCommands, BenchLoadAsOneRankOfSeveralReadsItsShareOnly) {
   std::string arguments =
       fmt::format("bench load --quiet --json --dtype f32 --model '{}' ", (kData / "hf/llama_gqa").string());
