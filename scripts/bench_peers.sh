@@ -2,7 +2,7 @@
 # Compares Weft with llama.cpp, transformers (and peft for training) and tokenizers on this machine: the same weights
 # (SmolLM2-135M-Instruct in BF16), the same work, two threads each, taking turns, medians. Prints tables; timings are no
 # tests, so it exits 0. Training alone: --only train. Sentence vectors (all-MiniLM-L6-v2, also against onnxruntime,
-# openvino and ctranslate2) alone: --only encode.
+# openvino and ctranslate2) alone: --only encode. RWKV-6 (random weights, also against the package rwkv) alone: --only rwkv.
 #
 #   scripts/bench_peers.sh [--out NAME] [--rounds N] [--only PART] [--peers-only]
 #
@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/steps.sh
-num_steps=7
+num_steps=9
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft
 peers=$cache/peers
@@ -58,6 +58,14 @@ make_models() {
     "$python" scripts/make_smollm2_bf16.py --gguf "$model" --out-gguf "$cache/smollm2-bf16.gguf" --out-hf "$cache/smollm2-bf16-hf"
 }
 
+install_rwkv() {
+  "$python" -m pip install --disable-pip-version-check --no-deps rwkv==0.8.32
+}
+
+make_rwkv6() {
+  [[ -f $cache/rwkv6.pth ]] || "$python" scripts/peers/rwkv_peer.py make "$cache/rwkv6.pth"
+}
+
 build_weft() {
   [[ -n ${WEFT:-} ]] || { cmake --preset release && cmake --build --preset release --target weft; }
 }
@@ -69,5 +77,7 @@ once llama_cpp "llama.cpp, compiled for this processor" build_llama_cpp
 once driver "llama.cpp's driver" build_driver
 step "SmolLM2 in BF16" make_models
 step "all-MiniLM-L6-v2" scripts/fetch_minilm.sh
+once rwkv "The package rwkv" install_rwkv
+step "RWKV-6 of random weights" make_rwkv6
 if [[ " $* " == *" --peers-only "* ]]; then step "Weft is left out" true; else step "Build (release)" build_weft || true; fi
 "$python" scripts/bench_peers.py --weft "${WEFT:-build/release/weft}" --cache "$cache" "$@" || true
