@@ -194,7 +194,8 @@ void check_usage(const GenerateOptions& options) {
   if (options.sessions.is_used() && (options.num_return_sequences > 1 || options.beams.is_searching())) {
     refuse("a session is of one answer, without beams");
   }
-  if (!options.sessions.from.empty() && options.is_chat) refuse("--session and --chat exclude each other; use weft chat");
+  if (!options.sessions.from.empty() && options.is_chat)
+    refuse("--session and --chat exclude each other; use weft chat");
   SamplerOptions sampling = request_from_flags(options.sampling).sampling;
   check_sampler_options(sampling, std::numeric_limits<int32_t>::max());
   check_beam_flags(options.beams, options.num_return_sequences);
@@ -289,7 +290,9 @@ void go_on_from_session(const std::string& path, Generator& generator, Generatio
   Session session = generator.load_session(path);
   request.prompt.insert(request.prompt.begin(), session.ids.begin(), session.ids.end());
   if (request.prompt.size() > static_cast<size_t>(session.cached)) return;
-  fail(ExitCode::usage, "generate: the session {} needs a prompt: nothing was drawn after its last token", printable(path));
+  fail(ExitCode::usage,
+       "generate: the session {} needs a prompt: nothing was drawn after its last token",
+       printable(path));
 }
 
 void draw_answers(const GenerateOptions& options,

@@ -177,7 +177,8 @@ void Generator::make_cache(int64_t num_slots, int64_t tokens, int64_t source_tok
 /// What a source or a prompt that sees itself whole left in the cache says nothing of what follows.
 void Generator::check_sessions() const {
   if (shares_prefixes()) return;
-  fail_input("a session cannot go on with a model of the family {}: it reads the whole text again", model_.info().family);
+  fail_input("a session cannot go on with a model of the family {}: it reads the whole text again",
+             model_.info().family);
 }
 
 void Generator::save_session(const std::string& path, const std::string& notes) {

@@ -120,14 +120,13 @@ void write_session(
     const std::string& path, const LanguageModel& model, KvCache& cache, int64_t slot, const Session& session) {
   namespace fs = std::filesystem;
   std::vector<Piece> pieces = pieces_of(cache, slot, session.cached);
-  std::map<std::string, std::string> metadata = {
-      {"weft_session", kVersion},
-      {"family", model.info().family},
-      {"fingerprint", fmt::format("{:08x}", fingerprint(model))},
-      {"shape", describe(cache.shape())},
-      {"cached", std::to_string(session.cached)},
-      {"checksum", fmt::format("{:08x}", checksum(session.ids, pieces))},
-      {"notes", session.notes}};
+  std::map<std::string, std::string> metadata = {{"weft_session", kVersion},
+                                                 {"family", model.info().family},
+                                                 {"fingerprint", fmt::format("{:08x}", fingerprint(model))},
+                                                 {"shape", describe(cache.shape())},
+                                                 {"cached", std::to_string(session.cached)},
+                                                 {"checksum", fmt::format("{:08x}", checksum(session.ids, pieces))},
+                                                 {"notes", session.notes}};
   fs::path target = path;
   std::string folder = target.has_parent_path() ? target.parent_path().string() : ".";
   std::string stem = "." + target.filename().string() + ".part";
@@ -145,8 +144,8 @@ SessionFile::SessionFile(std::string path, const LanguageModel& model, const KvC
     : path_(std::move(path)) {
   std::map<std::string, std::string> metadata = read_safetensors_metadata(path_);
   if (metadata["weft_session"] != kVersion) fail_input("{}: no session that weft saved", printable(path_));
-  if (metadata["family"] != model.info().family || metadata["fingerprint"] != fmt::format("{:08x}", fingerprint(model)) ||
-      metadata["shape"] != describe(shape)) {
+  if (metadata["family"] != model.info().family ||
+      metadata["fingerprint"] != fmt::format("{:08x}", fingerprint(model)) || metadata["shape"] != describe(shape)) {
     fail_input("{}: a session of another model or --dtype ({}, {}); this one is {}, {}",
                printable(path_),
                printable(metadata["family"]),
@@ -159,10 +158,8 @@ SessionFile::SessionFile(std::string path, const LanguageModel& model, const KvC
   session_.notes = metadata["notes"];
   const TensorInfo& ids = reader_->info(kIds);
   if (ids.shape.rank() != 1 || ids.dtype != DType::i32 || session_.cached < 1 || session_.cached > ids.shape[0]) {
-    fail_input("{}: a damaged session: {} tokens in the cache of {}",
-               printable(path_),
-               session_.cached,
-               to_string(ids.shape));
+    fail_input(
+        "{}: a damaged session: {} tokens in the cache of {}", printable(path_), session_.cached, to_string(ids.shape));
   }
   session_.ids.resize(static_cast<size_t>(ids.shape[0]));
   for (const OutputTensor& tensor : tensors_of(shape, session_)) {

@@ -100,8 +100,7 @@ TEST_F(SessionTest, OtherModelsAndDamagedFilesAreRefused) {
 }
 
 TEST_F(SessionTest, StatesOfARecurrentModelGoOnToTheBit) {
-  OpenedModel opened =
-      open_model({.path = WEFT_TEST_DATA "/hf/rwkv6/rwkv6.pth", .family = {}, .compat = {}});
+  OpenedModel opened = open_model({.path = WEFT_TEST_DATA "/hf/rwkv6/rwkv6.pth", .family = {}, .compat = {}});
   auto model = opened.make({});
   load_parameters(context_, opened, *model, {.dtype = DType::f32});
   KvCacheShape shape = model->kv_cache_shape(DType::f32);
