@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 
@@ -30,6 +31,7 @@ constexpr const char* kFooter = R"(Examples:
   weft chat --model gemma-2-2b-it.gguf --temperature 0.7 --top-p 0.9
   weft launch -n 2 -- chat --model Meta-Llama-3.1-8B-Instruct --system "Answer briefly."
   printf 'Hello\nAnd now in French\n' | weft chat --model SmolLM2-135M-Instruct --quiet
+  weft chat --model SmolLM2-135M-Instruct --session talk.session --save-session talk.session
 
 A line is a message. Commands: /reset forgets the conversation, /system TEXT sets the system message (and forgets),
 /adapter NAME uses another adapter (none: none), /exit leaves, as does the end of the input. Ctrl-C stops the answer; at the prompt it leaves.)";
@@ -37,6 +39,7 @@ A line is a message. Commands: /reset forgets the conversation, /system TEXT set
 struct ChatOptions {
   CommonOptions common;
   SamplingFlags sampling;
+  SessionFlags sessions;
   std::string system;
   std::string format;
 };
@@ -63,6 +66,23 @@ class Conversation {
   }
   void answer(const std::string& text) { messages_.push_back({"assistant", text}); }
   void take_back() { messages_.pop_back(); }
+
+  /// As a session's notes.
+  std::string notes() const {
+    nlohmann::json list = nlohmann::json::array();
+    for (const ChatMessage& message : messages_) list.push_back({message.role, message.content});
+    return list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  }
+  void restore(const std::string& path, const std::string& notes) {
+    nlohmann::json list = nlohmann::json::parse(notes, nullptr, false);
+    if (!list.is_array()) fail_input("{}: holds no conversation; weft generate goes on from it", printable(path));
+    messages_.clear();
+    for (const nlohmann::json& message : list) {
+      bool is_pair = message.is_array() && message.size() == 2 && message[0].is_string() && message[1].is_string();
+      if (!is_pair) fail_input("{}: a damaged session: a message is no pair of role and text", printable(path));
+      messages_.push_back({message[0].get<std::string>(), message[1].get<std::string>()});
+    }
+  }
 
  private:
   const Tokenizer& tokenizer_;
@@ -210,6 +230,10 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   configure_log(options.common, session);
   GenerationRequest request = request_from_flags(options.sampling);
   check_sampler_options(request.sampling, std::numeric_limits<int32_t>::max());
+  check_session_flags(options.sessions, options.common, session);
+  if (!options.sessions.from.empty() && !options.system.empty()) {
+    fail(ExitCode::usage, "chat: a session has its own system message; leave --system out");
+  }
   bool all_ranks_decode = !request.stop_strings.empty();
   auto loaded = load_model_for_inference(
       options.common, session, all_ranks_decode ? TokenizerUse::all_ranks : TokenizerUse::rank_zero);
@@ -220,6 +244,9 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   GeneratorOptions generator_options{
       .cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()};
   std::optional<Generator> generator(std::in_place, loaded->context, *loaded->model, generator_options);
+  if (!options.sessions.from.empty()) {
+    conversation->restore(options.sessions.from, generator->load_session(options.sessions.from).notes);
+  }
   InterruptFlag interrupt(false);
   // The cache holds what the adapter before made of the conversation.
   ChatInput input(conversation.get(), *loaded, interrupt, [&] {
@@ -235,6 +262,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
     set_text(request, loaded->model->info(), std::move(prompt));
     answer_prompt(*generator, request, hooks, conversation.get());
   }
+  if (!options.sessions.to.empty()) generator->save_session(options.sessions.to, conversation->notes());
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
 }
@@ -254,6 +282,7 @@ void add_chat_command(CLI::App& app, CommandContext& context) {
                       options->format,
                       "Name of a built-in chat format (chatml, llama3, …) instead of the model's own");
   add_sampling_options(*command, options->sampling);
+  add_session_options(*command, options->sessions);
   add_compute_options(*command, options->common);
   add_output_options(*command, options->common);
   command->callback(

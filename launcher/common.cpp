@@ -89,6 +89,18 @@ int resolve_threads(const CommonOptions& options, const MpiSession& session) {
   return std::max(1, std::min(available, share));
 }
 
+void add_session_options(CLI::App& command, SessionFlags& flags) {
+  command.add_option("--session", flags.from, "Goes on from what --save-session wrote: nothing is computed again");
+  command.add_option(
+      "--save-session", flags.to, "Writes what the cache holds at the end (keys and values, or states) to a file");
+}
+
+void check_session_flags(const SessionFlags& flags, const CommonOptions& options, const MpiSession& session) {
+  if (!flags.is_used()) return;
+  if (!options.adapters.empty()) fail(ExitCode::usage, "sessions know no adapters; merge the adapter into the model");
+  if (session.size() > 1) fail(ExitCode::usage, "sessions need one rank, not {}", session.size());
+}
+
 void add_adapter_options(CLI::App& command, CommonOptions& options) {
   command
       .add_option("--adapter",

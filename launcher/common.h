@@ -78,6 +78,17 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
                                                          MpiSession& session,
                                                          TokenizerUse tokenizer = TokenizerUse::all_ranks);
 
+/// Where a sequence's cache is kept from one call of the program to the next; empty: nowhere.
+struct SessionFlags {
+  std::string from, to;
+
+  bool is_used() const { return !from.empty() || !to.empty(); }
+};
+/// --session, --save-session.
+void add_session_options(CLI::App& command, SessionFlags& flags);
+/// Throws Error(usage) where sessions do not go: with adapters, and with weights that several ranks share.
+void check_session_flags(const SessionFlags& flags, const CommonOptions& options, const MpiSession& session);
+
 /// A model's options with the task's layer that an adapter brings; as they are where it brings none.
 ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options);
 

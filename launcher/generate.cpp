@@ -30,6 +30,8 @@ constexpr const char* kFooter = R"(Examples:
   weft generate --model SmolLM2-135M-Instruct --chat "Name a colour" --beams 4 --num-return-sequences 4 --json
   cat article.txt | weft generate --model Meta-Llama-3-8B --prompt-file - --whole-file --max-new-tokens 200
   weft launch -n 2 -- generate --model SmolLM2-135M-Instruct --chat "Hello"     (two ranks share the weights)
+  weft generate --model rwkv-6 --prompt-file book.txt --whole-file --save-session book.session
+  weft generate --model rwkv-6 --session book.session "And then"                (the book is not computed again)
 
 Standard output carries the answers only, one a prompt in the order of the prompts; with --json one object a line.)";
 
@@ -37,6 +39,7 @@ struct GenerateOptions {
   CommonOptions common;
   SamplingFlags sampling;
   BeamFlags beams;
+  SessionFlags sessions;
   std::vector<std::string> positional_prompts;
   std::vector<std::string> prompts;
   std::string prompt_file;
@@ -56,6 +59,7 @@ struct GenerateOptions {
 std::vector<std::string> collect_prompts(const GenerateOptions& options) {
   std::vector<std::string> prompts = options.positional_prompts;
   prompts.insert(prompts.end(), options.prompts.begin(), options.prompts.end());
+  if (prompts.empty() && options.prompt_file.empty()) prompts.emplace_back();  // a session goes on without one
   if (options.prompt_file.empty()) return prompts;
   std::string text = read_text(options.prompt_file, "prompt file");
   if (options.takes_whole_file) {
@@ -91,7 +95,7 @@ std::vector<int32_t> encode_prompt(const GenerateOptions& options,
                                    const Tokenizer* tokenizer,
                                    const std::string& prompt) {
   if (options.uses_ids) return parse_ids(prompt);
-  if (!options.is_chat) return tokenizer->encode(prompt, !options.is_raw);
+  if (!options.is_chat) return tokenizer->encode(prompt, !options.is_raw && options.sessions.from.empty());
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", prompt});
@@ -181,11 +185,17 @@ class AnswerPrinter {
 
 void check_usage(const GenerateOptions& options) {
   auto refuse = [](std::string_view what) { fail(ExitCode::usage, "generate: {}", what); };
-  if (options.positional_prompts.empty() && options.prompts.empty() && options.prompt_file.empty()) {
+  bool has_prompt = !options.positional_prompts.empty() || !options.prompts.empty() || !options.prompt_file.empty();
+  if (!has_prompt && options.sessions.from.empty()) {
     refuse("no prompt; give it as an argument, with --prompt, or with --prompt-file (- is standard input)");
   }
   if (options.uses_ids && options.is_chat) refuse("--ids and --chat exclude each other");
   if (!options.system.empty() && !options.is_chat) refuse("--system needs --chat");
+  if (options.sessions.is_used() && (options.num_return_sequences > 1 || options.beams.is_searching())) {
+    refuse("a session is of one answer, without beams");
+  }
+  if (!options.sessions.from.empty() && options.is_chat)
+    refuse("--session and --chat exclude each other; use weft chat");
   SamplerOptions sampling = request_from_flags(options.sampling).sampling;
   check_sampler_options(sampling, std::numeric_limits<int32_t>::max());
   check_beam_flags(options.beams, options.num_return_sequences);
@@ -275,10 +285,23 @@ struct Answering {
   bool is_printing = false;
 };
 
+/// The prompt becomes what follows a session's text.
+void go_on_from_session(const std::string& path, Generator& generator, GenerationRequest& request) {
+  Session session = generator.load_session(path);
+  request.prompt.insert(request.prompt.begin(), session.ids.begin(), session.ids.end());
+  if (request.prompt.size() > static_cast<size_t>(session.cached)) return;
+  fail(ExitCode::usage,
+       "generate: the session {} needs a prompt: nothing was drawn after its last token",
+       printable(path));
+}
+
 void draw_answers(const GenerateOptions& options,
                   InferenceModel& loaded,
-                  const std::vector<GenerationRequest>& requests,
+                  std::vector<GenerationRequest> requests,
                   const Answering& answering) {
+  if (options.sessions.is_used() && requests.size() != 1) {
+    fail(ExitCode::usage, "generate: a session is of one prompt, not {}", requests.size());
+  }
   Generator generator(loaded.context,
                       *loaded.model,
                       {.cache_dtype = loaded.dtype,
@@ -291,8 +314,10 @@ void draw_answers(const GenerateOptions& options,
     hooks.on_token = [&](size_t, int32_t, std::string_view text) { answering.printer.on_token(text); };
     hooks.on_finish = [&](size_t index, const GenerationResult& result) { answering.printer.on_finish(index, result); };
   }
+  if (!options.sessions.from.empty()) go_on_from_session(options.sessions.from, generator, requests[0]);
   generator.run(requests, hooks);
   log_stats(generator.stats(), requests.size());
+  if (!options.sessions.to.empty()) generator.save_session(options.sessions.to);
 }
 
 void search_answers(const GenerateOptions& options,
@@ -317,6 +342,7 @@ void search_answers(const GenerateOptions& options,
 ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   configure_log(options.common, session);
   check_usage(options);
+  check_session_flags(options.sessions, options.common, session);
   std::vector<std::string> prompts;
   if (session.rank() == 0) prompts = collect_prompts(options);
   auto loaded = load_model_for_inference(options.common, session, tokenizer_use(options));
@@ -369,6 +395,7 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
   add_options(*command, *options);
   add_sampling_options(*command, options->sampling);
   add_beam_options(*command, options->beams);
+  add_session_options(*command, options->sessions);
   add_compute_options(*command, options->common);
   add_output_options(*command, options->common);
   command->callback([options, &context] {

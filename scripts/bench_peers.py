@@ -308,6 +308,29 @@ def make_seq2seq_measures(options: argparse.Namespace) -> list[Measure]:
     return measures
 
 
+RWKV_PROGRAMS = ("weft", "rwkv")
+
+
+def make_rwkv_measures(options: argparse.Namespace) -> list[Measure]:
+    """RWKV-6 of random weights in the shape of a model of 0.4 B."""
+    checkpoint = str(options.cache / "rwkv6.pth")
+    peer = [sys.executable, "-W", "ignore", os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "rwkv_peer.py")]
+    measures = []
+    for dtype in ("f32", "bf16"):
+        flags = ["--dtype", dtype, "--threads", str(THREADS)]
+        weft = [options.weft, "bench"]
+        runs = ["--model", checkpoint, *flags, "--repetitions", "1", "--json"]
+        decoded = ["--prompt-tokens", str(PROMPT_TOKENS), "--new-tokens", str(NEW_TOKENS)]
+        prompt = ["--prompt-tokens", "1024"]
+        for kind, name, shape in (("decode", "decode", decoded), ("prefill", "prefill, 1024 tokens", prompt)):
+            commands = {
+                "weft": [*weft, kind, *runs, *shape],
+                "rwkv": [*peer, kind, checkpoint, *flags, *shape],
+            }
+            measures.append(Measure(f"rwkv6 {name}, {dtype}", "tokens/s", True, ">= rwkv", json_value, commands, RWKV_PROGRAMS))
+    return measures
+
+
 def write_text(path: pathlib.Path) -> str:
     """English prose with some code, about 0.7 MB, nothing repeated: the language reference that Python carries."""
     path.write_text("\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)), encoding="utf-8")
@@ -374,7 +397,7 @@ def machine() -> dict:
 def versions() -> dict[str, str]:
     import importlib.metadata
 
-    names = ("llama-cpp-python", "torch", "transformers", "tokenizers", "peft", "onnxruntime", "openvino", "ctranslate2")
+    names = ("llama-cpp-python", "torch", "transformers", "tokenizers", "peft", "onnxruntime", "openvino", "ctranslate2", "rwkv")
     return {name: importlib.metadata.version(name) for name in names}
 
 
@@ -394,7 +417,8 @@ def table(measures: list[Measure], rows: list[dict]) -> list[str]:
 
 def markdown(report: dict, measures: list[Measure]) -> str:
     lines = [
-        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16 (encode: all-MiniLM-L6-v2; seq2seq: Flan-T5-small's shape), medians",
+        f"{report['machine']['processor']}, {THREADS} threads, SmolLM2-135M-Instruct in BF16 (encode:",
+        "all-MiniLM-L6-v2; seq2seq: Flan-T5-small's shape; rwkv6: random weights), medians",
         f"of {report['rounds']} rounds taking turns; load before: {report['machine']['load_before']:.1f};",
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()) + ".",
     ]
@@ -420,7 +444,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measures whose name contains this")
     parser.add_argument("--peers-only", action="store_true", help="leaves Weft out")
     options = parser.parse_args()
-    measures = [*make_measures(options), *make_training_measures(options), *make_encoding_measures(options), *make_seq2seq_measures(options)]
+    measures = [*make_measures(options), *make_training_measures(options), *make_encoding_measures(options)]
+    measures += [*make_seq2seq_measures(options), *make_rwkv_measures(options)]
     measures = [measure for measure in measures if options.only in measure.name]
     if options.peers_only:
         for measure in measures:

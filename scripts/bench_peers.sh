@@ -2,7 +2,8 @@
 # Compares Weft with llama.cpp, transformers (and peft for training) and tokenizers on this machine: the same weights
 # (SmolLM2-135M-Instruct in BF16), the same work, two threads each, taking turns, medians. Prints tables; timings are no
 # tests, so it exits 0. Training alone: --only train. Sentence vectors (all-MiniLM-L6-v2, also against onnxruntime,
-# openvino and ctranslate2) alone: --only encode. A T5's generation (also against ctranslate2): --only seq2seq.
+# openvino and ctranslate2) alone: --only encode. A T5's generation (also against ctranslate2): --only seq2seq. RWKV-6
+# (random weights, also against the package rwkv): --only rwkv.
 #
 #   scripts/bench_peers.sh [--out NAME] [--rounds N] [--only PART] [--peers-only]
 #
@@ -12,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/steps.sh
-num_steps=8
+num_steps=10
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft
 peers=$cache/peers
@@ -62,6 +63,14 @@ make_t5() {
   [[ -f $cache/flan-t5-small-random/model.safetensors ]] || "$python" scripts/make_random_t5.py "$cache/flan-t5-small-random"
 }
 
+install_rwkv() {
+  "$python" -m pip install --disable-pip-version-check --no-deps rwkv==0.8.32
+}
+
+make_rwkv6() {
+  [[ -f $cache/rwkv6.pth ]] || "$python" scripts/peers/rwkv_peer.py make "$cache/rwkv6.pth"
+}
+
 build_weft() {
   [[ -n ${WEFT:-} ]] || { cmake --preset release && cmake --build --preset release --target weft; }
 }
@@ -74,5 +83,7 @@ once driver "llama.cpp's driver" build_driver
 step "SmolLM2 in BF16" make_models
 step "all-MiniLM-L6-v2" scripts/fetch_minilm.sh
 step "A T5 with random weights" make_t5
+once rwkv "The package rwkv" install_rwkv
+step "RWKV-6 of random weights" make_rwkv6
 if [[ " $* " == *" --peers-only "* ]]; then step "Weft is left out" true; else step "Build (release)" build_weft || true; fi
 "$python" scripts/bench_peers.py --weft "${WEFT:-build/release/weft}" --cache "$cache" "$@" || true

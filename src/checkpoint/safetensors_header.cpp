@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -39,6 +40,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
       : file_(file), file_index_(file_index), data_begin_(data_begin) {}
 
   std::vector<StoredTensor> tensors;
+  std::map<std::string, std::string> metadata;
 
   bool start_object(size_t) override {
     if (++depth_ > 2) damaged("an object inside a tensor's entry");
@@ -79,6 +81,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
 
   bool string(std::string& value) override {
     if (depth_ != 2) damaged("an unexpected string");
+    if (is_metadata_) metadata[field_] = value;
     if (!is_metadata_ && field_ == "dtype") dtype_ = value;
     return true;
   }
@@ -163,9 +166,7 @@ class HeaderHandler : public nlohmann::json_sax<Json> {
   std::vector<int64_t>* list_ = nullptr;
 };
 
-}  // namespace
-
-std::vector<StoredTensor> parse_safetensors_header(const File& file, size_t file_index) {
+HeaderHandler parse_header(const File& file, size_t file_index) {
   uint64_t length = 0;
   if (file.size() < 8) fail_input("{}: {} bytes are no safetensors file", printable(file.path()), file.size());
   file.read(0, &length, sizeof(length));
@@ -182,7 +183,18 @@ std::vector<StoredTensor> parse_safetensors_header(const File& file, size_t file
   HeaderHandler handler(file, file_index, data_begin);
   Json::sax_parse(header, &handler);
   check_stored_tensors(file, data_begin, file.size(), handler.tensors);
-  return std::move(handler.tensors);
+  return handler;
+}
+
+}  // namespace
+
+std::vector<StoredTensor> parse_safetensors_header(const File& file, size_t file_index) {
+  return std::move(parse_header(file, file_index).tensors);
+}
+
+std::map<std::string, std::string> read_safetensors_metadata(const std::string& path) {
+  File file(path);
+  return std::move(parse_header(file, 0).metadata);
 }
 
 }  // namespace weft

@@ -55,8 +55,8 @@ std::vector<std::vector<OutputTensor>> split_into_files(std::vector<OutputTensor
   return files;
 }
 
-std::string header_bytes(const std::vector<OutputTensor>& tensors) {
-  Json header = {{"__metadata__", {{"format", "pt"}}}};
+std::string header_bytes(const std::vector<OutputTensor>& tensors, const std::map<std::string, std::string>& metadata) {
+  Json header = {{"__metadata__", metadata}};
   int64_t offset = 0;
   for (const OutputTensor& tensor : tensors) {
     int64_t end = offset + tensor_bytes(tensor);
@@ -80,7 +80,10 @@ std::string shard_name(const std::string& stem, size_t index, size_t count) {
 
 }  // namespace
 
-SafetensorsLayout::SafetensorsLayout(std::string stem, std::vector<OutputTensor> tensors, int64_t max_file_bytes)
+SafetensorsLayout::SafetensorsLayout(std::string stem,
+                                     std::vector<OutputTensor> tensors,
+                                     int64_t max_file_bytes,
+                                     std::map<std::string, std::string> metadata)
     : stem_(std::move(stem)) {
   // Wide elements first keep every tensor aligned to its own, as the format's own library does.
   std::stable_sort(tensors.begin(), tensors.end(), [](const OutputTensor& a, const OutputTensor& b) {
@@ -88,7 +91,7 @@ SafetensorsLayout::SafetensorsLayout(std::string stem, std::vector<OutputTensor>
   });
   auto groups = split_into_files(std::move(tensors), max_file_bytes);
   for (size_t file = 0; file < groups.size(); ++file) {
-    OutputShard shard{.name = shard_name(stem_, file, groups.size()), .header = header_bytes(groups[file])};
+    OutputShard shard{.name = shard_name(stem_, file, groups.size()), .header = header_bytes(groups[file], metadata)};
     shard.bytes = static_cast<int64_t>(shard.header.size());
     for (OutputTensor& tensor : groups[file]) {
       int64_t offset = shard.bytes;

@@ -40,7 +40,11 @@ class SafetensorsLayout {
   };
 
   /// Tensors fill files of at most `max_file_bytes` (a larger tensor has a file of its own). Asserts that names differ.
-  SafetensorsLayout(std::string stem, std::vector<OutputTensor> tensors, int64_t max_file_bytes = kDefaultFileBytes);
+  /// `metadata` is what every file says of itself.
+  SafetensorsLayout(std::string stem,
+                    std::vector<OutputTensor> tensors,
+                    int64_t max_file_bytes = kDefaultFileBytes,
+                    std::map<std::string, std::string> metadata = {{"format", "pt"}});
 
   const std::vector<OutputShard>& files() const { return files_; }
   /// Name of the index and its JSON; the text is empty for a single file.

@@ -27,8 +27,8 @@ int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 /// Copies what the slots of a cache hold to a larger one.
 void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
   const KvCacheShape& shape = from.shape();
-  size_t token_bytes = static_cast<size_t>(shape.head_dim) * dtype_bytes(shape.dtype);
   auto copy = [&](Tensor& source, Tensor& target) {
+    size_t token_bytes = static_cast<size_t>(source.size(3)) * dtype_bytes(shape.dtype);
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
       auto offset = [&](const KvCache& cache) {
         return static_cast<size_t>((slot * shape.num_kv_heads + head) * cache.max_tokens()) * token_bytes;
@@ -159,6 +159,10 @@ void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
     if (cache_->max_tokens() < tokens) tokens = std::max(tokens, 2 * cache_->max_tokens());
     tokens = std::max(tokens, cache_->max_tokens());
   }
+  make_cache(num_slots, tokens, source_tokens);
+}
+
+void Generator::make_cache(int64_t num_slots, int64_t tokens, int64_t source_tokens) {
   constexpr int64_t kRounding = 64;
   tokens = (tokens + kRounding - 1) / kRounding * kRounding;
   auto cache = std::make_unique<KvCache>(
@@ -168,6 +172,31 @@ void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
   }
   cache_ = std::move(cache);
   slots_.resize(static_cast<size_t>(num_slots));
+}
+
+/// What a source or a prompt that sees itself whole left in the cache says nothing of what follows.
+void Generator::check_sessions() const {
+  if (shares_prefixes()) return;
+  fail_input("a session cannot go on with a model of the family {}: it reads the whole text again",
+             model_.info().family);
+}
+
+void Generator::save_session(const std::string& path, const std::string& notes) {
+  check_sessions();
+  if (last_.cached == 0) fail_input("{}: nothing to save: no token was computed", printable(path));
+  last_.notes = notes;
+  write_session(path, model_, *cache_, last_slot_, last_);
+}
+
+Session Generator::load_session(const std::string& path) {
+  check_sessions();
+  WEFT_ASSERT(cache_ == nullptr);
+  SessionFile file(path, model_, model_.kv_cache_shape(options_.cache_dtype));
+  last_ = file.session();
+  make_cache(1, last_.cached, 0);
+  file.read_into(*cache_, 0);
+  slots_[0].tokens.assign(last_.ids.begin(), last_.ids.begin() + last_.cached);
+  return last_;
 }
 
 void Generator::admit(std::span<const GenerationRequest> requests, size_t index) {
@@ -344,6 +373,8 @@ void Generator::remove_finished() {
   for (auto& sequence : active_) {
     if (!sequence->is_finished) continue;
     Slot& slot = slots_[static_cast<size_t>(sequence->slot)];
+    last_ = {.ids = sequence->tokens, .cached = sequence->cached};
+    last_slot_ = sequence->slot;
     sequence->tokens.resize(static_cast<size_t>(sequence->cached));
     slot.tokens = std::move(sequence->tokens);
     slot.sequence = nullptr;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "generate/sampler.h"
+#include "generate/session.h"
 #include "models/model.h"
 #include "tokenizer/tokenizer.h"
 
@@ -94,6 +95,12 @@ class Generator {
 
   const GenerationStats& stats() const { return stats_; }
 
+  /// Writes what the cache holds of the sequence that ended last, or was loaded. Throws Error(bad_input), also when
+  /// there is none.
+  void save_session(const std::string& path, const std::string& notes = {});
+  /// Before any run: puts a saved sequence into the cache. A prompt that begins with its ids goes on from there.
+  Session load_session(const std::string& path);
+
  private:
   struct Sequence;
   struct Slot {
@@ -102,7 +109,9 @@ class Generator {
   };
 
   void check(const GenerationRequest& request, size_t index) const;
+  void check_sessions() const;
   void reserve_cache(std::span<const GenerationRequest> requests);
+  void make_cache(int64_t num_slots, int64_t tokens, int64_t source_tokens);
   void admit(std::span<const GenerationRequest> requests, size_t index);
   void find_shared_prefix(Sequence& sequence);
   void step();
@@ -125,6 +134,8 @@ class Generator {
   std::vector<GenerationResult>* results_ = nullptr;
   const GenerationHooks* hooks_ = nullptr;
   GenerationStats stats_;
+  Session last_;  // what ended last, in slot last_slot_
+  int64_t last_slot_ = 0;
 
   // Reused from step to step.
   Batch batch_;

@@ -7,14 +7,28 @@ namespace {
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
+bool is_token_table(const Parameter& parameter, const ModelInfo& info) {
+  return parameter.name == (info.is_recurrent ? "emb.weight" : kEmbedding);
+}
+
 /// Whether a pass reads all of a parameter; of an untied token table it reads a row a token.
 bool is_read_whole(const Parameter& parameter, const ModelInfo& info) {
-  return parameter.name != kEmbedding || info.tied_embedding;
+  return !is_token_table(parameter, info) || info.tied_embedding;
 }
 
 /// The matrix that makes logits of hidden states.
 bool is_output_head(const Parameter& parameter, const ModelInfo& info) {
-  return parameter.name == (info.tied_embedding ? kEmbedding : "lm_head.weight");
+  if (info.tied_embedding) return is_token_table(parameter, info);
+  return parameter.name == (info.is_recurrent ? "head.weight" : "lm_head.weight");
+}
+
+/// What one sequence's states take.
+int64_t state_bytes(const KvCacheShape& cache) {
+  int64_t bytes = 0;
+  for (const CacheState& state : cache.states) {
+    bytes += state.shape.num_elements() * static_cast<int64_t>(dtype_bytes(state.dtype));
+  }
+  return bytes;
 }
 
 int64_t window_of(const OpenedModel& opened, int64_t layer) {
@@ -40,6 +54,10 @@ DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DT
     cost.weight_bytes += parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(dtype));
   }
   KvCacheShape cache = model.kv_cache_shape(dtype);
+  if (info.is_recurrent) {
+    cost.cache_bytes = 2 * workload.batch * state_bytes(cache);
+    return cost;
+  }
   int64_t token_bytes = 2 * cache.num_kv_heads * cache.head_dim * static_cast<int64_t>(dtype_bytes(dtype));
   int64_t tokens = workload.prompt_tokens + workload.new_tokens / 2;
   for (int64_t layer = 0; layer < info.num_layers; ++layer) {
@@ -89,6 +107,13 @@ double prefill_flops(const OpenedModel& opened, const LanguageModel& model, cons
     } else if (parameter.is_matrix) {
       flops += 2 * tokens * elements;
     }
+  }
+  if (info.is_recurrent) {
+    // A token reads its heads' matrices and adds to them; both are products.
+    for (const CacheState& state : model.kv_cache_shape(DType::f32).states) {
+      if (state.shape.rank() == 3) flops += 4 * tokens * static_cast<double>(state.shape.num_elements());
+    }
+    return flops;
   }
   for (int64_t layer = 0; layer < info.num_layers; ++layer) {
     flops +=

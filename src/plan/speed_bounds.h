@@ -12,7 +12,8 @@ namespace weft {
 /// Of one rank.
 struct DecodeCost {
   int64_t weight_bytes = 0;  // read at every step, whatever the batch
-  int64_t cache_bytes = 0;   // keys and values read at a step half way through the answers, all sequences together
+  int64_t cache_bytes = 0;   // keys and values read at a step half way through the answers, all sequences together;
+                             // of recurrent models the states, read and written
 };
 DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DType dtype, const Workload& workload);
 
@@ -33,7 +34,7 @@ struct Seq2SeqCost {
 Seq2SeqCost seq2seq_cost(const LanguageModel& model, DType dtype, const Seq2SeqWorkload& workload);
 
 /// Floating-point operations of one rank for the prompts of a batch: 2 a weight and token, 4·head_dim a query head and
-/// visible key, and the logits of each prompt's last token.
+/// visible key (4·head_dim² a head and token of a recurrence), and the logits of each prompt's last token.
 double prefill_flops(const OpenedModel& opened, const LanguageModel& model, const Workload& workload);
 
 /// Floating-point operations of all ranks together for training on a token of rows of `sequence_length`: 6 a weight of

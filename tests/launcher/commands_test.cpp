@@ -264,6 +264,39 @@ TEST_F(Commands, ChatKeepsTheConversationAndTakesCommands) {
   EXPECT_EQ(beyond.out, once.out);
 }
 
+TEST_F(Commands, SessionsGoOnFromWhatWasSaved) {
+  fs::create_symlink(kData / "hf/rwkv6/rwkv6.pth", folder_ / "rwkv6.pth");
+  for (const std::string model : {"tiny_llama", "rwkv6.pth"}) {
+    std::string flags = "generate --dtype f32 --quiet --ids --ignore-end --model " + model + " ";
+    std::string straight = weft(flags + "'10 52 80 13' --max-new-tokens 16").out;
+    Outcome first = weft(flags + "'10 52 80 13' --max-new-tokens 6 --save-session a.session");
+    ASSERT_EQ(first.exit_code, 0) << first.err;
+    Outcome second = weft(flags + "--session a.session --max-new-tokens 10 --save-session b.session");
+    ASSERT_EQ(second.exit_code, 0) << second.err;
+    first.out.back() = ' ';
+    EXPECT_EQ(first.out + second.out, straight) << model;
+    EXPECT_EQ(weft(flags + "--session b.session '7 8' --max-new-tokens 3").exit_code, 0);
+  }
+  auto refused = [&](const std::string& arguments, int code, const std::string& message) {
+    expect_one_line_error(generate("--session b.session " + arguments), code, HasSubstr(message));
+  };
+  refused("--ids 1", 3, "another model");
+  refused("--ids 1 2", 2, "one prompt");
+  refused("--ids 1 --beams 2", 2, "without beams");
+  refused("--chat hello", 2, "weft chat");
+}
+
+TEST_F(Commands, AConversationGoesOnInAnotherCall) {
+  std::string flags = "chat --model tiny_llama --dtype f32 --quiet --max-new-tokens 6 --ignore-end";
+  Outcome both = weft(flags, "the fox\nthe dog\n");
+  Outcome first = weft(flags + " --save-session talk", "the fox\n");
+  Outcome second = weft(flags + " --session talk", "the dog\n");
+  ASSERT_EQ(second.exit_code, 0) << second.err;
+  EXPECT_EQ(first.out + second.out, both.out);
+  generate("--ids 1 --save-session no_talk");
+  expect_one_line_error(weft(flags + " --session no_talk", "the dog\n"), 3, HasSubstr("no conversation"));
+}
+
 TEST_F(Commands, ChatAnswersAsGenerateDoes) {
   Outcome chat = weft("chat --model tiny_llama --dtype f32 --quiet --max-new-tokens 20 --ignore-end", "the fox\n");
   Outcome generated = generate("--chat 'the fox' --max-new-tokens 20 --ignore-end --json");

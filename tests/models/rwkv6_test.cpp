@@ -1,0 +1,104 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "models/training_pass.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kVocabulary = 61;
+
+class Rwkv6Model : public ::testing::Test {
+ protected:
+  Rwkv6Model() {
+    std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / "rwkv6_shape.json";
+    std::ofstream(path) << R"({"model_type": "rwkv6", "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2,)"
+                        << R"( "head_size": 16, "intermediate_size": 48, "decomposer_size": 4, "time_decay_size": 4})";
+    OpenedModel opened = open_model({.path = path.string(), .family = {}, .compat = {}});
+    model_ = opened.make({});
+    initialise_parameters(context_, *model_, {.dtype = DType::f32}, 7);
+    spread_parameters();
+  }
+
+  /// Initial weights would leave the products, the mixes and the decays almost without effect.
+  void spread_parameters() {
+    uint32_t site = 0;
+    for (Parameter& parameter : model_->parameters().all()) {
+      RandomKey key{.seed = 9, .step = 0, .site = site++};
+      bool is_decay = parameter.name.ends_with("decay.up.bias");
+      bool is_mix = parameter.full_shape.rank() == 1 && parameter.name.find("mix_") != std::string::npos;
+      float* values = parameter.value.data<float>();
+      for (int64_t i = 0; i < parameter.value.num_elements(); ++i) {
+        float uniform = key.uniform(static_cast<uint64_t>(i));
+        if (is_decay) values[i] = -7 + 8 * uniform;  // from thousands of tokens to one
+        if (is_mix) values[i] = uniform;
+        if (parameter.is_matrix) values[i] = 0.6f * (uniform - 0.5f);
+      }
+    }
+  }
+
+  static std::vector<int32_t> random_ids(int64_t count) {
+    std::vector<int32_t> ids;
+    RandomKey key{.seed = 3};
+    for (int64_t i = 0; i < count; ++i) {
+      ids.push_back(static_cast<int32_t>(key.bits(static_cast<uint64_t>(i)) % kVocabulary));
+    }
+    return ids;
+  }
+
+  /// Of the activations of a training pass over one sequence.
+  int64_t peak_bytes(int64_t tokens) {
+    Context context = make_cpu_context(1);
+    context.training = true;
+    set_trainable(*model_, true);
+    Batch batch;
+    batch.add(random_ids(tokens));
+    Tape tape;
+    context.tape = &tape;
+    Tensor hidden = model_->hidden(context, batch, nullptr);
+    LanguageModelLoss loss =
+        language_model_loss(context, *model_, hidden, testing::next_tokens(batch), {}, LossReduction::mean);
+    tape.backward(context, loss.loss);
+    return context.allocator->memory().peak_total();
+  }
+
+  Context context_ = make_cpu_context(1);
+  std::unique_ptr<LanguageModel> model_;
+};
+
+TEST_F(Rwkv6Model, ChunksAndSingleTokensGiveTheSameLogits) {
+  constexpr int64_t kTokens = 4096;
+  std::vector<int32_t> ids = random_ids(kTokens);
+  Batch whole;
+  whole.add(ids);
+  Tensor expected = model_->logits(context_, model_->hidden(context_, whole, nullptr));
+  double largest = 0, difference = 0;
+  for (int64_t i = 0; i < expected.num_elements(); ++i) {
+    largest = std::max(largest, std::abs(double{expected.data<float>()[i]}));
+  }
+  KvCache cache(context_, model_->kv_cache_shape(DType::f32), 1, 1);
+  for (int64_t token = 0; token < kTokens; ++token) {
+    Batch one;
+    one.ids = {ids[static_cast<size_t>(token)]};
+    one.sequences = {{.begin = 0, .length = 1, .past = token}};
+    Tensor logits = model_->logits(context_, model_->hidden(context_, one, &cache));
+    for (int64_t i = 0; i < kVocabulary; ++i) {
+      double of_chunks = expected.data<float>()[token * kVocabulary + i];
+      difference = std::max(difference, std::abs(double{logits.data<float>()[i]} - of_chunks));
+    }
+  }
+  EXPECT_LE(difference, 1e-5 * largest);
+  EXPECT_GT(largest, 0.1);
+}
+
+TEST_F(Rwkv6Model, MemoryOfATrainingPassGrowsNoFasterThanItsLength) {
+  int64_t small = peak_bytes(8192);
+  for (int64_t factor : {2, 4}) EXPECT_LE(peak_bytes(factor * 8192), factor * small) << factor;
+}
+
+}  // namespace
+}  // namespace weft
