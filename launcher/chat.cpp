@@ -259,7 +259,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
     interrupt.clear();
     std::vector<int32_t> prompt = input.next_prompt();
     if (prompt.empty()) break;
-    set_text(request, loaded->model->info(), std::move(prompt));
+    set_text(request, loaded->model->info(), prompt);
     answer_prompt(*generator, request, hooks, conversation.get());
   }
   if (!options.sessions.to.empty()) generator->save_session(options.sessions.to, conversation->notes());

@@ -83,7 +83,7 @@ std::string shard_name(const std::string& stem, size_t index, size_t count) {
 SafetensorsLayout::SafetensorsLayout(std::string stem,
                                      std::vector<OutputTensor> tensors,
                                      int64_t max_file_bytes,
-                                     std::map<std::string, std::string> metadata)
+                                     const std::map<std::string, std::string>& metadata)
     : stem_(std::move(stem)) {
   // Wide elements first keep every tensor aligned to its own, as the format's own library does.
   std::stable_sort(tensors.begin(), tensors.end(), [](const OutputTensor& a, const OutputTensor& b) {

@@ -44,7 +44,7 @@ class SafetensorsLayout {
   SafetensorsLayout(std::string stem,
                     std::vector<OutputTensor> tensors,
                     int64_t max_file_bytes = kDefaultFileBytes,
-                    std::map<std::string, std::string> metadata = {{"format", "pt"}});
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
   const std::vector<OutputShard>& files() const { return files_; }
   /// Name of the index and its JSON; the text is empty for a single file.

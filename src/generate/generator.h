@@ -33,12 +33,12 @@ enum class FinishReason : uint8_t { length, end, stop, interrupted };
 
 /// Gives a request (of beams, too) its text: as the prompt, or, of an encoder-decoder, as the source.
 template <typename Request>
-void set_text(Request& request, const ModelInfo& info, std::vector<int32_t> text) {
+void set_text(Request& request, const ModelInfo& info, const std::vector<int32_t>& text) {
   if (info.has_source) {
-    request.source = std::move(text);
+    request.source = text;
     request.prompt = {info.start_id};
   } else {
-    request.prompt = std::move(text);
+    request.prompt = text;
   }
 }
 

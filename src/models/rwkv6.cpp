@@ -303,13 +303,13 @@ WeightMap huggingface_weights(const Rwkv6Config& config) {
   auto count = static_cast<int64_t>(kMixNames.size());
   for (int64_t i = 0; i < count; ++i) {
     std::string name = kMixNames[static_cast<size_t>(i)];
-    std::string mix = att + "mix_" + name;
+    std::string mix = fmt::format("{}mix_{}", att, name);
     map.rows.push_back({mix + ".down.weight",
                         att + "time_maa_w1",
                         WeightTransform::transpose,
                         {i * config.mix_rank, count * config.mix_rank}});
     map.rows.push_back({mix + ".up.weight", att + "time_maa_w2", WeightTransform::stacked, {i, count}});
-    map.rows.push_back({mix + ".up.bias", att + "time_maa_" + name, WeightTransform::flat_vector});
+    map.rows.push_back({mix + ".up.bias", fmt::format("{}time_maa_{}", att, name), WeightTransform::flat_vector});
   }
   return map;
 }

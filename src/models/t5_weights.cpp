@@ -159,8 +159,8 @@ WeightMap tensorflow_weights(const EncoderDecoderConfig& config, const T5Names& 
       BlockNames theirs{.attention = block + "layer_000/SelfAttention/",
                         .cross = block + "layer_001/EncDecAttention/",
                         .mlp = last + "DenseReluDense/",
-                        .attention_norm = block + "layer_000/" + norm,
-                        .cross_norm = block + "layer_001/" + norm,
+                        .attention_norm = fmt::format("{}layer_000/{}", block, norm),
+                        .cross_norm = fmt::format("{}layer_001/{}", block, norm),
                         .mlp_norm = last + norm};
       add_block(map.rows, config, is_decoder, layer, theirs, parts);
       if (layer == 0 || config.has_bias_per_layer) {

@@ -26,7 +26,7 @@ class SequenceObjective final : public Objective {
   }
 
  private:
-  enum Count : uint8_t { kRightTokens, kTokens, kExactSequences, kSequences, kCounts };
+  static constexpr size_t kRightTokens = 0, kTokens = 1, kExactSequences = 2, kSequences = 3, kCounts = 4;
 
   void count(Context& context, const ObjectiveInput& input) {
     const std::vector<int32_t>& targets = input.micro_batch.targets;

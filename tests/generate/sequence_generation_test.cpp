@@ -106,6 +106,7 @@ class SequenceGeneration : public ::testing::TestWithParam<const char*> {
 TEST_P(SequenceGeneration, AnswersOfABatchAreWhatTheWholeHistoryGives) {
   auto all = requests<GenerationRequest>({7, 1, 23, 40, 2, 11, 23, 5});
   std::vector<std::vector<int32_t>> expected;
+  expected.reserve(all.size());
   for (const GenerationRequest& request : all) expected.push_back(greedy_without_a_cache(request));
   for (int64_t max_batch : {1, 3, 8}) {
     for (int64_t prefill_chunk : {5, 64}) {
