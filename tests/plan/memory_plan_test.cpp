@@ -141,10 +141,11 @@ TEST(MemoryPlan, OfUnevenSharesTheLargestCounts) {
   EXPECT_GT(largest.plan.total(), plan_memory(opened, {.rank = 0, .size = 2}, DType::f32, kShortBatch).total());
 }
 
-TEST(MemoryPlan, EveryShapeOfConfigsModelsCanBePlanned) {
+TEST(MemoryPlan, EveryDecoderOfConfigsModelsCanBePlanned) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(WEFT_TEST_DATA "/../../configs/models")) {
     OpenedModel opened = open_model({.path = entry.path().string(), .family = {}, .compat = {}});
+    if (!opened.definition.decoder) continue;
     EXPECT_GT(plan_memory(opened, {.rank = 0, .size = 1}, DType::bf16, {}).total(), 0) << entry.path();
     ++count;
   }
