@@ -28,7 +28,7 @@ std::vector<Request> random_requests(const ModelInfo& info, const BenchOptions& 
     for (int64_t i = 0; i < options.source_tokens; ++i) {
       source.push_back(static_cast<int32_t>(key.bits(index++) % static_cast<uint32_t>(info.vocab_size)));
     }
-    set_text(request, info, std::move(source));
+    set_text(request, info, source);
     request.max_new_tokens = options.workload.new_tokens;
   }
   return requests;

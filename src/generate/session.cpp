@@ -130,8 +130,7 @@ void write_session(
   fs::path target = path;
   std::string folder = target.has_parent_path() ? target.parent_path().string() : ".";
   std::string stem = "." + target.filename().string() + ".part";
-  auto layout =
-      std::make_shared<SafetensorsLayout>(stem, tensors_of(cache.shape(), session), INT64_MAX, std::move(metadata));
+  auto layout = std::make_shared<SafetensorsLayout>(stem, tensors_of(cache.shape(), session), INT64_MAX, metadata);
   create_safetensors(folder, *layout);
   SafetensorsWriter writer(folder, layout);
   writer.write_run(kIds, 0, static_cast<int64_t>(session.ids.size()), session.ids.data(), DType::i32);
