@@ -1,6 +1,7 @@
 #include "models/decoder.h"
 
 #include "core/error.h"
+#include "models/batch_inputs.h"
 #include "models/family.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -38,7 +39,6 @@ class Decoder final : public LanguageModel {
                                 size_t layer,
                                 const std::vector<Tensor>& inputs,
                                 const ForwardPass& pass) const;
-  void check_ids(const Batch& batch) const;
 
   DecoderConfig config_;
   VocabularyEmbedding embedding_;
@@ -125,16 +125,6 @@ SelfAttention Decoder::make_attention(int64_t layer, const std::string& prefix) 
   return attention;
 }
 
-void Decoder::check_ids(const Batch& batch) const {
-  for (int32_t id : batch.ids) {
-    if (id < 0 || id >= config_.info.vocab_size) {
-      fail_input("token id {} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-                 id,
-                 config_.info.vocab_size);
-    }
-  }
-}
-
 ForwardPass Decoder::start(Context& context, const Batch& batch, KvCache* cache) const {
   ForwardPass pass;
   pass.num_tokens = batch.num_tokens();
@@ -154,8 +144,7 @@ Tensor Decoder::embed(Context& context, const Batch& batch) const {
   Tensor embedded = embedding_.forward(context, batch.ids, config_.embedding_scale);
   if (!batch.embedding_offset) return embedded;
   WEFT_ASSERT(batch.embedding_offset.shape() == (Shape{batch.num_tokens(), config_.info.hidden_size}));
-  const Tensor& offset = batch.embedding_offset;
-  return add(context, embedded, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
+  return add_embedding_offset(context, embedded, batch.embedding_offset);
 }
 
 /// From {residual stream} or {residual stream, what the last block's feed-forward adds to it} to {residual stream, what
@@ -177,7 +166,7 @@ std::vector<Tensor> Decoder::run_layer(Context& context,
 }
 
 Tensor Decoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
-  check_ids(batch);
+  check_token_ids(batch.ids, config_.info.vocab_size);
   auto pass = std::make_shared<const ForwardPass>(start(context, batch, cache));
   std::vector<Tensor> stream = {embed(context, batch)};
   context.observe("hidden/0", stream[0]);

@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "core/error.h"
+#include "models/batch_inputs.h"
 #include "models/encoder_block.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -187,13 +188,7 @@ void Encoder::add_task_head() {
 
 void Encoder::check(const Batch& batch, const KvCache* cache) const {
   const ModelInfo& info = config_.info;
-  for (int32_t id : batch.ids) {
-    if (id < 0 || id >= info.vocab_size) {
-      fail_input("token id {} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-                 id,
-                 info.vocab_size);
-    }
-  }
+  check_token_ids(batch.ids, info.vocab_size);
   int64_t segments = config_.segments_in_token_table ? info.vocab_size : std::max<int64_t>(info.num_segments, 1);
   for (int32_t segment : batch.segment_ids) {
     if (segment < 0 || (info.num_segments > 0 && segment >= segments)) {
@@ -315,11 +310,7 @@ Tensor Encoder::add_positions(Context& context, Tensor x, const EncoderPass& pas
 }
 
 Tensor Encoder::embed(Context& context, const Batch& batch, const EncoderPass& pass) const {
-  Tensor x = tokens_.forward(context, batch.ids, 1);
-  if (batch.embedding_offset) {
-    const Tensor& offset = batch.embedding_offset;
-    x = add(context, x, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
-  }
+  Tensor x = add_embedding_offset(context, tokens_.forward(context, batch.ids, 1), batch.embedding_offset);
   std::vector<int32_t> segments = batch.segment_ids;
   segments.resize(batch.ids.size());
   if (config_.info.num_segments > 0 && config_.segments_in_token_table) {

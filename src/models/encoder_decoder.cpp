@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "models/batch_inputs.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
 
@@ -61,7 +62,6 @@ class EncoderDecoder final : public LanguageModel {
   BiasedAttention make_attention(const std::string& prefix, int64_t layer, bool is_causal);
   const Parameter* add_bias_table(const std::string& name);
   void check(const Batch& batch, const KvCache* cache) const;
-  void check_ids(const std::vector<int32_t>& ids) const;
 
   Tensor embed(Context& context, const Stack& stack, const std::vector<int32_t>& ids, const Tensor& offset) const;
   StackPass start(const Stack& stack, const Batch& batch, KvCache* cache) const;
@@ -198,19 +198,9 @@ BiasedAttention EncoderDecoder::make_attention(const std::string& prefix, int64_
   return attention;
 }
 
-void EncoderDecoder::check_ids(const std::vector<int32_t>& ids) const {
-  for (int32_t id : ids) {
-    if (id < 0 || id >= config_.info.vocab_size) {
-      fail_input("token id {} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-                 id,
-                 config_.info.vocab_size);
-    }
-  }
-}
-
 void EncoderDecoder::check(const Batch& batch, const KvCache* cache) const {
-  check_ids(batch.ids);
-  check_ids(batch.source_ids);
+  check_token_ids(batch.ids, config_.info.vocab_size);
+  check_token_ids(batch.source_ids, config_.info.vocab_size);
   if (config_.num_decoder_layers == 0) {
     if (cache != nullptr) fail_input("{} without its decoder cannot generate", config_.info.family);
     return;
@@ -238,8 +228,7 @@ Tensor EncoderDecoder::embed(Context& context,
                              const Stack& stack,
                              const std::vector<int32_t>& ids,
                              const Tensor& offset) const {
-  Tensor x = tokens_.forward(context, ids, 1);
-  if (offset) x = add(context, x, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
+  Tensor x = add_embedding_offset(context, tokens_.forward(context, ids, 1), offset);
   if (stack.mapping.weight != nullptr) x = linear(context, x, stack.mapping.parameters());
   return drop(context, x, config_.dropout, stack.first_site, static_cast<int64_t>(ids.size()));
 }

@@ -5,6 +5,7 @@
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
+#include "models/batch_inputs.h"
 #include "models/family.h"
 #include "models/model_config.h"
 #include "models/registry.h"
@@ -177,18 +178,9 @@ RecurrentPass Rwkv6::start(const Batch& batch, KvCache* cache) const {
 }
 
 Tensor Rwkv6::hidden(Context& context, const Batch& batch, KvCache* cache) {
-  for (int32_t id : batch.ids) {
-    if (id >= 0 && id < config_.info.vocab_size) continue;
-    fail_input("token id {} is outside the model's vocabulary of {}; is this the model's own tokenizer?",
-               id,
-               config_.info.vocab_size);
-  }
+  check_token_ids(batch.ids, config_.info.vocab_size);
   auto pass = std::make_shared<const RecurrentPass>(start(batch, cache));
-  Tensor x = embedding_.forward(context, batch.ids, 1);
-  if (batch.embedding_offset) {
-    const Tensor& offset = batch.embedding_offset;
-    x = add(context, x, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
-  }
+  Tensor x = add_embedding_offset(context, embedding_.forward(context, batch.ids, 1), batch.embedding_offset);
   x = embedding_norm_.forward(context, x);
   context.observe("hidden/0", x);
   std::vector<Tensor> stream = {x};

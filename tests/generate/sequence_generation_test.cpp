@@ -40,7 +40,7 @@ class SequenceGeneration : public ::testing::TestWithParam<const char*> {
     std::vector<Request> all;
     for (std::vector<int32_t>& text : random_texts(lengths, model_->info().vocab_size)) {
       Request request;
-      set_text(request, model_->info(), std::move(text));
+      set_text(request, model_->info(), text);
       request.max_new_tokens = max_new_tokens + static_cast<int64_t>(all.size()) % 3;
       all.push_back(std::move(request));
     }
