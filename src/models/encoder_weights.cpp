@@ -216,20 +216,9 @@ WeightMap encoder_weights(const EncoderConfig& config,
   if (format == ModelFormat::tensorflow) {
     append(blocks(config, format, names.tensorflow_prefix + "/"));
     append(tensorflow_rows(config, names));
-    // Slots of optimizers and heads that are not asked for.
-    map.ignored = {"*adam_m",
-                   "*adam_v",
-                   "*_slot_*",
-                   "global_step",
-                   "*/Adam*",
-                   "*beta1_power*",
-                   "*beta2_power*",
-                   "cls/*",
-                   "*/pooler/*",
-                   "generator*",
-                   "discriminator*",
-                   "*Momentum*",
-                   "_CHECKPOINTABLE*"};
+    map.ignored = tensorflow_training_tensors();
+    // Heads that are not asked for.
+    for (const char* name : {"cls/*", "*/pooler/*", "generator*", "discriminator*"}) map.ignored.emplace_back(name);
     // The body of a model that shares its embedding with this one.
     if (!names.tensorflow_embeddings.empty())
       map.ignored.push_back(names.tensorflow_embeddings.substr(0, names.tensorflow_embeddings.find('/')) + "/*");

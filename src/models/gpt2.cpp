@@ -4,15 +4,13 @@
 #include "core/error.h"
 #include "models/encoder_block.h"
 #include "models/gpt_config.h"
-#include "models/registry.h"
 #include "ops/activation.h"
 #include "ops/elementwise.h"
 
 namespace weft {
 namespace {
 
-constexpr const char* kAttentionNorm = "attention.input.LayerNorm";
-constexpr const char* kMlpNorm = "input.LayerNorm";
+constexpr const char* kNormSide = "input";
 
 /// x + attention(norm(x)), then x + mlp(norm(x)).
 class PreNormBlock final : public EncoderBlock {
@@ -20,8 +18,9 @@ class PreNormBlock final : public EncoderBlock {
   PreNormBlock(ParameterStore& store, const EncoderConfig& config, int64_t layer)
       : parts_(add_block_parts(store, config, layer)) {
     std::string name = block_name(config, layer) + ".";
-    attention_norm_ = add_post_norm(store, config, name + kAttentionNorm, config.info.hidden_size, config.eps);
-    mlp_norm_ = add_post_norm(store, config, name + kMlpNorm, config.info.hidden_size, config.eps);
+    attention_norm_ =
+        add_post_norm(store, config, name + gpt_attention_norm(kNormSide), config.info.hidden_size, config.eps);
+    mlp_norm_ = add_post_norm(store, config, name + gpt_mlp_norm(kNormSide), config.info.hidden_size, config.eps);
   }
 
   std::vector<Tensor> forward(Context& context,
@@ -42,54 +41,6 @@ class PreNormBlock final : public EncoderBlock {
   PostNorm attention_norm_, mlp_norm_;
 };
 
-WeightMap gpt2_weights(const EncoderConfig& config, ModelFormat format, const CheckpointReader* reader) {
-  WeightMap map;
-  GptBlockNames names;
-  auto with_norms = [](GptBlockNames block) {
-    block.our_attention_norm = kAttentionNorm;
-    block.our_mlp_norm = kMlpNorm;
-    return block;
-  };
-  std::string final_norm = config.prefix + ".final_norm";
-  switch (format) {
-    case ModelFormat::keras_hdf5:
-      names = keras_gpt_block();
-      names.attention_norm = "layers/layer_normalization{#2i}";
-      names.mlp_norm = "layers/layer_normalization{#2i+1}";
-      map.rows = gpt_block_rows(config, with_norms(names), kKerasDense, kKerasNorm);
-      add_pair(map.rows, final_norm, "layers/layer_normalization{#2L}", kKerasNorm);
-      add_gpt_tables(
-          map.rows, config, "layers/embedding/vars/0", "layers/position_embedding/vars/0", "layers/embedding_1/vars/0");
-      map.ignored = {"*seed_generator*"};
-      return map;
-    case ModelFormat::tensorflow: {
-      names = tensorflow_gpt_block();
-      names.attention_norm = "gpt/transformer/layer_{i}/attention/input/LayerNorm";
-      names.mlp_norm = "gpt/transformer/layer_{i}/input/LayerNorm";
-      map.rows = gpt_block_rows(config, with_norms(names), kTensorflowDense, kTensorflowNorm);
-      add_pair(map.rows, final_norm, "gpt/output/LayerNorm", kTensorflowNorm);
-      std::string tables = "gpt/embeddings/";
-      add_gpt_tables(map.rows,
-                     config,
-                     tables + "word_embeddings",
-                     tables + "position_embeddings",
-                     tables + "token_type_embeddings");
-      map.ignored = tensorflow_training_tensors();
-      return map;
-    }
-    case ModelFormat::huggingface: {
-      std::string prefix = huggingface_gpt_prefix(reader, "wte.weight");
-      map.rows = gpt_block_rows(config, with_norms(huggingface_gpt_block(prefix)), kTorchConv1d, kTorch);
-      add_pair(map.rows, final_norm, prefix + "ln_f", kTorch);
-      add_gpt_tables(map.rows, config, prefix + "wte.weight", prefix + "wpe.weight");
-      map.ignored = {"*attn.bias", "*attn.masked_bias", "lm_head.weight"};
-      return map;
-    }
-    default:
-      fail_input("gpt2 models do not exist as {} checkpoints", model_format_name(format));
-  }
-}
-
 ModelDefinition define_gpt2(const ModelSource& source) {
   const ModelConfig& from = source.config;
   EncoderConfig config = read_gpt(source);
@@ -108,8 +59,12 @@ ModelDefinition define_gpt2(const ModelSource& source) {
   config.make_block = [](ParameterStore& store, const EncoderConfig& of, int64_t layer) {
     return std::make_unique<PreNormBlock>(store, of, layer);
   };
-  auto weights = [config, own = source.format, reader = source.reader](ModelFormat format) {
-    return gpt2_weights(config, format, format == own ? reader : nullptr);
+  const GptNames names{.norm_side = kNormSide,
+                       .tokens = "wte.weight",
+                       .positions = "wpe.weight",
+                       .huggingface_ignored = {"*attn.bias", "*attn.masked_bias", "lm_head.weight"}};
+  auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
+    return gpt_weights(config, names, format, format == own ? reader : nullptr);
   };
   return encoder_definition(source, config, weights, true);
 }

@@ -3,6 +3,7 @@
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "models/encoder_block.h"
+#include "models/registry.h"
 #include "ops/activation.h"
 
 namespace weft {
@@ -102,6 +103,8 @@ GptBlockNames keras_gpt_block() {
           .down = "layers/feed_forward{#i}/o_dense"};
 }
 
+namespace {
+
 GptBlockNames tensorflow_gpt_block() {
   std::string block = "gpt/transformer/layer_{i}/";
   return {.query = block + "attention/self/query",
@@ -130,16 +133,64 @@ std::string huggingface_gpt_prefix(const CheckpointReader* reader, const std::st
   return is_bare ? "" : "transformer.";
 }
 
-std::vector<std::string> tensorflow_training_tensors() {
-  return {"*adam_m",
-          "*adam_v",
-          "*_slot_*",
-          "global_step",
-          "*/Adam*",
-          "*beta1_power*",
-          "*beta2_power*",
-          "*Momentum*",
-          "_CHECKPOINTABLE*"};
+}  // namespace
+
+std::string gpt_attention_norm(const std::string& side) {
+  return "attention." + side + ".LayerNorm";
+}
+
+std::string gpt_mlp_norm(const std::string& side) {
+  return side + ".LayerNorm";
+}
+
+WeightMap gpt_weights(const EncoderConfig& config,
+                      const GptNames& names,
+                      ModelFormat format,
+                      const CheckpointReader* reader) {
+  WeightMap map;
+  auto add = [&](GptBlockNames block, const Spelling& dense, const Spelling& norm, const std::string& final_norm) {
+    block.our_attention_norm = gpt_attention_norm(names.norm_side);
+    block.our_mlp_norm = gpt_mlp_norm(names.norm_side);
+    map.rows = gpt_block_rows(config, block, dense, norm);
+    if (config.has_final_norm) add_pair(map.rows, config.prefix + ".final_norm", final_norm, norm);
+  };
+  switch (format) {
+    case ModelFormat::keras_hdf5: {
+      GptBlockNames block = keras_gpt_block();
+      block.attention_norm = "layers/layer_normalization{#2i}";
+      block.mlp_norm = "layers/layer_normalization{#2i+1}";
+      add(block, kKerasDense, kKerasNorm, "layers/layer_normalization{#2L}");
+      add_gpt_tables(
+          map.rows, config, "layers/embedding/vars/0", "layers/position_embedding/vars/0", "layers/embedding_1/vars/0");
+      map.ignored = {"*seed_generator*"};
+      return map;
+    }
+    case ModelFormat::tensorflow: {
+      GptBlockNames block = tensorflow_gpt_block();
+      std::string layer = "gpt/transformer/layer_{i}/";
+      block.attention_norm = layer + "attention/" + names.norm_side + "/LayerNorm";
+      block.mlp_norm = layer + names.norm_side + "/LayerNorm";
+      add(block, kTensorflowDense, kTensorflowNorm, "gpt/output/LayerNorm");
+      std::string tables = "gpt/embeddings/";
+      add_gpt_tables(map.rows,
+                     config,
+                     tables + "word_embeddings",
+                     tables + "position_embeddings",
+                     tables + "token_type_embeddings");
+      map.ignored = tensorflow_training_tensors();
+      return map;
+    }
+    case ModelFormat::huggingface: {
+      std::string prefix = huggingface_gpt_prefix(reader, names.tokens);
+      GptBlockNames block = huggingface_gpt_block(prefix);
+      add(block, kTorchConv1d, kTorch, prefix + "ln_f");
+      add_gpt_tables(map.rows, config, prefix + names.tokens, prefix + names.positions);
+      map.ignored = names.huggingface_ignored;
+      return map;
+    }
+    default:
+      fail_input("{} models do not exist as {} checkpoints", config.info.family, model_format_name(format));
+  }
 }
 
 }  // namespace weft

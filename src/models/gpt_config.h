@@ -18,8 +18,8 @@ EncoderConfig read_gpt(const ModelSource& source);
 /// the parts of one matrix.
 struct GptBlockNames {
   std::string query, key, value, output, up, down;
-  std::string attention_norm, mlp_norm;  // theirs
-  std::string our_attention_norm, our_mlp_norm;
+  std::string attention_norm = {}, mlp_norm = {};  // theirs
+  std::string our_attention_norm = {}, our_mlp_norm = {};
 };
 
 std::vector<WeightRow> gpt_block_rows(const EncoderConfig& config,
@@ -36,15 +36,23 @@ void add_gpt_tables(std::vector<WeightRow>& rows,
 
 /// Names of a block in files of bert4keras3, norms apart.
 GptBlockNames keras_gpt_block();
-/// Names of a block in TensorFlow's files of GPT and GPT-2, norms apart.
-GptBlockNames tensorflow_gpt_block();
-/// Names of a block in transformers' files under `prefix`, norms apart.
-GptBlockNames huggingface_gpt_block(const std::string& prefix);
 
-/// "transformer.", or nothing: files of both spellings exist.
-std::string huggingface_gpt_prefix(const CheckpointReader* reader, const std::string& token_table);
+/// Where GPT and GPT-2 depart from each other.
+struct GptNames {
+  std::string norm_side;                         // of what a block's norms belong to: "input" or "output"
+  std::string tokens, positions;                 // transformers' names of the tables
+  std::vector<std::string> huggingface_ignored;  // what its files hold besides
+};
 
-/// What TensorFlow checkpoints hold besides the model.
-std::vector<std::string> tensorflow_training_tensors();
+/// The weights of GPT and GPT-2. `reader` (or null) decides whether transformers' names have a prefix. Throws
+/// Error(bad_input) for formats that neither exists in.
+WeightMap gpt_weights(const EncoderConfig& config,
+                      const GptNames& names,
+                      ModelFormat format,
+                      const CheckpointReader* reader);
+
+/// "attention.SIDE.LayerNorm" and "SIDE.LayerNorm", ours.
+std::string gpt_attention_norm(const std::string& side);
+std::string gpt_mlp_norm(const std::string& side);
 
 }  // namespace weft

@@ -11,4 +11,16 @@ void add_pair(std::vector<WeightRow>& rows,
   rows.push_back({ours + ".bias", theirs + spelling.bias, WeightTransform::none, part});
 }
 
+std::vector<std::string> tensorflow_training_tensors() {
+  return {"*adam_m",
+          "*adam_v",
+          "*_slot_*",
+          "global_step",
+          "*/Adam*",
+          "*beta1_power*",
+          "*beta2_power*",
+          "*Momentum*",
+          "_CHECKPOINTABLE*"};
+}
+
 }  // namespace weft

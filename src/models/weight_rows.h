@@ -29,4 +29,7 @@ void add_pair(std::vector<WeightRow>& rows,
               const Spelling& spelling,
               RowPart part = {});
 
+/// What TensorFlow checkpoints hold besides the model: slots of optimizers, counters.
+std::vector<std::string> tensorflow_training_tensors();
+
 }  // namespace weft
