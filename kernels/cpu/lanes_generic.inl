@@ -20,13 +20,13 @@ static inline Pairs widen_pairs(WordLanes words) {
   return {.first = (Lanes)(words << 16), .second = (Lanes)(words & 0xffff0000u)};
 }
 
-static inline Pairs load_pairs(const uint16_t* pairs) {
+static inline Pairs load_words(const uint16_t* pairs) {
   WordLanes words;
   __builtin_memcpy(&words, pairs, sizeof words);
   return widen_pairs(words);
 }
 
-static inline Pairs broadcast_pair(const uint16_t* pair) {
+static inline Pairs broadcast_word(const uint16_t* pair) {
   uint32_t word;
   __builtin_memcpy(&word, pair, sizeof word);
   float first = __builtin_bit_cast(float, word << 16);
@@ -38,24 +38,38 @@ static inline Lanes add_products(Lanes sums, const Pairs& weights, const Pairs& 
   return sums + weights.first * x.first + weights.second * x.second;
 }
 
-static inline Lanes load_f32(const float* values, int64_t count) {
+static inline Lanes load_words(const float* words) {
+  Lanes lanes;
+  __builtin_memcpy(&lanes, words, sizeof lanes);
+  return lanes;
+}
+
+static inline Lanes broadcast_word(const float* word) {
+  return *word - Lanes{};
+}
+
+static inline Lanes add_products(Lanes sums, Lanes weights, Lanes x) {
+  return sums + weights * x;
+}
+
+static inline Lanes load_lanes(const float* values, int64_t count) {
   Lanes lanes = {};
   __builtin_memcpy(&lanes, values, count * sizeof(float));
   return lanes;
 }
 
-static inline Lanes load_bf16(const uint16_t* values, int64_t count) {
+static inline Lanes load_lanes(const uint16_t* values, int64_t count) {
   HalfLanes halves = {};
   __builtin_memcpy(&halves, values, count * sizeof(uint16_t));
   return (Lanes)(__builtin_convertvector(halves, WordLanes) << 16);
 }
 
-static inline void store_f32(float* values, Lanes lanes, int64_t count) {
+static inline void store_lanes(float* values, Lanes lanes, int64_t count) {
   __builtin_memcpy(values, &lanes, count * sizeof(float));
 }
 
 /// Rounds to nearest, ties to even; NaN stays NaN.
-static inline void store_bf16(uint16_t* values, Lanes lanes, int64_t count) {
+static inline void store_lanes(uint16_t* values, Lanes lanes, int64_t count) {
   WordLanes words = (WordLanes)lanes;
   WordLanes rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
   WordLanes quiet = (words >> 16) | 0x40u;

@@ -19,17 +19,14 @@ void plain_forward(const LinearForwardArgs& args, const Stream& stream) {
   }
 }
 
-/// The products; whether the activation has been applied to them.
-bool multiply(const LinearForwardArgs& args, const Stream& stream) {
+void multiply(const LinearForwardArgs& args, const Stream& stream) {
   switch (args.dtype) {
     case DType::f64:
-      plain_forward(args, stream);
-      return false;
+      return plain_forward(args, stream);
     case DType::f32:
       return linear_f32_forward(args, stream);
     case DType::bf16:
-      linear_bf16_forward(args, stream);
-      return false;
+      return linear_bf16_forward(args, stream);
     default:
       fail_dtype(args.dtype);
   }
@@ -37,9 +34,9 @@ bool multiply(const LinearForwardArgs& args, const Stream& stream) {
 
 void forward(const LinearForwardArgs& args, const Stream& stream) {
   WEFT_ASSERT(args.y_dtype == args.dtype || (args.dtype == DType::bf16 && args.y_dtype == DType::f32));
-  bool is_complete = multiply(args, stream) || args.activation == Activation::identity;
+  multiply(args, stream);
   for (const LinearWeight& weight : args.weights) {
-    if (is_complete) return;
+    if (args.activation == Activation::identity || weight.layout == Layout::packed) continue;
     cpu_activation_kernels().forward({.x = weight.y,
                                       .y = weight.y,
                                       .count = args.rows * weight.out_features,
@@ -81,18 +78,13 @@ void backward_weight(const LinearBackwardWeightArgs& args, const Stream& stream)
   }
 }
 
-/// f32 weights stay row-major: reading them in dot products is as fast, and oneDNN takes them as they are.
-size_t packed_bytes(int64_t out_features, int64_t in_features, DType dtype) {
-  return dtype == DType::bf16 ? packed_weight_bytes(out_features, in_features) : 0;
-}
-
 }  // namespace
 
 LinearKernels cpu_linear_kernels() {
   return {.forward = forward,
           .backward_input = backward_input,
           .backward_weight = backward_weight,
-          .packed_bytes = packed_bytes,
+          .packed_bytes = packed_weight_bytes,
           .pack = pack_weight,
           .unpack_rows = unpack_weight_rows};
 }

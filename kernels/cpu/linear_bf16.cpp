@@ -7,25 +7,18 @@
 #include "core/error.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear_transpose.h"
+#include "kernels/cpu/packed_tasks.h"
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/parallel_tasks.h"
 #include "kernels/cpu/scratch.h"
 
 namespace weft {
 namespace {
 
-/// What of x a core keeps in its second-level cache beside the panels that stream past.
-constexpr int64_t kRowBlockBytes = 512 << 10;
-/// Weights of one task: long enough to stream, short enough to share out evenly.
-constexpr int64_t kTaskBytes = 32 << 10;
-/// Flops of one task when there are many rows: some 50 µs.
-constexpr int64_t kTaskFlops = 16 << 20;
+using Product = PackedProduct<uint16_t>;
+
 /// Scratch for a row-major weight that is packed on the fly.
 constexpr int64_t kPackBytes = 4 << 20;
-constexpr int64_t kRowGranule = 8;
-/// Up to here memory is the bound.
-constexpr int64_t kFewRows = 16;
 /// Longer sums are cut into blocks, so that two panels of a tile stay in a core's second-level cache.
 constexpr int64_t kMaxDepth = 4096;
 constexpr int64_t kDepthBlock = 2048;
@@ -35,7 +28,7 @@ constexpr int64_t kTransposeGrain = 32;
 /// Rows a power of two apart would share a few sets of the first-level cache.
 constexpr int64_t kStridePadding = 32;
 
-PackedProductFunction product_function() {
+PackedProductFunction<uint16_t> product_function() {
 #if defined(__x86_64__)
   switch (cpu_isa()) {
     case CpuIsa::avx512_bf16:
@@ -51,65 +44,11 @@ PackedProductFunction product_function() {
   return packed_product_portable;
 }
 
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
+void run_product(const Product& product, const Stream& stream) {
+  run_packed_products<uint16_t>({&product, 1}, product_function(), Activation::identity, stream.num_threads);
 }
 
-/// How the products of one x with several weights are cut into tasks: blocks of rows, then chunks of panels.
-class TaskGrid {
- public:
-  TaskGrid(int64_t rows, int64_t in_features) : rows_(rows) {
-    int64_t row_bytes = std::max<int64_t>(1, in_features * 2);
-    int64_t block = std::max(kRowGranule, kRowBlockBytes / row_bytes / kRowGranule * kRowGranule);
-    num_row_blocks_ = (rows + block - 1) / block;
-    row_block_ = round_up((rows + num_row_blocks_ - 1) / num_row_blocks_, kRowGranule);
-    num_row_blocks_ = (rows + row_block_ - 1) / row_block_;
-    int64_t panel_bytes = std::max<int64_t>(1, panel_elements(in_features) * 2);
-    int64_t panel_flops = std::min(row_block_, rows) * panel_bytes;
-    panel_chunk_ = std::max<int64_t>(1, kTaskBytes / panel_bytes);
-    // A tile of many rows spans two panels.
-    if (rows > kFewRows) panel_chunk_ = round_up(std::max(panel_chunk_, kTaskFlops / panel_flops), 2);
-  }
-
-  int64_t chunks(int64_t panels) const { return (panels + panel_chunk_ - 1) / panel_chunk_; }
-  int64_t num_row_blocks() const { return num_row_blocks_; }
-
-  /// Narrows `product`, the whole product with one weight, to a block of rows and a chunk of its panels.
-  PackedProduct part(PackedProduct product, int64_t row_block, int64_t chunk) const {
-    int64_t row = row_block * row_block_;
-    product.x += row * product.x_stride;
-    product.y = static_cast<std::byte*>(product.y) + row * product.out_features * (product.y_is_f32 ? 4 : 2);
-    product.rows = std::min(row_block_, rows_ - row);
-    product.panel_end = std::min(product.panel_end, product.panel_begin + (chunk + 1) * panel_chunk_);
-    product.panel_begin += chunk * panel_chunk_;
-    return product;
-  }
-
- private:
-  int64_t rows_;
-  int64_t row_block_ = 0;
-  int64_t num_row_blocks_ = 0;
-  int64_t panel_chunk_ = 0;
-};
-
-/// All products, which share x, in one parallel region.
-void run_products(std::span<const PackedProduct> products, int num_threads) {
-  const PackedProduct& first = products.front();
-  if (first.rows == 0) return;
-  TaskGrid grid(first.rows, first.in_features);
-  int64_t chunks = 0;
-  for (const PackedProduct& product : products) chunks += grid.chunks(product.panel_end - product.panel_begin);
-  PackedProductFunction multiply = product_function();
-  parallel_tasks(num_threads, chunks * grid.num_row_blocks(), [&](int64_t task) {
-    int64_t chunk = task % chunks;
-    const PackedProduct* product = products.data();
-    for (int64_t count; chunk >= (count = grid.chunks(product->panel_end - product->panel_begin)); ++product)
-      chunk -= count;
-    multiply(grid.part(*product, task / chunks, chunk));
-  });
-}
-
-PackedProduct packed_forward(const LinearForwardArgs& args, const LinearWeight& weight) {
+Product packed_forward(const LinearForwardArgs& args, const LinearWeight& weight) {
   return {.x = static_cast<const uint16_t*>(args.x),
           .x_stride = args.in_features,
           .rows = args.rows,
@@ -128,7 +67,7 @@ using PackFunction = void (*)(const PanelSource&, int64_t begin, int64_t end, ui
 /// Packs a matrix a few megabytes at a time and calls body(packed, panel_begin, panel_end) for each part.
 template <typename Body>
 void for_packed_parts(const PanelSource& source, PackFunction pack, const Stream& stream, const Body& body) {
-  int64_t elements = panel_elements(source.in_features);
+  int64_t elements = panel_elements<uint16_t>(source.in_features);
   int64_t panels = num_panels(source.out_features);
   int64_t block = std::clamp<int64_t>(kPackBytes / std::max<int64_t>(1, elements * 2), 1, std::max<int64_t>(1, panels));
   Scratch scratch(stream, static_cast<size_t>(std::max<int64_t>(1, block * elements)) * sizeof(uint16_t));
@@ -143,25 +82,25 @@ void for_packed_parts(const PanelSource& source, PackFunction pack, const Stream
 }
 
 /// `product` with a weight that is not packed yet.
-void multiply_unpacked(PackedProduct product, const PanelSource& source, PackFunction pack, const Stream& stream) {
+void multiply_unpacked(Product product, const PanelSource& source, PackFunction pack, const Stream& stream) {
   for_packed_parts(source, pack, stream, [&](const uint16_t* packed, int64_t begin, int64_t end) {
     product.packed = packed;
     product.packed_begin = begin;
     product.panel_begin = begin;
     product.panel_end = end;
-    run_products({&product, 1}, stream.num_threads);
+    run_product(product, stream);
   });
 }
 
 /// dx = dy · w as long as the panels of wᵀ fit a core's cache.
 void multiply_by_weight(const LinearBackwardInputArgs& args, const Stream& stream) {
-  PackedProduct product = {.x = static_cast<const uint16_t*>(args.dy),
-                           .x_stride = args.out_features,
-                           .rows = args.rows,
-                           .in_features = args.out_features,
-                           .y = args.dx,
-                           .out_features = args.in_features,
-                           .accumulate = args.accumulate};
+  Product product = {.x = static_cast<const uint16_t*>(args.dy),
+                     .x_stride = args.out_features,
+                     .rows = args.rows,
+                     .in_features = args.out_features,
+                     .y = args.dx,
+                     .out_features = args.in_features,
+                     .accumulate = args.accumulate};
   PanelSource source = {.weight = static_cast<const uint16_t*>(args.weight),
                         .out_features = args.in_features,
                         .in_features = args.out_features,
@@ -196,14 +135,14 @@ void multiply_by_blocks_of_weight(const LinearBackwardInputArgs& args, const Str
   for (int64_t begin = 0; begin < args.out_features; begin += kDepthBlock) {
     int64_t depth = std::min(kDepthBlock, args.out_features - begin);
     copy_columns(args, begin, begin + depth, dy, stream.num_threads);
-    PackedProduct product = {.x = dy,
-                             .x_stride = depth,
-                             .rows = args.rows,
-                             .in_features = depth,
-                             .y = sums.data(),
-                             .out_features = args.in_features,
-                             .y_is_f32 = true,
-                             .accumulate = begin > 0};
+    Product product = {.x = dy,
+                       .x_stride = depth,
+                       .rows = args.rows,
+                       .in_features = depth,
+                       .y = sums.data(),
+                       .out_features = args.in_features,
+                       .y_is_f32 = true,
+                       .accumulate = begin > 0};
     PanelSource source = {.weight = static_cast<const uint16_t*>(args.weight) + begin * args.in_features,
                           .out_features = args.in_features,
                           .in_features = depth,
@@ -216,7 +155,7 @@ void multiply_by_blocks_of_weight(const LinearBackwardInputArgs& args, const Str
 /// dw += the products of some rows of dy and x. dy is transposed a few output features at a time, so that they are
 /// still in the cache when they are multiplied.
 void add_weight_products(const LinearBackwardWeightArgs& args, int64_t row, int64_t rows, const Stream& stream) {
-  int64_t stride = round_up(rows, kRowGranule) + kStridePadding;
+  int64_t stride = PackedTaskGrid::round_up(rows, PackedTaskGrid::kRowGranule) + kStridePadding;
   int64_t block = std::min(kTransposedFeatures, args.out_features);
   Scratch scratch(stream, static_cast<size_t>(std::max<int64_t>(1, block * stride)) * sizeof(uint16_t));
   auto* transposed = reinterpret_cast<uint16_t*>(scratch.data());
@@ -236,19 +175,19 @@ void add_weight_products(const LinearBackwardWeightArgs& args, int64_t row, int6
                         .to = transposed + from * stride,
                         .to_stride = stride});
       });
-      PackedProduct product = {.x = transposed,
-                               .x_stride = stride,
-                               .rows = features,
-                               .in_features = rows,
-                               .packed = packed,
-                               .packed_begin = begin,
-                               .y = static_cast<float*>(args.dw) + feature * args.in_features,
-                               .out_features = args.in_features,
-                               .panel_begin = begin,
-                               .panel_end = end,
-                               .y_is_f32 = true,
-                               .accumulate = args.accumulate_weight || row > 0};
-      run_products({&product, 1}, stream.num_threads);
+      Product product = {.x = transposed,
+                         .x_stride = stride,
+                         .rows = features,
+                         .in_features = rows,
+                         .packed = packed,
+                         .packed_begin = begin,
+                         .y = static_cast<float*>(args.dw) + feature * args.in_features,
+                         .out_features = args.in_features,
+                         .panel_begin = begin,
+                         .panel_end = end,
+                         .y_is_f32 = true,
+                         .accumulate = args.accumulate_weight || row > 0};
+      run_product(product, stream);
     }
   });
 }
@@ -256,10 +195,10 @@ void add_weight_products(const LinearBackwardWeightArgs& args, int64_t row, int6
 }  // namespace
 
 void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream) {
-  std::vector<PackedProduct> packed;
+  std::vector<Product> packed;
   packed.reserve(args.weights.size());
   for (const LinearWeight& weight : args.weights) {
-    PackedProduct product = packed_forward(args, weight);
+    Product product = packed_forward(args, weight);
     if (weight.layout == Layout::packed) {
       packed.push_back(product);
       continue;
@@ -270,11 +209,12 @@ void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream) {
                           .stride = args.in_features};
     multiply_unpacked(product, source, pack_panels, stream);
   }
-  if (!packed.empty()) run_products(packed, stream.num_threads);
+  if (packed.empty()) return;
+  run_packed_products<uint16_t>(packed, product_function(), args.activation, stream.num_threads);
 }
 
 void linear_bf16_backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {
-  if (args.out_features <= kMaxDepth || args.rows <= kFewRows) return multiply_by_weight(args, stream);
+  if (args.out_features <= kMaxDepth || args.rows <= PackedTaskGrid::kFewRows) return multiply_by_weight(args, stream);
   multiply_by_blocks_of_weight(args, stream);
 }
 

@@ -7,6 +7,7 @@
 
 namespace weft {
 
+/// Applies the activation to what packed weights give only.
 void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream);
 void linear_bf16_backward_input(const LinearBackwardInputArgs& args, const Stream& stream);
 /// dw only; f32.

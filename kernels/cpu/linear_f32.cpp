@@ -8,6 +8,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear_plain.h"
 #include "kernels/cpu/onednn_matmul.h"
+#include "kernels/cpu/packed_tasks.h"
 #include "kernels/cpu/parallel_tasks.h"
 
 namespace weft {
@@ -70,16 +71,9 @@ MatrixView transposed(const void* data, int64_t columns) {
 }
 #endif
 
-}  // namespace
-
-bool linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
-  for (const LinearWeight& weight : args.weights) WEFT_ASSERT(weight.layout == Layout::row_major);
-  if (!kHasOneDnn || args.rows <= kMaxDotProductRows) {
-    dot_product_forward(args, stream.num_threads);
-    return false;
-  }
+void row_major_forward(const LinearForwardArgs& args, const Stream& stream) {
+  if (!kHasOneDnn || args.rows <= kMaxDotProductRows) return dot_product_forward(args, stream.num_threads);
 #if defined(_OPENMP)
-  bool is_fused = onednn_has(args.activation);
   for (const LinearWeight& weight : args.weights) {
     onednn_matmul({.m = args.rows,
                    .n = weight.out_features,
@@ -87,14 +81,50 @@ bool linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
                    .a = rows_of(args.x, args.in_features),
                    .b = transposed(weight.weight, args.in_features),
                    .bias = static_cast<const float*>(weight.bias),
-                   .c = static_cast<float*>(weight.y),
-                   .activation = is_fused ? args.activation : Activation::identity},
+                   .c = static_cast<float*>(weight.y)},
                   stream.num_threads);
   }
-  return is_fused;
-#else
-  return false;
 #endif
+}
+
+PackedProductFunction<float> packed_product_function() {
+#if defined(__x86_64__)
+  if (cpu_isa() >= CpuIsa::avx512) return packed_product_avx512;
+  if (cpu_isa() >= CpuIsa::avx2) return packed_product_avx2;
+#endif
+  return packed_product_portable;
+}
+
+PackedProduct<float> packed_forward(const LinearForwardArgs& args, const LinearWeight& weight) {
+  return {.x = static_cast<const float*>(args.x),
+          .x_stride = args.in_features,
+          .rows = args.rows,
+          .in_features = args.in_features,
+          .packed = static_cast<const float*>(weight.weight),
+          .bias = static_cast<const float*>(weight.bias),
+          .y = weight.y,
+          .out_features = weight.out_features,
+          .panel_end = num_panels(weight.out_features)};
+}
+
+}  // namespace
+
+void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
+  std::vector<LinearWeight> row_major;
+  std::vector<PackedProduct<float>> packed;
+  for (const LinearWeight& weight : args.weights) {
+    if (weight.layout == Layout::packed) {
+      packed.push_back(packed_forward(args, weight));
+    } else {
+      row_major.push_back(weight);
+    }
+  }
+  if (!packed.empty()) {
+    run_packed_products<float>(packed, packed_product_function(), args.activation, stream.num_threads);
+  }
+  LinearForwardArgs rest = args;
+  rest.weights = row_major;
+  if (!row_major.empty()) row_major_forward(rest, stream);
 }
 
 void linear_f32_backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {

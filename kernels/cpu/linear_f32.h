@@ -1,11 +1,13 @@
-// Products of f32 with row-major weights: dot products of our own for a few rows, oneDNN for many.
+// Products of f32: with packed weights by our own kernels (packed_product.h); with row-major ones by dot products of
+// our own for a few rows and by oneDNN for many.
 #pragma once
 
 #include "kernels/linear.h"
 
 namespace weft {
 
-bool linear_f32_forward(const LinearForwardArgs& args, const Stream& stream);
+/// Applies the activation to what packed weights give only.
+void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream);
 void linear_f32_backward_input(const LinearBackwardInputArgs& args, const Stream& stream);
 /// dw only.
 void linear_f32_backward_weight(const LinearBackwardWeightArgs& args, const Stream& stream);

@@ -34,21 +34,6 @@ memory::desc describe(int64_t rows, int64_t columns, const MatrixView& view) {
   return {{rows, columns}, memory::data_type::f32, memory::dims{view.row_stride, view.column_stride}};
 }
 
-dnnl::algorithm algorithm_of(Activation activation) {
-  switch (activation) {
-    case Activation::gelu_erf:
-      return dnnl::algorithm::eltwise_gelu_erf;
-    case Activation::gelu_tanh:
-      return dnnl::algorithm::eltwise_gelu_tanh;
-    case Activation::relu:
-      return dnnl::algorithm::eltwise_relu;
-    case Activation::tanh:
-      return dnnl::algorithm::eltwise_tanh;
-    default:
-      return dnnl::algorithm::undef;
-  }
-}
-
 struct Plan {
   memory::desc a, b, bias, c;
   dnnl::matmul matmul;
@@ -62,9 +47,6 @@ Plan make_plan(const MatrixProduct& product) {
   dnnl::primitive_attr attributes;
   dnnl::post_ops behind;
   if (product.accumulate) behind.append_sum();
-  if (product.activation != Activation::identity) {
-    behind.append_eltwise(1.0f, algorithm_of(product.activation), 0.0f, 0.0f);
-  }
   attributes.set_post_ops(behind);
   if (product.bias != nullptr) {
     plan.bias = {{1, product.n}, memory::data_type::f32, memory::format_tag::ab};
@@ -79,7 +61,7 @@ Plan make_plan(const MatrixProduct& product) {
 /// rows are a prompt's tokens), so that a full cache starts anew. A cache a thread: Debian's oneDNN ties the scratch
 /// memory of a primitive to the thread that made it, so that ranks that are threads must not share one.
 Plan cached_plan(const MatrixProduct& product, int num_threads) {
-  using Key = std::array<int64_t, 11>;
+  using Key = std::array<int64_t, 10>;
   constexpr size_t kMaxPlans = 256;
   static thread_local std::map<Key, Plan> plans;
   Key key = {product.m,
@@ -91,7 +73,6 @@ Plan cached_plan(const MatrixProduct& product, int num_threads) {
              product.b.column_stride,
              product.bias != nullptr,
              product.accumulate,
-             static_cast<int64_t>(product.activation),
              num_threads};
   auto found = plans.find(key);
   if (found != plans.end()) return found->second;
@@ -104,10 +85,6 @@ memory wrap(const memory::desc& description, const float* data) {
 }
 
 }  // namespace
-
-bool onednn_has(Activation activation) {
-  return activation == Activation::identity || algorithm_of(activation) != dnnl::algorithm::undef;
-}
 
 void onednn_matmul(const MatrixProduct& product, int num_threads) {
   ThreadLimit limit(num_threads);

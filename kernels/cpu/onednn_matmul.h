@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-#include "kernels/activation.h"
-
 namespace weft {
 
 /// A matrix in memory, [rows, columns] as the product sees it; element (i, j) at i·row_stride + j·column_stride, one
@@ -15,7 +13,7 @@ struct MatrixView {
   int64_t column_stride = 0;
 };
 
-/// c[m, n] (row-major, contiguous) = activation(a[m, k] · b[k, n] + bias[n]), or c += when `accumulate`.
+/// c[m, n] (row-major, contiguous) = a[m, k] · b[k, n] + bias[n], or c += when `accumulate`.
 struct MatrixProduct {
   int64_t m = 0, n = 0, k = 0;
   MatrixView a;
@@ -23,11 +21,7 @@ struct MatrixProduct {
   const float* bias = nullptr;  // or null
   float* c = nullptr;
   bool accumulate = false;
-  Activation activation = Activation::identity;
 };
-
-/// Whether the product can end in it.
-bool onednn_has(Activation activation);
 
 void onednn_matmul(const MatrixProduct& product, int num_threads);
 

@@ -34,14 +34,14 @@ inline __m256 second_of_pairs(__m256i words) {
   return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
-inline Pairs load_pairs(const uint16_t* pairs) {
+inline Pairs load_words(const uint16_t* pairs) {
   __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs));
   __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs + 16));
   return {.first = {.low = first_of_pairs(low), .high = first_of_pairs(high)},
           .second = {.low = second_of_pairs(low), .high = second_of_pairs(high)}};
 }
 
-inline Pairs broadcast_pair(const uint16_t* pair) {
+inline Pairs broadcast_word(const uint16_t* pair) {
   int word;
   __builtin_memcpy(&word, pair, sizeof word);
   __m256i words = _mm256_set1_epi32(word);
@@ -54,7 +54,20 @@ inline Lanes add_products(Lanes sums, const Pairs& weights, const Pairs& x) {
   return multiply_add(multiply_add(sums, weights.first, x.first), weights.second, x.second);
 }
 
-inline Lanes load_f32(const float* values, int64_t count) {
+inline Lanes load_words(const float* words) {
+  return {.low = _mm256_loadu_ps(words), .high = _mm256_loadu_ps(words + 8)};
+}
+
+inline Lanes broadcast_word(const float* word) {
+  __m256 both = _mm256_broadcast_ss(word);
+  return {.low = both, .high = both};
+}
+
+inline Lanes add_products(Lanes sums, Lanes weights, Lanes x) {
+  return multiply_add(sums, weights, x);
+}
+
+inline Lanes load_lanes(const float* values, int64_t count) {
   Lanes lanes = zero_lanes();
   __builtin_memcpy(&lanes, values, static_cast<size_t>(count) * sizeof(float));
   return lanes;
@@ -64,13 +77,13 @@ inline __m256 widen_bf16(__m128i halves) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
 }
 
-inline Lanes load_bf16(const uint16_t* values, int64_t count) {
+inline Lanes load_lanes(const uint16_t* values, int64_t count) {
   __m128i halves[2] = {};
   __builtin_memcpy(halves, values, static_cast<size_t>(count) * sizeof(uint16_t));
   return {.low = widen_bf16(halves[0]), .high = widen_bf16(halves[1])};
 }
 
-inline void store_f32(float* values, Lanes lanes, int64_t count) {
+inline void store_lanes(float* values, Lanes lanes, int64_t count) {
   __builtin_memcpy(values, &lanes, static_cast<size_t>(count) * sizeof(float));
 }
 
@@ -85,21 +98,28 @@ inline __m256i round_to_bf16(__m256 values) {
   return _mm256_blendv_epi8(rounded, quiet_nan, is_nan);
 }
 
-inline void store_bf16(uint16_t* values, Lanes lanes, int64_t count) {
+inline void store_lanes(uint16_t* values, Lanes lanes, int64_t count) {
   __m256i interleaved = _mm256_packus_epi32(round_to_bf16(lanes.low), round_to_bf16(lanes.high));
   __m256i halves = _mm256_permute4x64_epi64(interleaved, 0b11011000);
   __builtin_memcpy(values, &halves, static_cast<size_t>(count) * sizeof(uint16_t));
 }
 
-constexpr int kStreamedRows = 4;
-constexpr int kTileRows = 4;
+template <typename Element>
+constexpr int kStreamedRows = sizeof(Element) == sizeof(float) ? 8 : 4;
+template <typename Element>
+constexpr int kTileRows = sizeof(Element) == sizeof(float) ? 6 : 4;
+template <typename Element>
 constexpr int kTilePanels = 1;
 
 #include "kernels/cpu/packed_product.inl"
 
 }  // namespace
 
-void packed_product_avx2(const PackedProduct& product) {
+void packed_product_avx2(const PackedProduct<uint16_t>& product) {
+  packed_product(product);
+}
+
+void packed_product_avx2(const PackedProduct<float>& product) {
   packed_product(product);
 }
 

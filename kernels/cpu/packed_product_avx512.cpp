@@ -1,19 +1,97 @@
+#include <immintrin.h>
+
 #include "kernels/cpu/packed_product.h"
 
 namespace weft {
 namespace {
 
-#include "kernels/cpu/lanes_generic.inl"
+using Lanes = __m512;
 
-constexpr int kStreamedRows = 4;
-constexpr int kTileRows = 8;
+/// bf16 pairs widened to f32.
+struct Pairs {
+  Lanes first;
+  Lanes second;
+};
+
+inline __mmask16 first_lanes(int64_t count) {
+  return static_cast<__mmask16>((1u << count) - 1);
+}
+
+inline Lanes zero_lanes() {
+  return _mm512_setzero_ps();
+}
+inline Lanes add(Lanes a, Lanes b) {
+  return _mm512_add_ps(a, b);
+}
+
+inline Pairs widen_pairs(__m512i words) {
+  return {.first = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
+          .second = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+
+inline Pairs load_words(const uint16_t* words) {
+  return widen_pairs(_mm512_loadu_si512(words));
+}
+inline Lanes load_words(const float* words) {
+  return _mm512_loadu_ps(words);
+}
+
+inline Pairs broadcast_word(const uint16_t* pair) {
+  int word;
+  __builtin_memcpy(&word, pair, sizeof word);
+  return widen_pairs(_mm512_set1_epi32(word));
+}
+inline Lanes broadcast_word(const float* word) {
+  return _mm512_set1_ps(*word);
+}
+
+inline Lanes add_products(Lanes sums, const Pairs& weights, const Pairs& x) {
+  return _mm512_fmadd_ps(weights.second, x.second, _mm512_fmadd_ps(weights.first, x.first, sums));
+}
+inline Lanes add_products(Lanes sums, Lanes weights, Lanes x) {
+  return _mm512_fmadd_ps(weights, x, sums);
+}
+
+inline Lanes load_lanes(const float* values, int64_t count) {
+  return _mm512_maskz_loadu_ps(first_lanes(count), values);
+}
+
+inline Lanes load_lanes(const uint16_t* values, int64_t count) {
+  __m256i halves = _mm256_maskz_loadu_epi16(first_lanes(count), values);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+inline void store_lanes(float* values, Lanes lanes, int64_t count) {
+  _mm512_mask_storeu_ps(values, first_lanes(count), lanes);
+}
+
+/// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store_lanes(uint16_t* values, Lanes lanes, int64_t count) {
+  __m512i words = _mm512_castps_si512(lanes);
+  __m512i upper = _mm512_srli_epi32(words, 16);
+  __m512i bias = _mm512_add_epi32(_mm512_and_si512(upper, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(words, bias), 16);
+  __mmask16 is_nan = _mm512_cmp_ps_mask(lanes, lanes, _CMP_UNORD_Q);
+  rounded = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
+  _mm256_mask_storeu_epi16(values, first_lanes(count), _mm512_cvtepi32_epi16(rounded));
+}
+
+template <typename Element>
+constexpr int kStreamedRows = sizeof(Element) == sizeof(float) ? 16 : 4;
+template <typename Element>
+constexpr int kTileRows = sizeof(Element) == sizeof(float) ? 12 : 8;
+template <typename Element>
 constexpr int kTilePanels = 2;
 
 #include "kernels/cpu/packed_product.inl"
 
 }  // namespace
 
-void packed_product_avx512(const PackedProduct& product) {
+void packed_product_avx512(const PackedProduct<uint16_t>& product) {
+  packed_product(product);
+}
+
+void packed_product_avx512(const PackedProduct<float>& product) {
   packed_product(product);
 }
 

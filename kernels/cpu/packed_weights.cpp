@@ -35,7 +35,7 @@ void pack_full_panel(const uint16_t* rows, int64_t stride, int64_t in_features, 
 }
 
 void pack_partial_panel(const PanelSource& source, int64_t row_begin, int64_t num_rows, uint32_t* words) {
-  std::fill(words, words + num_pairs(source.in_features) * kPanelWidth, 0u);
+  std::fill(words, words + num_words<uint16_t>(source.in_features) * kPanelWidth, 0u);
   for (int64_t row = 0; row < num_rows; ++row) {
     const uint16_t* from = source.weight + (row_begin + row) * source.stride;
     for (int64_t k = 0; k < source.in_features; ++k) {
@@ -46,27 +46,68 @@ void pack_partial_panel(const PanelSource& source, int64_t row_begin, int64_t nu
 
 /// The words of the panel at `packed`, which is 64-byte aligned.
 uint32_t* panel_words(uint16_t* packed, int64_t panel, int64_t in_features) {
-  return reinterpret_cast<uint32_t*>(packed + panel * panel_elements(in_features));
+  return reinterpret_cast<uint32_t*>(packed + panel * panel_elements<uint16_t>(in_features));
 }
 
-void unpack_row(const UnpackRowsArgs& args, int32_t index, uint16_t* row) {
+/// Packs panel `panel` of some rows of f32, at most kPanelWidth of which are left.
+void pack_f32_panel(const float* rows, int64_t num_rows, int64_t in_features, float* packed) {
+  for (int64_t k = 0; k < in_features; ++k) {
+    for (int64_t row = 0; row < num_rows; ++row) packed[k * kPanelWidth + row] = rows[row * in_features + k];
+    for (int64_t row = num_rows; row < kPanelWidth; ++row) packed[k * kPanelWidth + row] = 0;
+  }
+}
+
+void pack_f32_panels(const PackArgs& args, int64_t begin, int64_t end) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    int64_t row = panel * kPanelWidth;
+    pack_f32_panel(static_cast<const float*>(args.rows) + row * args.in_features,
+                   std::min(kPanelWidth, args.num_rows - row),
+                   args.in_features,
+                   static_cast<float*>(args.packed) + (args.row_begin + row) * args.in_features);
+  }
+}
+
+void pack_bf16_panels(const PackArgs& args, int64_t begin, int64_t end) {
+  PanelSource source = {.weight = static_cast<const uint16_t*>(args.rows),
+                        .out_features = args.num_rows,
+                        .in_features = args.in_features,
+                        .stride = args.in_features};
+  int64_t panel = args.row_begin / kPanelWidth + begin;
+  pack_panels(
+      source, begin, end, static_cast<uint16_t*>(args.packed) + panel * panel_elements<uint16_t>(args.in_features));
+}
+
+/// The words of an output feature, one after the other.
+template <typename Element>
+void unpack_row(const UnpackRowsArgs& args, int32_t index, Element* row) {
   if (index < 0) {
-    std::fill(row, row + args.in_features, uint16_t{0});
+    std::fill(row, row + args.in_features, Element{0});
     return;
   }
-  const uint16_t* panel = static_cast<const uint16_t*>(args.packed) +
-                          index / kPanelWidth * panel_elements(args.in_features) + index % kPanelWidth * 2;
-  int64_t whole_pairs = args.in_features / 2;
-  for (int64_t pair = 0; pair < whole_pairs; ++pair) {
-    std::memcpy(row + 2 * pair, panel + pair * 2 * kPanelWidth, 2 * sizeof(uint16_t));
+  constexpr auto kPerWord = static_cast<int64_t>(sizeof(uint32_t) / sizeof(Element));
+  const Element* panel = static_cast<const Element*>(args.packed) +
+                         index / kPanelWidth * panel_elements<Element>(args.in_features) +
+                         index % kPanelWidth * kPerWord;
+  int64_t whole_words = args.in_features / kPerWord;
+  for (int64_t word = 0; word < whole_words; ++word) {
+    std::memcpy(row + word * kPerWord, panel + word * kPerWord * kPanelWidth, sizeof(uint32_t));
   }
-  if (args.in_features % 2 != 0) row[args.in_features - 1] = panel[whole_pairs * 2 * kPanelWidth];
+  if (args.in_features % kPerWord != 0) row[args.in_features - 1] = panel[whole_words * kPerWord * kPanelWidth];
+}
+
+template <typename Element>
+void unpack_rows(const UnpackRowsArgs& args, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    unpack_row(args, args.indices[i], static_cast<Element*>(args.rows) + i * args.in_features);
+  }
 }
 
 }  // namespace
 
-size_t packed_weight_bytes(int64_t out_features, int64_t in_features) {
-  return static_cast<size_t>(num_panels(out_features) * panel_elements(in_features)) * sizeof(uint16_t);
+size_t packed_weight_bytes(int64_t out_features, int64_t in_features, DType dtype) {
+  if (dtype != DType::bf16 && dtype != DType::f32) return 0;
+  int64_t panel = dtype == DType::bf16 ? panel_bytes<uint16_t>(in_features) : panel_bytes<float>(in_features);
+  return static_cast<size_t>(num_panels(out_features) * panel);
 }
 
 void pack_panels(const PanelSource& source, int64_t begin, int64_t end, uint16_t* packed) {
@@ -87,7 +128,7 @@ void pack_transposed_panels(const PanelSource& source, int64_t begin, int64_t en
     int64_t column = panel * kPanelWidth;
     int64_t num_columns = std::min(kPanelWidth, source.out_features - column);
     uint32_t* words = panel_words(packed, panel - begin, source.in_features);
-    for (int64_t pair = 0; pair < num_pairs(source.in_features); ++pair, words += kPanelWidth) {
+    for (int64_t pair = 0; pair < num_words<uint16_t>(source.in_features); ++pair, words += kPanelWidth) {
       const uint16_t* first = source.weight + 2 * pair * source.stride + column;
       const uint16_t* second = 2 * pair + 1 < source.in_features ? first + source.stride : nullptr;
       for (int64_t i = 0; i < num_columns; ++i)
@@ -98,29 +139,24 @@ void pack_transposed_panels(const PanelSource& source, int64_t begin, int64_t en
 }
 
 void pack_weight(const PackArgs& args, const Stream& stream) {
-  WEFT_ASSERT(args.dtype == DType::bf16 && args.row_begin % kPackRowBlock == 0);
+  WEFT_ASSERT(packed_weight_bytes(1, 1, args.dtype) != 0 && args.row_begin % kPackRowBlock == 0);
   WEFT_ASSERT(args.num_rows % kPackRowBlock == 0 || args.row_begin + args.num_rows == args.out_features);
   static_assert(kPackRowBlock % kPanelWidth == 0);
-  PanelSource source = {.weight = static_cast<const uint16_t*>(args.rows),
-                        .out_features = args.num_rows,
-                        .in_features = args.in_features,
-                        .stride = args.in_features};
-  uint16_t* packed =
-      static_cast<uint16_t*>(args.packed) + args.row_begin / kPanelWidth * panel_elements(args.in_features);
-  int64_t grain = kMinBytesPerThread / std::max<int64_t>(1, panel_elements(args.in_features) * 2) + 1;
+  auto pack = args.dtype == DType::bf16 ? pack_bf16_panels : pack_f32_panels;
+  auto bytes = static_cast<int64_t>(packed_weight_bytes(1, args.in_features, args.dtype));
+  int64_t grain = kMinBytesPerThread / std::max<int64_t>(1, bytes) + 1;
   parallel_for(stream.num_threads, num_panels(args.num_rows), grain, [&](int64_t begin, int64_t end) {
-    pack_panels(source, begin, end, packed + begin * panel_elements(args.in_features));
+    pack(args, begin, end);
   });
 }
 
 void unpack_weight_rows(const UnpackRowsArgs& args, const Stream& stream) {
-  WEFT_ASSERT(args.dtype == DType::bf16);
-  int64_t grain = kMinBytesPerThread / std::max<int64_t>(1, args.in_features * 2) + 1;
-  parallel_for(stream.num_threads, args.num_indices, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      unpack_row(args, args.indices[i], static_cast<uint16_t*>(args.rows) + i * args.in_features);
-    }
-  });
+  WEFT_ASSERT(packed_weight_bytes(1, 1, args.dtype) != 0);
+  auto unpack = args.dtype == DType::bf16 ? unpack_rows<uint16_t> : unpack_rows<float>;
+  auto row_bytes = args.in_features * static_cast<int64_t>(dtype_bytes(args.dtype));
+  int64_t grain = kMinBytesPerThread / std::max<int64_t>(1, row_bytes) + 1;
+  parallel_for(
+      stream.num_threads, args.num_indices, grain, [&](int64_t begin, int64_t end) { unpack(args, begin, end); });
 }
 
 }  // namespace weft

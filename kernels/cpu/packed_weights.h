@@ -1,4 +1,4 @@
-// Bringing bf16 weights into the layout of packed_product.h, and rows back out of it.
+// Bringing weights into the layout of packed_product.h, and rows back out of it.
 #pragma once
 
 #include "kernels/cpu/packed_product.h"
@@ -6,22 +6,30 @@
 
 namespace weft {
 
-/// Pairs of input features, the last one filled up with zero.
-constexpr int64_t num_pairs(int64_t in_features) {
-  return (in_features + 1) / 2;
-}
 constexpr int64_t num_panels(int64_t out_features) {
   return (out_features + kPanelWidth - 1) / kPanelWidth;
 }
+/// Words of 4 bytes that a panel has for one output feature; a last single bf16 is joined with zero.
+template <typename Element>
+constexpr int64_t num_words(int64_t in_features) {
+  constexpr auto kPerWord = static_cast<int64_t>(sizeof(uint32_t) / sizeof(Element));
+  return (in_features + kPerWord - 1) / kPerWord;
+}
+/// Bytes of one panel.
+template <typename Element>
+constexpr int64_t panel_bytes(int64_t in_features) {
+  return num_words<Element>(in_features) * kPanelWidth * static_cast<int64_t>(sizeof(uint32_t));
+}
 /// Elements of one panel.
+template <typename Element>
 constexpr int64_t panel_elements(int64_t in_features) {
-  return num_pairs(in_features) * 2 * kPanelWidth;
+  return panel_bytes<Element>(in_features) / static_cast<int64_t>(sizeof(Element));
 }
 
-/// Bytes of a packed bf16 weight.
-size_t packed_weight_bytes(int64_t out_features, int64_t in_features);
+/// Bytes of a packed weight of f32 or bf16; 0 for other types, which are not packed.
+size_t packed_weight_bytes(int64_t out_features, int64_t in_features, DType dtype);
 
-/// A matrix to be packed, its last panel filled up with zero rows.
+/// A bf16 matrix to be packed, its last panel filled up with zero rows.
 struct PanelSource {
   const uint16_t* weight = nullptr;
   int64_t out_features = 0;  // seen by the product

@@ -85,8 +85,8 @@ void Encoder::add_embedding() {
   const ModelInfo& info = config_.info;
   std::string name = config_.prefix + ".embeddings.";
   int64_t width = config_.embedding_size;
-  embedding_table_ =
-      &parameters_.add(name + "word_embeddings.weight", {info.vocab_size, width}, {ShardKind::vocabulary}, true);
+  embedding_table_ = &parameters_.add(
+      name + "word_embeddings.weight", {info.vocab_size, width}, {ShardKind::vocabulary}, info.has_language_model_head);
   tokens_.table = embedding_table_;
   if (info.num_segments > 0 && !config_.segments_in_token_table) {
     segments_ = &parameters_.add(name + "token_type_embeddings.weight", {info.num_segments, width});

@@ -128,9 +128,9 @@ void expect_close(std::vector<double> actual,
   }
 }
 
-std::vector<std::byte> pack(Matrix& weight, int64_t n, int64_t k, const Stream& stream) {
+std::vector<std::byte> pack(Matrix& weight, int64_t n, int64_t k, const Stream& stream, DType dtype = DType::bf16) {
   LinearKernels kernels = cpu_linear_kernels();
-  std::vector<std::byte> packed(kernels.packed_bytes(n, k, DType::bf16) + 64);
+  std::vector<std::byte> packed(kernels.packed_bytes(n, k, dtype) + 64);
   void* aligned = packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64;
   for (int64_t row = 0; row < n; row += kPackRowBlock) {
     kernels.pack({.rows = weight.row(row),
@@ -139,7 +139,7 @@ std::vector<std::byte> pack(Matrix& weight, int64_t n, int64_t k, const Stream& 
                   .num_rows = std::min(kPackRowBlock, n - row),
                   .out_features = n,
                   .in_features = k,
-                  .dtype = DType::bf16},
+                  .dtype = dtype},
                  stream);
   }
   return packed;
@@ -163,6 +163,7 @@ struct Kind {
 
 const Kind kKinds[] = {{DType::f64, DType::f64, Layout::row_major},
                        {DType::f32, DType::f32, Layout::row_major},
+                       {DType::f32, DType::f32, Layout::packed},
                        {DType::bf16, DType::bf16, Layout::row_major},
                        {DType::bf16, DType::f32, Layout::row_major},
                        {DType::bf16, DType::bf16, Layout::packed},
@@ -186,7 +187,7 @@ void check_forward(const Kind& kind, const Case& shape) {
   LinearWeight argument{.weight = weight.data(), .y = y.data(), .out_features = n, .layout = kind.layout};
   if (has_bias) argument.bias = bias.data();
   if (kind.layout == Layout::packed) {
-    packed = pack(weight, n, k, stream);
+    packed = pack(weight, n, k, stream, kind.dtype);
     argument.weight = aligned_begin(packed);
   }
   cpu_linear_kernels().forward({.x = x.data(),
@@ -287,7 +288,7 @@ TEST_P(LinearTest, ARowIgnoresWhatLiesInOtherRows) {
     std::vector<std::byte> packed;
     LinearWeight view{.weight = weight.data(), .y = y.data(), .out_features = kOut, .layout = kind.layout};
     if (kind.layout == Layout::packed) {
-      packed = pack(weight, kOut, kDepth, stream);
+      packed = pack(weight, kOut, kDepth, stream, kind.dtype);
       view.weight = aligned_begin(packed);
     }
     LinearForwardArgs args{.x = x.data(),
@@ -331,27 +332,66 @@ TEST_P(LinearTest, RoundsSpecialValuesAsBfloat16Does) {
   }
 }
 
+void check_unpack(DType dtype, int64_t n, int64_t k) {
+  Stream stream{.device = {}, .num_threads = 3};
+  Matrix weight(n, k, dtype, 5, 2);
+  std::vector<std::byte> packed = pack(weight, n, k, stream, dtype);
+  std::vector<int32_t> indices;
+  for (int64_t i = 0; i < n; ++i) indices.push_back(static_cast<int32_t>((i * 7 + 3) % n));
+  indices.push_back(-1);
+  Matrix rows(n + 1, k, dtype, 6, 2);
+  cpu_linear_kernels().unpack_rows({.packed = aligned_begin(packed),
+                                    .indices = indices.data(),
+                                    .rows = rows.data(),
+                                    .num_indices = n + 1,
+                                    .out_features = n,
+                                    .in_features = k,
+                                    .dtype = dtype},
+                                   stream);
+  size_t row_bytes = static_cast<size_t>(k) * dtype_bytes(dtype);
+  for (int64_t i = 0; i < n; ++i) {
+    EXPECT_EQ(std::memcmp(rows.row(i), weight.row(indices[i]), row_bytes), 0) << n << " " << k << " " << i;
+  }
+  for (size_t i = 0; i < row_bytes; ++i) EXPECT_EQ(rows.row(n)[i], std::byte{0});
+  EXPECT_TRUE(rows.guards_intact());
+}
+
 TEST_P(LinearTest, UnpackGivesBackWhatWasPacked) {
   for (auto [n, k] :
        {std::pair<int64_t, int64_t>{1, 1}, {16, 2}, {17, 3}, {63, 31}, {64, 32}, {65, 33}, {200, 77}, {130, 576}}) {
-    Stream stream{.device = {}, .num_threads = 3};
-    Matrix weight(n, k, DType::bf16, 5, 2);
-    std::vector<std::byte> packed = pack(weight, n, k, stream);
-    std::vector<int32_t> indices;
-    for (int64_t i = 0; i < n; ++i) indices.push_back(static_cast<int32_t>((i * 7 + 3) % n));
-    indices.push_back(-1);
-    Matrix rows(n + 1, k, DType::bf16, 6, 2);
-    cpu_linear_kernels().unpack_rows({.packed = aligned_begin(packed),
-                                      .indices = indices.data(),
-                                      .rows = rows.data(),
-                                      .num_indices = n + 1,
-                                      .out_features = n,
-                                      .in_features = k},
-                                     stream);
-    for (int64_t i = 0; i < n; ++i)
-      EXPECT_EQ(std::memcmp(rows.row(i), weight.row(indices[i]), k * 2), 0) << n << " " << k << " " << i;
-    for (int64_t i = 0; i < 2 * k; ++i) EXPECT_EQ(rows.row(n)[i], std::byte{0});
-    EXPECT_TRUE(rows.guards_intact());
+    for (DType dtype : {DType::f32, DType::bf16}) check_unpack(dtype, n, k);
+  }
+}
+
+TEST_P(LinearTest, AnActivationIsWhatItsKernelMakesOfTheProduct) {
+  constexpr int64_t kRows = 70, kOut = 205, kDepth = 33;
+  std::shared_ptr<Allocator> allocator = make_cpu_allocator();
+  Stream stream{.device = {}, .num_threads = 2, .workspace = allocator.get()};
+  for (const Kind& kind : kKinds) {
+    Matrix x(kRows, kDepth, kind.dtype, 1), weight(kOut, kDepth, kind.dtype, 2), bias(1, kOut, kind.dtype, 3);
+    Matrix fused(kRows, kOut, kind.y_dtype, 4), apart(kRows, kOut, kind.y_dtype, 5);
+    bool is_packed = kind.layout == Layout::packed;
+    std::vector<std::byte> packed =
+        is_packed ? pack(weight, kOut, kDepth, stream, kind.dtype) : std::vector<std::byte>{};
+    LinearWeight view{.weight = is_packed ? aligned_begin(packed) : weight.data(),
+                      .bias = bias.data(),
+                      .y = fused.data(),
+                      .out_features = kOut,
+                      .layout = kind.layout};
+    LinearForwardArgs args{.x = x.data(),
+                           .weights = {&view, 1},
+                           .rows = kRows,
+                           .in_features = kDepth,
+                           .dtype = kind.dtype,
+                           .y_dtype = kind.y_dtype,
+                           .activation = Activation::relu};
+    cpu_linear_kernels().forward(args, stream);
+    view.y = apart.data();
+    args.activation = Activation::identity;
+    cpu_linear_kernels().forward(args, stream);
+    std::vector<double> products = apart.values();
+    for (double& value : products) value = std::max(value, 0.0);
+    EXPECT_EQ(fused.values(), products) << describe(kind, {.m = kRows, .n = kOut, .k = kDepth});
   }
 }
 
@@ -460,7 +500,7 @@ TEST_P(LinearTest, TheSameCallGivesTheSameBits) {
     constexpr int64_t kRows = 20, kOut = 300, kDepth = 200;
     Matrix x(kRows, kDepth, kind.dtype, 1), weight(kOut, kDepth, kind.dtype, 2), y(kRows, kOut, kind.y_dtype, 3);
     std::vector<std::byte> packed =
-        kind.layout == Layout::packed ? pack(weight, kOut, kDepth, {}) : std::vector<std::byte>{};
+        kind.layout == Layout::packed ? pack(weight, kOut, kDepth, {}, kind.dtype) : std::vector<std::byte>{};
     std::vector<std::byte> first;
     for (int threads : {1, 2, 3, 3, 2}) {
       LinearWeight view{.weight = kind.layout == Layout::packed ? aligned_begin(packed) : weight.data(),

@@ -1,0 +1,105 @@
+// Products with packed weights on several threads.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "kernels/activation.h"
+#include "kernels/cpu/loops.h"
+#include "kernels/cpu/packed_product.h"
+#include "kernels/cpu/packed_weights.h"
+#include "kernels/cpu/parallel_tasks.h"
+
+namespace weft {
+
+/// How the products of one x with several weights are cut into tasks: blocks of rows, then chunks of panels.
+class PackedTaskGrid {
+ public:
+  /// Up to here memory is the bound.
+  static constexpr int64_t kFewRows = 16;
+  static constexpr int64_t kRowGranule = 8;
+
+  /// Of panels of so many bytes.
+  PackedTaskGrid(int64_t rows, int64_t row_bytes, int64_t panel_bytes) : rows_(rows) {
+    int64_t block = std::max(kRowGranule, kRowBlockBytes / std::max<int64_t>(1, row_bytes) / kRowGranule * kRowGranule);
+    num_row_blocks_ = (rows + block - 1) / block;
+    row_block_ = round_up((rows + num_row_blocks_ - 1) / num_row_blocks_, kRowGranule);
+    num_row_blocks_ = (rows + row_block_ - 1) / row_block_;
+    int64_t bytes = std::max<int64_t>(1, panel_bytes);
+    panel_chunk_ = std::max<int64_t>(1, kTaskBytes / bytes);
+    // A tile of many rows spans two panels.
+    if (rows > kFewRows) {
+      int64_t least = kTaskProducts / (std::min(row_block_, rows) * bytes);
+      panel_chunk_ = round_up(std::max(panel_chunk_, least), 2);
+    }
+  }
+
+  int64_t chunks(int64_t panels) const { return (panels + panel_chunk_ - 1) / panel_chunk_; }
+  int64_t num_row_blocks() const { return num_row_blocks_; }
+
+  /// Narrows `product`, the whole product with one weight, to a block of rows and a chunk of its panels.
+  template <typename Element>
+  PackedProduct<Element> part(PackedProduct<Element> product, int64_t row_block, int64_t chunk) const {
+    int64_t row = row_block * row_block_;
+    product.x += row * product.x_stride;
+    product.y = static_cast<std::byte*>(product.y) + row * product.out_features * (product.y_is_f32 ? 4 : 2);
+    product.rows = std::min(row_block_, rows_ - row);
+    product.panel_end = std::min(product.panel_end, product.panel_begin + (chunk + 1) * panel_chunk_);
+    product.panel_begin += chunk * panel_chunk_;
+    return product;
+  }
+
+  static int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+ private:
+  /// What of x a core keeps in its second-level cache beside the panels that stream past.
+  static constexpr int64_t kRowBlockBytes = 512 << 10;
+  /// Weights of one task: long enough to stream, short enough to share out evenly.
+  static constexpr int64_t kTaskBytes = 32 << 10;
+  /// Rows times bytes of weights of one task when there are many rows: some 50 µs.
+  static constexpr int64_t kTaskProducts = 16 << 20;
+
+  int64_t rows_;
+  int64_t row_block_ = 0;
+  int64_t num_row_blocks_ = 0;
+  int64_t panel_chunk_ = 0;
+};
+
+/// Applies an activation to the part of y that a product has just written.
+template <typename Element>
+void activate(const PackedProduct<Element>& product, Activation activation) {
+  ActivationForwardArgs args{
+      .x = product.y, .y = product.y, .activation = activation, .dtype = product.y_is_f32 ? DType::f32 : DType::bf16};
+  int64_t begin = product.panel_begin * kPanelWidth;
+  int64_t end = std::min(product.out_features, product.panel_end * kPanelWidth);
+  auto forward = cpu_loops().activation_forward;
+  for (int64_t row = 0; row < product.rows; ++row) {
+    forward(args, row * product.out_features + begin, row * product.out_features + end);
+  }
+}
+
+/// All products, which share x, in one parallel region; of each task's sums the activation, while a cache holds them.
+template <typename Element>
+void run_packed_products(std::span<const PackedProduct<Element>> products,
+                         PackedProductFunction<Element> multiply,
+                         Activation activation,
+                         int num_threads) {
+  const PackedProduct<Element>& first = products.front();
+  if (first.rows == 0) return;
+  auto element_bytes = static_cast<int64_t>(sizeof(Element));
+  PackedTaskGrid grid(first.rows, first.in_features * element_bytes, panel_bytes<Element>(first.in_features));
+  int64_t chunks = 0;
+  for (const auto& product : products) chunks += grid.chunks(product.panel_end - product.panel_begin);
+  parallel_tasks(num_threads, chunks * grid.num_row_blocks(), [&](int64_t task) {
+    int64_t chunk = task % chunks;
+    const PackedProduct<Element>* product = products.data();
+    for (int64_t count; chunk >= (count = grid.chunks(product->panel_end - product->panel_begin)); ++product)
+      chunk -= count;
+    PackedProduct<Element> part = grid.part(*product, task / chunks, chunk);
+    multiply(part);
+    if (activation != Activation::identity) activate(part, activation);
+  });
+}
+
+}  // namespace weft
