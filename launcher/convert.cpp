@@ -110,12 +110,28 @@ DType target_dtype(const std::string& name, const TensorInfo* info) {
   return info == nullptr ? DType::f32 : info->dtype;
 }
 
-std::vector<Target> plan_targets(const OpenedModel& opened,
-                                 const MergedWeights& merged,
-                                 const ConvertCommand& options) {
+const std::vector<float>& read_whole(const Parameter& parameter, const WeightSource& from, MergedWeights& merged) {
+  return merged.rows(parameter, from, 0, parameter.full_shape[0]);
+}
+
+/// Throws unless a parameter that the format has no place for is what the format takes it for.
+void check_implied(const Parameter& parameter, float value, MergedWeights& merged, const std::string& path) {
+  const std::vector<float>& values = read_whole(parameter, merged.source(parameter), merged);
+  if (std::all_of(values.begin(), values.end(), [&](float element) { return element == value; })) return;
+  fail_input("{}: {} has other elements than {}, and the format to write has no place for it; convert to keras",
+             printable(path),
+             parameter.name,
+             value);
+}
+
+std::vector<Target> plan_targets(const OpenedModel& opened, MergedWeights& merged, const ConvertCommand& options) {
   WeightMap map = opened.definition.weights(parse_format(options.format));
   std::map<std::string, Target> targets;
   for (const Parameter& parameter : merged.model().parameters().all()) {
+    if (std::optional<float> value = implied_value(map, parameter)) {
+      check_implied(parameter, *value, merged, opened.path);
+      continue;
+    }
     WeightSource from = merged.source(parameter);
     WeightSource to = find_source(map, parameter, merged.model().info().num_layers);
     to.selection = nullptr;  // a vocabulary that is cut is written as it was cut
@@ -131,15 +147,11 @@ std::vector<Target> plan_targets(const OpenedModel& opened,
   return result;
 }
 
-const std::vector<float>& read_whole(const Target::Part& part, MergedWeights& merged) {
-  return merged.rows(*part.parameter, part.from, 0, part.parameter->full_shape[0]);
-}
-
 void check_copies(const Target& target, MergedWeights& merged, const std::string& path) {
   if (target.copies.empty()) return;
-  std::vector<float> values = read_whole(target.parts[0], merged);
+  std::vector<float> values = read_whole(*target.parts[0].parameter, target.parts[0].from, merged);
   for (const Target::Part& copy : target.copies) {
-    if (read_whole(copy, merged) == values) continue;
+    if (read_whole(*copy.parameter, copy.from, merged) == values) continue;
     fail_input("{}: {} and {} differ, and are one tensor in the format to write; convert to keras",
                path,
                target.parts[0].parameter->name,
@@ -152,7 +164,7 @@ std::vector<float> values_of(const Target& target, MergedWeights& merged) {
   std::vector<float> whole(static_cast<size_t>(target.tensor.shape.num_elements()));
   for (const Target::Part& part : target.parts) {
     const Parameter& parameter = *part.parameter;
-    const std::vector<float>& values = read_whole(part, merged);
+    const std::vector<float>& values = read_whole(parameter, part.from, merged);
     if (part.to.part.total == 0) return to_format(part.to.transform, parameter, values, false);
     copy_part(part.to, parameter, values.data(), whole.data());
   }

@@ -45,6 +45,9 @@ struct ModelDefinition {
   std::function<WeightMap(ModelFormat format)> weights;
   /// Of a checkpoint whose tensors have Weft's own names, as `weft train` saves them, where those are not the format's.
   std::optional<WeightMap> stored = std::nullopt;
+  /// The config in the keys of a format, a JSON object, or "" where it has them already; null: all formats share
+  /// theirs.
+  std::function<std::string(ModelFormat format)> config = nullptr;
   /// What a format's files hold besides the parameters; null: nothing.
   std::function<std::vector<ConstantTensor>(ModelFormat format)> constants = nullptr;
   /// Of the decoders that are settings of one (decoder.h): what the planner goes by.

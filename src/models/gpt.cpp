@@ -2,6 +2,8 @@
 // causal mask, no norm of the embedding and the token table as output layer. CDial-GPT, whose speakers are segment ids
 // that index the token table, is one.
 
+#include <nlohmann/json.hpp>
+
 #include "models/gpt_config.h"
 #include "ops/activation.h"
 
@@ -22,7 +24,13 @@ ModelDefinition define_gpt(const ModelSource& source) {
   auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
     return gpt_weights(config, names, format, format == own ? reader : nullptr);
   };
-  return encoder_definition(source, config, weights, true);
+  std::string afn = config.activation == Activation::gelu_tanh  ? "gelu"
+                    : config.activation == Activation::gelu_erf ? "gelu_erf"
+                                                                : std::string(activation_name(config.activation));
+  const nlohmann::ordered_json keys = {{"architectures", {"OpenAIGPTLMHeadModel"}}, {"afn", afn}};
+  ModelDefinition definition = encoder_definition(source, config, weights, true);
+  definition.config = gpt_config_writer(config, source.config, keys);
+  return definition;
 }
 
 }  // namespace

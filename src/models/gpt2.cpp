@@ -1,6 +1,8 @@
 // GPT-2 (Radford et al., "Language Models are Unsupervised Multitask Learners", 2019) and CPM-LM: GPT with norms before
 // attention and feed-forward, and one behind the last block.
 
+#include <nlohmann/json.hpp>
+
 #include "core/error.h"
 #include "models/encoder_block.h"
 #include "models/gpt_config.h"
@@ -66,7 +68,13 @@ ModelDefinition define_gpt2(const ModelSource& source) {
   auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
     return gpt_weights(config, names, format, format == own ? reader : nullptr);
   };
-  return encoder_definition(source, config, weights, true);
+  std::string function = config.activation == Activation::gelu_tanh  ? "gelu_new"
+                         : config.activation == Activation::gelu_erf ? "gelu"
+                                                                     : std::string(activation_name(config.activation));
+  const nlohmann::ordered_json keys = {{"architectures", {"GPT2LMHeadModel"}}, {"activation_function", function}};
+  ModelDefinition definition = encoder_definition(source, config, weights, true);
+  definition.config = gpt_config_writer(config, source.config, keys);
+  return definition;
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "models/gpt_config.h"
 
+#include <nlohmann/json.hpp>
+
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "models/encoder_block.h"
@@ -29,6 +31,39 @@ void read_sizes(const ModelConfig& from, ModelInfo& info) {
   for (int64_t id : from.integers("eos_token_id")) {
     if (id >= 0 && id < info.vocab_size) info.end_ids.push_back(static_cast<int32_t>(id));
   }
+}
+
+using Json = nlohmann::ordered_json;
+
+Json seed_config(const EncoderConfig& config) {
+  const ModelInfo& info = config.info;
+  return {{"vocab_size", info.vocab_size},
+          {"hidden_size", info.hidden_size},
+          {"num_hidden_layers", info.num_layers},
+          {"num_attention_heads", info.num_heads},
+          {"intermediate_size", info.intermediate_size},
+          {"max_position_embeddings", info.max_positions},
+          {"type_vocab_size", info.num_segments},
+          {"hidden_act", seed_activation_name(config.activation)},
+          {"hidden_dropout_prob", as_written(config.dropout)},
+          {"attention_probs_dropout_prob", as_written(config.dropout)}};
+}
+
+Json huggingface_config(const EncoderConfig& config) {
+  const ModelInfo& info = config.info;
+  Json json = {{"vocab_size", info.vocab_size},
+               {"n_embd", info.hidden_size},
+               {"n_layer", info.num_layers},
+               {"n_head", info.num_heads},
+               {"n_inner", info.intermediate_size},
+               {"n_positions", info.max_positions},
+               {"resid_pdrop", as_written(config.dropout)},
+               {"embd_pdrop", as_written(config.dropout)},
+               {"attn_pdrop", as_written(config.dropout)},
+               {"layer_norm_epsilon", config.eps},
+               {"tie_word_embeddings", true}};
+  if (!info.end_ids.empty()) json["eos_token_id"] = info.end_ids.front();
+  return json;
 }
 
 }  // namespace
@@ -134,6 +169,19 @@ std::string huggingface_gpt_prefix(const CheckpointReader* reader, const std::st
 }
 
 }  // namespace
+
+std::function<std::string(ModelFormat format)> gpt_config_writer(const EncoderConfig& config,
+                                                                 const ModelConfig& from,
+                                                                 const nlohmann::ordered_json& huggingface) {
+  return [config, huggingface, has_huggingface_keys = from.has("n_embd")](ModelFormat format) -> std::string {
+    bool wants_huggingface_keys = format == ModelFormat::huggingface;
+    if (wants_huggingface_keys == has_huggingface_keys) return "";
+    if (!wants_huggingface_keys) return seed_config(config).dump();
+    Json json = huggingface_config(config);
+    json.update(huggingface);
+    return json.dump();
+  };
+}
 
 std::string gpt_attention_norm(const std::string& side) {
   return "attention." + side + ".LayerNorm";

@@ -2,6 +2,8 @@
 // block's layers are called.
 #pragma once
 
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -50,6 +52,11 @@ WeightMap gpt_weights(const EncoderConfig& config,
                       const GptNames& names,
                       ModelFormat format,
                       const CheckpointReader* reader);
+
+/// ModelDefinition::config of GPT and GPT-2. `huggingface` are keys that only one of them has there.
+std::function<std::string(ModelFormat format)> gpt_config_writer(const EncoderConfig& config,
+                                                                 const ModelConfig& from,
+                                                                 const nlohmann::ordered_json& huggingface);
 
 /// "attention.SIDE.LayerNorm" and "SIDE.LayerNorm", ours.
 std::string gpt_attention_norm(const std::string& side);

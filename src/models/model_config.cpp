@@ -1,5 +1,7 @@
 #include "models/model_config.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -7,6 +9,7 @@
 
 #include "checkpoint/gguf.h"
 #include "core/error.h"
+#include "ops/activation.h"
 
 namespace weft {
 namespace {
@@ -230,6 +233,15 @@ double ModelConfig::number_or(std::string_view key, double fallback, double mini
 
 std::string ModelConfig::string_or(std::string_view key, std::string_view fallback) const {
   return find_string(key).value_or(std::string(fallback));
+}
+
+double as_written(float value) {
+  return std::stod(fmt::format("{}", value));
+}
+
+std::string seed_activation_name(Activation activation) {
+  bool is_gelu = activation == Activation::gelu_erf || activation == Activation::gelu_tanh;
+  return is_gelu ? "gelu" : std::string(activation_name(activation));
 }
 
 }  // namespace weft

@@ -12,6 +12,7 @@
 namespace weft {
 
 struct GgufMetadata;
+enum class Activation : uint8_t;
 
 /// Keys may be dotted to reach into objects ("rope_parameters.rope_theta"). A null value counts as absent. All methods
 /// throw Error(bad_input) with file, key, what was found and what is allowed.
@@ -53,5 +54,11 @@ class ModelConfig {
 
   static constexpr int64_t kMaxSize = int64_t{1} << 24;
 };
+
+/// A number as people write it: 0.1, where the nearest float is 0.10000000149….
+double as_written(float value);
+
+/// How bert4keras3's configs call an activation; they have one name for both forms of gelu.
+std::string seed_activation_name(Activation activation);
 
 }  // namespace weft

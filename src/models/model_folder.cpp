@@ -140,15 +140,23 @@ std::string config_text(const OpenedModel& opened) {
   return is_derived ? opened.family->derive_config(*opened.reader) : read_whole(opened.config->path());
 }
 
-/// The config that an encoder came with serves all formats: their keys are the same.
+/// What the model came with, in the format's keys where those are not the same.
+Json config_of_format(const OpenedModel& opened, ModelFormat format) {
+  std::string translated = opened.definition.config ? opened.definition.config(format) : "";
+  return Json::parse(translated.empty() ? config_text(opened) : translated);
+}
+
 Json encoder_config(const OpenedModel& opened, ModelFormat format, DType dtype) {
-  Json config = Json::parse(config_text(opened));
+  Json config = config_of_format(opened, format);
   if (!opened.overrides.empty()) config.update(Json::parse(opened.overrides));
   config["vocab_size"] = opened.info().vocab_size;
   for (const char* key : {"keep_tokens", "compound_tokens", "new_task_head"}) config.erase(key);
   if (format != ModelFormat::huggingface) return config;
   const std::vector<std::string>& types = opened.family->huggingface_types;
-  config["model_type"] = types.empty() ? opened.family->name : types.front();
+  std::string type = config.contains("model_type") ? config["model_type"].get<std::string>() : "";
+  if (std::find(types.begin(), types.end(), type) == types.end()) {
+    config["model_type"] = types.empty() ? opened.family->name : types.front();
+  }
   bool has_new_name = config.contains("dtype");
   if (has_new_name) config["dtype"] = torch_dtype_name(dtype);
   if (!has_new_name || config.contains("torch_dtype")) config["torch_dtype"] = torch_dtype_name(dtype);

@@ -303,6 +303,7 @@ WeightMap huggingface_weights(const Rwkv6Config& config) {
     map.rows.push_back({mix + ".up.weight", att + "time_maa_w2", WeightTransform::stacked, {i, count}});
     map.rows.push_back({mix + ".up.bias", fmt::format("{}time_maa_{}", att, name), WeightTransform::flat_vector});
   }
+  map.implied = {{att + "ln_x.inner.weight", 1}, {att + "ln_x.inner.bias", 0}};
   return map;
 }
 
@@ -347,6 +348,19 @@ WeightMap keras_weights() {
   return map;
 }
 
+/// Of a model from elsewhere: the norm inside each head's norm, which does nothing.
+std::vector<ConstantTensor> inner_norms(const Rwkv6Config& config) {
+  std::vector<ConstantTensor> constants;
+  auto width = static_cast<size_t>(config.info.head_dim);
+  for (int64_t layer = 0; layer < config.info.num_layers; ++layer) {
+    std::string number = layer == 0 ? "" : fmt::format("_{}", layer);
+    std::string norm = fmt::format("layers/time_mix{}/group_norm/group_ln/vars/", number);
+    constants.push_back({norm + "0", {config.info.head_dim}, std::vector<float>(width, 1)});
+    constants.push_back({norm + "1", {config.info.head_dim}, std::vector<float>(width, 0)});
+  }
+  return constants;
+}
+
 int64_t count_blocks(const CheckpointReader& reader) {
   int64_t count = 0;
   while (reader.find(fmt::format("blocks.{}.ln1.weight", count)) != nullptr) ++count;
@@ -387,6 +401,11 @@ ModelDefinition define_rwkv6(const ModelSource& source) {
           .make = make,
           .weights = weights,
           .stored = own_names(source, make, weights(ModelFormat::huggingface)),
+          .constants =
+              [config](ModelFormat format) {
+                bool lacks_them = format == ModelFormat::keras_hdf5 && !config.has_inner_norm;
+                return lacks_them ? inner_norms(config) : std::vector<ConstantTensor>{};
+              },
           .decoder = std::nullopt};
 }
 

@@ -18,11 +18,19 @@ ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
   } else {
     names.has_rms_norm_names = source.alias.starts_with("mt5") || source.alias == "t5_pegasus";
   }
-  names.has_late_encoder_norm = config.dropout == 0 && !from.boolean_or("cross_position_bias", true);
+  bool has_huggingface_keys = from.has("d_model");
+  bool seed_has_cross_bias =
+      has_huggingface_keys ? config.has_cross_bias : from.boolean_or("cross_position_bias", true);
+  names.has_late_encoder_norm = config.dropout == 0 && !seed_has_cross_bias;
   auto make = [config](TensorParallelPlace place) { return make_encoder_decoder(config, place); };
   return {.info = config.info,
           .make = make,
           .weights = [config, names](ModelFormat format) { return t5_weights(config, names, format); },
+          .config =
+              [config, has_huggingface_keys](ModelFormat format) {
+                bool has_its_keys = (format == ModelFormat::huggingface) == has_huggingface_keys;
+                return has_its_keys ? "" : t5_config_json(config, format);
+              },
           .decoder = std::nullopt};
 }
 

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "models/model_config.h"
 #include "ops/activation.h"
 
@@ -112,6 +114,82 @@ bool scales_output(const ModelConfig& from, bool is_tied) {
   return from.boolean_or("scale_decoder_outputs", is_tied && from.boolean_or("tie_word_embeddings", true));
 }
 
+using Json = nlohmann::ordered_json;
+
+Json seed_activation(const EncoderDecoderConfig& config) {
+  std::string name = seed_activation_name(config.activation);
+  return config.is_gated ? Json{name, "linear"} : Json(name);
+}
+
+Json seed_config(const EncoderDecoderConfig& config) {
+  const ModelInfo& info = config.info;
+  Json json = {{"vocab_size", info.vocab_size},
+               {"hidden_size", info.hidden_size},
+               {"num_hidden_layers", info.num_layers},
+               {"num_attention_heads", info.num_heads},
+               {"attention_head_size", info.head_dim},
+               {"intermediate_size", info.intermediate_size},
+               {"hidden_act", seed_activation(config)},
+               {"hidden_dropout_prob", as_written(config.dropout)},
+               {"cross_position_bias", config.has_cross_bias ? 1 : 0},
+               {"logit_scale", config.output_scale == 1 ? 0 : 1}};
+  if (config.embedding_size != info.hidden_size) json["embedding_size"] = config.embedding_size;
+  // What bert4keras3 has no keys for, where it is not what it takes for granted.
+  const EncoderDecoderConfig usual;
+  if (config.num_buckets != usual.num_buckets) json["relative_attention_num_buckets"] = config.num_buckets;
+  if (config.max_distance != usual.max_distance) json["relative_attention_max_distance"] = config.max_distance;
+  if (config.eps != usual.eps) json["layer_norm_epsilon"] = config.eps;
+  if (config.num_encoder_layers > 0 && config.num_decoder_layers > 0) {
+    json["num_hidden_layers"] = config.num_encoder_layers;
+    if (config.num_decoder_layers != config.num_encoder_layers) json["num_decoder_layers"] = config.num_decoder_layers;
+  }
+  return json;
+}
+
+/// "gated-gelu" means the tanh form, whatever else the config says.
+std::string huggingface_feed_forward(const EncoderDecoderConfig& config) {
+  std::string name(activation_name(config.activation));
+  if (config.activation == Activation::gelu_erf) name = config.is_gated ? "gelu_python" : "gelu";
+  if (config.activation == Activation::gelu_tanh) name = config.is_gated ? "gelu" : "gelu_new";
+  return (config.is_gated ? "gated-" : "") + name;
+}
+
+Json huggingface_config(const EncoderDecoderConfig& config) {
+  const ModelInfo& info = config.info;
+  std::string prefix = config.has_bias_per_layer ? "UMT5" : "T5";
+  Json json = {{"architectures", {prefix + (info.is_encoder ? "EncoderModel" : "ForConditionalGeneration")}},
+               {"model_type", config.has_bias_per_layer ? "umt5" : "t5"},
+               {"vocab_size", info.vocab_size},
+               {"d_model", info.hidden_size},
+               {"d_kv", info.head_dim},
+               {"d_ff", info.intermediate_size},
+               {"num_layers", config.num_encoder_layers > 0 ? config.num_encoder_layers : info.num_layers},
+               {"num_decoder_layers", config.num_decoder_layers > 0 ? config.num_decoder_layers : info.num_layers},
+               {"num_heads", info.num_heads},
+               {"relative_attention_num_buckets", config.num_buckets},
+               {"relative_attention_max_distance", config.max_distance},
+               {"dropout_rate", as_written(config.dropout)},
+               {"layer_norm_epsilon", config.eps},
+               {"feed_forward_proj", huggingface_feed_forward(config)},
+               {"is_encoder_decoder", !info.is_encoder},
+               {"tie_word_embeddings", info.tied_embedding},
+               {"scale_decoder_outputs", config.output_scale != 1},
+               {"decoder_start_token_id", info.start_id},
+               {"pad_token_id", 0},
+               {"eos_token_id", info.end_ids.empty() ? 1 : info.end_ids.front()}};
+  if (config.has_cross_bias) {
+    json["cross_position_bias"] = true;
+    log::warning(
+        "the decoder's table of positions serves cross-attention too, which Weft reads from the config "
+        "('cross_position_bias') and transformers does not know");
+  }
+  if (config.embedding_size != info.hidden_size) {
+    json["embedding_size"] = config.embedding_size;
+    log::warning("the embedding is narrower than the model ('embedding_size'), which transformers does not know");
+  }
+  return json;
+}
+
 }  // namespace
 
 EncoderDecoderConfig read_t5(const ModelSource& source, bool has_bias_per_layer) {
@@ -150,6 +228,10 @@ EncoderDecoderConfig read_t5(const ModelSource& source, bool has_bias_per_layer)
     if (id >= 0 && id < info.vocab_size) info.end_ids.push_back(static_cast<int32_t>(id));
   }
   return config;
+}
+
+std::string t5_config_json(const EncoderDecoderConfig& config, ModelFormat format) {
+  return (format == ModelFormat::huggingface ? huggingface_config(config) : seed_config(config)).dump();
 }
 
 }  // namespace weft

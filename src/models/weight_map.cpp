@@ -312,6 +312,13 @@ WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64
   fail_input("this checkpoint format has no place for {}", parameter.name);
 }
 
+std::optional<float> implied_value(const WeightMap& map, const Parameter& parameter) {
+  for (const ImpliedWeight& implied : map.implied) {
+    if (match_layer(implied.ours, parameter.name) >= 0) return implied.value;
+  }
+  return std::nullopt;
+}
+
 bool is_ignored(const WeightMap& map, std::string_view name) {
   return std::any_of(map.ignored.begin(), map.ignored.end(), [&](const std::string& pattern) {
     return matches_wildcard(pattern, name);

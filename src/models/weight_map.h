@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,10 +56,17 @@ struct WeightRow {
   std::shared_ptr<const RowSelection> selection = nullptr;
 };
 
+/// Parameters that a format has no place for: it takes all their elements for this value.
+struct ImpliedWeight {
+  std::string ours;  // as in WeightRow
+  float value = 0;
+};
+
 struct WeightMap {
   std::vector<WeightRow> rows;
   /// Tensors that may be in the file and are not needed; * stands for anything.
-  std::vector<std::string> ignored;
+  std::vector<std::string> ignored = {};
+  std::vector<ImpliedWeight> implied = {};
 };
 
 /// Where one parameter lies in a checkpoint.
@@ -71,6 +79,9 @@ struct WeightSource {
 
 /// The row of a parameter, names filled in. Throws Error(bad_input) when the format has no place for it.
 WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64_t num_layers);
+
+/// The value that the format takes a parameter's elements for, if it does.
+std::optional<float> implied_value(const WeightMap& map, const Parameter& parameter);
 
 bool is_ignored(const WeightMap& map, std::string_view name);
 

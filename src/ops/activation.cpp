@@ -1,5 +1,6 @@
 #include "ops/activation.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -9,7 +10,7 @@
 namespace weft {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, Activation>, 13> kActivations = {
+constexpr std::array<std::pair<std::string_view, Activation>, 14> kActivations = {
     {{"silu", Activation::silu},
      {"swish", Activation::silu},
      {"gelu_pytorch_tanh", Activation::gelu_tanh},
@@ -17,6 +18,7 @@ constexpr std::array<std::pair<std::string_view, Activation>, 13> kActivations =
      {"gelu_tanh", Activation::gelu_tanh},
      {"gelu", Activation::gelu_erf},
      {"gelu_erf", Activation::gelu_erf},
+     {"gelu_python", Activation::gelu_erf},
      {"relu", Activation::relu},
      {"linear", Activation::identity},
      {"tanh", Activation::tanh},
@@ -108,6 +110,13 @@ Tensor run_forward(Context& context, const Tensor& gate, const Tensor& up, Activ
 }
 
 }  // namespace
+
+std::string_view activation_name(Activation activation) {
+  const auto* found = std::find_if(
+      kActivations.begin(), kActivations.end(), [&](const auto& known) { return known.second == activation; });
+  WEFT_ASSERT(found != kActivations.end());
+  return found->first;
+}
 
 Activation parse_activation(std::string_view name) {
   for (const auto& [known, activation] : kActivations) {
