@@ -8,8 +8,10 @@
 /// a pointer a row and spill them.
 static constexpr int kRowsPerBase = 3;
 
-/// How far ahead of itself a tile that streams asks for its panel, and on into the next one: 8 KB.
-static constexpr int64_t kPrefetchBytes = 8192;
+/// How far ahead of itself a tile asks for its panels: one that streams from memory, and on into the next panel, or one
+/// whose panels lie in the second-level cache.
+template <int kPanels>
+static constexpr int64_t kPrefetchBytes = kPanels == 1 ? 8192 : 1024;
 
 /// Input features in a word of a panel.
 template <typename Element>
@@ -64,7 +66,7 @@ static inline __attribute__((always_inline)) void sum_tile(const TileInput<Eleme
                                                            Lanes (&sums)[kRows][kPanels]) {
   constexpr int kBases = (kRows + 2) / kRowsPerBase;
   constexpr int64_t kFeatures = kPerWord<Element>;
-  constexpr int64_t kPrefetch = kPrefetchBytes / static_cast<int64_t>(sizeof(Element));
+  constexpr int64_t kAhead = kPrefetchBytes<kPanels> / static_cast<int64_t>(sizeof(Element));
   const Element* bases[kBases];
 #pragma GCC unroll 16
   for (int b = 0; b < kBases; ++b) bases[b] = input.x + b * kRowsPerBase * input.x_stride;
@@ -79,7 +81,8 @@ static inline __attribute__((always_inline)) void sum_tile(const TileInput<Eleme
 #pragma GCC unroll 16
       for (int b = 0; b < kBases; ++b) shifted[b] = bases[b] + kFeatures * u;
       const Element* weights = panels + u * kFeatures * kPanelWidth;
-      if (kPanels == 1) __builtin_prefetch(weights + kPrefetch);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPanels; ++p) __builtin_prefetch(weights + p * input.panel_stride + kAhead);
       add_word<Element, kRows, kPanels>(shifted, input.x_stride, weights, input.panel_stride, chains[u]);
     }
     panels += kUnroll * kFeatures * kPanelWidth;
