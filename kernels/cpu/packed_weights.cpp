@@ -49,7 +49,7 @@ uint32_t* panel_words(uint16_t* packed, int64_t panel, int64_t in_features) {
   return reinterpret_cast<uint32_t*>(packed + panel * panel_elements<uint16_t>(in_features));
 }
 
-/// Packs panel `panel` of some rows of f32, at most kPanelWidth of which are left.
+/// Packs one panel of f32; rows that it lacks are zero.
 void pack_f32_panel(const float* rows, int64_t num_rows, int64_t in_features, float* packed) {
   for (int64_t k = 0; k < in_features; ++k) {
     for (int64_t row = 0; row < num_rows; ++row) packed[k * kPanelWidth + row] = rows[row * in_features + k];

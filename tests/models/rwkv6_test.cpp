@@ -20,7 +20,7 @@ class Rwkv6Model : public ::testing::Test {
                         << R"( "head_size": 16, "intermediate_size": 48, "decomposer_size": 4, "time_decay_size": 4})";
     OpenedModel opened = open_model({.path = path.string(), .family = {}, .compat = {}});
     model_ = opened.make({});
-    initialise_parameters(context_, *model_, {.dtype = DType::f32}, 7);
+    initialise_parameters(context_, *model_, {.dtype = DType::f32, .for_training = true}, 7);
     spread_parameters();
   }
 
