@@ -230,7 +230,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   configure_log(options.common, session);
   GenerationRequest request = request_from_flags(options.sampling);
   check_sampler_options(request.sampling, std::numeric_limits<int32_t>::max());
-  check_session_flags(options.sessions, options.common, session);
+  check_session_flags(options.sessions, options.common);
   if (!options.sessions.from.empty() && !options.system.empty()) {
     fail(ExitCode::usage, "chat: a session has its own system message; leave --system out");
   }
@@ -245,7 +245,8 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
       .cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()};
   std::optional<Generator> generator(std::in_place, loaded->context, *loaded->model, generator_options);
   if (!options.sessions.from.empty()) {
-    conversation->restore(options.sessions.from, generator->load_session(options.sessions.from).notes);
+    Session saved = generator->load_session(options.sessions.from);
+    if (is_rank_zero) conversation->restore(options.sessions.from, saved.notes);
   }
   InterruptFlag interrupt(false);
   // The cache holds what the adapter before made of the conversation.
@@ -262,7 +263,9 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
     set_text(request, loaded->model->info(), prompt);
     answer_prompt(*generator, request, hooks, conversation.get());
   }
-  if (!options.sessions.to.empty()) generator->save_session(options.sessions.to, conversation->notes());
+  if (!options.sessions.to.empty()) {
+    generator->save_session(options.sessions.to, is_rank_zero ? conversation->notes() : "");
+  }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
 }

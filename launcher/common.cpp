@@ -95,10 +95,9 @@ void add_session_options(CLI::App& command, SessionFlags& flags) {
       "--save-session", flags.to, "Writes what the cache holds at the end (keys and values, or states) to a file");
 }
 
-void check_session_flags(const SessionFlags& flags, const CommonOptions& options, const MpiSession& session) {
+void check_session_flags(const SessionFlags& flags, const CommonOptions& options) {
   if (!flags.is_used()) return;
   if (!options.adapters.empty()) fail(ExitCode::usage, "sessions know no adapters; merge the adapter into the model");
-  if (session.size() > 1) fail(ExitCode::usage, "sessions need one rank, not {}", session.size());
 }
 
 void add_adapter_options(CLI::App& command, CommonOptions& options) {

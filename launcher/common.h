@@ -86,8 +86,8 @@ struct SessionFlags {
 };
 /// --session, --save-session.
 void add_session_options(CLI::App& command, SessionFlags& flags);
-/// Throws Error(usage) where sessions do not go: with adapters, and with weights that several ranks share.
-void check_session_flags(const SessionFlags& flags, const CommonOptions& options, const MpiSession& session);
+/// Throws Error(usage) where sessions do not go: with adapters.
+void check_session_flags(const SessionFlags& flags, const CommonOptions& options);
 
 /// A model's options with the task's layer that an adapter brings; as they are where it brings none.
 ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options);

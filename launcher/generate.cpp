@@ -342,7 +342,7 @@ void search_answers(const GenerateOptions& options,
 ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   configure_log(options.common, session);
   check_usage(options);
-  check_session_flags(options.sessions, options.common, session);
+  check_session_flags(options.sessions, options.common);
   std::vector<std::string> prompts;
   if (session.rank() == 0) prompts = collect_prompts(options);
   auto loaded = load_model_for_inference(options.common, session, tokenizer_use(options));

@@ -1,14 +1,19 @@
 #include "generate/generator.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <optional>
 
+#include "core/crc32c.h"
 #include "core/error.h"
 #include "generate/request_support.h"
 #include "generate/stop_filter.h"
 #include "ops/embedding.h"
+#include "parallel/communicator.h"
 
 namespace weft {
 
@@ -181,18 +186,37 @@ void Generator::check_sessions() const {
              model_.info().family);
 }
 
+std::string Generator::rank_path(const std::string& session) const {
+  const Communicator* ranks = context_.tensor_parallel;
+  if (ranks == nullptr || ranks->size() == 1) return session;
+  return fmt::format("{}.{}-of-{}", session, ranks->rank(), ranks->size());
+}
+
+/// A run that was killed while it saved may leave parts of two texts.
+void Generator::check_same_session(const std::string& path) const {
+  if (context_.tensor_parallel == nullptr) return;
+  uint32_t text = extend_crc32c(0, last_.ids.data(), last_.ids.size() * sizeof(int32_t));
+  Tensor of_rank_zero = context_.empty({2}, DType::i32);
+  const std::array own = {static_cast<int32_t>(text), static_cast<int32_t>(last_.cached)};
+  std::copy(own.begin(), own.end(), of_rank_zero.data<int32_t>());
+  context_.tensor_parallel->broadcast(of_rank_zero, 0);
+  if (std::equal(own.begin(), own.end(), of_rank_zero.data<int32_t>())) return;
+  fail_input("{}: the ranks' parts are of different texts; save the session again", printable(path));
+}
+
 void Generator::save_session(const std::string& path, const std::string& notes) {
   check_sessions();
   if (last_.cached == 0) fail_input("{}: nothing to save: no token was computed", printable(path));
   last_.notes = notes;
-  write_session(path, model_, *cache_, last_slot_, last_);
+  write_session(rank_path(path), model_, *cache_, last_slot_, last_);
 }
 
 Session Generator::load_session(const std::string& path) {
   check_sessions();
   WEFT_ASSERT(cache_ == nullptr);
-  SessionFile file(path, model_, model_.kv_cache_shape(options_.cache_dtype));
+  SessionFile file(rank_path(path), model_, model_.kv_cache_shape(options_.cache_dtype));
   last_ = file.session();
+  check_same_session(path);
   make_cache(1, last_.cached, 0);
   file.read_into(*cache_, 0);
   slots_[0].tokens.assign(last_.ids.begin(), last_.ids.begin() + last_.cached);

@@ -95,8 +95,8 @@ class Generator {
 
   const GenerationStats& stats() const { return stats_; }
 
-  /// Writes what the cache holds of the sequence that ended last, or was loaded. Throws Error(bad_input), also when
-  /// there is none.
+  /// Writes what the cache holds of the sequence that ended last, or was loaded; ranks that share the weights each their
+  /// part, PATH.0-of-2 and so on. Throws Error(bad_input), also when there is none.
   void save_session(const std::string& path, const std::string& notes = {});
   /// Before any run: puts a saved sequence into the cache. A prompt that begins with its ids goes on from there.
   Session load_session(const std::string& path);
@@ -110,6 +110,8 @@ class Generator {
 
   void check(const GenerationRequest& request, size_t index) const;
   void check_sessions() const;
+  std::string rank_path(const std::string& session) const;
+  void check_same_session(const std::string& path) const;
   void reserve_cache(std::span<const GenerationRequest> requests);
   void make_cache(int64_t num_slots, int64_t tokens, int64_t source_tokens);
   void admit(std::span<const GenerationRequest> requests, size_t index);

@@ -276,6 +276,18 @@ TEST_F(Commands, SessionsGoOnFromWhatWasSaved) {
     first.out.back() = ' ';
     EXPECT_EQ(first.out + second.out, straight) << model;
     EXPECT_EQ(weft(flags + "--session b.session '7 8' --max-new-tokens 3").exit_code, 0);
+
+    ASSERT_EQ(weft_on_ranks(2, flags + "'10 52 80 13' --max-new-tokens 6 --save-session c.session").exit_code, 0);
+    EXPECT_FALSE(fs::exists(folder_ / "c.session"));
+    EXPECT_EQ(weft_on_ranks(2, flags + "--session c.session --max-new-tokens 10").out, second.out) << model;
+    Outcome missing = weft_on_ranks(2, flags + "--session b.session --max-new-tokens 1");
+    EXPECT_EQ(missing.exit_code, 3);
+    EXPECT_THAT(missing.err, HasSubstr("b.session.0-of-2"));
+    ASSERT_EQ(weft_on_ranks(2, flags + "'4 4' --max-new-tokens 3 --save-session d.session").exit_code, 0);
+    fs::copy(folder_ / "c.session.1-of-2", folder_ / "d.session.1-of-2", fs::copy_options::overwrite_existing);
+    Outcome mixed = weft_on_ranks(2, flags + "--session d.session --max-new-tokens 1");
+    EXPECT_EQ(mixed.exit_code, 3);
+    EXPECT_THAT(mixed.err, HasSubstr("different texts"));
   }
   auto refused = [&](const std::string& arguments, int code, const std::string& message) {
     expect_one_line_error(generate("--session b.session " + arguments), code, HasSubstr(message));
