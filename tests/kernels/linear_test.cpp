@@ -334,12 +334,12 @@ TEST_P(LinearTest, RoundsSpecialValuesAsBfloat16Does) {
 
 void check_unpack(DType dtype, int64_t n, int64_t k) {
   Stream stream{.device = {}, .num_threads = 3};
-  Matrix weight(n, k, dtype, 5, 2);
+  Matrix weight(n, k, dtype, 5, dtype_bytes(dtype));
   std::vector<std::byte> packed = pack(weight, n, k, stream, dtype);
   std::vector<int32_t> indices;
   for (int64_t i = 0; i < n; ++i) indices.push_back(static_cast<int32_t>((i * 7 + 3) % n));
   indices.push_back(-1);
-  Matrix rows(n + 1, k, dtype, 6, 2);
+  Matrix rows(n + 1, k, dtype, 6, dtype_bytes(dtype));
   cpu_linear_kernels().unpack_rows({.packed = aligned_begin(packed),
                                     .indices = indices.data(),
                                     .rows = rows.data(),
