@@ -95,8 +95,8 @@ class Generator {
 
   const GenerationStats& stats() const { return stats_; }
 
-  /// Writes what the cache holds of the sequence that ended last, or was loaded; ranks that share the weights each their
-  /// part, PATH.0-of-2 and so on. Throws Error(bad_input), also when there is none.
+  /// Writes what the cache holds of the sequence that ended last, or was loaded; ranks that share the weights each
+  /// their part, PATH.0-of-2 and so on. Throws Error(bad_input), also when there is none.
   void save_session(const std::string& path, const std::string& notes = {});
   /// Before any run: puts a saved sequence into the cache. A prompt that begins with its ids goes on from there.
   Session load_session(const std::string& path);
