@@ -1,6 +1,7 @@
 #include "models/encoder_decoder.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
@@ -58,6 +59,7 @@ class EncoderDecoder final : public LanguageModel {
   };
 
   void add_stack(Stack& stack, int64_t num_layers);
+  void add_head();
   StackBlock make_block(const Stack& stack, int64_t layer);
   BiasedAttention make_attention(const std::string& prefix, int64_t layer, bool is_causal);
   const Parameter* add_bias_table(const std::string& name);
@@ -87,6 +89,21 @@ class EncoderDecoder final : public LanguageModel {
   const Parameter* head_weight_ = nullptr;
 };
 
+/// As T5 begins (Mesh TensorFlow; transformers' _init_weights): sums of products of unit variance, and scores of
+/// attention that need no 1 / √d.
+InitialValue initial_value(const Parameter& parameter, const EncoderDecoderConfig& config) {
+  if (parameter.full_shape.rank() == 1) return {};
+  auto deviation = [](double fan) { return InitialValue{.deviation = static_cast<float>(1 / std::sqrt(fan))}; };
+  auto width = static_cast<double>(config.info.hidden_size);
+  if (parameter.name == "shared.weight") {
+    return deviation(config.info.tied_embedding && config.output_scale == 1 ? width : 1);
+  }
+  if (parameter.name.ends_with("relative_attention_bias.weight")) return deviation(width);
+  auto inputs = static_cast<double>(parameter.full_shape[1]);
+  bool is_query = parameter.name.ends_with("Attention.q.weight");
+  return deviation(is_query ? inputs * static_cast<double>(config.info.head_dim) : inputs);
+}
+
 EncoderDecoder::EncoderDecoder(const EncoderDecoderConfig& config, TensorParallelPlace place)
     : LanguageModel(place), config_(config) {
   const ModelInfo& info = config_.info;
@@ -101,7 +118,12 @@ EncoderDecoder::EncoderDecoder(const EncoderDecoderConfig& config, TensorParalle
   decoder_.first_site = kDecoderSites;
   if (config_.num_encoder_layers > 0) add_stack(encoder_, config_.num_encoder_layers);
   if (config_.num_decoder_layers > 0) add_stack(decoder_, config_.num_decoder_layers);
-  if (!info.has_language_model_head) return;
+  if (info.has_language_model_head) add_head();
+  for (Parameter& parameter : parameters_.all()) parameter.initial = initial_value(parameter, config_);
+}
+
+void EncoderDecoder::add_head() {
+  const ModelInfo& info = config_.info;
   if (config_.embedding_size != info.hidden_size) {
     output_mapping_ = add_linear(parameters_,
                                  {.name = "decoder.output_mapping",

@@ -196,6 +196,7 @@ float normal(const RandomKey& key, uint64_t index) {
 void fill_random(
     const Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key, void* into, DType dtype) {
   bool is_vector = parameter.full_shape.rank() == 1;
+  const InitialValue& initial = parameter.initial;
   float neutral = parameter.is_norm && parameter.name.ends_with(".weight") ? 1.0f : 0.0f;
   int64_t width = is_vector ? 1 : parameter.full_shape[1];
   int64_t row_offset = parameter.range.dim == 0 ? parameter.range.begin : 0;
@@ -205,7 +206,8 @@ void fill_random(
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t j = 0; j < columns; ++j) {
       auto index = static_cast<uint64_t>((row_offset + i) * width + column_begin + j);
-      row[static_cast<size_t>(j)] = 0.02f * normal(key, index) + neutral;
+      float centre = initial.centre ? initial.centre(static_cast<int64_t>(index)) : neutral;
+      row[static_cast<size_t>(j)] = initial.deviation * normal(key, index) + centre;
     }
     auto* target = static_cast<std::byte*>(into) + static_cast<size_t>((i - begin) * columns) * dtype_bytes(dtype);
     convert_dtype(row.data(), DType::f32, target, dtype, columns);

@@ -79,8 +79,8 @@ LoadReport load_parameters(const Context& context,
 /// have.
 void check_source(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source);
 
-/// Random values of the right scale instead of a checkpoint: normal with standard deviation 0.02, norms around their
-/// neutral value. The same values at every tensor-parallel degree, block by block or at once.
+/// Random values of the right scale instead of a checkpoint, as each parameter says (Parameter::initial). The same
+/// values at every tensor-parallel degree, block by block or at once.
 void initialise_parameters(const Context& context, LanguageModel& model, const LoadOptions& options, uint64_t seed);
 
 /// Bytes that a parameter's local slice takes in memory under these options.

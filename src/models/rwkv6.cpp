@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "models/batch_inputs.h"
@@ -63,6 +66,47 @@ class Rwkv6 final : public LanguageModel {
   const Parameter* head_weight_ = nullptr;
 };
 
+/// As BlinkDL's trainer begins (RWKV-LM, RWKV-v5/src/model.py), with normal numbers of the same deviation in place of
+/// orthogonal matrices and uniform numbers. Blocks that change nothing at first, decays from thousands of tokens to
+/// one.
+InitialValue initial_value(const Parameter& parameter, const ModelInfo& info) {
+  auto width = static_cast<double>(info.hidden_size);
+  auto layers = static_cast<double>(info.num_layers), layer = static_cast<double>(parameter.block);
+  double depth = layers > 1 ? layer / (layers - 1) : 0;  // 0 … 1
+  double power = 1 - layer / layers;                     // 1 … nearly 0
+  auto ends_with_any = [&](std::initializer_list<std::string_view> ends) {
+    return std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return parameter.name.ends_with(end); });
+  };
+  auto exactly = [](auto centre) {
+    return InitialValue{.deviation = 0,
+                        .centre = [centre](int64_t i) { return static_cast<float>(centre(static_cast<double>(i))); }};
+  };
+  auto mix = [&](double exponent, double offset) {
+    return exactly([=](double i) { return 1 - (std::pow(i / width, exponent) + offset); });
+  };
+  if (ends_with_any({"mix_x", "ffn.mix_k", "ffn.mix_r", "mix_w.up.bias", "mix_k.up.bias"})) return mix(power, 0);
+  if (ends_with_any({"mix_v.up.bias"})) return mix(power, 0.3 * depth);
+  if (ends_with_any({"mix_r.up.bias", "mix_g.up.bias"})) return mix(0.5 * power, 0);
+  if (ends_with_any({"decay.up.bias"})) {
+    return exactly([=](double i) { return -6 + 5 * std::pow(i / (width - 1), 0.7 + 1.3 * depth); });
+  }
+  if (ends_with_any({"att.bonus"})) {
+    return exactly([=](double i) { return depth * (1 - i / (width - 1)) + (std::fmod(i + 1, 3) - 1) * 0.1; });
+  }
+  if (ends_with_any({"ln_x.weight"})) return exactly([=](double) { return std::pow((1 + layer) / layers, 0.7); });
+  if (ends_with_any({"att.output.weight", "ffn.value.weight", "ffn.receptance.weight", ".down.weight"})) {
+    return {.deviation = 0};
+  }
+  if (parameter.full_shape.rank() == 1) return {};
+  constexpr double kUniform = 0.57735026918962576;  // the deviation of uniform numbers up to 1
+  auto deviation = [](double value) { return InitialValue{.deviation = static_cast<float>(value)}; };
+  if (ends_with_any({".up.weight"})) return deviation(0.01 * kUniform);
+  if (parameter.name == "emb.weight") return deviation(1e-4 * kUniform);
+  if (parameter.name == "head.weight") return deviation(0.5 / std::sqrt(width));
+  auto longer = static_cast<double>(std::max(parameter.full_shape[0], parameter.full_shape[1]));
+  return deviation((ends_with_any({"att.key.weight", "att.gate.weight"}) ? 0.1 : 1.0) / std::sqrt(longer));
+}
+
 Rwkv6::Rwkv6(const Rwkv6Config& config, TensorParallelPlace place) : LanguageModel(place), config_(config) {
   const ModelInfo& info = config_.info;
   embedding_table_ = &parameters_.add("emb.weight", {info.vocab_size, info.hidden_size}, {ShardKind::vocabulary});
@@ -74,13 +118,15 @@ Rwkv6::Rwkv6(const Rwkv6Config& config, TensorParallelPlace place) : LanguageMod
   }
   parameters_.set_block(kOuterBlock);
   final_norm_ = add_layer_norm_layer(parameters_, "ln_out", info.hidden_size, kNormEps);
-  if (!info.has_language_model_head) return;
-  head_weight_ = add_linear(parameters_,
-                            {.name = "head",
-                             .out_features = info.vocab_size,
-                             .in_features = info.hidden_size,
-                             .shard = {ShardKind::vocabulary}})
-                     .weight;
+  if (info.has_language_model_head) {
+    head_weight_ = add_linear(parameters_,
+                              {.name = "head",
+                               .out_features = info.vocab_size,
+                               .in_features = info.hidden_size,
+                               .shard = {ShardKind::vocabulary}})
+                       .weight;
+  }
+  for (Parameter& parameter : parameters_.all()) parameter.initial = initial_value(parameter, info);
 }
 
 /// A vector that all ranks read inside tensor-parallel regions, where each sees a part of its gradient; or, with a

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -62,6 +63,13 @@ int shard_replicas(const Shard& shard, TensorParallelPlace place);
 /// Whether this rank is the first of those that hold the same elements: sums over a whole parameter count each once.
 bool is_first_holder(const Shard& shard, TensorParallelPlace place);
 
+/// What training from nothing begins with: normal numbers of a standard deviation around a centre.
+struct InitialValue {
+  float deviation = 0.02f;
+  std::function<float(int64_t element)> centre =
+      nullptr;  // of a row-major element; null: 1 in weights of norms, else 0
+};
+
 struct Parameter {
   std::string name;  // the Hugging Face name of the weight, e.g. "model.layers.0.mlp.up_proj.weight"
   Shape full_shape;
@@ -73,7 +81,8 @@ struct Parameter {
   int64_t block = kOuterBlock;    // the block of the model that reads it
   bool is_task_head = false;      // of a layer on top for a task: new where the checkpoint lacks it, and always trained
   bool partial_gradient = false;  // replicated, but each rank's backward sees a part of its gradient only
-  Tensor value;                   // undefined until loaded or initialised
+  InitialValue initial = {};
+  Tensor value;  // undefined until loaded or initialised
 };
 
 /// Whether a replicated parameter's gradient is the sum of what the tensor-parallel ranks found: they see a part of the

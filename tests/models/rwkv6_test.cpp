@@ -18,8 +18,9 @@ class Rwkv6Model : public ::testing::Test {
     std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / "rwkv6_shape.json";
     std::ofstream(path) << R"({"model_type": "rwkv6", "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2,)"
                         << R"( "head_size": 16, "intermediate_size": 48, "decomposer_size": 4, "time_decay_size": 4})";
-    OpenedModel opened = open_model({.path = path.string(), .family = {}, .compat = {}});
-    model_ = opened.make({});
+    opened_ = open_model({.path = path.string(), .family = {}, .compat = {}});
+    model_ = opened_.make({});
+    for (Parameter& parameter : model_->parameters().all()) parameter.initial = {};
     initialise_parameters(context_, *model_, {.dtype = DType::f32, .for_training = true}, 7);
     spread_parameters();
   }
@@ -67,6 +68,7 @@ class Rwkv6Model : public ::testing::Test {
   }
 
   Context context_ = make_cpu_context(1);
+  OpenedModel opened_;
   std::unique_ptr<LanguageModel> model_;
 };
 
@@ -93,6 +95,36 @@ TEST_F(Rwkv6Model, ChunksAndSingleTokensGiveTheSameLogits) {
   }
   EXPECT_LE(difference, 1e-5 * largest);
   EXPECT_GT(largest, 0.1);
+}
+
+TEST_F(Rwkv6Model, BeginsWithLongAndShortMemoriesAndBlocksThatChangeNothing) {
+  std::unique_ptr<LanguageModel> fresh = opened_.make({});
+  initialise_parameters(context_, *fresh, {.dtype = DType::f32, .for_training = true}, 7);
+  auto values = [&](const std::string& name) {
+    const Tensor& value = fresh->parameters().find(name)->value;
+    return std::vector<float>(value.data<float>(), value.data<float>() + value.num_elements());
+  };
+  int64_t width = model_->info().hidden_size;
+  std::string last = "blocks." + std::to_string(model_->info().num_layers - 1) + ".";
+  for (const std::string& block : {std::string("blocks.0."), last}) {
+    std::vector<float> decay = values(block + "att.decay.up.bias");
+    EXPECT_FLOAT_EQ(decay.front(), -6);
+    EXPECT_FLOAT_EQ(decay.back(), -1);
+    EXPECT_TRUE(std::is_sorted(decay.begin(), decay.end()));
+    for (const char* zero : {"att.output.weight", "ffn.value.weight", "ffn.receptance.weight"}) {
+      std::vector<float> weights = values(block + zero);
+      EXPECT_TRUE(std::all_of(weights.begin(), weights.end(), [](float value) { return value == 0; })) << zero;
+    }
+  }
+  EXPECT_LT(values(last + "att.decay.up.bias")[static_cast<size_t>(width / 2)],
+            values("blocks.0.att.decay.up.bias")[static_cast<size_t>(width / 2)]);
+  std::vector<float> mix = values("blocks.0.att.mix_k.up.bias");
+  EXPECT_FLOAT_EQ(mix.front(), 1);
+  EXPECT_NEAR(mix.back(), 1.0 / static_cast<double>(width), 1e-6);
+  double squares = 0;
+  std::vector<float> key = values("blocks.0.att.key.weight");
+  for (float value : key) squares += double{value} * double{value};
+  EXPECT_NEAR(std::sqrt(squares / static_cast<double>(key.size())), 0.1 / std::sqrt(static_cast<double>(width)), 1e-3);
 }
 
 TEST_F(Rwkv6Model, MemoryOfATrainingPassGrowsNoFasterThanItsLength) {

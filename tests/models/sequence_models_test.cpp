@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "core/error.h"
 #include "models/model_config.h"
@@ -64,7 +65,7 @@ const std::vector<NamedModel>& models() {
 }
 
 /// Every value random, and large enough that scores differ and no path vanishes.
-std::unique_ptr<LanguageModel> make_random(Context& context, const NamedModel& named, TensorParallelPlace place) {
+std::unique_ptr<LanguageModel> make_declared(const NamedModel& named, TensorParallelPlace place) {
   std::shared_ptr<const ModelConfig> config = ModelConfig::from_json_text(named.config, "config.json", named.options);
   Family family = named.family();
   ModelSource source{.format = named.format,
@@ -72,7 +73,13 @@ std::unique_ptr<LanguageModel> make_random(Context& context, const NamedModel& n
                      .compat = named.compat,
                      .family = family.name,
                      .alias = named.alias.empty() ? family.name : named.alias};
-  std::unique_ptr<LanguageModel> model = family.define(source).make(place);
+  return family.define(source).make(place);
+}
+
+/// Numbers of one size whatever the family begins with: no layer without effect.
+std::unique_ptr<LanguageModel> make_random(Context& context, const NamedModel& named, TensorParallelPlace place) {
+  std::unique_ptr<LanguageModel> model = make_declared(named, place);
+  for (Parameter& parameter : model->parameters().all()) parameter.initial = {};
   initialise_parameters(context, *model, {.dtype = DType::f64, .for_training = true}, 17);
   for (Parameter& parameter : model->parameters().all()) {
     if (parameter.is_norm) continue;
@@ -201,6 +208,25 @@ Outcome run_split(const NamedModel& named, const SplitOptions& options) {
     SequenceRank(named, options, communicator).run(outcome, mutex);
   });
   return outcome;
+}
+
+TEST(SequenceModel, T5BeginsWithScoresThatNeedNoScale) {
+  Context context = make_cpu_context(1);
+  auto deviation = [&](const NamedModel& named, const char* name) {
+    std::unique_ptr<LanguageModel> model = make_declared(named, {});
+    initialise_parameters(context, *model, {.dtype = DType::f64, .for_training = true}, 17);
+    std::vector<double> values = values_of(model->parameters().find(name)->value);
+    double squares = 0;
+    for (double value : values) squares += value * value;
+    return std::sqrt(squares / static_cast<double>(values.size()));
+  };
+  const NamedModel& t5 = models()[0];
+  EXPECT_NEAR(deviation(t5, "shared.weight"), 1, 0.15);
+  EXPECT_NEAR(deviation(t5, "lm_head.weight"), 1 / std::sqrt(24.0), 0.03);
+  EXPECT_NEAR(deviation(t5, "decoder.block.2.layer.1.EncDecAttention.q.weight"), 1 / std::sqrt(24.0 * 6), 0.01);
+  EXPECT_NEAR(deviation(t5, "encoder.block.0.layer.0.SelfAttention.k.weight"), 1 / std::sqrt(24.0), 0.03);
+  EXPECT_NEAR(deviation(t5, "encoder.block.1.layer.1.DenseReluDense.wo.weight"), 1 / std::sqrt(32.0), 0.03);
+  EXPECT_NEAR(deviation(t5, "encoder.block.1.layer.1.layer_norm.weight"), 1, 0.05);
 }
 
 /// A key's bias adds the same to all scores of a query: its gradient is rounding.
