@@ -5,24 +5,13 @@
 namespace weft {
 namespace {
 
-using Lanes = __m512;
+#include "kernels/cpu/lanes_avx512.inl"
 
 /// bf16 pairs widened to f32.
 struct Pairs {
   Lanes first;
   Lanes second;
 };
-
-inline __mmask16 first_lanes(int64_t count) {
-  return static_cast<__mmask16>((1u << count) - 1);
-}
-
-inline Lanes zero_lanes() {
-  return _mm512_setzero_ps();
-}
-inline Lanes add(Lanes a, Lanes b) {
-  return _mm512_add_ps(a, b);
-}
 
 inline Pairs widen_pairs(__m512i words) {
   return {.first = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
@@ -50,19 +39,6 @@ inline Lanes add_products(Lanes sums, const Pairs& weights, const Pairs& x) {
 }
 inline Lanes add_products(Lanes sums, Lanes weights, Lanes x) {
   return _mm512_fmadd_ps(weights, x, sums);
-}
-
-inline Lanes load_lanes(const float* values, int64_t count) {
-  return _mm512_maskz_loadu_ps(first_lanes(count), values);
-}
-
-inline Lanes load_lanes(const uint16_t* values, int64_t count) {
-  __m256i halves = _mm256_maskz_loadu_epi16(first_lanes(count), values);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-
-inline void store_lanes(float* values, Lanes lanes, int64_t count) {
-  _mm512_mask_storeu_ps(values, first_lanes(count), lanes);
 }
 
 /// Rounds to nearest, ties to even; NaN stays NaN.
