@@ -21,16 +21,11 @@ ModelDefinition define_gpt(const ModelSource& source) {
                        .tokens = "tokens_embed.weight",
                        .positions = "positions_embed.weight",
                        .huggingface_ignored = {"*attn.bias", "*position_ids", "lm_head.weight"}};
-  auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
-    return gpt_weights(config, names, format, format == own ? reader : nullptr);
-  };
   std::string afn = config.activation == Activation::gelu_tanh  ? "gelu"
                     : config.activation == Activation::gelu_erf ? "gelu_erf"
                                                                 : std::string(activation_name(config.activation));
   const nlohmann::ordered_json keys = {{"architectures", {"OpenAIGPTLMHeadModel"}}, {"afn", afn}};
-  ModelDefinition definition = encoder_definition(source, config, weights, true);
-  definition.config = gpt_config_writer(config, source.config, keys);
-  return definition;
+  return gpt_definition(source, config, names, keys);
 }
 
 }  // namespace

@@ -65,16 +65,11 @@ ModelDefinition define_gpt2(const ModelSource& source) {
                        .tokens = "wte.weight",
                        .positions = "wpe.weight",
                        .huggingface_ignored = {"*attn.bias", "*attn.masked_bias", "lm_head.weight"}};
-  auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
-    return gpt_weights(config, names, format, format == own ? reader : nullptr);
-  };
   std::string function = config.activation == Activation::gelu_tanh  ? "gelu_new"
                          : config.activation == Activation::gelu_erf ? "gelu"
                                                                      : std::string(activation_name(config.activation));
   const nlohmann::ordered_json keys = {{"architectures", {"GPT2LMHeadModel"}}, {"activation_function", function}};
-  ModelDefinition definition = encoder_definition(source, config, weights, true);
-  definition.config = gpt_config_writer(config, source.config, keys);
-  return definition;
+  return gpt_definition(source, config, names, keys);
 }
 
 }  // namespace

@@ -170,19 +170,6 @@ std::string huggingface_gpt_prefix(const CheckpointReader* reader, const std::st
 
 }  // namespace
 
-std::function<std::string(ModelFormat format)> gpt_config_writer(const EncoderConfig& config,
-                                                                 const ModelConfig& from,
-                                                                 const nlohmann::ordered_json& huggingface) {
-  return [config, huggingface, has_huggingface_keys = from.has("n_embd")](ModelFormat format) -> std::string {
-    bool wants_huggingface_keys = format == ModelFormat::huggingface;
-    if (wants_huggingface_keys == has_huggingface_keys) return "";
-    if (!wants_huggingface_keys) return seed_config(config).dump();
-    Json json = huggingface_config(config);
-    json.update(huggingface);
-    return json.dump();
-  };
-}
-
 std::string gpt_attention_norm(const std::string& side) {
   return "attention." + side + ".LayerNorm";
 }
@@ -191,6 +178,10 @@ std::string gpt_mlp_norm(const std::string& side) {
   return side + ".LayerNorm";
 }
 
+namespace {
+
+/// Throws Error(bad_input) for formats that neither exists in. `reader` (or null) decides whether transformers' names
+/// have a prefix.
 WeightMap gpt_weights(const EncoderConfig& config,
                       const GptNames& names,
                       ModelFormat format,
@@ -239,6 +230,28 @@ WeightMap gpt_weights(const EncoderConfig& config,
     default:
       fail_input("{} models do not exist as {} checkpoints", config.info.family, model_format_name(format));
   }
+}
+
+}  // namespace
+
+ModelDefinition gpt_definition(const ModelSource& source,
+                               const EncoderConfig& config,
+                               const GptNames& names,
+                               const nlohmann::ordered_json& huggingface) {
+  auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
+    return gpt_weights(config, names, format, format == own ? reader : nullptr);
+  };
+  ModelDefinition definition = encoder_definition(source, config, weights, true);
+  definition.config =
+      [config, huggingface, has_huggingface_keys = source.config.has("n_embd")](ModelFormat format) -> std::string {
+    bool wants_huggingface_keys = format == ModelFormat::huggingface;
+    if (wants_huggingface_keys == has_huggingface_keys) return "";
+    if (!wants_huggingface_keys) return seed_config(config).dump();
+    Json json = huggingface_config(config);
+    json.update(huggingface);
+    return json.dump();
+  };
+  return definition;
 }
 
 }  // namespace weft

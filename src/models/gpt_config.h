@@ -2,7 +2,6 @@
 // block's layers are called.
 #pragma once
 
-#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
@@ -46,17 +45,12 @@ struct GptNames {
   std::vector<std::string> huggingface_ignored;  // what its files hold besides
 };
 
-/// The weights of GPT and GPT-2. `reader` (or null) decides whether transformers' names have a prefix. Throws
-/// Error(bad_input) for formats that neither exists in.
-WeightMap gpt_weights(const EncoderConfig& config,
-                      const GptNames& names,
-                      ModelFormat format,
-                      const CheckpointReader* reader);
-
-/// ModelDefinition::config of GPT and GPT-2. `huggingface` are keys that only one of them has there.
-std::function<std::string(ModelFormat format)> gpt_config_writer(const EncoderConfig& config,
-                                                                 const ModelConfig& from,
-                                                                 const nlohmann::ordered_json& huggingface);
+/// GPT or GPT-2 of complete settings: their weights in all formats, and their config. `huggingface` are keys of
+/// transformers' config that only one of them has.
+ModelDefinition gpt_definition(const ModelSource& source,
+                               const EncoderConfig& config,
+                               const GptNames& names,
+                               const nlohmann::ordered_json& huggingface);
 
 /// "attention.SIDE.LayerNorm" and "SIDE.LayerNorm", ours.
 std::string gpt_attention_norm(const std::string& side);

@@ -123,9 +123,10 @@ Json seed_activation(const EncoderDecoderConfig& config) {
 
 Json seed_config(const EncoderDecoderConfig& config) {
   const ModelInfo& info = config.info;
+  int64_t encoders = config.num_encoder_layers, decoders = config.num_decoder_layers;
   Json json = {{"vocab_size", info.vocab_size},
                {"hidden_size", info.hidden_size},
-               {"num_hidden_layers", info.num_layers},
+               {"num_hidden_layers", encoders > 0 ? encoders : decoders},
                {"num_attention_heads", info.num_heads},
                {"attention_head_size", info.head_dim},
                {"intermediate_size", info.intermediate_size},
@@ -139,10 +140,7 @@ Json seed_config(const EncoderDecoderConfig& config) {
   if (config.num_buckets != usual.num_buckets) json["relative_attention_num_buckets"] = config.num_buckets;
   if (config.max_distance != usual.max_distance) json["relative_attention_max_distance"] = config.max_distance;
   if (config.eps != usual.eps) json["layer_norm_epsilon"] = config.eps;
-  if (config.num_encoder_layers > 0 && config.num_decoder_layers > 0) {
-    json["num_hidden_layers"] = config.num_encoder_layers;
-    if (config.num_decoder_layers != config.num_encoder_layers) json["num_decoder_layers"] = config.num_decoder_layers;
-  }
+  if (encoders > 0 && decoders > 0 && decoders != encoders) json["num_decoder_layers"] = decoders;
   return json;
 }
 
