@@ -1,10 +1,12 @@
 # Compile options shared by all our code, and the functions that declare a folder's library and its tests.
 
 add_library(weft_options INTERFACE)
-target_compile_options(weft_options INTERFACE -Wall -Wextra -Wshadow -Wno-unknown-pragmas)
+target_compile_options(weft_options INTERFACE
+  $<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wshadow;-Wno-unknown-pragmas>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wshadow,-Wno-unknown-pragmas>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # False alarms of GCC 12 about std::string concatenation and its own AVX-512 headers.
-  target_compile_options(weft_options INTERFACE -Wno-restrict -Wno-maybe-uninitialized)
+  target_compile_options(weft_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict;-Wno-maybe-uninitialized>)
 endif()
 if(WEFT_OPENMP)
   target_link_libraries(weft_options INTERFACE OpenMP::OpenMP_CXX)

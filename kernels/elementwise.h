@@ -92,6 +92,17 @@ struct TransposeArgs {
   DType dtype = DType::f32;
 };
 
+/// y = deviation·n + centre, n a normal number by Box and Muller from key.uniform of twice the global index (as in
+/// DropoutArgs) and of the next.
+struct RandomNormalArgs {
+  void* y = nullptr;  // [rows, width]
+  int64_t rows = 0, width = 0;
+  int64_t global_width = 0, row_begin = 0, column_begin = 0;
+  float deviation = 1, centre = 0;
+  RandomKey key;
+  DType dtype = DType::f32;
+};
+
 struct ElementwiseKernels {
   void (*axpby)(const AxpbyArgs&, const Stream&) = nullptr;
   void (*soft_cap)(const SoftCapArgs&, const Stream&) = nullptr;
@@ -102,6 +113,8 @@ struct ElementwiseKernels {
   void (*transpose)(const TransposeArgs&, const Stream&) = nullptr;
   void (*column_scale)(const ColumnScaleArgs&, const Stream&) = nullptr;
   void (*column_scale_backward)(const ColumnScaleBackwardArgs&, const Stream&) = nullptr;
+  /// Where the host would be slow: empty on the CPU, whose weights are filled by many threads.
+  void (*random_normal)(const RandomNormalArgs&, const Stream&) = nullptr;
 };
 
 }  // namespace weft

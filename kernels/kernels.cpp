@@ -1,6 +1,8 @@
 #include "kernels/kernels.h"
 
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cuda_devices.h"
+#include "kernels/guarded.h"
 
 namespace weft {
 
@@ -18,8 +20,20 @@ const KernelTable& kernels(DeviceType device) {
                                   .elementwise = cpu_elementwise_kernels(),
                                   .cross_entropy = cpu_cross_entropy_kernels(),
                                   .optimizer = cpu_optimizer_kernels()};
-  static const KernelTable cuda = {};
-  return device == DeviceType::cpu ? cpu : cuda;
+  switch (device) {
+    case DeviceType::cpu:
+      break;
+    case DeviceType::cuda:
+      return cuda_kernels();
+    case DeviceType::guarded:
+      return guarded_kernels();
+  }
+  return cpu;
+}
+
+MachinePeaks measure_machine_peaks(DType dtype, const Stream& stream) {
+  auto measure = require_kernel(kernels(stream.device.type).linear.machine_peaks, "bench", stream.device.type);
+  return measure(dtype, stream);
 }
 
 }  // namespace weft

@@ -76,6 +76,12 @@ struct UnpackRowsArgs {
 
 inline constexpr int64_t kPackRowBlock = 64;
 
+/// This machine's limits, measured now on random data: the denominators of every bound that Weft prints.
+struct MachinePeaks {
+  double memory_bytes_per_second = 0;  // reading, all threads
+  double matmul_flops_per_second = 0;  // of the best matrix product at 1024³-like sizes in `dtype`
+};
+
 struct LinearKernels {
   void (*forward)(const LinearForwardArgs&, const Stream&) = nullptr;
   void (*backward_input)(const LinearBackwardInputArgs&, const Stream&) = nullptr;
@@ -84,13 +90,13 @@ struct LinearKernels {
   size_t (*packed_bytes)(int64_t out_features, int64_t in_features, DType dtype) = nullptr;
   void (*pack)(const PackArgs&, const Stream&) = nullptr;
   void (*unpack_rows)(const UnpackRowsArgs&, const Stream&) = nullptr;
+  MachinePeaks (*machine_peaks)(DType dtype, const Stream&) = nullptr;
 };
 
-/// This machine's limits, measured now on random data: the denominators of every bound that Weft prints.
-struct MachinePeaks {
-  double memory_bytes_per_second = 0;  // reading, all threads
-  double matmul_flops_per_second = 0;  // of the best matrix product at 1024³-like sizes in `dtype`
-};
+/// The limits of the device behind `stream`.
 MachinePeaks measure_machine_peaks(DType dtype, const Stream& stream);
+
+/// Of the CPU.
+MachinePeaks measure_cpu_peaks(DType dtype, const Stream& stream);
 
 }  // namespace weft

@@ -18,12 +18,12 @@ struct ElementMap {
   int64_t local_width = 1, full_width = 1;
   int64_t offset = 0;
 
-  int64_t full_index(int64_t i) const {
+  constexpr int64_t full_index(int64_t i) const {
     int64_t local = first + i;
     return local / local_width * full_width + offset + local % local_width;
   }
   /// How many elements from i on are neighbours in the parameter.
-  int64_t run_length(int64_t i) const { return local_width - (first + i) % local_width; }
+  constexpr int64_t run_length(int64_t i) const { return local_width - (first + i) % local_width; }
 };
 
 /// How weights are kept, and what of their f32 master they cannot hold.

@@ -30,11 +30,12 @@ double seconds_since(Clock::time_point start) {
 std::unique_ptr<InferenceModel> make_random_model(const BenchOptions& options,
                                                   OpenedModel opened,
                                                   MpiSession& session) {
-  check_device(options.common);
   auto loaded = std::make_unique<InferenceModel>();
-  loaded->mesh = std::make_unique<Mesh>(session.world(), options.common.tensor_parallel);
+  loaded->context =
+      make_device_context(options.common.device, resolve_threads(options.common, session), session.local_rank());
+  loaded->mesh =
+      std::make_unique<Mesh>(communicator_for(loaded->context, session.world()), options.common.tensor_parallel);
   Communicator& ranks = loaded->mesh->tensor_parallel();
-  loaded->context = make_cpu_context(resolve_threads(options.common, session));
   if (ranks.size() > 1) loaded->context.tensor_parallel = &ranks;
   loaded->dtype = parse_dtype(options.common.dtype);
   loaded->opened = std::move(opened);
@@ -185,7 +186,7 @@ MachinePeaks measure_bench_peaks(const InferenceModel& loaded) {
 
 double smallest_of_ranks(const InferenceModel& loaded, double value) {
   if (loaded.context.tensor_parallel == nullptr) return value;
-  Tensor number = loaded.context.zeros({1}, DType::f64);
+  Tensor number = loaded.context.host_zeros({1}, DType::f64);
   number.data<double>()[0] = value;
   loaded.context.tensor_parallel->all_reduce(number, ReduceOp::min);
   return number.data<double>()[0];

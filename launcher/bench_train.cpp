@@ -33,10 +33,10 @@ Recompute parse_recompute(const std::string& name) {
 }
 
 void load_model(const BenchOptions& options, MpiSession& session, BenchedTraining& run) {
-  check_device(options.common);
   int tensor_parallel = std::max(1, options.common.tensor_parallel);
-  run.mesh = std::make_unique<Mesh>(session.world(), tensor_parallel);
-  run.context = make_cpu_context(resolve_threads(options.common, session));
+  run.context =
+      make_device_context(options.common.device, resolve_threads(options.common, session), session.local_rank());
+  run.mesh = std::make_unique<Mesh>(communicator_for(run.context, session.world()), tensor_parallel);
   if (tensor_parallel > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
   run.opened = open_model(options.common.model);
   run.model = run.opened.make({run.mesh->tensor_parallel().rank(), tensor_parallel});

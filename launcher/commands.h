@@ -40,6 +40,7 @@ void add_fill_mask_command(CLI::App& app, CommandContext& context);
 void add_answer_command(CLI::App& app, CommandContext& context);
 void add_classify_command(CLI::App& app, CommandContext& context);
 void add_convert_command(CLI::App& app, CommandContext& context);
+void add_doctor_command(CLI::App& app, CommandContext& context);
 void add_launch_command(CLI::App& app, CommandContext& context);
 
 }  // namespace weft

@@ -14,10 +14,15 @@
 #include <future>
 
 #include "core/log.h"
+#include "kernels/cuda_devices.h"
+#include "kernels/guarded.h"
 #include "launcher/adapter_set.h"
 #include "launcher/mpi_session.h"
 #include "models/adapter_file.h"
 #include "models/model_config.h"
+#include "parallel/gpu_assignment.h"
+#include "parallel/nccl_communicator.h"
+#include "parallel/staged_communicator.h"
 #include "tokenizer/tokenizer.h"
 
 namespace weft {
@@ -64,7 +69,7 @@ void add_compute_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--dtype", options.dtype, "Type to compute in, bf16 or f32; sums are f32 in both")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
-  command.add_option("--device", options.device, "Where to compute")->capture_default_str();
+  command.add_option("--device", options.device, "Where to compute: cpu, cuda (a GPU a rank), or auto, a GPU where there is one")->capture_default_str();
   add_threads_option(command, options);
   command.add_flag("--memory", options.show_memory, "Report each rank's memory by kind at the end");
 }
@@ -109,11 +114,45 @@ void add_adapter_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--use-adapter", options.used_adapter, "Name of the adapter to use, or none (default: the first)");
 }
 
-void check_device(const CommonOptions& options) {
-  if (options.device == "cpu") return;
-  if (options.device == "cuda")
-    fail(ExitCode::usage, "--device cuda: this build has no CUDA kernels; use --device cpu");
-  fail(ExitCode::usage, "--device {}: unknown device; known are cpu and cuda", printable(options.device));
+Context make_device_context(const std::string& device, int num_threads, int local_rank) {
+  if (device == "cpu") return make_cpu_context(num_threads);
+  if (device == "guarded") return make_context(make_guarded_allocator(), num_threads);
+  if (device != "cuda" && device != "auto") {
+    fail(ExitCode::usage, "--device {}: unknown device; known are auto, cpu and cuda", printable(device));
+  }
+  int count = cuda_device_count();
+  if (device == "auto" && count == 0) return make_cpu_context(num_threads);
+  // Ranks beyond the GPUs share them.
+  return make_context(make_cuda_allocator(count > 0 ? local_rank % count : 0), num_threads);
+}
+
+namespace {
+
+/// Why NCCL cannot carry what is between these ranks; empty if it can. The same on all ranks.
+std::string no_nccl_between(const Context& context, Communicator& world) {
+  if (context.device.type != DeviceType::cuda) return "the tensors are in host memory";
+  if (world.backend() == "threads") return "the ranks are threads";
+  if (!ranks_have_own_gpus(world, cuda_device_info(context.device.index).pci_bus_id)) return "ranks share a GPU";
+  std::string reason = no_nccl_reason();
+  Tensor is_ready = context.host_empty({1}, DType::i32, MemoryTag::comm);
+  is_ready.data<int32_t>()[0] = reason.empty() ? 1 : 0;
+  world.all_reduce(is_ready, ReduceOp::min);
+  if (is_ready.data<int32_t>()[0] == 1) return {};
+  return reason.empty() ? "another rank cannot load it" : reason;
+}
+
+}  // namespace
+
+std::shared_ptr<Communicator> communicator_for(const Context& context, std::shared_ptr<Communicator> world) {
+  if (context.device.type == DeviceType::cpu || world->size() == 1) return world;
+  std::string reason = no_nccl_between(context, *world);
+  if (reason.empty()) {
+    log::info("NCCL {} carries tensors between the GPUs", nccl_version());
+    return make_nccl_communicator(*world,
+                                  {.stream = cuda_stream(*context.allocator), .device_index = context.device.index});
+  }
+  log::info("tensors go between ranks by way of the host: {}", reason);
+  return make_staged_communicator(std::move(world));
 }
 
 namespace {
@@ -192,12 +231,11 @@ ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& o
 std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& options,
                                                          MpiSession& session,
                                                          TokenizerUse tokenizer) {
-  check_device(options);
   check_ranks(options, session.world()->size());
   auto loaded = std::make_unique<InferenceModel>();
-  loaded->mesh = std::make_unique<Mesh>(session.world(), options.tensor_parallel);
+  loaded->context = make_device_context(options.device, resolve_threads(options, session), session.local_rank());
+  loaded->mesh = std::make_unique<Mesh>(communicator_for(loaded->context, session.world()), options.tensor_parallel);
   Communicator& ranks = loaded->mesh->tensor_parallel();
-  loaded->context = make_cpu_context(resolve_threads(options, session));
   if (ranks.size() > 1) loaded->context.tensor_parallel = &ranks;
   loaded->dtype = parse_dtype(options.dtype);
   loaded->opened = open_model(with_adapters(options));
@@ -229,7 +267,7 @@ void report_memory(const CommonOptions& options, const MpiSession& session, cons
 
 void broadcast_string(const Context& context, Communicator& communicator, std::string& bytes) {
   if (communicator.size() == 1) return;
-  Tensor length = context.empty({1}, DType::i64, MemoryTag::comm);
+  Tensor length = context.host_empty({1}, DType::i64, MemoryTag::comm);
   length.data<int64_t>()[0] = static_cast<int64_t>(bytes.size());
   communicator.broadcast(length, 0);
   int64_t size = length.data<int64_t>()[0];
@@ -237,7 +275,7 @@ void broadcast_string(const Context& context, Communicator& communicator, std::s
     bytes.clear();
     return;
   }
-  Tensor content = context.empty({size}, DType::u8, MemoryTag::comm);
+  Tensor content = context.host_empty({size}, DType::u8, MemoryTag::comm);
   if (communicator.rank() == 0) std::memcpy(content.raw(), bytes.data(), bytes.size());
   communicator.broadcast(content, 0);
   bytes.assign(reinterpret_cast<const char*>(content.raw()), static_cast<size_t>(size));

@@ -28,7 +28,7 @@ struct CommonOptions {
   int tensor_parallel = 0;            // 0: all ranks
   bool shares_out_inputs = false;     // the command knows what to do with more ranks than those
   std::string dtype = "bf16";
-  std::string device = "cpu";
+  std::string device = "auto";
   int threads = 0;  // a rank; 0: the host's processors shared among its ranks
   bool quiet = false;
   bool verbose = false;
@@ -92,8 +92,12 @@ void check_session_flags(const SessionFlags& flags, const CommonOptions& options
 /// A model's options with the task's layer that an adapter brings; as they are where it brings none.
 ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options);
 
-/// Checks --device: this build computes on the CPU. Throws Error(usage).
-void check_device(const CommonOptions& options);
+/// A context on --device: "cpu", "cuda" (this rank's GPU, by its number on the host), "auto" (a GPU where there is
+/// one), or "guarded" (kernels/guarded.h). Throws Error(usage).
+Context make_device_context(const std::string& device, int num_threads, int local_rank);
+
+/// `world` for tensors on the context's device: as it is on the CPU; on GPUs, what carries device memory between them.
+std::shared_ptr<Communicator> communicator_for(const Context& context, std::shared_ptr<Communicator> world);
 
 /// --memory: this rank's memory by kind, to standard error.
 void report_memory(const CommonOptions& options, const MpiSession& session, const Context& context);

@@ -92,7 +92,7 @@ std::vector<float> encode_on_ranks(const EncodeCommand& options,
   std::vector<float> part = encode_sentences(loaded.context, *loaded.model, mine, encoding);
   if (data.size() == 1) return part;
   auto width = static_cast<size_t>(loaded.model->info().hidden_size);
-  Tensor all = loaded.context.zeros({static_cast<int64_t>(texts.size() * width)}, DType::f32);
+  Tensor all = loaded.context.host_zeros({static_cast<int64_t>(texts.size() * width)}, DType::f32);
   for (size_t i = 0; i < mine.size(); ++i) {
     size_t at = static_cast<size_t>(data.rank()) + i * static_cast<size_t>(data.size());
     std::copy_n(part.data() + i * width, width, all.data<float>() + at * width);

@@ -86,7 +86,7 @@ ExitCode run_fill_mask(const FillMaskCommand& options, MpiSession& session) {
   Batch batch;
   batch.add(ids);
   Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
-  Tensor logits = loaded->model->logits(loaded->context, gather_rows(loaded->context, hidden, places));
+  Tensor logits = on_host(loaded->model->logits(loaded->context, gather_rows(loaded->context, hidden, places)));
   if (session.rank() != 0) return ExitCode::ok;
   std::vector<std::vector<Candidate>> masks;
   for (int64_t row = 0; row < logits.size(0); ++row) {

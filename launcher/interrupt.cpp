@@ -69,7 +69,7 @@ void InterruptFlag::clear() {
 bool InterruptFlag::is_set_on_rank_zero(const Context& context) const {
   Communicator* ranks = context.tensor_parallel;
   if (!ranks) return is_set();
-  Tensor flag = context.empty({1}, DType::u8, MemoryTag::comm);
+  Tensor flag = context.host_empty({1}, DType::u8, MemoryTag::comm);
   flag.data<uint8_t>()[0] = is_set() ? 1 : 0;
   ranks->broadcast(flag, 0);
   return flag.data<uint8_t>()[0] != 0;

@@ -42,6 +42,7 @@ void add_commands(CLI::App& app, CommandContext& context) {
   add_tag_command(app, context);
   add_answer_command(app, context);
   add_convert_command(app, context);
+  add_doctor_command(app, context);
   add_launch_command(app, context);
 }
 

@@ -79,7 +79,6 @@ void print_suggestion(const std::string& memory_per_rank, int degree) {
 
 ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
   configure_log(options.common, session);
-  check_device(options.common);
   if (session.rank() != 0) return ExitCode::ok;
   if (options.training.is_wanted) {
     print_training_plan(options.common, options.training, session, options.prints_json);

@@ -167,7 +167,7 @@ int64_t count_elements(const ParameterStore& store) {
 double seconds_per_token_bound(const config::RunConfig& config, const TrainingRun& run) {
   DType dtype = compute_dtype(config);
   Communicator& world = run.mesh->world();
-  Tensor seconds = run.context.zeros({1}, DType::f64);
+  Tensor seconds = run.context.host_zeros({1}, DType::f64);
   if (world.rank() == 0) {
     double flops = training_flops_per_token(
         *run.model, config.data().sequence_length(), run.adapter ? count_elements(run.adapter->parameters()) : 0);
@@ -230,7 +230,6 @@ void log_start(const config::RunConfig& config, const TrainingRun& run, const Tr
 
 ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   configure_log(options.common, session);
-  check_device(options.common);
   RunConfig source = load_run_config(options.config, options.overrides);
   check_run_config(source);
   const config::RunConfig& config = source.message();
@@ -238,10 +237,10 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   InterruptFlag interrupted(true, true);
 
   TrainingRun run;
-  run.mesh = std::make_unique<Mesh>(session.world(), layout.tensor);
   CommonOptions common = options.common;
   if (common.threads == 0) common.threads = static_cast<int>(config.parallel().threads());
-  run.context = make_cpu_context(resolve_threads(common, session));
+  run.context = make_device_context(common.device, resolve_threads(common, session), session.local_rank());
+  run.mesh = std::make_unique<Mesh>(communicator_for(run.context, session.world()), layout.tensor);
   if (layout.tensor > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
   run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
   run.labelled = read_labelled_task(source);
@@ -286,7 +285,7 @@ void add_train_command(CLI::App& app, CommandContext& context) {
       ->allow_extra_args(false);
   command->add_flag(
       "--start-over", options->starts_over, "Deletes the checkpoints of output.directory instead of going on");
-  command->add_option("--device", options->common.device, "Where to compute: cpu");
+  command->add_option("--device", options->common.device, "Where to compute: cpu, cuda or auto")->capture_default_str();
   command->add_flag(
       "--memory", options->common.show_memory, "At the end, each rank's memory by kind on standard error");
   add_threads_option(*command, options->common);

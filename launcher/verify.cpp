@@ -49,8 +49,8 @@ Recompute parse_recompute(const std::string& name) {
 }
 
 VerifyReport verify_on_rank(const VerifyCommand& options, const std::shared_ptr<Communicator>& ranks, int num_threads) {
-  Mesh mesh(ranks, options.tensor_parallel(ranks->size()));
-  Context context = make_cpu_context(num_threads);
+  Context context = make_device_context(options.common.device, num_threads, ranks->rank());
+  Mesh mesh(communicator_for(context, ranks), options.tensor_parallel(ranks->size()));
   if (mesh.tensor_parallel().size() > 1) context.tensor_parallel = &mesh.tensor_parallel();
   GoldenFile golden(options.golden);
   OpenedModel opened = open_model(with_golden_options(options.common.model, golden));
@@ -88,7 +88,6 @@ VerifyReport verify_on_thread_ranks(const VerifyCommand& options, int num_ranks,
 
 ExitCode run_verify(const VerifyCommand& options, MpiSession& session) {
   configure_log(options.common, session);
-  check_device(options.common);
   int num_threads = resolve_threads(options.common, session);
   int num_ranks =
       session.size() > 1 ? session.size() : options.data_parallel * std::max(1, options.common.tensor_parallel);

@@ -86,7 +86,8 @@ LinearKernels cpu_linear_kernels() {
           .backward_weight = backward_weight,
           .packed_bytes = packed_weight_bytes,
           .pack = pack_weight,
-          .unpack_rows = unpack_weight_rows};
+          .unpack_rows = unpack_weight_rows,
+          .machine_peaks = measure_cpu_peaks};
 }
 
 }  // namespace weft

@@ -99,7 +99,7 @@ double measure_matmul_peak(DType dtype, const Stream& stream) {
 
 }  // namespace
 
-MachinePeaks measure_machine_peaks(DType dtype, const Stream& stream) {
+MachinePeaks measure_cpu_peaks(DType dtype, const Stream& stream) {
   return {.memory_bytes_per_second = measure_read_bandwidth(stream),
           .matmul_flops_per_second = measure_matmul_peak(dtype, stream)};
 }

@@ -18,6 +18,8 @@ class Tape;
 
 struct Context {
   std::shared_ptr<Allocator> allocator;
+  /// Host memory, for what the host computes with: losses, statistics, what is sent to other ranks.
+  std::shared_ptr<Allocator> host;
   Device device;
   int num_threads = 1;
   /// Null: nothing is recorded (inference).
@@ -42,11 +44,33 @@ struct Context {
 
   Stream stream() const { return {.device = device, .num_threads = num_threads, .workspace = allocator.get()}; }
   const KernelTable& kernels() const { return weft::kernels(device.type); }
+  /// For the few ops that also take tensors in host memory (losses): what runs where the tensor lies.
+  const KernelTable& kernels_for(const Tensor& tensor) const { return weft::kernels(tensor.device().type); }
+  Stream stream_for(const Tensor& tensor) const {
+    if (!tensor.is_on_host()) return stream();
+    return {.device = {}, .num_threads = num_threads, .workspace = host.get()};
+  }
+  Tensor empty_like(const Tensor& tensor, DType dtype) const {
+    return Tensor::empty(tensor.is_on_host() ? host : allocator, tensor.shape(), dtype);
+  }
   Tensor empty(const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations) const {
     return Tensor::empty(allocator, shape, dtype, tag);
   }
   Tensor zeros(const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations) const {
     return Tensor::zeros(allocator, shape, dtype, tag);
+  }
+  Tensor host_empty(const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations) const {
+    return Tensor::empty(host, shape, dtype, tag);
+  }
+  Tensor host_zeros(const Shape& shape, DType dtype, MemoryTag tag = MemoryTag::activations) const {
+    return Tensor::zeros(host, shape, dtype, tag);
+  }
+  /// The same tensor if it is in host memory, else a copy there.
+  Tensor to_host(const Tensor& tensor) const {
+    if (tensor.is_on_host()) return tensor;
+    Tensor copy = host_empty(tensor.shape(), tensor.dtype());
+    tensor.copy_to_host(copy.raw());
+    return copy;
   }
   void observe(std::string_view name, const Tensor& value) const {
     if (observer) observer(name, value);
@@ -55,5 +79,8 @@ struct Context {
 
 /// A context on the CPU with an allocator of its own.
 Context make_cpu_context(int num_threads);
+
+/// A context on whatever device `allocator` is of.
+Context make_context(std::shared_ptr<Allocator> allocator, int num_threads);
 
 }  // namespace weft

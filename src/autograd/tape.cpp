@@ -5,20 +5,22 @@
 namespace weft {
 
 Context make_cpu_context(int num_threads) {
+  return make_context(make_cpu_allocator(), num_threads);
+}
+
+Context make_context(std::shared_ptr<Allocator> allocator, int num_threads) {
   Context context;
-  context.allocator = make_cpu_allocator();
+  context.device = allocator->device();
+  context.host = context.device.type == DeviceType::cpu ? allocator : allocator->make_host_allocator();
+  context.allocator = std::move(allocator);
   context.num_threads = num_threads;
   return context;
 }
 
 void Tape::backward(Context& context, const Tensor& loss, double seed) {
   WEFT_ASSERT(loss.num_elements() == 1 && loss.wants_grad(), "backward from {}", to_string(loss.shape()));
-  Tensor grad = context.empty(loss.shape(), loss.dtype());
-  if (loss.dtype() == DType::f64) {
-    *grad.data<double>() = seed;
-  } else {
-    *grad.data<float>() = static_cast<float>(seed);
-  }
+  Tensor grad = context.empty_like(loss, loss.dtype());
+  grad.set_values(&seed, DType::f64);
   add_grad(context, loss.grad_slot(), std::move(grad));
   backward(context);
 }
@@ -81,7 +83,7 @@ void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor gr
   bool is_first = !slot->tensor;
   if (is_first) slot->tensor = slot->home;
   Tensor& sum = slot->tensor;
-  auto axpby = require_kernel(context.kernels().elementwise.axpby, "add", context.device.type);
+  auto axpby = require_kernel(context.kernels_for(sum).elementwise.axpby, "add", context.device.type);
   axpby({.x = grad.raw(),
          .y_in = is_first ? nullptr : sum.raw(),
          .y = sum.raw(),
@@ -90,7 +92,7 @@ void add_grad(Context& context, const std::shared_ptr<GradSlot>& slot, Tensor gr
          .b = is_first ? 0.0 : 1.0,
          .x_dtype = grad.dtype(),
          .y_dtype = sum.dtype()},
-        context.stream());
+        context.stream_for(sum));
 }
 
 GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DType dtype) {
@@ -100,10 +102,10 @@ GradTarget grad_target(Context& context, GradSlot& slot, const Shape& shape, DTy
 }
 
 Tensor copy_of(Context& context, const Tensor& x, DType dtype) {
-  Tensor copy = context.empty(x.shape(), dtype);
-  auto axpby = require_kernel(context.kernels().elementwise.axpby, "copy", context.device.type);
+  Tensor copy = context.empty_like(x, dtype);
+  auto axpby = require_kernel(context.kernels_for(x).elementwise.axpby, "copy", context.device.type);
   axpby({.x = x.raw(), .y = copy.raw(), .count = x.num_elements(), .x_dtype = x.dtype(), .y_dtype = dtype},
-        context.stream());
+        context.stream_for(x));
   return copy;
 }
 

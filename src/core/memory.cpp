@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -113,6 +114,35 @@ class CpuAllocator final : public Allocator {
 };
 
 }  // namespace
+
+std::shared_ptr<Allocator> Allocator::make_host_allocator() {
+  return make_cpu_allocator();
+}
+
+void Allocator::copy_from_host(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void Allocator::copy_to_host(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+void Allocator::copy_within(void* to, const void* from, size_t bytes) {
+  if (bytes > 0) std::memmove(to, from, bytes);
+}
+
+void Allocator::copy_rows(
+    void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t num_rows) {
+  for (size_t row = 0; row < num_rows; ++row) {
+    copy_within(static_cast<std::byte*>(to) + row * to_stride,
+                static_cast<const std::byte*>(from) + row * from_stride,
+                row_bytes);
+  }
+}
+
+void Allocator::fill_zero(void* to, size_t bytes) {
+  if (bytes > 0) std::memset(to, 0, bytes);
+}
 
 std::string_view memory_tag_name(MemoryTag tag) {
   return kTagNames[static_cast<size_t>(tag)];

@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/device.h"
+
 namespace weft {
 
 enum class MemoryTag : uint8_t { weights, grads, optimizer, activations, kv_cache, workspace, comm };
@@ -46,6 +48,21 @@ class Allocator {
   virtual void* allocate(size_t bytes, MemoryTag tag) = 0;
   virtual void deallocate(void* pointer, size_t bytes, MemoryTag tag) = 0;
   virtual MemoryTracker& memory() = 0;
+
+  /// Where the memory lies. What follows moves bytes to, from and in it, in the order of the kernels that use it; the
+  /// copies to and from the host have happened when they return.
+  virtual Device device() const { return {}; }
+  virtual void copy_from_host(void* to, const void* from, size_t bytes);
+  virtual void copy_to_host(void* to, const void* from, size_t bytes);
+  virtual void copy_within(void* to, const void* from, size_t bytes);
+  /// Rows of `row_bytes`, which lie `to_stride` and `from_stride` bytes apart.
+  virtual void copy_rows(
+      void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t num_rows);
+  virtual void fill_zero(void* to, size_t bytes);
+  /// Host memory from and to which copies are fast.
+  virtual std::shared_ptr<Allocator> make_host_allocator();
+  /// Waits for all kernels and copies; an error of one of them is thrown here.
+  virtual void synchronize() {}
 };
 
 /// Host memory. Freed blocks of activations and workspace are kept for reuse by size, since fresh pages cost more than

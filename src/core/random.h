@@ -9,7 +9,7 @@
 namespace weft {
 
 /// Four 32-bit numbers for a 128-bit counter and a 64-bit key.
-inline std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
     uint64_t product1 = uint64_t{0xCD9E8D57u} * counter[2];
@@ -30,14 +30,14 @@ struct RandomKey {
   uint32_t site = 0;
 
   /// 32 random bits for the element with this global index.
-  uint32_t bits(uint64_t index) const {
+  constexpr uint32_t bits(uint64_t index) const {
     uint64_t block = index / 4;
     auto numbers = philox4x32({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), step, site},
                               {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
     return numbers[index % 4];
   }
   /// Uniform in [0, 1).
-  float uniform(uint64_t index) const { return static_cast<float>(bits(index) >> 8) * 0x1p-24f; }
+  constexpr float uniform(uint64_t index) const { return static_cast<float>(bits(index) >> 8) * 0x1p-24f; }
 };
 
 }  // namespace weft

@@ -1,7 +1,5 @@
 #include "core/tensor.h"
 
-#include <cstring>
-
 #include "core/error.h"
 
 namespace weft {
@@ -28,7 +26,44 @@ struct Tensor::Storage {
 };
 
 std::string_view device_name(DeviceType type) {
-  return type == DeviceType::cpu ? "cpu" : "cuda";
+  switch (type) {
+    case DeviceType::cpu:
+      return "cpu";
+    case DeviceType::cuda:
+      return "cuda";
+    case DeviceType::guarded:
+      return "guarded";
+  }
+  return "?";
+}
+
+Device Tensor::device() const {
+  return storage_ == nullptr ? Device{} : storage_->allocator->device();
+}
+
+void Tensor::copy_from_host(const void* from) {
+  storage_->allocator->copy_from_host(raw(), from, bytes());
+}
+
+void Tensor::copy_to_host(void* to) const {
+  storage_->allocator->copy_to_host(to, raw(), bytes());
+}
+
+void Tensor::copy_from(const Tensor& from) {
+  WEFT_ASSERT(from.device() == device() && from.bytes() == bytes());
+  storage_->allocator->copy_within(raw(), from.raw(), bytes());
+}
+
+void Tensor::set_values(const void* values, DType dtype) {
+  if (is_on_host()) return convert_dtype(values, dtype, raw(), dtype_, num_elements());
+  if (dtype == dtype_) return copy_from_host(values);
+  std::vector<std::byte> converted(bytes());
+  convert_dtype(values, dtype, converted.data(), dtype_, num_elements());
+  copy_from_host(converted.data());
+}
+
+void Tensor::fill_zero() {
+  storage_->allocator->fill_zero(raw(), bytes());
 }
 
 Tensor Tensor::empty(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag) {
@@ -42,7 +77,7 @@ Tensor Tensor::empty(std::shared_ptr<Allocator> allocator, const Shape& shape, D
 
 Tensor Tensor::zeros(std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, MemoryTag tag) {
   Tensor tensor = empty(std::move(allocator), shape, dtype, tag);
-  std::memset(tensor.raw(), 0, tensor.bytes());
+  tensor.fill_zero();
   return tensor;
 }
 
@@ -110,9 +145,21 @@ void Tensor::check_dtype(DType dtype) const {
   WEFT_ASSERT(dtype == dtype_, "a {} tensor read as {}", dtype_name(dtype_), dtype_name(dtype));
 }
 
+void Tensor::check_host() const {
+  WEFT_ASSERT(is_on_host(), "the host reads a tensor on {}", device_name(device().type));
+}
+
+Tensor on_host(const Tensor& tensor) {
+  if (tensor.is_on_host()) return tensor;
+  Tensor copy = Tensor::empty(make_cpu_allocator(), tensor.shape(), tensor.dtype());
+  tensor.copy_to_host(copy.raw());
+  return copy;
+}
+
 std::vector<float> to_floats(const Tensor& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.num_elements()));
-  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f32, tensor.num_elements());
+  Tensor host = on_host(tensor);
+  convert_dtype(host.raw(), host.dtype(), values.data(), DType::f32, host.num_elements());
   return values;
 }
 

@@ -7,21 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "core/device.h"
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "core/shape.h"
 
 namespace weft {
-
-enum class DeviceType : uint8_t { cpu, cuda };
-
-struct Device {
-  DeviceType type = DeviceType::cpu;
-  int index = 0;
-  bool operator==(const Device&) const = default;
-};
-
-std::string_view device_name(DeviceType type);
 
 /// How a matrix lies in memory. `row_major` for all tensors; `packed` only for the weights of a matrix product that
 /// kernels/linear.h packed for the CPU (same shape, other order and possibly padding; only linear and embedding read
@@ -54,23 +45,46 @@ class Tensor {
   int64_t size(int dim) const { return shape_[dim]; }
   int64_t num_elements() const { return shape_.num_elements(); }
   DType dtype() const { return dtype_; }
-  Device device() const { return {}; }
+  Device device() const;
+  bool is_on_host() const { return device().type == DeviceType::cpu; }
   Layout layout() const { return layout_; }
   /// Bytes of the elements in view (of the whole storage for a packed weight).
   size_t bytes() const;
 
+  /// The address on the tensor's device: for kernels and communicators. Elsewhere, use data() or the copies below.
   void* raw() { return const_cast<void*>(std::as_const(*this).raw()); }
   const void* raw() const;
+  /// The same with a check of the dtype.
   template <typename T>
-  T* data() {
+  T* pointer() {
     check_dtype(DTypeOf<T>::value);
     return static_cast<T*>(raw());
   }
   template <typename T>
-  const T* data() const {
+  const T* pointer() const {
     check_dtype(DTypeOf<T>::value);
     return static_cast<const T*>(raw());
   }
+  /// Elements that the host may touch: only of a tensor in host memory.
+  template <typename T>
+  T* data() {
+    check_host();
+    return pointer<T>();
+  }
+  template <typename T>
+  const T* data() const {
+    check_host();
+    return pointer<T>();
+  }
+
+  /// Copies bytes() from or to host memory, wherever the tensor lies; done when the call returns.
+  void copy_from_host(const void* from);
+  void copy_to_host(void* to) const;
+  /// Copies from a tensor of as many bytes on the same device.
+  void copy_from(const Tensor& from);
+  /// Sets all elements from host values of a dtype, converted.
+  void set_values(const void* values, DType dtype);
+  void fill_zero();
 
   /// The same memory and gradient under another shape of as many elements.
   Tensor reshape(const Shape& shape) const;
@@ -94,6 +108,7 @@ class Tensor {
  private:
   struct Storage;
   void check_dtype(DType dtype) const;
+  void check_host() const;
 
   std::shared_ptr<Storage> storage_;
   size_t offset_bytes_ = 0;
@@ -103,7 +118,10 @@ class Tensor {
   std::shared_ptr<GradSlot> grad_slot_;
 };
 
-/// All elements of a tensor of floats.
+/// The same tensor if it is in host memory, else a copy there.
+Tensor on_host(const Tensor& tensor);
+
+/// All elements of a tensor of floats, wherever it lies.
 std::vector<float> to_floats(const Tensor& tensor);
 
 }  // namespace weft

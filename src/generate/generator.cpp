@@ -29,18 +29,18 @@ int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
   return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
 }
 
+/// What a cached layer's slot holds of a head's first tokens.
+Tensor head_tokens(const Tensor& layer, int64_t slot, int64_t head, int64_t tokens) {
+  Tensor heads = layer.slice(slot, slot + 1).reshape({layer.size(1) * layer.size(2), layer.size(3)});
+  return heads.slice(head * layer.size(2), head * layer.size(2) + tokens);
+}
+
 /// Copies what the slots of a cache hold to a larger one.
 void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
   const KvCacheShape& shape = from.shape();
   auto copy = [&](Tensor& source, Tensor& target) {
-    size_t token_bytes = static_cast<size_t>(source.size(3)) * dtype_bytes(shape.dtype);
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-      auto offset = [&](const KvCache& cache) {
-        return static_cast<size_t>((slot * shape.num_kv_heads + head) * cache.max_tokens()) * token_bytes;
-      };
-      std::memcpy(static_cast<std::byte*>(target.raw()) + offset(to),
-                  static_cast<const std::byte*>(source.raw()) + offset(from),
-                  static_cast<size_t>(tokens) * token_bytes);
+      head_tokens(target, slot, head, tokens).copy_from(head_tokens(source, slot, head, tokens));
     }
   };
   for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
@@ -50,7 +50,7 @@ void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
   for (size_t i = 0; i < shape.states.size(); ++i) {
     Tensor source = from.state(static_cast<int64_t>(i)).slice(slot, slot + 1);
     Tensor target = to.state(static_cast<int64_t>(i)).slice(slot, slot + 1);
-    std::memcpy(target.raw(), source.raw(), source.bytes());
+    target.copy_from(source);
   }
 }
 
@@ -196,7 +196,7 @@ std::string Generator::rank_path(const std::string& session) const {
 void Generator::check_same_session(const std::string& path) const {
   if (context_.tensor_parallel == nullptr) return;
   uint32_t text = extend_crc32c(0, last_.ids.data(), last_.ids.size() * sizeof(int32_t));
-  Tensor of_rank_zero = context_.empty({2}, DType::i32);
+  Tensor of_rank_zero = context_.host_empty({2}, DType::i32);
   const std::array own = {static_cast<int32_t>(text), static_cast<int32_t>(last_.cached)};
   std::copy(own.begin(), own.end(), of_rank_zero.data<int32_t>());
   context_.tensor_parallel->broadcast(of_rank_zero, 0);
@@ -304,7 +304,7 @@ void Generator::step() {
   copy_from_donors();
   if (!rows_.empty()) {
     bool is_every_row = static_cast<int64_t>(rows_.size()) == batch_.num_tokens();
-    Tensor logits = model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_));
+    Tensor logits = context_.to_host(model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_)));
     draw(logits);
   }
   remove_finished();

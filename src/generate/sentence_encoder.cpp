@@ -106,7 +106,7 @@ class SentenceEncoder {
     if (width == 0) return batch;
     DType dtype = model_.embedding_table().value.dtype();
     batch.condition = context.empty({static_cast<int64_t>(some.size()), static_cast<int64_t>(width)}, dtype);
-    convert_dtype(conditions.data(), DType::f32, batch.condition.raw(), dtype, batch.condition.num_elements());
+    batch.condition.set_values(conditions.data(), DType::f32);
     return batch;
   }
 

@@ -26,8 +26,7 @@ struct Piece {
   std::string name;
   int64_t first = 0;  // element of the whole tensor
   int64_t count = 0;
-  std::byte* data = nullptr;
-  DType dtype = DType::f32;
+  Tensor values;  // a view of the cache
 };
 
 /// In the order of the file's tensors.
@@ -50,14 +49,12 @@ std::vector<Piece> pieces_of(KvCache& cache, int64_t slot, int64_t tokens) {
   std::vector<Piece> pieces;
   auto add_heads = [&](const std::string& name, Tensor& side) {
     int64_t width = side.size(3);
-    size_t head_bytes = static_cast<size_t>(cache.max_tokens() * width) * dtype_bytes(shape.dtype);
-    auto* data = static_cast<std::byte*>(side.slice(slot, slot + 1).raw());
+    Tensor rows = side.slice(slot, slot + 1).reshape({shape.num_kv_heads * cache.max_tokens(), width});
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
       pieces.push_back({.name = name,
                         .first = head * tokens * width,
                         .count = tokens * width,
-                        .data = data + static_cast<size_t>(head) * head_bytes,
-                        .dtype = shape.dtype});
+                        .values = rows.slice(head * cache.max_tokens(), head * cache.max_tokens() + tokens)});
     }
   };
   for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
@@ -68,8 +65,7 @@ std::vector<Piece> pieces_of(KvCache& cache, int64_t slot, int64_t tokens) {
     Tensor row = cache.state(static_cast<int64_t>(i)).slice(slot, slot + 1);
     pieces.push_back({.name = fmt::format("states.{}", i),
                       .count = row.num_elements(),
-                      .data = static_cast<std::byte*>(row.raw()),
-                      .dtype = row.dtype()});
+                      .values = row});
   }
   return pieces;
 }
@@ -82,7 +78,10 @@ uint32_t fingerprint(const LanguageModel& model) {
     crc = extend_crc32c(crc, parameter.name.data(), parameter.name.size());
     const Tensor& value = parameter.value;
     if (!value || value.layout() != Layout::row_major) continue;
-    crc = extend_crc32c(crc, value.raw(), std::min(value.bytes(), kBytes));
+    int64_t row = static_cast<int64_t>(value.bytes()) / std::max<int64_t>(value.size(0), 1);
+    int64_t rows = std::min(value.size(0), row > 0 ? static_cast<int64_t>(kBytes) / row + 1 : 1);
+    Tensor first = on_host(value.slice(0, rows));
+    crc = extend_crc32c(crc, first.raw(), std::min(first.bytes(), kBytes));
   }
   return crc;
 }
@@ -103,7 +102,7 @@ std::string describe(const KvCacheShape& shape) {
 uint32_t checksum(std::span<const int32_t> ids, const std::vector<Piece>& pieces) {
   uint32_t crc = extend_crc32c(0, ids.data(), ids.size_bytes());
   for (const Piece& piece : pieces) {
-    crc = extend_crc32c(crc, piece.data, static_cast<size_t>(piece.count) * dtype_bytes(piece.dtype));
+    crc = extend_crc32c(crc, on_host(piece.values).raw(), piece.values.bytes());
   }
   return crc;
 }
@@ -134,7 +133,9 @@ void write_session(
   create_safetensors(folder, *layout);
   SafetensorsWriter writer(folder, layout);
   writer.write_run(kIds, 0, static_cast<int64_t>(session.ids.size()), session.ids.data(), DType::i32);
-  for (const Piece& piece : pieces) writer.write_run(piece.name, piece.first, piece.count, piece.data, piece.dtype);
+  for (const Piece& piece : pieces) {
+    writer.write_run(piece.name, piece.first, piece.count, on_host(piece.values).raw(), piece.values.dtype());
+  }
   writer.sync();
   rename_durably(folder + "/" + layout->files()[0].name, path);
 }
@@ -190,7 +191,9 @@ void SessionFile::read_into(KvCache& cache, int64_t slot) const {
       begin[0] = piece.first / piece.count;
       end[0] = begin[0] + 1;
     }
-    reader_->read_slice(piece.name, begin, end, piece.data, piece.dtype);
+    std::vector<std::byte> values(piece.values.bytes());
+    reader_->read_slice(piece.name, begin, end, values.data(), piece.values.dtype());
+    Tensor(piece.values).copy_from_host(values.data());
   }
   if (checksum_ == fmt::format("{:08x}", checksum(session_.ids, pieces))) return;
   fail_input("{}: a damaged session: its checksum is not that of what it holds", printable(path_));

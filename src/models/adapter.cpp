@@ -103,7 +103,7 @@ void fill_factor_a(Parameter& a, const RandomKey& key) {
     for (int64_t j = 0; j < columns; ++j)
       row[static_cast<size_t>(j)] = uniform_value(key, i * full_width + column_begin + j, bound);
     Tensor target = a.value.slice(i, i + 1);
-    convert_dtype(row.data(), DType::f32, target.raw(), target.dtype(), columns);
+    target.set_values(row.data(), DType::f32);
   }
 }
 
@@ -162,7 +162,7 @@ void Adapter::replace_parameters(std::optional<int64_t> block) const {
     if (block && one.parameter->block != *block) continue;
     Tensor& value = one.parameter->value;
     WEFT_ASSERT(value && value.layout() == Layout::row_major, "{} was not loaded", one.parameter->name);
-    convert_dtype(one.value.raw(), one.value.dtype(), value.raw(), value.dtype(), value.num_elements());
+    value.set_values(on_host(one.value).raw(), one.value.dtype());
   }
 }
 
@@ -173,7 +173,7 @@ void Adapter::initialise(const Context& context, DType dtype, uint64_t seed) {
       if (!factor->value) factor->value = context.empty(factor->local_shape, dtype, MemoryTag::weights);
     }
     fill_factor_a(*part.a, {.seed = seed, .step = 0, .site = kFirstSite + static_cast<uint32_t>(i)});
-    std::fill_n(static_cast<std::byte*>(part.b->value.raw()), part.b->value.bytes(), std::byte{0});
+    part.b->value.fill_zero();
   }
 }
 

@@ -233,13 +233,15 @@ void check_fits(const OpenedAdapter& opened, const Adapter& adapter) {
 }
 
 void read_slice(const OpenedAdapter& opened, const Parameter& parameter, Tensor& value) {
+  std::vector<std::byte> rows(value.bytes());
   read_rows(*opened.reader,
             {.theirs = adapter_tensor_name(parameter.name)},
             parameter,
             0,
             parameter.local_shape[0],
-            value.raw(),
+            rows.data(),
             value.dtype());
+  value.copy_from_host(rows.data());
 }
 
 }  // namespace
@@ -387,7 +389,8 @@ void write_adapter(const Adapter& adapter, const std::string& base_model, const 
   create_safetensors(folder, *layout);
   SafetensorsWriter writer(folder, layout);
   for (const auto& [parameter, value] : saved) {
-    writer.write_run(adapter_tensor_name(parameter->name), 0, value.num_elements(), value.raw(), value.dtype());
+    writer.write_run(
+        adapter_tensor_name(parameter->name), 0, value.num_elements(), on_host(value).raw(), value.dtype());
   }
   write_whole_file(folder + "/" + kConfigName,
                    adapter_config_json(adapter.options(), adapter.parameters(), whole_parameters, base_model));

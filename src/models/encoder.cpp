@@ -232,7 +232,7 @@ Tensor Encoder::make_rope_table(Context& context, const std::vector<int32_t>& po
     rows.insert(rows.end(), sines + width / 2, sines + width);
     rows.insert(rows.end(), sines, sines + width / 2);
   }
-  convert_dtype(rows.data(), DType::f32, table.raw(), table_dtype, table.num_elements());
+  table.set_values(rows.data(), DType::f32);
   return table;
 }
 

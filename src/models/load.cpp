@@ -102,12 +102,16 @@ void place_rows(
     const Context& context, Parameter& parameter, int64_t begin, int64_t end, ChunkBuffer& buffer, const Fill& fill) {
   Tensor& value = parameter.value;
   int64_t bytes = row_bytes(parameter, value.dtype());
-  if (value.layout() == Layout::row_major) {
+  if (value.layout() == Layout::row_major && value.is_on_host()) {
     fill(static_cast<std::byte*>(value.raw()) + begin * bytes);
     return;
   }
   std::byte* rows = buffer.at_least(static_cast<size_t>((end - begin) * bytes));
   fill(rows);
+  if (value.layout() == Layout::row_major) {
+    value.slice(begin, end).copy_from_host(rows);
+    return;
+  }
   Stream stream = context.stream();
   stream.num_threads = 1;
   context.kernels().linear.pack({.rows = rows,
@@ -214,6 +218,27 @@ void fill_random(
   }
 }
 
+/// On a device that fills its memory itself. False: the host has to.
+bool fill_random_on_device(
+    const Context& context, Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key) {
+  auto kernel = context.kernels().elementwise.random_normal;
+  if (kernel == nullptr || parameter.initial.centre != nullptr) return false;
+  bool is_vector = parameter.full_shape.rank() == 1;
+  bool is_scale = parameter.is_norm && parameter.name.ends_with(".weight");
+  kernel({.y = parameter.value.slice(begin, end).raw(),
+          .rows = end - begin,
+          .width = is_vector ? 1 : parameter.local_shape[1],
+          .global_width = is_vector ? 1 : parameter.full_shape[1],
+          .row_begin = (parameter.range.dim == 0 ? parameter.range.begin : 0) + begin,
+          .column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0,
+          .deviation = parameter.initial.deviation,
+          .centre = is_scale ? 1.0f : 0.0f,
+          .key = key,
+          .dtype = parameter.value.dtype()},
+         context.stream());
+  return true;
+}
+
 }  // namespace
 
 int64_t parameter_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options) {
@@ -258,6 +283,7 @@ void initialise_parameters(const Context& context, LanguageModel& model, const L
   run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
     RandomKey key{.seed = seed, .step = 0, .site = chunk.index};
+    if (fill_random_on_device(context, *chunk.parameter, chunk.begin, chunk.end, key)) return;
     place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
       fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
     });

@@ -1,6 +1,5 @@
 #include "models/model.h"
 
-#include <cstring>
 
 #include "autograd/tape.h"
 #include "core/error.h"
@@ -147,7 +146,7 @@ void GradientFinisher::finish(Context& context, std::span<Parameter* const> para
     if (replicas == 1) continue;
     GradTarget target =
         grad_target(context, *slot, parameter->local_shape, parameter_grad_dtype(parameter->value.dtype()));
-    if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+    if (!target.accumulate) target.tensor.fill_zero();
     group_of(context, replicas).all_reduce(target.tensor, ReduceOp::sum);
   }
 }

@@ -55,7 +55,7 @@ class SinusoidDistances final : public RelativePositions {
   Tensor to_tensor(Context& context, const std::vector<float>& values, DType dtype) const {
     int64_t rows = 2 * max_distance_ + 1;
     Tensor tensor = context.empty({rows, static_cast<int64_t>(values.size()) / rows}, dtype);
-    convert_dtype(values.data(), DType::f32, tensor.raw(), dtype, tensor.num_elements());
+    tensor.set_values(values.data(), DType::f32);
     return tensor;
   }
 

@@ -1,6 +1,5 @@
 #include "nn/kv_cache.h"
 
-#include <cstring>
 
 #include "core/error.h"
 
@@ -22,7 +21,8 @@ KvCache::KvCache(const Context& context,
                  int64_t max_tokens,
                  int64_t num_sources,
                  int64_t max_source_tokens)
-    : shape_(shape),
+    : allocator_(context.allocator),
+      shape_(shape),
       num_slots_(num_slots),
       max_tokens_(max_tokens),
       num_sources_(num_sources),
@@ -48,7 +48,7 @@ KvCache::KvCache(const Context& context,
 void KvCache::clear_states(int64_t slot) {
   for (Tensor& state : states_) {
     Tensor row = state.slice(slot, slot + 1);
-    std::memset(row.raw(), 0, row.bytes());
+    row.fill_zero();
   }
 }
 
@@ -60,7 +60,7 @@ void KvCache::copy_slot(int64_t from, int64_t to, int64_t tokens) {
 void KvCache::copy_states(int64_t from, int64_t to) {
   for (Tensor& state : states_) {
     Tensor source = state.slice(from, from + 1), target = state.slice(to, to + 1);
-    std::memcpy(target.raw(), source.raw(), source.bytes());
+    target.copy_from(source);
   }
 }
 
@@ -75,11 +75,8 @@ void KvCache::copy_tokens(int64_t from, int64_t to, int64_t begin, int64_t end) 
     for (Tensor& layer : *side) {
       auto* source = static_cast<std::byte*>(layer.slice(from, from + 1).raw()) + skipped_bytes;
       auto* target = static_cast<std::byte*>(layer.slice(to, to + 1).raw()) + skipped_bytes;
-      for (int64_t head = 0; head < shape_.num_kv_heads; ++head) {
-        std::memcpy(target + static_cast<size_t>(head) * head_bytes,
-                    source + static_cast<size_t>(head) * head_bytes,
-                    copied_bytes);
-      }
+      allocator_->copy_rows(
+          target, head_bytes, source, head_bytes, copied_bytes, static_cast<size_t>(shape_.num_kv_heads));
     }
   }
 }

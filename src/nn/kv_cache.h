@@ -62,6 +62,7 @@ class KvCache {
   void copy_states(int64_t from, int64_t to);
 
  private:
+  std::shared_ptr<Allocator> allocator_;
   KvCacheShape shape_;
   int64_t num_slots_;
   int64_t max_tokens_;

@@ -31,7 +31,7 @@ Tensor rows_of(Context& context, const std::vector<float>& values, int64_t width
   all.reserve(values.size() * static_cast<size_t>(width));
   for (float value : values) all.insert(all.end(), static_cast<size_t>(width), value);
   Tensor rows = context.empty({static_cast<int64_t>(values.size()), width}, dtype);
-  convert_dtype(all.data(), DType::f32, rows.raw(), dtype, rows.num_elements());
+  rows.set_values(all.data(), DType::f32);
   return rows;
 }
 

@@ -1,7 +1,6 @@
 #include "ops/attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "autograd/tape.h"
@@ -95,7 +94,7 @@ class AttentionNode final : public Node {
     if (in_.bias.defined() && in_.bias.values.wants_grad()) {
       const Tensor& values = in_.bias.values;
       GradTarget target = grad_target(context, *values.grad_slot(), values.shape(), values.dtype());
-      if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+      if (!target.accumulate) target.tensor.fill_zero();
       dbias = target.tensor.raw();
     }
     auto kernel = require_kernel(context.kernels().attention.backward, "attention backward", context.device.type);
@@ -190,7 +189,7 @@ class DistanceBiasNode final : public Node {
     Tensor dbias = take_grad(output_);
     if (!dbias) return;
     GradTarget target = grad_target(context, *table_.grad_slot(), table_.shape(), parameter_grad_dtype(table_.dtype()));
-    if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+    if (!target.accumulate) target.tensor.fill_zero();
     auto kernel = require_kernel(context.kernels().attention.bias_reduce, "bias_reduce", context.device.type);
     kernel({.dbias = dbias.raw(),
             .rows = rows_.data(),

@@ -1,7 +1,6 @@
 #include "ops/collective.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "autograd/tape.h"
 #include "core/error.h"
@@ -56,7 +55,7 @@ Tensor padded_rows(Context& context, const Tensor& x, int64_t begin, int64_t cou
   if (rows == count) return x.slice(begin, begin + count);
   Tensor padded = context.zeros({count, x.size(1)}, x.dtype());
   Tensor present = x.slice(begin_here, begin_here + rows);
-  if (rows > 0) std::memcpy(padded.raw(), present.raw(), present.bytes());
+  padded.slice(0, rows).copy_from(present);
   return padded;
 }
 
@@ -114,20 +113,18 @@ void record_token_transfer(Context& context,
       std::make_unique<TokenTransferNode>(name, backward, num_tokens, x.grad_slot(), std::move(output)));
 }
 
-struct ColumnCopy {
-  int64_t rows;
-  size_t element_bytes;
-  int64_t from_columns, from_begin, to_columns, to_begin, count;
-};
-
-void copy_columns(const void* from, void* to, const ColumnCopy& copy) {
-  for (int64_t row = 0; row < copy.rows; ++row) {
-    const auto* source = static_cast<const std::byte*>(from) +
-                         static_cast<size_t>(row * copy.from_columns + copy.from_begin) * copy.element_bytes;
-    auto* target =
-        static_cast<std::byte*>(to) + static_cast<size_t>(row * copy.to_columns + copy.to_begin) * copy.element_bytes;
-    std::memcpy(target, source, static_cast<size_t>(copy.count) * copy.element_bytes);
-  }
+/// `count` columns of each row of `from`, from `from_begin` on, to `to_begin` on in the rows of `to`. Both are
+/// [rows, columns] on the context's device.
+void copy_columns(
+    const Context& context, const Tensor& from, int64_t from_begin, Tensor& to, int64_t to_begin, int64_t count) {
+  size_t element = dtype_bytes(from.dtype());
+  auto bytes = [&](int64_t columns) { return static_cast<size_t>(columns) * element; };
+  context.allocator->copy_rows(static_cast<std::byte*>(to.raw()) + bytes(to_begin),
+                               bytes(to.size(1)),
+                               static_cast<const std::byte*>(from.raw()) + bytes(from_begin),
+                               bytes(from.size(1)),
+                               bytes(count),
+                               static_cast<size_t>(from.size(0)));
 }
 
 class GatherColumnsNode final : public Node {
@@ -140,15 +137,7 @@ class GatherColumnsNode final : public Node {
     Tensor grad = take_grad(output_);
     if (!grad) return;
     Tensor dx = context.empty(x_.shape(), x_.dtype());
-    copy_columns(grad.raw(),
-                 dx.raw(),
-                 {.rows = x_.size(0),
-                  .element_bytes = dtype_bytes(x_.dtype()),
-                  .from_columns = grad.size(1),
-                  .from_begin = begin_,
-                  .to_columns = x_.size(1),
-                  .to_begin = 0,
-                  .count = x_.size(1)});
+    copy_columns(context, grad, begin_, dx, 0, x_.size(1));
     add_grad(context, x_.grad_slot(), std::move(dx));
   }
 
@@ -161,15 +150,7 @@ class GatherColumnsNode final : public Node {
 Tensor padded_columns(Context& context, const Tensor& x, int64_t columns) {
   if (x.size(1) == columns) return x;
   Tensor padded = context.zeros({x.size(0), columns}, x.dtype());
-  copy_columns(x.raw(),
-               padded.raw(),
-               {.rows = x.size(0),
-                .element_bytes = dtype_bytes(x.dtype()),
-                .from_columns = x.size(1),
-                .from_begin = 0,
-                .to_columns = columns,
-                .to_begin = 0,
-                .count = x.size(1)});
+  copy_columns(context, x, 0, padded, 0, x.size(1));
   return padded;
 }
 
@@ -258,15 +239,7 @@ Tensor gather_columns_from_tp(Context& context, const Tensor& x, int64_t total_c
   for (int rank = 0; rank < group.size(); ++rank) {
     int64_t begin = even_part_begin(total_columns, rank, group.size());
     int64_t end = even_part_begin(total_columns, rank + 1, group.size());
-    copy_columns(all.slice(rank, rank + 1).raw(),
-                 y.raw(),
-                 {.rows = rows,
-                  .element_bytes = dtype_bytes(x.dtype()),
-                  .from_columns = part,
-                  .from_begin = 0,
-                  .to_columns = total_columns,
-                  .to_begin = begin,
-                  .count = end - begin});
+    copy_columns(context, all.slice(rank, rank + 1).reshape({rows, part}), 0, y, begin, end - begin);
   }
   if (is_recording(context, {&x})) {
     auto output = attach_slot(y);

@@ -21,20 +21,20 @@ struct AllRows {
 
 AllRows gather(Context& context, const std::vector<double>& rows, std::span<const float> weights, Communicator& ranks) {
   size_t width = weights.empty() ? 0 : rows.size() / weights.size();
-  Tensor most = context.empty({2}, DType::f64, MemoryTag::comm);
+  Tensor most = context.host_empty({2}, DType::f64, MemoryTag::comm);
   most.data<double>()[0] = static_cast<double>(weights.size());
   most.data<double>()[1] = static_cast<double>(width);
   ranks.all_reduce(most, ReduceOp::max);
   auto most_rows = static_cast<size_t>(most.data<double>()[0]);
   width = static_cast<size_t>(most.data<double>()[1]);
   size_t stride = width + 1;  // a row's weight stands before it
-  Tensor mine = context.zeros({static_cast<int64_t>(most_rows * stride)}, DType::f64, MemoryTag::comm);
+  Tensor mine = context.host_zeros({static_cast<int64_t>(most_rows * stride)}, DType::f64, MemoryTag::comm);
   for (size_t r = 0; r < weights.size(); ++r) {
     mine.data<double>()[r * stride] = static_cast<double>(weights[r]);
     std::copy_n(rows.data() + r * width, width, mine.data<double>() + r * stride + 1);
   }
   auto size = static_cast<size_t>(ranks.size());
-  Tensor all = context.empty({static_cast<int64_t>(size * most_rows * stride)}, DType::f64, MemoryTag::comm);
+  Tensor all = context.host_empty({static_cast<int64_t>(size * most_rows * stride)}, DType::f64, MemoryTag::comm);
   ranks.all_gather(mine, all);
   AllRows result{.values = {}, .weights = {}, .own_begin = static_cast<size_t>(ranks.rank()) * most_rows};
   for (size_t r = 0; r < size * most_rows; ++r) {
@@ -76,7 +76,7 @@ class MeanNode final : public Node {
       }
     }
     Tensor result = context.empty(shape_, dtype_);
-    convert_dtype(of_x.data(), DType::f64, result.raw(), dtype_, result.num_elements());
+    result.set_values(of_x.data(), DType::f64);
     add_grad(context, x_, std::move(result));
   }
 
@@ -154,7 +154,7 @@ Tensor mean_of_rows(Context& context, const Tensor& x, std::span<const RowRange>
     for (size_t i = 0; i < width; ++i) mean[i] /= static_cast<double>(std::max<int64_t>(1, ranges[s].length));
   }
   Tensor result = context.empty({static_cast<int64_t>(ranges.size()), x.size(1)}, x.dtype());
-  convert_dtype(means.data(), DType::f64, result.raw(), x.dtype(), result.num_elements());
+  result.set_values(means.data(), DType::f64);
   if (is_recording(context, {&x})) {
     auto output = attach_slot(result);
     context.tape->record(

@@ -87,7 +87,7 @@ class ChunkedLoss {
     for (size_t row = 0; row < targets.size(); ++row) {
       if (targets[row] >= 0) scored.push_back(static_cast<int32_t>(row));
     }
-    CrossEntropy result{context_.empty({1}, dtype_), context_.zeros({x_.size(0)}, dtype_)};
+    CrossEntropy result{context_.host_empty({1}, dtype_), context_.host_zeros({x_.size(0)}, dtype_)};
     if (recording_ && x_.wants_grad()) dx_ = context_.zeros(x_.shape(), x_.dtype());
     double loss = 0;
     auto count = static_cast<int64_t>(scored.size());
@@ -124,14 +124,15 @@ class ChunkedLoss {
     chunk.x = take_rows(rows);
     compute_logits(chunk);
     reduce(chunk);
+    if (recording_) add_gradients(chunk, rows);
     double loss = 0;
+    Tensor sum_exp = context_.to_host(chunk.sum_exp), target_logit = context_.to_host(chunk.target_logit);
     for (size_t i = 0; i < rows.size(); ++i) {
       auto index = static_cast<int64_t>(i);
-      double one = std::log(load_scalar(chunk.sum_exp, index)) - load_scalar(chunk.target_logit, index);
+      double one = std::log(load_scalar(sum_exp, index)) - load_scalar(target_logit, index);
       store_scalar(token_loss, rows[i], one);
       loss += chunk.weights[i] * one;
     }
-    if (recording_) add_gradients(chunk, rows);
     return loss;
   }
 
@@ -205,18 +206,24 @@ class ChunkedLoss {
   }
 
   void reduce_over_ranks(Chunk& chunk, Tensor& sums) {
+    // A number a row: the host does it.
+    Tensor maximum = context_.to_host(chunk.maximum), host_sums = context_.to_host(sums);
+    int64_t rows = maximum.size(0);
     std::vector<double> local_maximum;
-    for (int64_t row = 0; row < chunk.maximum.size(0); ++row) local_maximum.push_back(load_scalar(chunk.maximum, row));
-    context_.tensor_parallel->all_reduce(chunk.maximum, ReduceOp::max);
+    for (int64_t row = 0; row < rows; ++row) local_maximum.push_back(load_scalar(maximum, row));
+    context_.tensor_parallel->all_reduce(maximum, ReduceOp::max);
     for (size_t i = 0; i < local_maximum.size(); ++i) {
       auto row = static_cast<int64_t>(i);
-      double below = local_maximum[i] - load_scalar(chunk.maximum, row);
-      store_scalar(chunk.sum_exp, row, load_scalar(chunk.sum_exp, row) * std::exp(below));
+      double below = local_maximum[i] - load_scalar(maximum, row);
+      store_scalar(host_sums, row, load_scalar(host_sums, row) * std::exp(below));
       int64_t column = chunk.targets[i] - column_begin_;
       bool is_here = column >= 0 && column < head_.size(0);
-      if (is_here) store_scalar(chunk.target_logit, row, load_scalar(chunk.target_logit, row) + below);
+      if (is_here) store_scalar(host_sums, rows + row, load_scalar(host_sums, rows + row) + below);
     }
-    context_.tensor_parallel->all_reduce(sums, ReduceOp::sum);
+    context_.tensor_parallel->all_reduce(host_sums, ReduceOp::sum);
+    if (chunk.maximum.is_on_host()) return;
+    chunk.maximum.copy_from_host(maximum.raw());
+    sums.copy_from_host(host_sums.raw());
   }
 
   void add_gradients(Chunk& chunk, std::span<const int32_t> rows) {
@@ -241,8 +248,7 @@ class ChunkedLoss {
   Tensor logit_gradient(const Chunk& chunk) {
     int64_t rows = chunk.logits.size(0);
     Tensor row_scale = context_.empty({rows}, dtype_);
-    for (size_t i = 0; i < chunk.weights.size(); ++i)
-      store_scalar(row_scale, static_cast<int64_t>(i), chunk.weights[i]);
+    row_scale.set_values(chunk.weights.data(), DType::f64);
     Tensor dlogits = x_.dtype() == dtype_ ? chunk.logits : buffer(narrow_, rows, x_.dtype());
     auto kernel = require_kernel(
         context_.kernels().cross_entropy.backward, "linear_cross_entropy backward", context_.device.type);

@@ -8,7 +8,7 @@ namespace weft {
 namespace {
 
 void axpby(Context& context, const Tensor& x, const Tensor* y_in, Tensor& y, double a, double b) {
-  auto kernel = require_kernel(context.kernels().elementwise.axpby, "axpby", context.device.type);
+  auto kernel = require_kernel(context.kernels_for(x).elementwise.axpby, "axpby", context.device.type);
   kernel({.x = x.raw(),
           .y_in = y_in != nullptr ? y_in->raw() : nullptr,
           .y = y.raw(),
@@ -17,7 +17,7 @@ void axpby(Context& context, const Tensor& x, const Tensor* y_in, Tensor& y, dou
           .b = b,
           .x_dtype = x.dtype(),
           .y_dtype = y.dtype()},
-         context.stream());
+         context.stream_for(x));
 }
 
 /// a·dy for each of up to two inputs.
@@ -32,7 +32,7 @@ class AxpbyNode final : public Node {
     if (!grad) return;
     for (const auto& slot : {x_, y_}) {
       if (slot == nullptr) continue;
-      Tensor dx = context.empty(grad.shape(), grad.dtype());
+      Tensor dx = context.empty_like(grad, grad.dtype());
       axpby(context, grad, nullptr, dx, factor_, 0);
       add_grad(context, slot, std::move(dx));
     }
@@ -170,7 +170,7 @@ Tensor DropoutMask::apply(Context& context, const Tensor& x) const {
 
 Tensor add(Context& context, const Tensor& x, const Tensor& y) {
   WEFT_ASSERT(x.shape() == y.shape() && x.dtype() == y.dtype());
-  Tensor sum = context.empty(x.shape(), x.dtype());
+  Tensor sum = context.empty_like(x, x.dtype());
   axpby(context, x, &y, sum, 1, 1);
   if (is_recording(context, {&x, &y})) {
     auto output = attach_slot(sum);
@@ -180,7 +180,7 @@ Tensor add(Context& context, const Tensor& x, const Tensor& y) {
 }
 
 Tensor scale(Context& context, const Tensor& x, double factor) {
-  Tensor y = context.empty(x.shape(), x.dtype());
+  Tensor y = context.empty_like(x, x.dtype());
   axpby(context, x, nullptr, y, factor, 0);
   if (is_recording(context, {&x})) {
     auto output = attach_slot(y);

@@ -1,6 +1,5 @@
 #include "ops/embedding.h"
 
-#include <cstring>
 #include <vector>
 
 #include "autograd/tape.h"
@@ -25,7 +24,7 @@ class EmbeddingNode final : public Node {
     Tensor dy = take_grad(output_);
     if (!dy) return;
     GradTarget target = grad_target(context, *table_.grad_slot(), table_.shape(), parameter_grad_dtype(table_.dtype()));
-    if (!target.accumulate) std::memset(target.tensor.raw(), 0, target.tensor.bytes());
+    if (!target.accumulate) target.tensor.fill_zero();
     auto kernel = require_kernel(context.kernels().embedding.backward, "embedding backward", context.device.type);
     kernel({.ids = ids_.data(),
             .dy = dy.raw(),

@@ -25,7 +25,7 @@ class LossNode final : public Node {
     for (Part& part : parts_) {
       for (double& value : part.gradient) value *= factor;
       Tensor gradient = context.empty(part.shape, part.dtype);
-      convert_dtype(part.gradient.data(), DType::f64, gradient.raw(), part.dtype, gradient.num_elements());
+      gradient.set_values(part.gradient.data(), DType::f64);
       add_grad(context, part.slot, std::move(gradient));
     }
   }
@@ -46,14 +46,15 @@ class LossNode final : public Node {
 
 std::vector<double> to_doubles(const Tensor& tensor) {
   std::vector<double> values(static_cast<size_t>(tensor.num_elements()));
-  convert_dtype(tensor.raw(), tensor.dtype(), values.data(), DType::f64, tensor.num_elements());
+  Tensor host = on_host(tensor);
+  convert_dtype(host.raw(), host.dtype(), values.data(), DType::f64, host.num_elements());
   return values;
 }
 
 Tensor make_loss(Context& context, double value, std::vector<LossInput> inputs) {
   DType dtype = inputs.front().tensor->dtype() == DType::f64 ? DType::f64 : DType::f32;
-  Tensor loss = context.empty({1}, dtype);
-  convert_dtype(&value, DType::f64, loss.raw(), dtype, 1);
+  Tensor loss = context.host_empty({1}, dtype);
+  loss.set_values(&value, DType::f64);
   bool records = false;
   for (const LossInput& input : inputs) records = records || is_recording(context, {input.tensor});
   if (records) {

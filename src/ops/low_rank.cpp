@@ -1,6 +1,5 @@
 #include "ops/low_rank.h"
 
-#include <cstring>
 
 #include "autograd/tape.h"
 #include "core/error.h"
@@ -143,7 +142,7 @@ Tensor add_low_rank(Context& context, const Tensor& y, const Tensor& x, const Lo
 void add_low_rank_product(const Context& context, Tensor& weight, const Tensor& a, const Tensor& b, double scale) {
   WEFT_ASSERT(weight.layout() == Layout::row_major && b.size(0) == weight.size(0) && a.size(1) == weight.size(1));
   Tensor scaled = context.empty(b.shape(), b.dtype());
-  std::memcpy(scaled.raw(), b.raw(), b.bytes());
+  scaled.copy_from(b);
   multiply_by(context, scaled, scale);
   multiply(context, scaled, a, weight, true);
 }

@@ -2,7 +2,6 @@
 // rows of the tensor that they were read from. Several sequences may have read the same row.
 #pragma once
 
-#include <cstring>
 #include <memory>
 #include <vector>
 

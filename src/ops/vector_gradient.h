@@ -2,7 +2,6 @@
 // activation's.
 #pragma once
 
-#include <cstring>
 #include <utility>
 
 #include "autograd/tape.h"
@@ -22,7 +21,7 @@ class VectorGradient {
     }
     GradTarget target = grad_target(context, *vector.grad_slot(), vector.shape(), dtype);
     tensor_ = target.tensor;
-    if (!target.accumulate) std::memset(tensor_.raw(), 0, tensor_.bytes());
+    if (!target.accumulate) tensor_.fill_zero();
   }
 
   void* raw() { return tensor_ ? tensor_.raw() : nullptr; }

@@ -79,8 +79,8 @@ class AdafactorRule : public UpdateRule {
     FactoredMoments moments;
     if (is_factored(shape)) {
       int64_t rows = shape.num_elements() / shape[-1], columns = shape.num_elements() / shape[-2];
-      moments.row_mean = pieces_.context().zeros({rows}, DType::f32, MemoryTag::optimizer);
-      moments.column_mean = pieces_.context().zeros({columns}, DType::f32, MemoryTag::optimizer);
+      moments.row_mean = pieces_.context().host_zeros({rows}, DType::f32, MemoryTag::optimizer);
+      moments.column_mean = pieces_.context().host_zeros({columns}, DType::f32, MemoryTag::optimizer);
       moments.row_factors.resize(static_cast<size_t>(rows));
       moments.column_factors.resize(static_cast<size_t>(columns));
       place.columns = place.rows + static_cast<size_t>(rows);
@@ -169,8 +169,8 @@ class AdafactorRule : public UpdateRule {
     const Shape& shape = pieces_.piece(index).parameter->full_shape;
     if (!is_factored(shape)) {
       pieces_.kernels().rms_update({.grad = pieces_.grad(index),
-                                    .exp_avg_sq = exp_avg_sq_[index].data<float>(),
-                                    .update = update.data<float>(),
+                                    .exp_avg_sq = exp_avg_sq_[index].pointer<float>(),
+                                    .update = update.pointer<float>(),
                                     .count = count,
                                     .gradient_scale = step.gradient_scale,
                                     .beta2 = beta2_,
@@ -181,7 +181,7 @@ class AdafactorRule : public UpdateRule {
     }
     const FactoredMoments& moments = moments_[pieces_.settings(index).parameter_index];
     pieces_.kernels().factored_update({.grad = pieces_.grad(index),
-                                       .update = update.data<float>(),
+                                       .update = update.pointer<float>(),
                                        .map = pieces_.weight(index, step.update).map,
                                        .count = count,
                                        .rows = shape[-2],
@@ -201,7 +201,7 @@ class AdafactorRule : public UpdateRule {
     double scale = std::max(kScaleEpsilon, weight_rms * std::abs(1 - decay));  // decay comes first
     Tensor update = compute_update(index, step, false);
     pieces_.kernels().apply_update({.weight = pieces_.weight(index, step.update),
-                                    .update = update.data<float>(),
+                                    .update = update.pointer<float>(),
                                     .count = pieces_.count(index),
                                     .rate = scale * relative_step / std::max(1.0, update_rms / kClipThreshold),
                                     .decay = decay},

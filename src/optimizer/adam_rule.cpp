@@ -24,8 +24,8 @@ AdamArgs AdamMoments::args(size_t index, const ElementRun& run, const OptimizerS
   const OptimizerOptions& options = pieces_.options();
   return {.weight = pieces_.weight(index, step.update).from(run.begin),
           .grad = pieces_.grad(index) + run.begin,
-          .exp_avg = exp_avg_[index].data<float>() + run.begin,
-          .exp_avg_sq = exp_avg_sq_[index].data<float>() + run.begin,
+          .exp_avg = exp_avg_[index].pointer<float>() + run.begin,
+          .exp_avg_sq = exp_avg_sq_[index].pointer<float>() + run.begin,
           .count = run.end - run.begin,
           .gradient_scale = step.gradient_scale,
           .beta1 = options.beta1,

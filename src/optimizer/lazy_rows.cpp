@@ -49,7 +49,7 @@ void append(std::vector<ElementRun>& runs, int64_t begin, int64_t end) {
 void find_active_rows(PieceSet& pieces) {
   std::vector<int64_t> offsets = row_offsets(pieces.directory());
   if (offsets.back() == 0) return;
-  Tensor active = pieces.context().zeros({offsets.back()}, DType::i32, MemoryTag::workspace);
+  Tensor active = pieces.context().host_zeros({offsets.back()}, DType::i32, MemoryTag::workspace);
   auto* flags = active.data<int32_t>();
   auto for_lazy_pieces = [&](const auto& body) {
     for (size_t index = 0; index < pieces.size(); ++index) {
@@ -58,7 +58,8 @@ void find_active_rows(PieceSet& pieces) {
     }
   };
   for_lazy_pieces([&](size_t index, int32_t* rows) {
-    const float* grad = pieces.grad(index);
+    Tensor gradient = on_host(pieces.piece(index).grad);
+    const float* grad = gradient.data<float>();
     for_each_row(pieces.piece(index), [&](int64_t row, int64_t begin, int64_t end) {
       if (std::any_of(grad + begin, grad + end, [](float value) { return value != 0; })) rows[row] = 1;
     });

@@ -20,8 +20,12 @@ void for_each_stretch(const Shape& full_shape, const ShardRange& range, const Bo
   }
 }
 
-void copy_into(Tensor slice, int64_t begin, const Tensor& values) {
-  std::copy_n(values.data<float>(), values.num_elements(), slice.data<float>() + begin);
+void copy_into(const Tensor& slice, int64_t begin, const Tensor& values) {
+  slice.slice(begin, begin + values.num_elements()).copy_from(values);
+}
+
+Tensor flat(const Tensor& matrix) {
+  return matrix.reshape({matrix.num_elements()});
 }
 
 }  // namespace
@@ -83,7 +87,7 @@ Tensor MatrixExchange::gather(const DirectoryParameter& parameter,
       sharing_.tensor_parallel->receive(slice, rank);
     }
     for_each_stretch(parameter.full_shape, range_of(parameter, rank), [&](int64_t local, int64_t full, int64_t count) {
-      std::copy_n(slice.data<float>() + local, count, matrix.data<float>() + full);
+      copy_into(flat(matrix), full, slice.slice(local, local + count));
     });
   }
   return matrix;
@@ -98,7 +102,7 @@ void MatrixExchange::scatter_slice(const DirectoryParameter& parameter,
     return;
   }
   for (SlicePart& part : parts) {
-    std::copy_n(slice.data<float>() + part.begin, part.end - part.begin, part.values.data<float>());
+    part.values.copy_from(slice.slice(part.begin, part.end));
   }
   for (const HeldRun& run : parameter.runs) {
     if (run.tensor_rank != place_.rank || run.data_rank == data_rank || run.begin == run.end) continue;
@@ -119,7 +123,7 @@ void MatrixExchange::scatter(const DirectoryParameter& parameter,
       Tensor slice = empty_slice(parameter, rank);
       for_each_stretch(
           parameter.full_shape, range_of(parameter, rank), [&](int64_t local, int64_t full, int64_t count) {
-            std::copy_n(matrix.data<float>() + full, count, slice.data<float>() + local);
+            copy_into(slice, local, flat(matrix).slice(full, full + count));
           });
       if (rank == place_.rank) {
         own_slice = slice;

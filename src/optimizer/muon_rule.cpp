@@ -130,7 +130,7 @@ class MuonRule : public UpdateRule {
       const PieceSettings& settings = pieces_.settings(index);
       double learning_rate = step.learning_rate * settings.learning_rate_factor;
       pieces_.kernels().apply_update({.weight = pieces_.weight(index, step.update),
-                                      .update = parts[i].values.data<float>(),
+                                      .update = parts[i].values.pointer<float>(),
                                       .count = pieces_.count(index),
                                       .rate = learning_rate * scale,
                                       .decay = learning_rate * settings.weight_decay},

@@ -66,23 +66,29 @@ class PieceOptimizer : public Optimizer {
 
   void read_state(std::string_view state, size_t piece, int64_t begin, int64_t end, float* out) const override {
     if (begin == end) return;
-    if (state == kMaster) return copy_master(pieces_.kernels().load_master, piece, begin, end, out);
+    if (state == kMaster) {
+      Tensor masters = pieces_.context().empty({end - begin}, DType::f32, MemoryTag::workspace);
+      copy_master(pieces_.kernels().load_master, piece, begin, end, masters.pointer<float>());
+      return masters.copy_to_host(out);
+    }
     const Tensor& values = find_state(state)[piece];
     if (!values.defined()) {
-      std::memset(out, 0, static_cast<size_t>(end - begin) * sizeof(float));
+      std::fill_n(out, end - begin, 0.0f);
     } else {
-      std::memcpy(out, values.data<float>() + begin, static_cast<size_t>(end - begin) * sizeof(float));
+      values.slice(begin, end).copy_to_host(out);
     }
   }
 
   void write_state(std::string_view state, size_t piece, int64_t begin, int64_t end, const float* in) override {
     if (begin == end) return;
     if (state == kMaster) {
-      return copy_master(pieces_.kernels().store_master, piece, begin, end, const_cast<float*>(in));
+      Tensor masters = pieces_.context().empty({end - begin}, DType::f32, MemoryTag::workspace);
+      masters.copy_from_host(in);
+      return copy_master(pieces_.kernels().store_master, piece, begin, end, masters.pointer<float>());
     }
     Tensor values = find_state(state)[piece];
     if (!values.defined()) return;
-    std::memcpy(values.data<float>() + begin, in, static_cast<size_t>(end - begin) * sizeof(float));
+    values.slice(begin, end).copy_from_host(in);
   }
 
   std::vector<OptimizerVector> vectors() override { return rule_->vectors(); }
@@ -108,7 +114,7 @@ class PieceOptimizer : public Optimizer {
     std::vector<Tensor>& state = pieces_.add_state(name);
     for (size_t index = 0; index < pieces_.size(); ++index) {
       if (!state[index].defined()) continue;
-      copy_master(pieces_.kernels().load_master, index, 0, pieces_.count(index), state[index].data<float>());
+      copy_master(pieces_.kernels().load_master, index, 0, pieces_.count(index), state[index].pointer<float>());
     }
     return &state;
   }
@@ -123,7 +129,7 @@ class PieceOptimizer : public Optimizer {
 
   void average(std::vector<Tensor>& state, size_t index, double momentum) {
     pieces_.kernels().average({.weight = pieces_.weight(index, 0),
-                               .average = state[index].data<float>(),
+                               .average = state[index].pointer<float>(),
                                .count = pieces_.count(index),
                                .momentum = momentum},
                               pieces_.stream());
@@ -133,7 +139,7 @@ class PieceOptimizer : public Optimizer {
     for (size_t index = 0; index < pieces_.size(); ++index) {
       if (pieces_.count(index) == 0) continue;
       if (momentum == 0) {
-        copy_master(pieces_.kernels().load_master, index, 0, pieces_.count(index), (*ema_)[index].data<float>());
+        copy_master(pieces_.kernels().load_master, index, 0, pieces_.count(index), (*ema_)[index].pointer<float>());
       } else {
         average(*ema_, index, momentum);
       }
@@ -145,7 +151,7 @@ class PieceOptimizer : public Optimizer {
     for (size_t index = 0; index < pieces_.size(); ++index) {
       if (pieces_.count(index) == 0) continue;
       average(*slow_, index, 1 - pieces_.options().lookahead_alpha);
-      copy_master(pieces_.kernels().store_master, index, 0, pieces_.count(index), (*slow_)[index].data<float>());
+      copy_master(pieces_.kernels().store_master, index, 0, pieces_.count(index), (*slow_)[index].pointer<float>());
     }
   }
 
@@ -155,13 +161,13 @@ class PieceOptimizer : public Optimizer {
     Tensor& average = (*ema_)[index];
     Tensor& weights = set_aside_[index];
     if (weights.defined()) {
-      copy_master(pieces_.kernels().store_master, index, 0, count, weights.data<float>());
+      copy_master(pieces_.kernels().store_master, index, 0, count, weights.pointer<float>());
       weights = Tensor();
       return;
     }
     Tensor masters = pieces_.context().empty({count}, DType::f32, MemoryTag::optimizer);
-    copy_master(pieces_.kernels().load_master, index, 0, count, masters.data<float>());
-    copy_master(pieces_.kernels().store_master, index, 0, count, average.data<float>());
+    copy_master(pieces_.kernels().load_master, index, 0, count, masters.pointer<float>());
+    copy_master(pieces_.kernels().store_master, index, 0, count, average.pointer<float>());
     OptimizerWeight kept = pieces_.weight(index, 0);
     if (kept.dtype == DType::bf16 && kept.storage != WeightStorage::low_bits) {
       weights = masters;

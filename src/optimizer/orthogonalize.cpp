@@ -1,6 +1,5 @@
 #include "optimizer/orthogonalize.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace weft {
@@ -10,18 +9,9 @@ constexpr int kSteps = 5;
 constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;  // X ← aX + (bA + cA²)X, A = XXᵀ
 
 Tensor transpose(const Context& context, const Tensor& matrix) {
-  constexpr int64_t kTile = 32;
-  int64_t rows = matrix.size(0), columns = matrix.size(1);
-  Tensor result = context.empty({columns, rows}, DType::f32, MemoryTag::workspace);
-  const auto* from = matrix.data<float>();
-  auto* to = result.data<float>();
-  for (int64_t row = 0; row < rows; row += kTile) {
-    for (int64_t column = 0; column < columns; column += kTile) {
-      for (int64_t i = row; i < std::min(rows, row + kTile); ++i) {
-        for (int64_t j = column; j < std::min(columns, column + kTile); ++j) to[j * rows + i] = from[i * columns + j];
-      }
-    }
-  }
+  Tensor result = context.empty({matrix.size(1), matrix.size(0)}, DType::f32, MemoryTag::workspace);
+  context.kernels().elementwise.transpose(
+      {.x = matrix.raw(), .y = result.raw(), .rows = matrix.size(0), .columns = matrix.size(1)}, context.stream());
   return result;
 }
 
@@ -43,7 +33,6 @@ Tensor quintic_step(const Context& context, Tensor x) {
   context.kernels().elementwise.axpby(
       {.x = gram.raw(), .y_in = polynomial.raw(), .y = polynomial.raw(), .count = rows * rows, .a = kB, .b = kC},
       context.stream());
-  for (int64_t i = 0; i < rows; ++i) polynomial.data<float>()[i * rows + i] += static_cast<float>(kA);
   Tensor result = context.empty(x.shape(), DType::f32, MemoryTag::workspace);
   context.kernels().linear.backward_input({.dy = polynomial.raw(),
                                            .weight = x.raw(),
@@ -52,6 +41,9 @@ Tensor quintic_step(const Context& context, Tensor x) {
                                            .out_features = rows,
                                            .in_features = x.size(1)},
                                           context.stream());
+  context.kernels().elementwise.axpby(
+      {.x = x.raw(), .y_in = result.raw(), .y = result.raw(), .count = x.num_elements(), .a = kA, .b = 1},
+      context.stream());
   return result;
 }
 

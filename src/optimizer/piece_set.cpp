@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "autograd/tape.h"
 #include "optimizer/element_map.h"
 #include "optimizer/name_patterns.h"
 
@@ -56,9 +57,8 @@ void check_piece(const OptimizerPiece& piece) {
   WEFT_ASSERT(piece.weight.dtype() == DType::f32 || piece.weight.dtype() == DType::bf16);
 }
 
-void round_to_bf16(Tensor& weight) {
-  float* values = weight.data<float>();
-  for (int64_t i = 0; i < weight.num_elements(); ++i) values[i] = static_cast<float>(bfloat16(values[i]));
+void round_to_bf16(Context& context, Tensor& weight) {
+  weight.copy_from(copy_of(context, copy_of(context, weight, DType::bf16), DType::f32));
 }
 
 }  // namespace
@@ -87,8 +87,8 @@ PieceSet::PieceSet(const Context& context,
       extras_[index] = context_.zeros({count(index)}, DType::bf16, MemoryTag::optimizer);
     } else if (kept == WeightStorage::rounded) {
       extras_[index] = context_.empty({count(index)}, DType::f32, MemoryTag::optimizer);
-      std::memcpy(extras_[index].raw(), value.raw(), value.bytes());
-      round_to_bf16(pieces_[index].weight);
+      extras_[index].copy_from(value);
+      round_to_bf16(context_, pieces_[index].weight);
     }
   }
 }

@@ -40,7 +40,7 @@ class PieceSet {
   const OptimizerPiece& piece(size_t index) const { return pieces_[index]; }
   const PieceSettings& settings(size_t index) const { return settings_[index]; }
   int64_t count(size_t index) const { return pieces_[index].end - pieces_[index].begin; }
-  const float* grad(size_t index) const { return pieces_[index].grad.data<float>(); }
+  const float* grad(size_t index) const { return pieces_[index].grad.pointer<float>(); }
 
   const Context& context() const { return context_; }
   Stream stream() const { return context_.stream(); }

@@ -16,7 +16,7 @@ class LionRule : public UpdateRule {
       for (const ElementRun& run : pieces_.active_runs(index)) {
         pieces_.kernels().lion({.weight = pieces_.weight(index, step.update).from(run.begin),
                                 .grad = pieces_.grad(index) + run.begin,
-                                .exp_avg = exp_avg_[index].data<float>() + run.begin,
+                                .exp_avg = exp_avg_[index].pointer<float>() + run.begin,
                                 .count = run.end - run.begin,
                                 .gradient_scale = step.gradient_scale,
                                 .beta1 = pieces_.options().beta1,
@@ -59,7 +59,7 @@ class SgdRule : public UpdateRule {
 
  private:
   const float* add_to_buffer(size_t index, const ElementRun& run, const OptimizerStep& step) {
-    float* buffer = (*buffers_)[index].data<float>() + run.begin;
+    float* buffer = (*buffers_)[index].pointer<float>() + run.begin;
     pieces_.context().kernels().elementwise.axpby({.x = pieces_.grad(index) + run.begin,
                                                    .y_in = buffer,
                                                    .y = buffer,

@@ -1,13 +1,11 @@
 // One rank: every collective is a copy or nothing, after the same checks as with many.
-#include <cstring>
-
 #include "parallel/call_signature.h"
 
 namespace weft {
 namespace {
 
 void copy(const Tensor& from, Tensor& to) {
-  if (from.bytes() != 0 && to.raw() != from.raw()) std::memcpy(to.raw(), from.raw(), from.bytes());
+  if (from.bytes() != 0 && to.raw() != from.raw()) to.copy_from(from);
 }
 
 class SingleCommunicator final : public Communicator {

@@ -8,7 +8,7 @@ namespace weft {
 
 void sum_over_ranks(Context& context, Communicator& ranks, std::vector<double>& values) {
   if (ranks.size() == 1 || values.empty()) return;
-  Tensor tensor = context.empty({static_cast<int64_t>(values.size())}, DType::f64, MemoryTag::comm);
+  Tensor tensor = context.host_empty({static_cast<int64_t>(values.size())}, DType::f64, MemoryTag::comm);
   std::copy(values.begin(), values.end(), tensor.data<double>());
   ranks.all_reduce(tensor, ReduceOp::sum);
   std::copy_n(tensor.data<double>(), values.size(), values.begin());
@@ -22,9 +22,9 @@ std::vector<double> gather_from_ranks(Context& context, Communicator& ranks, con
   auto most = static_cast<int64_t>(*std::max_element(counts.begin(), counts.end()));
   std::vector<double> all;
   if (most == 0) return all;
-  Tensor mine = context.zeros({most}, DType::f64, MemoryTag::comm);
+  Tensor mine = context.host_zeros({most}, DType::f64, MemoryTag::comm);
   std::copy(values.begin(), values.end(), mine.data<double>());
-  Tensor gathered = context.empty({most * ranks.size()}, DType::f64, MemoryTag::comm);
+  Tensor gathered = context.host_empty({most * ranks.size()}, DType::f64, MemoryTag::comm);
   ranks.all_gather(mine, gathered);
   for (size_t rank = 0; rank < counts.size(); ++rank) {
     const double* from = gathered.data<double>() + static_cast<int64_t>(rank) * most;

@@ -1,7 +1,6 @@
 #include "train/adversarial.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "optimizer/grad_norm.h"
 
@@ -24,7 +23,7 @@ bool EmbeddingShift::apply(double epsilon) {
   auto axpby = require_kernel(context_.kernels().elementwise.axpby, "add", context_.device.type);
   for (OptimizerPiece& piece : pieces_) {
     Tensor original = context_.empty(piece.weight.shape(), piece.weight.dtype(), MemoryTag::workspace);
-    std::memcpy(original.raw(), piece.weight.raw(), original.bytes());
+    original.copy_from(piece.weight);
     originals_.push_back(std::move(original));
     axpby({.x = piece.grad.raw(),
            .y_in = piece.weight.raw(),
@@ -41,7 +40,7 @@ bool EmbeddingShift::apply(double epsilon) {
 
 void EmbeddingShift::undo() {
   for (size_t i = 0; i < originals_.size(); ++i) {
-    std::memcpy(pieces_[i].weight.raw(), originals_[i].raw(), originals_[i].bytes());
+    pieces_[i].weight.copy_from(originals_[i]);
   }
   originals_.clear();
 }

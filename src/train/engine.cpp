@@ -259,7 +259,7 @@ class TrainingEngine::State {
 
   double reduce(Communicator& ranks, double value, ReduceOp op) {
     if (ranks.size() == 1) return value;
-    Tensor tensor = context_.empty({1}, DType::f64, MemoryTag::comm);
+    Tensor tensor = context_.host_empty({1}, DType::f64, MemoryTag::comm);
     *tensor.data<double>() = value;
     ranks.all_reduce(tensor, op);
     return *tensor.data<double>();

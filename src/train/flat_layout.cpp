@@ -1,7 +1,6 @@
 #include "train/flat_layout.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace weft {
 namespace {
@@ -36,7 +35,7 @@ Tensor FlatLayout::view(const Tensor& buffer, const FlatEntry& entry) {
 
 void FlatLayout::clear_gaps(Tensor& buffer) const {
   auto clear = [&](int64_t begin, int64_t end) {
-    if (begin < end) std::memset(buffer.slice(begin, end).raw(), 0, buffer.slice(begin, end).bytes());
+    if (begin < end) buffer.slice(begin, end).fill_zero();
   };
   int64_t end = 0;
   for (const FlatEntry& entry : entries_) {

@@ -1,7 +1,6 @@
 #include "train/parameter_shards.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "autograd/tape.h"
 #include "core/error.h"
@@ -10,7 +9,7 @@ namespace weft {
 namespace {
 
 void copy_elements(const Tensor& from, Tensor to) {
-  std::memcpy(to.raw(), from.raw(), from.bytes());
+  to.copy_from(from);
 }
 
 Tensor flat(const Tensor& tensor) {
@@ -192,7 +191,7 @@ void ParameterShards::clear_unwritten(Group& group) {
   for (const FlatEntry& entry : group.trained.layout.entries()) {
     if (entry.parameter->value.grad_slot()->tensor) continue;
     Tensor view = FlatLayout::view(group.grads, entry);
-    std::memset(view.raw(), 0, view.bytes());
+    view.fill_zero();
   }
 }
 

@@ -109,7 +109,7 @@ class Trainer {
   bool agreed_to_stop() {
     bool wants = parts_.should_stop && parts_.should_stop();
     auto bytes = static_cast<double>(parts_.context.allocator->memory().peak_total());
-    Tensor values = parts_.context.empty({2}, DType::f64, MemoryTag::comm);
+    Tensor values = parts_.context.host_empty({2}, DType::f64, MemoryTag::comm);
     values.data<double>()[0] = wants ? 1 : 0;
     values.data<double>()[1] = bytes;
     if (parts_.mesh.world().size() > 1) parts_.mesh.world().all_reduce(values, ReduceOp::max);

@@ -9,15 +9,15 @@ namespace weft {
 
 std::vector<std::string> gather_texts(const Context& context, Communicator& ranks, const std::string& text) {
   int64_t num_ranks = ranks.size();
-  Tensor size = context.empty({1}, DType::i64, MemoryTag::comm);
-  Tensor sizes = context.empty({num_ranks}, DType::i64, MemoryTag::comm);
+  Tensor size = context.host_empty({1}, DType::i64, MemoryTag::comm);
+  Tensor sizes = context.host_empty({num_ranks}, DType::i64, MemoryTag::comm);
   size.data<int64_t>()[0] = static_cast<int64_t>(text.size());
   ranks.all_gather(size, sizes);
   int64_t longest = *std::max_element(sizes.data<int64_t>(), sizes.data<int64_t>() + num_ranks);
   std::vector<std::string> texts(static_cast<size_t>(num_ranks));
   if (longest == 0) return texts;
-  Tensor mine = context.zeros({longest}, DType::u8, MemoryTag::comm);
-  Tensor all = context.empty({num_ranks * longest}, DType::u8, MemoryTag::comm);
+  Tensor mine = context.host_zeros({longest}, DType::u8, MemoryTag::comm);
+  Tensor all = context.host_empty({num_ranks * longest}, DType::u8, MemoryTag::comm);
   std::memcpy(mine.raw(), text.data(), text.size());
   ranks.all_gather(mine, all);
   for (int64_t rank = 0; rank < num_ranks; ++rank) {
@@ -36,7 +36,7 @@ std::string first_error(const Context& context, Communicator& ranks, const std::
 }
 
 bool all_ranks(const Context& context, Communicator& ranks, bool value) {
-  Tensor flag = context.empty({1}, DType::i64, MemoryTag::comm);
+  Tensor flag = context.host_empty({1}, DType::i64, MemoryTag::comm);
   flag.data<int64_t>()[0] = value ? 1 : 0;
   ranks.all_reduce(flag, ReduceOp::min);
   return flag.data<int64_t>()[0] == 1;

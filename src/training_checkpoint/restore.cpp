@@ -124,13 +124,21 @@ class Restorer {
     for (Parameter* parameter : saved_parameters()) {
       SliceReader reader(*weights_, weight_name(subject_, parameter->name), *parameter);
       if (!parameter->value.defined() || !parameter->value.has_memory()) continue;
-      reader.read(0, parameter->local_shape.num_elements(), parameter->value.raw(), parameter->value.dtype());
+      read_into(reader, 0, parameter->local_shape.num_elements(), parameter->value);
     }
     for (const OptimizerPiece& piece : subject_.optimizer.pieces()) {
       SliceReader reader(*weights_, weight_name(subject_, piece.parameter->name), *piece.parameter);
       Tensor weight = piece.weight;
-      reader.read(piece.begin, piece.end, weight.raw(), weight.dtype());
+      read_into(reader, piece.begin, piece.end, weight);
     }
+  }
+
+  /// Elements [begin, end) of a slice, which are all of `tensor`'s.
+  static void read_into(const SliceReader& reader, int64_t begin, int64_t end, Tensor& tensor) {
+    if (tensor.is_on_host()) return reader.read(begin, end, tensor.raw(), tensor.dtype());
+    std::vector<std::byte> values(tensor.bytes());
+    reader.read(begin, end, values.data(), tensor.dtype());
+    tensor.copy_from_host(values.data());
   }
 
   void restore_state(const std::string& state) {

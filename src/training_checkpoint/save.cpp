@@ -143,7 +143,8 @@ void Save::write_set(size_t index) {
       continue;
     }
     DType dtype = task.memory.dtype();
-    const auto* memory = static_cast<const std::byte*>(task.memory.raw());
+    Tensor values = on_host(task.memory);
+    const auto* memory = static_cast<const std::byte*>(values.raw());
     writer.write_slice(task.tensor,
                        task.slice,
                        task.begin,

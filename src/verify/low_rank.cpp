@@ -86,10 +86,7 @@ float product_at(const LowRankFactors& factors, int64_t row, int64_t column) {
 
 void merge(Parameter& parameter, const LowRankFactors& factors) {
   WEFT_ASSERT(parameter.value.layout() == Layout::row_major, "{} is packed", parameter.name);
-  int64_t count = parameter.value.num_elements();
-  DType dtype = parameter.value.dtype();
-  std::vector<float> values(static_cast<size_t>(count));
-  convert_dtype(parameter.value.raw(), dtype, values.data(), DType::f32, count);
+  std::vector<float> values = to_floats(parameter.value);
   int64_t width = parameter.local_shape[1];
   int64_t row_begin = parameter.range.dim == 0 ? parameter.range.begin : 0;
   int64_t column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0;
@@ -101,7 +98,7 @@ void merge(Parameter& parameter, const LowRankFactors& factors) {
           factors.is_table ? product_at(factors, row, column) : product_at(factors, column, row);
     }
   }
-  convert_dtype(values.data(), DType::f32, parameter.value.raw(), dtype, count);
+  parameter.value.set_values(values.data(), DType::f32);
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ std::vector<float> gather_gradient(const Context& context, const Parameter& para
   const Tensor& gradient = parameter.value.grad_slot()->tensor;
   std::vector<float> local = gradient ? to_floats(gradient) : std::vector<float>();
   if (parameter.shard.kind == ShardKind::replicated || place.size == 1) return local;
-  Tensor full = context.zeros(parameter.full_shape, DType::f32);
+  Tensor full = context.host_zeros(parameter.full_shape, DType::f32);
   if (!local.empty()) {
     place_slice(parameter, local, place.size, {full.data<float>(), static_cast<size_t>(full.num_elements())});
   }

@@ -46,7 +46,7 @@ TokenValues gather_state(const Context& context, const LanguageModel& model, KvC
   if (state.shape.rank() != 3) return {.width = state.shape[0], .values = std::move(local)};
   HeadLayout layout = layout_of(model, state);
   int64_t width = layout.heads * layout.size;
-  Tensor whole = context.zeros({cache.num_slots(), width}, DType::f32);
+  Tensor whole = context.host_zeros({cache.num_slots(), width}, DType::f32);
   int64_t local_width = (layout.mine.end - layout.mine.begin) * layout.size;
   for (int64_t slot = 0; slot < cache.num_slots(); ++slot) {
     std::copy_n(local.data() + slot * local_width,
@@ -82,7 +82,7 @@ void set_matrices(const LanguageModel& model, KvCache& cache, const std::vector<
       HeadLayout layout = layout_of(model, cache.shape().states[static_cast<size_t>(index)]);
       Tensor row = cache.state(index).slice(slot, slot + 1);
       WEFT_ASSERT(from + layout.heads * layout.size <= values.data() + values.size(), "too few values of states");
-      convert_dtype(from + layout.mine.begin * layout.size, DType::f32, row.raw(), row.dtype(), row.num_elements());
+      row.set_values(from + layout.mine.begin * layout.size, DType::f32);
       from += layout.heads * layout.size;
     }
   }

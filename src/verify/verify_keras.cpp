@@ -94,11 +94,7 @@ void read_sources(VerifySession& session, const std::string& group, int64_t row,
     int64_t rows = row >= 0 ? 1 : context.shape[0];
     Batch& batch = packed.batch;
     batch.source_states = session.context().empty({rows * length, context.width()}, session.dtype());
-    convert_dtype(context.values.data() + first * length * context.width(),
-                  DType::f32,
-                  batch.source_states.raw(),
-                  session.dtype(),
-                  batch.source_states.num_elements());
+    batch.source_states.set_values(context.values.data() + first * length * context.width(), DType::f32);
     for (int64_t r = 0; r < rows; ++r) batch.sources.push_back({.begin = r * length, .length = length, .slot = r});
   }
 }
@@ -154,11 +150,7 @@ KerasRows read_rows(VerifySession& session, const std::string& group, int64_t ro
     int64_t first = row >= 0 ? row : 0;
     int64_t count = row >= 0 ? 1 : ids.rows;
     batch.condition = session.context().empty({count, condition.width()}, session.dtype());
-    convert_dtype(condition.values.data() + first * condition.width(),
-                  DType::f32,
-                  batch.condition.raw(),
-                  session.dtype(),
-                  count * condition.width());
+    batch.condition.set_values(condition.values.data() + first * condition.width(), DType::f32);
   }
   return rows;
 }

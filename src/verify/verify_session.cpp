@@ -283,7 +283,7 @@ VerifyReport VerifySession::finish() {
 void VerifySession::merge_ranks() {
   if (context_.tensor_parallel == nullptr || context_.tensor_parallel->size() == 1 || report_.compared.empty()) return;
   auto rows = static_cast<int64_t>(report_.compared.size());
-  Tensor numbers = context_.zeros({rows, 4}, DType::f64);
+  Tensor numbers = context_.host_zeros({rows, 4}, DType::f64);
   double* values = numbers.data<double>();
   for (int64_t i = 0; i < rows; ++i) {
     const Comparison& row = report_.compared[static_cast<size_t>(i)];

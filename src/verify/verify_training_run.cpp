@@ -193,7 +193,7 @@ class TrainingRun {
   }
 
   std::vector<float> whole(const Parameter& parameter, const ReadPiece& read) {
-    Tensor values = context_.zeros({parameter.full_shape.num_elements()}, DType::f32);
+    Tensor values = context_.host_zeros({parameter.full_shape.num_elements()}, DType::f32);
     const std::vector<OptimizerPiece>& pieces = engine_->optimizer().pieces();
     TensorParallelPlace place = model_->parameters().place();
     bool has_copies = options_.zero_stage == 0 && mesh_.data_parallel().rank() > 0;
@@ -260,7 +260,7 @@ class TrainingRun {
   void compare_first_gradients() {
     compare_parameters("first_grads", "gradients", {Measure::of_maximum, 1e-3}, [&](size_t piece, float* out) {
       const Tensor& grad = engine_->optimizer().pieces()[piece].grad;
-      convert_dtype(grad.raw(), grad.dtype(), out, DType::f32, grad.num_elements());
+      std::ranges::copy(to_floats(grad), out);
     });
   }
 
@@ -271,7 +271,7 @@ class TrainingRun {
       for (const std::string& name : optimizer.element_states()) {
         if (name == state) return optimizer.read_state(state, piece, 0, of.end - of.begin, out);
       }
-      convert_dtype(of.weight.raw(), of.weight.dtype(), out, DType::f32, of.end - of.begin);
+      std::ranges::copy(to_floats(of.weight), out);
     };
   }
 

@@ -15,13 +15,18 @@ struct Backend {
   /// Runs the body on every rank (in this process: on this rank) with a communicator of its own; returns when all are
   /// done.
   std::function<void(const std::function<void(Communicator&)>&)> run;
+  /// Whether a collective that differs between ranks is an error on each.
+  bool compares_calls = true;
+  /// Whether a receiver notices that something else was sent.
+  bool compares_messages = true;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Backend& backend) {
   return out << backend.name;
 }
 
-/// Defined by single_and_threads_backends.cpp and mpi_backends.cpp.
+/// Defined by single_and_threads_backends.cpp, mpi_backends.cpp, nccl_backends.cpp and
+/// gpu_backends.cpp.
 std::vector<Backend> backends();
 
 }  // namespace weft
