@@ -4,7 +4,7 @@
 #
 #   gpu_check.sh [--build DIR] [--output FILE] [--golden DIR] [PART …]
 #
-# Parts, all of them if none is named: parity goldens training ranks sanitizer kernels bench
+# Parts, all of them if none is named: parity goldens training ranks sanitizer kernels bench peers
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -21,7 +21,9 @@ while [[ $# -gt 0 ]]; do
     *) parts+=("$1") && shift ;;
   esac
 done
-[[ ${#parts[@]} -gt 0 ]] || parts=(parity goldens training ranks sanitizer kernels bench)
+[[ ${#parts[@]} -gt 0 ]] || parts=(parity goldens training ranks sanitizer kernels bench peers)
+
+library_path=${LD_LIBRARY_PATH:-}  # the machine's own, for its Python
 
 if [[ -n $build ]]; then
   weft=$build/weft
@@ -71,7 +73,8 @@ attempt() {
   else
     echo "$name" >>"$work/failed"
     note "$name" "$(text "failed with $status: $(tail -n 1 "$log")")"
-    printf 'FAILED %s (%s): %s\n' "$name" "$status" "$(grep -E 'error|FAIL|rror:' "$log" | head -n 3)"
+    printf 'FAILED %s (%s): %s\n' "$name" "$status" "$(grep -E 'error|FAIL|rror:|off by' "$log" | head -n 3 | cut -c 1-300)"
+    { echo "== $name" && head -n 80 "$log"; } >>"${output%.json}.failures"
   fi
   return "$status"
 }
@@ -82,12 +85,17 @@ in_parallel() {
   "$@" &
 }
 
+# one_value FILE: its JSON objects, one a line, as one value: the object itself, or a list of several.
+one_value() {
+  if [[ $(grep -c '^{' "$1") -gt 1 ]]; then printf '[%s]' "$(paste -sd ',' "$1")"; else tr '\n' ' ' <"$1"; fi
+}
+
 # measure NAME SECONDS COMMAND …: a benchmark that prints JSON.
 measure() {
   local name=$1 limit=$2
   shift 2
   if timeout "$limit" "$@" >"$work/json" 2>"$work/log"; then
-    note "$name" "$(tr '\n' ' ' <"$work/json")"
+    note "$name" "$(one_value "$work/json")"
     printf '%s: %s\n' "$name" "$(tr '\n' ' ' <"$work/json" | cut -c 1-700)"
   else
     echo "$name" >>"$work/failed"
@@ -96,9 +104,14 @@ measure() {
   fi
 }
 
+# A process a suite: after a fault a process can do no more.
 run_parity() {
-  attempt parity 240 "$kernels_test" --gtest_brief=1
-  grep -E 'FAILED|element|relative error|PASSED|SKIPPED|rror' "$log" | grep -v 'FAILED TEST' | head -n "${LINES_OF_PARITY:-60}"
+  local suite
+  for suite in $("$kernels_test" --gtest_list_tests | sed -n 's|^\([^ ]*\.\).*|\1|p'); do
+    in_parallel attempt "parity/${suite%.}" 120 "$kernels_test" --gtest_brief=1 --gtest_filter="$suite*"
+  done
+  wait
+  echo "parity: $(grep -c '"parity/.*"ok"' "$results") suites ok"
 }
 
 # verify_case NAME OPTIONS …
@@ -166,7 +179,6 @@ run_sanitizer() {
 run_kernels() {
   attempt kernels 120 "$kernels_bench"
   cat "$log"
-  cp "$log" "$(dirname "$output")/kernels.txt"
 }
 
 run_bench() {
@@ -178,6 +190,19 @@ run_bench() {
     --lora 16 --sequence 4096 --recompute "${LORA_RECOMPUTE:-selective}" --repetitions 3
   measure "train/full/qwen2-1.5b" 150 "$weft" bench train --device cuda --json --model "$configs/models/qwen2-1.5b.json" \
     --sequence 4096 --recompute "${FULL_RECOMPUTE:-selective}" --no-masters --repetitions 3
+}
+
+# torch and transformers on this machine and in this run, to compare `bench` with.
+run_peers() {
+  local python=(env LD_LIBRARY_PATH="$library_path" HF_HUB_OFFLINE=1 python3)
+  local packages='import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("torch", "transformers", "peft"))))'
+  if ! nvidia-smi -L >/dev/null 2>&1 || ! "${python[@]}" -c "$packages"; then
+    note peers '"skipped"'
+    echo "SKIPPED peers: no GPU, or python3 lacks torch, transformers or peft"
+    return
+  fi
+  measure peers 110 "${python[@]}" "$here/peers/gpu_peer.py" all --configs "$configs/models" --limit "${PEERS_LIMIT:-95}"
+  cut -c 1-330 "$work/json"
 }
 
 note date "\"$(date -u '+%F %T')\""
