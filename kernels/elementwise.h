@@ -103,6 +103,15 @@ struct RandomNormalArgs {
   DType dtype = DType::f32;
 };
 
+/// ids[r] = the column of row r's largest value, the first one on ties; not-a-numbers lose, −1 if nothing else is
+/// there.
+struct ArgmaxArgs {
+  const void* x = nullptr;  // [rows, width]
+  int32_t* ids = nullptr;   // [rows], on the device as x is
+  int64_t rows = 0, width = 0;
+  DType dtype = DType::f32;
+};
+
 struct ElementwiseKernels {
   void (*axpby)(const AxpbyArgs&, const Stream&) = nullptr;
   void (*soft_cap)(const SoftCapArgs&, const Stream&) = nullptr;
@@ -113,6 +122,8 @@ struct ElementwiseKernels {
   void (*transpose)(const TransposeArgs&, const Stream&) = nullptr;
   void (*column_scale)(const ColumnScaleArgs&, const Stream&) = nullptr;
   void (*column_scale_backward)(const ColumnScaleBackwardArgs&, const Stream&) = nullptr;
+  /// Where logits would have to travel to the host: empty on the CPU, whose sampler does it.
+  void (*argmax)(const ArgmaxArgs&, const Stream&) = nullptr;
   /// Where the host would be slow: empty on the CPU, whose weights are filled by many threads.
   void (*random_normal)(const RandomNormalArgs&, const Stream&) = nullptr;
 };

@@ -190,6 +190,7 @@ const KernelTable& guarded_kernels() {
                     .load_master = guarded<&Table::optimizer, &OptimizerKernels::load_master>(),
                     .store_master = guarded<&Table::optimizer, &OptimizerKernels::store_master>(),
                     .sum_of_squares = guarded<&Table::optimizer, &OptimizerKernels::sum_of_squares>(),
+                    .sum_of_all_squares = guarded<&Table::optimizer, &OptimizerKernels::sum_of_all_squares>(),
                     .factored_sums = guarded<&Table::optimizer, &OptimizerKernels::factored_sums>(),
                     .factored_update = guarded<&Table::optimizer, &OptimizerKernels::factored_update>(),
                     .rms_update = guarded<&Table::optimizer, &OptimizerKernels::rms_update>()}};

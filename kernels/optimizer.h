@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "core/dtype.h"
 #include "core/random.h"
@@ -144,6 +145,11 @@ struct AdamNorms {
   double weight = 0, update = 0;
 };
 
+struct SquaredArray {
+  const float* values = nullptr;
+  int64_t count = 0;
+};
+
 /// Sums are in double and in an order that does not depend on the number of threads, but for factored_sums.
 struct OptimizerKernels {
   void (*adam)(const AdamArgs&, const Stream&) = nullptr;
@@ -156,6 +162,8 @@ struct OptimizerKernels {
   void (*store_master)(const CopyMasterArgs&, const Stream&) = nullptr;
   /// Of the masters.
   double (*sum_of_squares)(const OptimizerWeight& values, int64_t count, const Stream&) = nullptr;
+  /// Of all elements of many arrays together.
+  double (*sum_of_all_squares)(std::span<const SquaredArray>, const Stream&) = nullptr;
   void (*factored_sums)(const FactoredSumsArgs&, const Stream&) = nullptr;
   void (*factored_update)(const FactoredUpdateArgs&, const Stream&) = nullptr;
   void (*rms_update)(const RmsUpdateArgs&, const Stream&) = nullptr;

@@ -96,6 +96,7 @@ double seconds_of_step(BenchedTraining& run, const BenchOptions& options, int st
   batches.push_back(random_batch(run, options, step));
   auto start = Clock::now();
   StepResult result = run.engine->step(batches, kLearningRate, {.seed = kSeed, .step = static_cast<uint32_t>(step)});
+  run.context.allocator->synchronize();
   if (result.skipped) fail(ExitCode::failure, "the loss is {}: there is nothing to time", result.loss);
   return std::chrono::duration<double>(Clock::now() - start).count();
 }

@@ -69,7 +69,10 @@ void add_compute_options(CLI::App& command, CommonOptions& options) {
   command.add_option("--dtype", options.dtype, "Type to compute in, bf16 or f32; sums are f32 in both")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
-  command.add_option("--device", options.device, "Where to compute: cpu, cuda (a GPU a rank), or auto, a GPU where there is one")->capture_default_str();
+  command
+      .add_option(
+          "--device", options.device, "Where to compute: cpu, cuda (a GPU a rank), or auto, a GPU where there is one")
+      ->capture_default_str();
   add_threads_option(command, options);
   command.add_flag("--memory", options.show_memory, "Report each rank's memory by kind at the end");
 }
@@ -128,11 +131,29 @@ Context make_device_context(const std::string& device, int num_threads, int loca
 
 namespace {
 
+/// With --device auto a rank may find no GPU where others do.
+void check_same_device(const Context& context, Communicator& world) {
+  auto type = static_cast<int32_t>(context.device.type);
+  Tensor bounds = context.host_empty({2}, DType::i32, MemoryTag::comm);
+  bounds.data<int32_t>()[0] = type;
+  bounds.data<int32_t>()[1] = -type;
+  world.all_reduce(bounds, ReduceOp::max);
+  if (bounds.data<int32_t>()[0] == type && bounds.data<int32_t>()[1] == -type) return;
+  fail(ExitCode::usage,
+       "rank {} computes on {}, others elsewhere: give every host a GPU, or say --device cpu (weft doctor tells which "
+       "rank lacks one)",
+       world.rank(),
+       device_name(context.device.type));
+}
+
 /// Why NCCL cannot carry what is between these ranks; empty if it can. The same on all ranks.
 std::string no_nccl_between(const Context& context, Communicator& world) {
   if (context.device.type != DeviceType::cuda) return "the tensors are in host memory";
   if (world.backend() == "threads") return "the ranks are threads";
-  if (!ranks_have_own_gpus(world, cuda_device_info(context.device.index).pci_bus_id)) return "ranks share a GPU";
+  bool have_own_gpus = ranks_have_own_gpus(world, cuda_device_info(context.device.index).pci_bus_id);
+  // NCCL 2.30 and up allows it where this is set.
+  const char* may_share = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  if (!have_own_gpus && (may_share == nullptr || std::string_view(may_share) != "1")) return "ranks share a GPU";
   std::string reason = no_nccl_reason();
   Tensor is_ready = context.host_empty({1}, DType::i32, MemoryTag::comm);
   is_ready.data<int32_t>()[0] = reason.empty() ? 1 : 0;
@@ -144,7 +165,9 @@ std::string no_nccl_between(const Context& context, Communicator& world) {
 }  // namespace
 
 std::shared_ptr<Communicator> communicator_for(const Context& context, std::shared_ptr<Communicator> world) {
-  if (context.device.type == DeviceType::cpu || world->size() == 1) return world;
+  if (world->size() == 1) return world;
+  check_same_device(context, *world);
+  if (context.device.type == DeviceType::cpu) return world;
   std::string reason = no_nccl_between(context, *world);
   if (reason.empty()) {
     log::info("NCCL {} carries tensors between the GPUs", nccl_version());

@@ -108,7 +108,8 @@ measure() {
 run_parity() {
   local suite
   for suite in $("$kernels_test" --gtest_list_tests | sed -n 's|^\([^ ]*\.\).*|\1|p'); do
-    in_parallel attempt "parity/${suite%.}" 120 "$kernels_test" --gtest_brief=1 --gtest_filter="$suite*"
+    [[ -z ${EXCLUDED:-} || ! $suite =~ $EXCLUDED ]] || continue
+    in_parallel attempt "parity/${suite%.}" 60 "$kernels_test" --gtest_brief=1 --gtest_filter="$suite*"
   done
   wait
   echo "parity: $(grep -c '"parity/.*"ok"' "$results") suites ok"
@@ -177,8 +178,12 @@ run_sanitizer() {
 }
 
 run_kernels() {
-  attempt kernels 120 "$kernels_bench"
-  cat "$log"
+  local part
+  for part in few_rows products attention; do
+    attempt "kernels/$part" 60 "$kernels_bench" "$part"
+    cat "$log"
+    note "measured/$part" "$(text "$(cat "$log")")"
+  done
 }
 
 run_bench() {
@@ -189,7 +194,7 @@ run_bench() {
   measure "train/lora/llama3-8b" 150 "$weft" bench train --device cuda --json --model "$configs/models/llama3-8b.json" \
     --lora 16 --sequence 4096 --recompute "${LORA_RECOMPUTE:-selective}" --repetitions 3
   measure "train/full/qwen2-1.5b" 150 "$weft" bench train --device cuda --json --model "$configs/models/qwen2-1.5b.json" \
-    --sequence 4096 --recompute "${FULL_RECOMPUTE:-selective}" --no-masters --repetitions 3
+    --batch "${FULL_BATCH:-4}" --sequence 4096 --recompute "${FULL_RECOMPUTE:-selective}" --no-masters --repetitions 3
 }
 
 # torch and transformers on this machine and in this run, to compare `bench` with.

@@ -76,6 +76,15 @@ double sum_of_squares(const OptimizerWeight& values, int64_t count, const Stream
   return std::accumulate(parts.begin(), parts.end(), 0.0);
 }
 
+double sum_of_all_squares(std::span<const SquaredArray> arrays, const Stream& stream) {
+  double sum = 0;
+  for (const SquaredArray& array : arrays) {
+    // The kernel only reads.
+    sum += sum_of_squares({.weight = const_cast<float*>(array.values)}, array.count, stream);
+  }
+  return sum;
+}
+
 /// Each thread sums a contiguous part of the run into vectors of its own; they are added in order.
 void factored_sums(const FactoredSumsArgs& args, const Stream& stream) {
   if (args.count == 0) return;
@@ -117,6 +126,7 @@ OptimizerKernels cpu_optimizer_kernels() {
           .load_master = update_weights<CopyMasterArgs, &CpuLoops::load_master>,
           .store_master = update_weights<CopyMasterArgs, &CpuLoops::store_master>,
           .sum_of_squares = sum_of_squares,
+          .sum_of_all_squares = sum_of_all_squares,
           .factored_sums = factored_sums,
           .factored_update = run_blocks<FactoredUpdateArgs, &CpuLoops::factored_update>,
           .rms_update = run_blocks<RmsUpdateArgs, &CpuLoops::rms_update>};

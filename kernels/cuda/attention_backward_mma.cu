@@ -1,38 +1,11 @@
 // Backward of attention in bf16 on tensor cores. The weights and their gradients stay in the registers of the warps
 // that own the rows, where they are the left factors of the sums.
 #include "kernels/cuda/attention_backward.cuh"
+#include "kernels/cuda/attention_backward_sums.cuh"
 #include "kernels/cuda/attention_products.cuh"
 
 namespace weft::cuda {
 namespace {
-
-constexpr int kGroupRows = 64;  // of a group of four warps
-
-/// The form of a block for head dims up to kDim.
-template <int kDimensions, bool owns_keys>
-struct BlockForm {
-  static constexpr int kDim = kDimensions;
-  static constexpr bool kOwnsKeys = owns_keys;
-  static constexpr int kGroups = 2;
-  static constexpr int kThreads = 128 * kGroups;
-  // Both sums of 256 dims do not fit one group's registers: the groups own the same rows, each a half of the dims.
-  static constexpr int kParts = kOwnsKeys && kDim == 256 ? 2 : 1;
-  static constexpr int kOwnRows = kGroupRows * kGroups / kParts;
-  static constexpr int kSumDims = kDim / kParts;
-  static constexpr int kOtherRows = !kOwnsKeys && kDim == 256 ? 32 : 64;
-  static constexpr int kBlocksAtOnce = !kOwnsKeys && kDim == 64 ? 2 : 1;  // on a multiprocessor
-
-  static constexpr int kOwnBytes = kOwnRows * kDim * 2;
-  static constexpr int kOtherBytes = kOtherRows * kDim * 2;
-  static constexpr int kStageBytes = 2 * kOtherBytes;
-  // Behind the matrices: of each stage's queries statistics and ranges; or what warps sum dbias from.
-  static constexpr int kExtrasBegin = 2 * kOwnBytes + 2 * kStageBytes;
-  static constexpr int kDiagonalPitch = kOtherRows + 1;
-  static constexpr int kExtrasBytes =
-      kOwnsKeys ? 2 * kOtherRows * 16 : kThreads / 32 * 16 * kDiagonalPitch * static_cast<int>(sizeof(float));
-  static constexpr int kAlignment = 1024;
-  static constexpr int kSharedBytes = kExtrasBegin + kExtrasBytes + kAlignment;
-};
 
 /// What a thread knows of the queries of one place: two columns where keys are owned, else its two rows.
 struct QueryPair {
@@ -40,8 +13,11 @@ struct QueryPair {
   int begin[2], end[2];
 };
 
-/// kIsPlain: no soft cap and no bias.
-template <typename Form, bool kIsPlain>
+/// What a score is: a product, with a soft cap perhaps, or with a cap and a bias perhaps. Each has its own kernels, as
+/// what the first two need per pair is little.
+enum class Scoring : uint8_t { plain, capped, any };
+
+template <typename Form, Scoring kScoring>
 class BackwardBlock {
   static constexpr bool kOwnsKeys = Form::kOwnsKeys;
   static constexpr int kOtherRows = Form::kOtherRows;
@@ -61,7 +37,7 @@ class BackwardBlock {
     part_ = Form::kParts > 1 ? group : 0;
     group_row_ = Form::kParts > 1 ? 0 : group * kGroupRows;
     group_begin_ = tile.begin + group_row_;
-    own_row_ = group_begin_ + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;
+    own_row_ = tile.begin + own_row<Form>(group);
     column_ = threadIdx.x % 4 * 2;
     queries_per_key_ = params.num_heads / params.num_kv_heads;
   }
@@ -71,21 +47,27 @@ class BackwardBlock {
     clear(sums);
     clear(value_sums);
     int tiles = (tile_.other_end - tile_.other_begin + kOtherRows - 1) / kOtherRows;
-    int steps = kOwnsKeys ? tiles * queries_per_key_ : tiles;
+    int step = kOwnsKeys ? tile_.first_step : 0;
+    int end_step = kOwnsKeys ? min(tiles * queries_per_key_, tile_.end_step) : tiles;
     if constexpr (!kOwnsKeys) load_own_queries();
-    if (steps > 0) {
+    if (step < end_step) {
       load_own();
-      load_other(0, tiles);
+      load_other(step, tiles);
     }
-    for (int step = 0; step < steps; ++step) {
+    for (; step < end_step; ++step) {
       products::wait_for_copies();
       __syncthreads();
-      if (step + 1 < steps) load_other(step + 1, tiles);
+      if (step + 1 < end_step) load_other(step + 1, tiles);
       int other_begin = tile_.other_begin + step % tiles * kOtherRows;
       if (!is_seen(step % 2, other_begin)) continue;
       add_tile(step % 2, other_begin, query_head(step, tiles), sums, value_sums);
     }
-    store(kOwnsKeys ? params_.dk : params_.dq, sums, params_.scale);
+    if (kOwnsKeys && tile_.partial >= 0) {
+      keep_partial<Form>(params_, tile_.partial, 0, sums);
+      keep_partial<Form>(params_, tile_.partial, 1, value_sums);
+      return;
+    }
+    store(kOwnsKeys ? params_.dk : params_.dq, sums, params_.score_factor);
     if constexpr (kOwnsKeys) store(params_.dv, value_sums, 1);
   }
 
@@ -118,26 +100,29 @@ class BackwardBlock {
       uint32_t to, const void* array, int64_t sequence_row, int first, int count, int heads, int head) const {
     constexpr int kCells = Form::kDim / 8, kRowsAtOnce = Form::kThreads / kCells;
     // The rows of a thread lie in their eights alike, and so do its cells.
-    static_assert(kRowsAtOnce % 8 == 0 && kRows % kRowsAtOnce == 0);
+    static_assert(kRowsAtOnce % 8 == 0);
     int row = threadIdx.x / kCells, cell = threadIdx.x % kCells;
     int room = params_.head_dim - cell * 8;
     int64_t stride = static_cast<int64_t>(heads) * params_.head_dim;
     const bf16* start = static_cast<const bf16*>(array);
     const bf16* from = start + (sequence_row + first + row) * stride + head * params_.head_dim + cell * 8;
     to += products::cell_offset<kRows>(row, cell);
-    if (!params_.is_aligned) return load_unaligned<kRows, kRowsAtOnce>(to, from, stride, count - first - row, room);
+    if (!params_.is_aligned) {
+      return load_unaligned<kRowsAtOnce>(to, from, stride, kRows - row, count - first - row, room);
+    }
 #pragma unroll
     for (int i = 0; i < kRows; i += kRowsAtOnce) {
+      if (kRows % kRowsAtOnce != 0 && row + i >= kRows) break;
       bool is_valid = first + row + i < count && room > 0;
       copy_async(to + i * 128, is_valid ? from + i * stride : start, is_valid);
     }
   }
 
-  template <int kRows, int kRowsAtOnce>
+  template <int kRowsAtOnce>
   __device__ __noinline__ static void load_unaligned(
-      uint32_t to, const bf16* from, int64_t stride, int num_rows, int room) {
-    for (int i = 0; i < kRows; i += kRowsAtOnce)
-      products::store_16_bytes(to + i * 128, gathered(from + i * stride, i < num_rows ? room : 0));
+      uint32_t to, const bf16* from, int64_t stride, int num_rows, int num_valid, int room) {
+    for (int i = 0; i < num_rows; i += kRowsAtOnce)
+      products::store_16_bytes(to + i * 128, gathered(from + i * stride, i < num_valid ? room : 0));
   }
 
   /// Eight elements one by one, zeros behind `count`.
@@ -239,21 +224,24 @@ class BackwardBlock {
     products::begin_products();
     products::multiply_rows<Form::kDim, Form::kOwnRows, kOtherRows>(scores, own_address(0) + own, other);
     products::multiply_rows<Form::kDim, Form::kOwnRows, kOtherRows>(dweights, own_address(1) + own, second_other);
-    products::wait_for_batches<kIsPlain ? 1 : 0>();
+    products::wait_for_batches<kScoring == Scoring::any ? 0 : 1>();
     products::hold(scores);
-    if constexpr (kIsPlain) {
+    if constexpr (kScoring == Scoring::plain) {
       is_bounded_ ? weigh<true>(stage, other_begin, scores) : weigh<false>(stage, other_begin, scores);
+    } else if constexpr (kScoring == Scoring::capped) {
+      is_bounded_ ? weigh_capped<true>(stage, other_begin, scores, weights)
+                  : weigh_capped<false>(stage, other_begin, scores, weights);
     } else {
       products::hold(dweights);
       differentiate_pairs(stage, other_begin, query_head, scores, dweights);
     }
     if constexpr (kOwnsKeys) {
-      products::round_to_factor<kOtherRows>(scores, weights);
+      if constexpr (kScoring != Scoring::capped) products::round_to_factor<kOtherRows>(scores, weights);
       products::hold(weights);
       products::begin_products();
       products::multiply_factor<Form::kSumDims, kOtherRows>(value_sums, weights, second_other + part_ * kPartOffset);
     }
-    if constexpr (kIsPlain) {
+    if constexpr (kScoring != Scoring::any) {
       products::wait_for_batches<kOwnsKeys ? 1 : 0>();
       products::hold(dweights);
       is_bounded_ ? differentiate<true>(stage, scores, dweights) : differentiate<false>(stage, scores, dweights);
@@ -303,7 +291,31 @@ class BackwardBlock {
     }
   }
 
-  /// Gradients of weights become those of scores. What is not seen has weight 0, and may be NaN otherwise.
+  /// Products become weights times a quarter of what the cap's slope is; the weights themselves go into their factor.
+  template <bool kIsBounded>
+  __device__ __forceinline__ void weigh_capped(int stage, int other_begin, Scores& scores, Factor& factor) const {
+#pragma unroll
+    for (int j = 0; j < kOtherRows / 8; ++j) {
+      QueryPair queries = queries_at(stage, j);
+      float weights[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float bent = reciprocal_approximate(1 + exp2_approximate(scores[j][i] * params_.bend));  // (1 − tanh) / 2
+        float rest = params_.cap_log2 - queries.log_sum_exp[query_of(i)];
+        weights[i] = exp2_approximate(fmaf(bent, -2 * params_.cap_log2, rest));
+        scores[j][i] = weights[i] * fmaf(-bent, bent, bent);
+        if constexpr (kIsBounded) {
+          int key = key_of(other_begin, j, i);
+          if (key < queries.begin[query_of(i)] || key >= queries.end[query_of(i)]) weights[i] = scores[j][i] = 0;
+        }
+      }
+      factor[j / 2][j % 2 * 2] = pack_bf16(weights[0], weights[1]);
+      factor[j / 2][j % 2 * 2 + 1] = pack_bf16(weights[2], weights[3]);
+    }
+  }
+
+  /// Gradients of weights become those of scores, up to a factor. What is not seen has weight 0, and may be NaN
+  /// otherwise.
   template <bool kIsBounded>
   __device__ __forceinline__ void differentiate(int stage, const Scores& weights, Scores& dweights) const {
 #pragma unroll
@@ -381,18 +393,13 @@ class BackwardBlock {
 #pragma unroll
       for (int j = 0; j < Form::kSumDims / 8; ++j) {
         int column = part_ * Form::kSumDims + 8 * j + column_;
-        store_pair(to + column, params_.head_dim - column, sums[j][2 * half] * factor, sums[j][2 * half + 1] * factor);
+        store_pair(params_,
+                   to + column,
+                   params_.head_dim - column,
+                   sums[j][2 * half] * factor,
+                   sums[j][2 * half + 1] * factor);
       }
     }
-  }
-
-  __device__ __forceinline__ void store_pair(bf16* to, int room, float first, float second) const {
-    if (params_.is_aligned) {
-      if (room > 0) *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
-      return;
-    }
-    if (room > 0) to[0] = from_float<bf16>(first);
-    if (room > 1) to[1] = from_float<bf16>(second);
   }
 
   const BackwardParams& params_;
@@ -409,38 +416,56 @@ class BackwardBlock {
   bool is_whole_ = false, is_bounded_ = false;
 };
 
-template <typename Form, bool kIsPlain>
-__global__ void __launch_bounds__(Form::kThreads, kIsPlain ? Form::kBlocksAtOnce : 1)
-    backward_mma(const __grid_constant__ BackwardParams params, const BackwardTile* tiles) {
+template <typename Form, Scoring kScoring>
+__global__ void __launch_bounds__(Form::kThreads, kScoring == Scoring::plain ? Form::kBlocksAtOnce : 1)
+    backward_mma(const __grid_constant__ BackwardParams params, const BackwardTile* tiles, int heads) {
   extern __shared__ char shared_bytes[];
   uint32_t misaligned = shared_address(shared_bytes) % Form::kAlignment;
   char* shared = shared_bytes + (misaligned > 0 ? Form::kAlignment - misaligned : 0);
-  int heads = Form::kOwnsKeys ? params.num_kv_heads : params.num_heads;
-  BackwardBlock<Form, kIsPlain>(params, tiles[blockIdx.x / heads], static_cast<int>(blockIdx.x % heads), shared).run();
+  const BackwardTile& tile = tiles[blockIdx.x / heads];
+  BackwardBlock<Form, kScoring>(params, tile, tile.head + static_cast<int>(blockIdx.x % heads), shared).run();
 }
 
-template <typename Form, bool kIsPlain>
+template <typename Form, Scoring kScoring>
 void launch_pass(const BackwardParams& params, BackwardTiles tiles, CudaDevice& device) {
   if (tiles.count == 0) return;
   require(Form::kSharedBytes <= device.max_shared_bytes(), "attention_backward", "a GPU with more shared memory");
-  auto kernel = backward_mma<Form, kIsPlain>;
+  auto kernel = backward_mma<Form, kScoring>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kSharedBytes),
         "shared memory of attention_backward");
-  int64_t blocks = tiles.count * (Form::kOwnsKeys ? params.num_kv_heads : params.num_heads);
-  kernel<<<static_cast<unsigned>(blocks), Form::kThreads, Form::kSharedBytes, device.stream()>>>(params, tiles.tiles);
+  auto blocks = static_cast<unsigned>(tiles.count * tiles.heads);
+  kernel<<<blocks, Form::kThreads, Form::kSharedBytes, device.stream()>>>(params, tiles.tiles, tiles.heads);
   check_launch(Form::kOwnsKeys ? "attention_backward: keys" : "attention_backward: queries");
 }
 
-template <int kDim>
+template <typename Form, Scoring kScoring>
+void launch_keys_pass(BackwardParams params, BackwardTiles tiles, CudaDevice& device) {
+  DeviceBuffer<float> partials(device, std::max<int64_t>(tiles.num_partials * kPartialFloats<Form>, 1));
+  params.partials = partials.data();
+  launch_pass<Form, kScoring>(params, tiles, device);
+  if (tiles.num_splits == 0) return;
+  auto kernel = sum_partials<Form>;
+  auto blocks = static_cast<unsigned>(tiles.num_splits * kSumBlocks<Form>);
+  kernel<<<blocks, Form::kThreads, 0, device.stream()>>>(params, tiles.splits);
+  check_launch("attention_backward: sums of keys");
+}
+
+template <int kDim, Scoring kScoring>
 void launch_passes(const BackwardParams& params, BackwardTiles keys, BackwardTiles queries, CudaDevice& device) {
-  bool is_plain = params.soft_cap <= 0 && params.bias == nullptr && params.dbias == nullptr;
-  if (is_plain) {
-    launch_pass<BlockForm<kDim, true>, true>(params, keys, device);
-    launch_pass<BlockForm<kDim, false>, true>(params, queries, device);
-  } else {
-    launch_pass<BlockForm<kDim, true>, false>(params, keys, device);
-    launch_pass<BlockForm<kDim, false>, false>(params, queries, device);
+  launch_keys_pass<BlockForm<kDim, true>, kScoring>(params, keys, device);
+  launch_pass<BlockForm<kDim, false>, kScoring>(params, queries, device);
+}
+
+template <int kDim>
+void launch_scoring(const BackwardParams& params, BackwardTiles keys, BackwardTiles queries, CudaDevice& device) {
+  if (params.bias != nullptr || params.dbias != nullptr)
+    return launch_passes<kDim, Scoring::any>(params, keys, queries, device);
+  if (params.soft_cap > 0) {
+    BackwardParams capped = params;
+    capped.score_factor *= 4;  // weigh_capped leaves it out
+    return launch_passes<kDim, Scoring::capped>(capped, keys, queries, device);
   }
+  launch_passes<kDim, Scoring::plain>(params, keys, queries, device);
 }
 
 /// Calls body(kDim) with the least padded size.
@@ -455,12 +480,14 @@ auto with_padded_dim(int64_t head_dim, Body&& body) {
 
 BackwardTileSizes backward_mma_tile_sizes(int64_t head_dim) {
   return with_padded_dim(head_dim, [](auto dim) {
-    return BackwardTileSizes{BlockForm<dim(), true>::kOwnRows, BlockForm<dim(), false>::kOwnRows};
+    return BackwardTileSizes{.keys = BlockForm<dim(), true>::kOwnRows,
+                             .queries = BlockForm<dim(), false>::kOwnRows,
+                             .queries_of_keys = BlockForm<dim(), true>::kOtherRows};
   });
 }
 
 void launch_backward_mma(const BackwardParams& params, BackwardTiles keys, BackwardTiles queries, CudaDevice& device) {
-  with_padded_dim(params.head_dim, [&](auto dim) { launch_passes<dim()>(params, keys, queries, device); });
+  with_padded_dim(params.head_dim, [&](auto dim) { launch_scoring<dim()>(params, keys, queries, device); });
 }
 
 }  // namespace weft::cuda

@@ -56,7 +56,7 @@ class PlainBlock {
         if (!kOwnsKeys && params_.dbias != nullptr) add_diagonals(other);
       }
     }
-    store(kOwnsKeys ? params_.dk : params_.dq, sums, params_.scale);
+    store(kOwnsKeys ? params_.dk : params_.dq, sums, params_.score_factor);
     if constexpr (kOwnsKeys) store(params_.dv, value_sums, 1);
   }
 
@@ -214,9 +214,8 @@ class PlainBlock {
 
 template <typename Form>
 __global__ void __launch_bounds__(kThreads)
-    backward_plain(const __grid_constant__ BackwardParams params, const BackwardTile* tiles) {
+    backward_plain(const __grid_constant__ BackwardParams params, const BackwardTile* tiles, int heads) {
   extern __shared__ float4 shared_cells[];
-  int heads = Form::kOwnsKeys ? params.num_kv_heads : params.num_heads;
   PlainBlock<Form>(
       params, tiles[blockIdx.x / heads], static_cast<int>(blockIdx.x % heads), reinterpret_cast<float*>(shared_cells))
       .run();
@@ -229,8 +228,8 @@ void launch_pass(const BackwardParams& params, BackwardTiles tiles, CudaDevice& 
   auto kernel = backward_plain<Form>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kSharedBytes),
         "shared memory of attention_backward");
-  int64_t blocks = tiles.count * (Form::kOwnsKeys ? params.num_kv_heads : params.num_heads);
-  kernel<<<static_cast<unsigned>(blocks), kThreads, Form::kSharedBytes, device.stream()>>>(params, tiles.tiles);
+  auto blocks = static_cast<unsigned>(tiles.count * tiles.heads);
+  kernel<<<blocks, kThreads, Form::kSharedBytes, device.stream()>>>(params, tiles.tiles, tiles.heads);
   check_launch(Form::kOwnsKeys ? "attention_backward: keys" : "attention_backward: queries");
 }
 
@@ -243,7 +242,7 @@ void launch_passes(const BackwardParams& params, BackwardTiles keys, BackwardTil
 }  // namespace
 
 BackwardTileSizes backward_plain_tile_sizes() {
-  return {kRows, kRows};
+  return {.keys = kRows, .queries = kRows};
 }
 
 void launch_backward_plain(const BackwardParams& params,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace weft::cuda {
 namespace {
@@ -28,8 +29,10 @@ struct Writes {
 
 /// Blocks in y take one write each.
 template <typename Unit>
-__global__ void __launch_bounds__(kThreads) write_kernel(const __grid_constant__ Writes writes) {
-  const Write& write = writes.writes[blockIdx.y];
+__global__ void __launch_bounds__(kThreads) write_kernel(const __grid_constant__ Varying<Writes> writes) {
+  let_next_start();
+  wait_for_previous();
+  const Write& write = writes.get().writes[blockIdx.y];
   const Unit* source = static_cast<const Unit*>(write.source);
   Unit* cache = static_cast<Unit*>(write.cache);
   int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -47,7 +50,7 @@ void launch_writes(const Writes& writes, int count, CudaDevice& device) {
   int64_t most = 0;
   for (int i = 0; i < count; ++i) most = std::max<int64_t>(most, writes.writes[i].num_units);
   dim3 grid(grid_for(device, most, kThreads), static_cast<unsigned>(count));
-  write_kernel<Unit><<<grid, kThreads, 0, device.stream()>>>(writes);
+  launch(write_kernel<Unit>, grid, kThreads, 0, device, varying(device, writes));
   check_launch("cache_write");
 }
 

@@ -1,6 +1,7 @@
 // Attention over many queries in bf16 (Dao, "FlashAttention-2", 2023): a block has a tile of queries of one head and
 // passes over the keys that they see, whose next tiles are on their way to shared memory meanwhile. Products on tensor
 // cores with f32 sums; the softmax runs along in f32; weights are rounded to bf16 for the product with the values.
+// On compute capability 9.0 attention_forward_wgmma.cu does the most of this.
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/attention_parts.h"
@@ -394,7 +395,20 @@ void launch_by_length(const AttentionForwardArgs& args, const ForwardParams& par
   }
 }
 
-void forward_bf16(const AttentionForwardArgs& args, CudaDevice& device) {
+/// Whether its tiles of up to 192 queries are at least half full, and give half of the multiprocessors something to do.
+bool suits_wgmma(const AttentionForwardArgs& args, const CudaDevice& device) {
+  int64_t rows = args.head_dim <= 64 ? 192 : 128;
+  int64_t tiles = 0, queries = 0;
+  for (const AttentionSequence& sequence : args.sequences) {
+    tiles += ceil_div(sequence.query_count, rows);
+    queries += sequence.query_count;
+  }
+  return queries * 2 >= tiles * rows && tiles * args.num_heads * 2 >= device.num_multiprocessors();
+}
+
+}  // namespace
+
+void attention_forward_mma(const AttentionForwardArgs& args, CudaDevice& device) {
   ForwardParams params = forward_params(args);
   if (args.head_dim <= 32) return launch_curved<32, 1, 64>(args, params, device);
   if (args.head_dim <= 64) return launch_by_length<64>(args, params, device);
@@ -404,8 +418,6 @@ void forward_bf16(const AttentionForwardArgs& args, CudaDevice& device) {
   launch_curved<256, 1, 32>(args, params, device);
 }
 
-}  // namespace
-
 void attention_forward_tiles(const AttentionForwardArgs& args, CudaDevice& device) {
   require(args.head_dim >= 1 && args.head_dim <= 256, "attention", "a head_dim of 1 to 256");
   require(args.num_kv_heads > 0 && args.num_heads % args.num_kv_heads == 0,
@@ -413,7 +425,8 @@ void attention_forward_tiles(const AttentionForwardArgs& args, CudaDevice& devic
           "query heads that are a multiple of the key heads");
   if (args.dtype == DType::f32) return attention_forward_f32(args, device);
   if (args.dtype != DType::bf16) fail_dtype("attention", args.dtype);
-  forward_bf16(args, device);
+  if (kUsesWgmma && suits_wgmma(args, device) && attention_forward_wgmma(args, device)) return;
+  attention_forward_mma(args, device);
 }
 
 }  // namespace weft::cuda

@@ -99,15 +99,27 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address, uint32_t chunk_
          static_cast<uint64_t>((address & 0x3ffff) >> 4);
 }
 
+/// The same matrix `bytes` further on, which is within shared memory: its address does not overflow.
+__device__ __forceinline__ uint64_t moved(uint64_t descriptor, uint32_t bytes) {
+  return (descriptor & 0xffffffff00000000) | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
+}
+
 // clang-format off
 #define WEFT_SUMS_4(s, j) "+f"((s)[j][0]), "+f"((s)[j][1]), "+f"((s)[j][2]), "+f"((s)[j][3])
 #define WEFT_SUMS_16(s, j) WEFT_SUMS_4(s, j), WEFT_SUMS_4(s, (j) + 1), WEFT_SUMS_4(s, (j) + 2), WEFT_SUMS_4(s, (j) + 3)
 #define WEFT_SUMS_32(s, j) WEFT_SUMS_16(s, j), WEFT_SUMS_16(s, (j) + 4)
 #define WEFT_SUMS_64(s, j) WEFT_SUMS_32(s, j), WEFT_SUMS_32(s, (j) + 8)
+#define WEFT_SUMS_128(s, j) WEFT_SUMS_64(s, j), WEFT_SUMS_64(s, (j) + 16)
 #define WEFT_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WEFT_NAMES_32 WEFT_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WEFT_NAMES_64 WEFT_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
                                     ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WEFT_NAMES_40 WEFT_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define WEFT_NAMES_128 WEFT_NAMES_64 \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WEFT_WGMMA "wgmma.mma_async.sync.aligned.m64"
 // clang-format on
 
@@ -123,6 +135,11 @@ __device__ __forceinline__ void multiply_step(float (*sums)[4], uint64_t a, uint
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0; " WEFT_WGMMA "n64k16.f32.bf16.bf16 {" WEFT_NAMES_32
                  "}, %32, %33, p, 1, 1, 0, 0; }"
                  : WEFT_SUMS_32(sums, 0)
+                 : "l"(a), "l"(b), "r"(accumulate));
+  } else if constexpr (kColumns == 80) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %42, 0; " WEFT_WGMMA "n80k16.f32.bf16.bf16 {" WEFT_NAMES_40
+                 "}, %40, %41, p, 1, 1, 0, 0; }"
+                 : WEFT_SUMS_32(sums, 0), WEFT_SUMS_4(sums, 8), WEFT_SUMS_4(sums, 9)
                  : "l"(a), "l"(b), "r"(accumulate));
   } else {
     static_assert(kColumns == 128);
@@ -141,6 +158,11 @@ __device__ __forceinline__ void multiply_step(float (*sums)[4], const uint32_t (
                  "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1; }"
                  : WEFT_SUMS_32(sums, 0)
                  : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(b), "r"(1));
+  } else if constexpr (kColumns == 256) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %133, 0; " WEFT_WGMMA "n256k16.f32.bf16.bf16 {" WEFT_NAMES_128
+                 "}, {%128, %129, %130, %131}, %132, p, 1, 1, 1; }"
+                 : WEFT_SUMS_128(sums, 0)
+                 : "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "l"(b), "r"(1));
   } else {
     static_assert(kColumns == 128);
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %69, 0; " WEFT_WGMMA "n128k16.f32.bf16.bf16 {" WEFT_NAMES_64
@@ -153,29 +175,32 @@ __device__ __forceinline__ void multiply_step(float (*sums)[4], const uint32_t (
 /// sums = A·Bᵀ, a batch: 64 rows from `a` on, of a tile of kARows; B a tile of kRows rows; both kDims wide.
 template <int kDims, int kARows, int kRows>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kRows / 8][4], uint32_t a, uint32_t b) {
+  uint64_t first_a = descriptor(a, 16), first_b = descriptor(b, 16);
 #pragma unroll
   for (int step = 0; step < kDims / 16; ++step) {
     uint32_t within = step % 4 * 32;
     multiply_step<kRows>(sums,
-                         descriptor(a + step / 4 * (kARows * 128) + within, 16),
-                         descriptor(b + step / 4 * (kRows * 128) + within, 16),
+                         moved(first_a, step / 4 * (kARows * 128) + within),
+                         moved(first_b, step / 4 * (kRows * 128) + within),
                          step > 0);
   }
   end_batch();
 }
 
-/// sums += W·B, a batch: B has kRows rows, and kColumns columns from the chunk at `b` on.
-template <int kColumns, int kRows>
+/// sums += W·B, a batch: B has kRows rows, and kColumns columns from the chunk at `b` on. kAtOnce: most
+/// columns of an instruction.
+template <int kColumns, int kRows, int kAtOnce = 128>
 __device__ __forceinline__ void multiply_factor(float (&sums)[kColumns / 8][4],
                                                 const uint32_t (&w)[kRows / 16][4],
                                                 uint32_t b) {
-  constexpr int kPart = kColumns < 128 ? kColumns : 128;
+  constexpr int kPart = kColumns < kAtOnce ? kColumns : kAtOnce;
+  uint64_t first = descriptor(b, kRows * 128);
 #pragma unroll
   for (int step = 0; step < kRows / 16; ++step) {
 #pragma unroll
     for (int part = 0; part < kColumns / kPart; ++part) {
-      uint32_t begin = b + part * (kPart / 64) * (kRows * 128) + step * (16 * 128);
-      multiply_step<kPart>(sums + part * (kPart / 8), w[step], descriptor(begin, kRows * 128));
+      uint32_t further = part * (kPart / 64) * (kRows * 128) + step * (16 * 128);
+      multiply_step<kPart>(sums + part * (kPart / 8), w[step], moved(first, further));
     }
   }
   end_batch();
@@ -185,9 +210,12 @@ __device__ __forceinline__ void multiply_factor(float (&sums)[kColumns / 8][4],
 #undef WEFT_SUMS_16
 #undef WEFT_SUMS_32
 #undef WEFT_SUMS_64
+#undef WEFT_SUMS_128
 #undef WEFT_NAMES_16
 #undef WEFT_NAMES_32
+#undef WEFT_NAMES_40
 #undef WEFT_NAMES_64
+#undef WEFT_NAMES_128
 #undef WEFT_WGMMA
 
 #else  // mma.sync
@@ -215,7 +243,7 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[kRows / 8][4], uint3
   }
 }
 
-template <int kColumns, int kRows>
+template <int kColumns, int kRows, int kAtOnce = 128>
 __device__ __forceinline__ void multiply_factor(float (&sums)[kColumns / 8][4],
                                                 const uint32_t (&w)[kRows / 16][4],
                                                 uint32_t b) {

@@ -22,9 +22,8 @@ __global__ void __launch_bounds__(kJoinThreads) split_join_kernel(const __grid_c
   constexpr int kLanes = width / 4, kGroups = kJoinThreads / kLanes, kStride = part_stride(width);
   __shared__ float weights[kMaxSplits], reduction[33];
   __shared__ float4 sums[kGroups][kLanes];
-#if __CUDA_ARCH__ >= 900
-  cudaGridDependencySynchronize();
-#endif
+  let_next_start();
+  wait_for_previous();
   SplitPlace place = split_place(p, 0);
   int row = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   if (row >= place.rows) return;
@@ -160,22 +159,6 @@ SplitCall::SplitCall(const AttentionForwardArgs& args) {
 
 using SplitKernel = void (*)(SplitParams);
 
-/// Launches with one attribute more than none.
-void launch(SplitKernel kernel, cudaLaunchConfig_t config, cudaLaunchAttribute attribute, const SplitParams& params) {
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, params), "attention");
-}
-
-cudaLaunchConfig_t launch_config(const CudaDevice& device, dim3 grid, int64_t threads, int64_t shared_bytes) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = device.stream();
-  return config;
-}
-
 void launch_split(
     SplitKernel kernel, const SplitParams& params, dim3 grid, int64_t warps, int width, CudaDevice& device) {
   int64_t bytes = (warps + 1) * params.rows_per_block * part_stride(width) * 4;
@@ -185,28 +168,17 @@ void launch_split(
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
           "attention");
   }
-  cudaLaunchConfig_t config = launch_config(device, grid, warps * 32, bytes);
-  if (params.join != SplitJoin::cluster) {
-    check(cudaLaunchKernelEx(&config, kernel, params), "attention");
-    return;
-  }
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = grid.x;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  launch(kernel, config, attribute, params);
+  unsigned cluster_blocks = params.join == SplitJoin::cluster ? grid.x : 1;
+  auto threads = static_cast<unsigned>(warps * 32);
+  launch_clusters(kernel, cluster_blocks, grid, threads, static_cast<size_t>(bytes), device, params);
+  check_launch("attention");
 }
 
-/// The second launch, whose blocks may wait on the device for the first's.
 template <typename T, int width>
 void launch_join(const SplitParams& params, dim3 grid, CudaDevice& device) {
   grid.x = static_cast<unsigned>(params.rows_per_block);
-  cudaLaunchConfig_t config = launch_config(device, grid, kJoinThreads, 0);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = device.architecture() >= 90 ? 1 : 0;
-  launch(split_join_kernel<T, width>, config, attribute, params);
+  launch(split_join_kernel<T, width>, grid, kJoinThreads, 0, device, params);
+  check_launch("attention");
 }
 
 /// `kernel` is of dtype T and head_dims up to `width`, and takes `rows_per_block` rows at most.
@@ -265,8 +237,15 @@ void attention_forward_split(const AttentionForwardArgs& args, CudaDevice& devic
   require(args.head_dim >= 1 && args.head_dim <= kMaxWidth, "attention", "a head_dim of 1 to 256");
   SplitCall call(args);
   if (call.sequences.empty()) return;
-  bool is_inlined = call.sequences.size() <= kInlineSplitSequences;
   auto count = static_cast<int64_t>(call.sequences.size());
+  // Lengths are what changes from one step to the next.
+  const void* varying = device.graphs().varying(call.sequences.data(), call.sequences.size() * sizeof(SplitSequence));
+  if (varying != nullptr) {
+    call.params.uploaded = static_cast<const SplitSequence*>(varying);
+    dispatch(args.dtype, "attention", [&](auto zero) { run_of_dtype<decltype(zero)>(args, call, device); });
+    return;
+  }
+  bool is_inlined = count <= kInlineSplitSequences;
   DeviceBuffer<SplitSequence> sequences =
       is_inlined ? DeviceBuffer<SplitSequence>() : uploaded(device, call.sequences.data(), count);
   call.params.uploaded = sequences.data();

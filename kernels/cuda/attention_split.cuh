@@ -11,6 +11,7 @@
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/attention_parts.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace weft::cuda {
 
@@ -30,9 +31,9 @@ struct SplitSequence {
   int64_t key_token_stride = 0, key_head_stride = 0;
   int64_t bias_origin = 0;
   int32_t query_count = 0;
-  int32_t position = 0;            // of the first query
-  int32_t is_explicit = 0;         // ends came from visible_keys: no window
-  int32_t ends[kMaxSplitQueries];  // query i sees keys before ends[i]
+  int32_t position = 0;                 // of the first query
+  int32_t is_explicit = 0;              // ends came from visible_keys: no window
+  int32_t ends[kMaxSplitQueries] = {};  // query i sees keys before ends[i]
 };
 
 /// How the stretches of keys of a row come together.

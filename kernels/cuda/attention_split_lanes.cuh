@@ -189,6 +189,8 @@ template <typename T, int lanes, int max_rows>
 __global__ void __launch_bounds__(kMaxSplitThreads) split_lanes_kernel(const __grid_constant__ SplitParams p) {
   extern __shared__ float4 shared_memory[];
   float* shared = reinterpret_cast<float*>(shared_memory);
+  let_next_start();
+  wait_for_previous();
   SplitPlace place = split_place(p, static_cast<int>(blockIdx.x));
   if (place.rows <= 0) return;
   if (p.join == SplitJoin::kernel && static_cast<int>(blockIdx.x) >= place.splits) return;

@@ -13,10 +13,11 @@ namespace weft::cuda {
 inline constexpr int kMmaRows = 16;
 inline constexpr int kMmaKeys = 16;  // of a warp's tile
 
-/// Eight bf16 that are read once.
+/// Eight bf16 that are read once. No load of constants, as the kernel before this one may have written them; the
+/// pointer comes from pointer_after_wait().
 __device__ __forceinline__ uint4 load_streaming(const bf16* from) {
   uint4 value;
-  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
       : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
       : "l"(from));
   return value;
@@ -265,6 +266,8 @@ template <int width>
 __global__ void __launch_bounds__(kMaxSplitThreads) split_mma_kernel(const __grid_constant__ SplitParams p) {
   extern __shared__ float4 shared_memory[];
   float* shared = reinterpret_cast<float*>(shared_memory);
+  let_next_start();
+  wait_for_previous();
   SplitPlace place = split_place(p, static_cast<int>(blockIdx.x));
   if (place.rows <= 0) return;
   if (p.join == SplitJoin::kernel && static_cast<int>(blockIdx.x) >= place.splits) return;
@@ -273,8 +276,8 @@ __global__ void __launch_bounds__(kMaxSplitThreads) split_mma_kernel(const __gri
   start_rows<width>(p, place, reinterpret_cast<uint4*>(shared), rows);
   const SplitSequence& sequence = *place.sequence;
   int64_t head = place.kv_head * sequence.key_head_stride;
-  MmaSource<width> source{static_cast<const bf16*>(sequence.keys) + head,
-                          static_cast<const bf16*>(sequence.values) + head,
+  MmaSource<width> source{pointer_after_wait(static_cast<const bf16*>(sequence.keys) + head),
+                          pointer_after_wait(static_cast<const bf16*>(sequence.values) + head),
                           sequence.key_token_stride,
                           place.key_end - 1,
                           p.head_dim};

@@ -17,17 +17,20 @@ struct Tile {
   TileSequence sequence;
   int first_query = 0;
   int head = 0;
+  int number = 0;  // of the sequence in the list
 };
 
-/// Blocks of one tile's heads are neighbours, so that they find the sequence's keys in the cache at the same time.
-__device__ __forceinline__ Tile find_tile(const TileList& list, int num_heads) {
+/// The tile and head of a block. Blocks of one tile's heads are neighbours, so that they find the sequence's keys in
+/// the cache at the same time.
+__device__ __forceinline__ Tile find_tile(const TileList& list, int num_heads, int block) {
   Tile tile;
-  int index = static_cast<int>(blockIdx.x) / num_heads;
-  tile.head = static_cast<int>(blockIdx.x) % num_heads;
+  int index = block / num_heads;
+  tile.head = block % num_heads;
   if (list.sequences != nullptr) {
     TilePlace place = list.tiles[index];
     tile.sequence = list.sequences[place.sequence];
     tile.first_query = place.first_query;
+    tile.number = place.sequence;
     return tile;
   }
   int s = 0;
@@ -36,7 +39,11 @@ __device__ __forceinline__ Tile find_tile(const TileList& list, int num_heads) {
   int of_sequence = index - tile.sequence.first_tile;
   if (list.is_last_first) of_sequence = (tile.sequence.query_count - 1) / list.rows - of_sequence;
   tile.first_query = of_sequence * list.rows;
+  tile.number = s;
   return tile;
+}
+__device__ __forceinline__ Tile find_tile(const TileList& list, int num_heads) {
+  return find_tile(list, num_heads, static_cast<int>(blockIdx.x));
 }
 
 /// The keys [x, y) that a query sees. Neither falls from a query to the next.

@@ -52,6 +52,8 @@ class AttentionTiles {
   const TileList& list() const { return list_; }
   /// Tiles of all sequences.
   int64_t count() const { return count_; }
+  /// The sequences in the order of the list.
+  const std::vector<TileSequence>& sequences() const { return converted_; }
 
  private:
   void upload(const AttentionForwardArgs& args, CudaDevice& device);
@@ -83,7 +85,16 @@ struct ForwardParams {
 
 ForwardParams forward_params(const AttentionForwardArgs& args);
 
-/// The forward pass of f32; the one of bf16 is in attention_forward.cu.
+/// The forward pass of f32, and that of bf16 for all heads and devices.
 void attention_forward_f32(const AttentionForwardArgs& args, CudaDevice& device);
+void attention_forward_mma(const AttentionForwardArgs& args, CudaDevice& device);
+
+/// Whether attention_forward_wgmma is used and tested. Not until it has passed its tests on a GPU: its first version
+/// asked for more registers than a block has and waited for them for ever; the present one has only been emulated.
+inline constexpr bool kUsesWgmma = false;
+
+/// That of bf16 for many queries on compute capability 9.0a. False, with nothing done: not on this device, or not for
+/// heads of this size, or these addresses and strides.
+bool attention_forward_wgmma(const AttentionForwardArgs& args, CudaDevice& device);
 
 }  // namespace weft::cuda

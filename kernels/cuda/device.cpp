@@ -1,6 +1,7 @@
 #include "kernels/cuda/device.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -117,13 +118,14 @@ class CudaDevice::PinnedRing {
 CudaDevice::CudaDevice(int index) : index_(index) {
   make_current();
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  graphs_.use(stream_);
   check(cudaDeviceGetDefaultMemPool(&pool_, index), "finding the memory pool");
   uint64_t keep_all = UINT64_MAX;
   check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all), "setting up the memory pool");
   num_multiprocessors_ = attribute(cudaDevAttrMultiProcessorCount, index);
   max_shared_bytes_ = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  architecture_ = attribute(cudaDevAttrComputeCapabilityMajor, index) * 10 +
-                  attribute(cudaDevAttrComputeCapabilityMinor, index);
+  architecture_ =
+      attribute(cudaDevAttrComputeCapabilityMajor, index) * 10 + attribute(cudaDevAttrComputeCapabilityMinor, index);
   ring_ = std::make_unique<PinnedRing>();
 }
 
@@ -157,13 +159,17 @@ void* CudaDevice::take_cached(size_t size) {
   std::lock_guard lock(mutex_);
   auto found = cache_.find(size);
   if (found == cache_.end() || found->second.empty()) return nullptr;
-  void* pointer = found->second.back();
-  found->second.pop_back();
-  return pointer;
+  return found->second.extract(found->second.begin()).value();
 }
 
 void* CudaDevice::fresh(size_t size) {
   void* pointer = nullptr;
+  // What is allocated in the stream's order during a capture would be the graph's own.
+  if (graphs_.is_recording()) {
+    if (cudaMalloc(&pointer, size) == cudaSuccess) return pointer;
+    cudaGetLastError();
+    return nullptr;
+  }
   if (cudaMallocAsync(&pointer, size, stream_) == cudaSuccess) return pointer;
   cudaGetLastError();
   return nullptr;
@@ -181,7 +187,7 @@ void* CudaDevice::allocate(size_t bytes, MemoryTag tag) {
   size_t size = block_size(bytes);
   void* pointer = take_cached(size);
   if (pointer == nullptr) pointer = fresh(size);
-  if (pointer == nullptr) {
+  if (pointer == nullptr && !graphs_.is_recording()) {
     release_cached();
     cudaStreamSynchronize(stream_);
     cudaMemPoolTrimTo(pool_, 0);
@@ -202,45 +208,52 @@ void* CudaDevice::allocate(size_t bytes, MemoryTag tag) {
 void CudaDevice::deallocate(void* pointer, size_t bytes, MemoryTag tag) {
   tracker_.add(tag, -static_cast<int64_t>(bytes));
   size_t size = block_size(bytes);
-  if (size > kMaxCachedBlock) {
+  if (size > kMaxCachedBlock && !graphs_.is_recording() && !graphs_.is_replaying()) {
     cudaFreeAsync(pointer, stream_);
     return;
   }
   std::lock_guard lock(mutex_);
-  cache_[size].push_back(pointer);
+  cache_[size].insert(pointer);
+}
+
+/// In a replayed step: notes the operation, which the graph does.
+bool CudaDevice::is_left_to_graph(const void* to, const void* from, size_t bytes) {
+  if (graphs_.is_recording() || graphs_.is_replaying()) {
+    const std::array<uintptr_t, 3> operation = {
+        reinterpret_cast<uintptr_t>(to), reinterpret_cast<uintptr_t>(from), bytes};
+    graphs_.note_value(operation);
+  }
+  return graphs_.is_replaying();
 }
 
 void CudaDevice::copy_from_host(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  if (PinnedRing::fits(bytes)) {
-    upload(to, from, bytes);
-    return;
-  }
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
-  synchronize();
+  upload(to, from, bytes);
 }
 
 void CudaDevice::copy_to_host(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
+  if (graphs_.is_recording() || graphs_.is_replaying()) return graphs_.refuse();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
   synchronize();
 }
 
 void CudaDevice::copy_within(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
+  if (is_left_to_graph(to, from, bytes)) return;
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copying on the device");
 }
 
 void CudaDevice::copy_rows(
     void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t num_rows) {
-  if (row_bytes == 0 || num_rows == 0) return;
-  check(cudaMemcpy2DAsync(
-            to, to_stride, from, from_stride, row_bytes, num_rows, cudaMemcpyDeviceToDevice, stream_),
+  if (row_bytes == 0 || num_rows == 0 || is_left_to_graph(to, from, row_bytes * num_rows)) return;
+  check(cudaMemcpy2DAsync(to, to_stride, from, from_stride, row_bytes, num_rows, cudaMemcpyDeviceToDevice, stream_),
         "copying rows on the device");
 }
 
 void CudaDevice::fill_zero(void* to, size_t bytes) {
   if (bytes == 0) return;
+  if (is_left_to_graph(to, nullptr, bytes)) return;
   check(cudaMemsetAsync(to, 0, bytes, stream_), "filling with zeros");
 }
 
@@ -251,12 +264,15 @@ void CudaDevice::synchronize() {
 void CudaDevice::upload(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   if (!PinnedRing::fits(bytes)) {
+    if (graphs_.is_recording() || graphs_.is_replaying()) return graphs_.refuse();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
     synchronize();
     return;
   }
+  graphs_.note(from, bytes);
+  if (is_left_to_graph(to, nullptr, bytes)) return;
   std::lock_guard lock(mutex_);
-  const void* staged = ring_->stage(from, bytes, stream_);
+  const void* staged = graphs_.is_recording() ? graphs_.keep(from, bytes) : ring_->stage(from, bytes, stream_);
   check(cudaMemcpyAsync(to, staged, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
 }
 
@@ -275,7 +291,13 @@ std::string no_cuda_reason() {
   int count = 0;
   cudaError_t status = cudaGetDeviceCount(&count);
   cudaGetLastError();
-  return status == cudaSuccess ? "no GPU is visible" : fmt::format("no GPU: {}", cudaGetErrorString(status));
+  if (status == cudaSuccess) return "no GPU is visible";
+  if (status == cudaErrorInsufficientDriver) {
+    return fmt::format("no GPU: there is no NVIDIA driver, or one too old for CUDA {}.{}",
+                       CUDART_VERSION / 1000,
+                       CUDART_VERSION % 1000 / 10);
+  }
+  return fmt::format("no GPU: {}", cudaGetErrorString(status));
 }
 
 CudaDeviceInfo cuda_device_info(int index) {

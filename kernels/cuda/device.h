@@ -7,11 +7,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "core/memory.h"
+#include "kernels/cuda/step_graph.h"
 #include "kernels/stream.h"
 
 namespace weft::cuda {
@@ -33,18 +35,17 @@ class CudaDevice final : public Allocator {
   void copy_from_host(void* to, const void* from, size_t bytes) override;
   void copy_to_host(void* to, const void* from, size_t bytes) override;
   void copy_within(void* to, const void* from, size_t bytes) override;
-  void copy_rows(void* to,
-                 size_t to_stride,
-                 const void* from,
-                 size_t from_stride,
-                 size_t row_bytes,
-                 size_t num_rows) override;
+  void copy_rows(
+      void* to, size_t to_stride, const void* from, size_t from_stride, size_t row_bytes, size_t num_rows) override;
   void fill_zero(void* to, size_t bytes) override;
   void synchronize() override;
   std::shared_ptr<Allocator> make_host_allocator() override;
+  void run_step(uint64_t key, const std::function<void()>& step) override { graphs_.run(key, step); }
 
   /// Makes this the device of the calling thread, on which its launches run.
   void make_current() const;
+  /// The steps that run as graphs; launches go by kernels/cuda/launch.cuh, which knows of them.
+  StepGraphs& graphs() { return graphs_; }
   /// The one stream of this device; kernels, copies and the reuse of freed blocks are ordered by it.
   cudaStream_t stream() const { return stream_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
@@ -60,6 +61,7 @@ class CudaDevice final : public Allocator {
 
  private:
   class PinnedRing;
+  bool is_left_to_graph(const void* to, const void* from, size_t bytes);
   void* take_cached(size_t size);
   void* fresh(size_t size);
   void release_cached();
@@ -69,8 +71,11 @@ class CudaDevice final : public Allocator {
   cudaMemPool_t pool_ = nullptr;
   int num_multiprocessors_ = 0, max_shared_bytes_ = 0, architecture_ = 0;
   MemoryTracker tracker_;
+  StepGraphs graphs_;
   std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> cache_;
+  /// Free blocks by size. The lowest address goes first, so that a step that is repeated finds its blocks where it
+  /// found them before.
+  std::map<size_t, std::set<void*>> cache_;
   std::unique_ptr<PinnedRing> ring_;
   std::unique_ptr<BlasHandle> blas_;
 };

@@ -178,6 +178,7 @@ ElementwiseKernels cuda_elementwise_kernels() {
           .transpose = cuda::transpose,
           .column_scale = cuda::column_scale,
           .column_scale_backward = cuda::column_scale_backward,
+          .argmax = cuda::argmax,
           .random_normal = cuda::random_normal};
 }
 

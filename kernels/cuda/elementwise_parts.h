@@ -14,6 +14,9 @@ void transpose(const TransposeArgs& args, const Stream& stream);
 void column_scale(const ColumnScaleArgs& args, const Stream& stream);
 void column_scale_backward(const ColumnScaleBackwardArgs& args, const Stream& stream);
 
+// kernels/cuda/argmax.cu
+void argmax(const ArgmaxArgs& args, const Stream& stream);
+
 // kernels/cuda/random_normal.cu
 void random_normal(const RandomNormalArgs& args, const Stream& stream);
 

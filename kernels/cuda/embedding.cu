@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/packs.cuh"
 
 namespace weft::cuda {
@@ -35,7 +36,10 @@ struct RowLookup {
 
 /// A block a row.
 template <typename T, int N, typename Ids>
-__global__ void __launch_bounds__(kRowThreads) lookup_kernel(RowLookup<T> lookup, Ids ids) {
+__global__ void __launch_bounds__(kRowThreads)
+    lookup_kernel(const __grid_constant__ RowLookup<T> lookup, const __grid_constant__ Ids ids) {
+  let_next_start();
+  wait_for_previous();
   int64_t index = int64_t{ids.at(blockIdx.x)} - lookup.row_begin;
   bool is_here = index >= 0 && index < lookup.rows;
   const T* source = lookup.table + (is_here ? index : 0) * lookup.width;
@@ -60,13 +64,18 @@ template <typename T, int N>
 void launch_lookup(const RowLookup<T>& lookup, const int32_t* ids, int64_t num_ids, CudaDevice& device) {
   auto blocks = static_cast<unsigned>(num_ids);
   int threads = row_threads<N>(lookup.width);
-  if (num_ids <= InlineIds::kCount) {
+  // In a step that runs as a graph: where the graph finds them.
+  const void* varying = device.graphs().varying(ids, static_cast<size_t>(num_ids) * sizeof(int32_t));
+  if (varying != nullptr) {
+    UploadedIds values{static_cast<const int32_t*>(varying)};
+    launch(lookup_kernel<T, N, UploadedIds>, blocks, threads, 0, device, lookup, values);
+  } else if (num_ids <= InlineIds::kCount) {
     InlineIds values{};
     std::copy_n(ids, num_ids, values.values);
-    lookup_kernel<T, N><<<blocks, threads, 0, device.stream()>>>(lookup, values);
+    launch(lookup_kernel<T, N, InlineIds>, blocks, threads, 0, device, lookup, values);
   } else {
     auto values = uploaded(device, ids, num_ids);
-    lookup_kernel<T, N><<<blocks, threads, 0, device.stream()>>>(lookup, UploadedIds{values.data()});
+    launch(lookup_kernel<T, N, UploadedIds>, blocks, threads, 0, device, lookup, UploadedIds{values.data()});
   }
 }
 

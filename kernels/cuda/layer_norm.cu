@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/norm_rows.cuh"
 #include "kernels/norm.h"
 
@@ -79,10 +80,16 @@ template <typename T, int N, int kHeld>
 __global__ void __launch_bounds__(most_forward_threads(kHeld))
     forward_rows(const __grid_constant__ LayerNormForwardArgs args) {
   __shared__ float parts[2 * 32];
+  let_next_start();
   int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   bool is_row = row < args.rows;
   int packs = static_cast<int>(args.width / N), own_packs = is_row ? packs : 0;
   int64_t first = row * packs;
+  if (args.groups == nullptr) {
+    prefetch_parameter<Pack<T, N>, kHeld>(args.weight, packs);
+    prefetch_parameter<Pack<T, N>, kHeld>(args.bias, packs);
+  }
+  wait_for_previous();
   int64_t group = is_row && args.groups != nullptr ? static_cast<int64_t>(args.groups[row]) * packs : 0;
   Pack<T, N> x[kHeld], residual[kHeld], weight[kHeld];
 #pragma unroll
@@ -115,6 +122,8 @@ __global__ void __launch_bounds__(most_forward_threads(kHeld))
 template <typename T, int N>
 __global__ void __launch_bounds__(1024) forward_long_rows(const __grid_constant__ LayerNormForwardArgs args) {
   __shared__ float parts[2 * 32];
+  let_next_start();
+  wait_for_previous();
   int64_t row = blockIdx.x, packs = args.width / N;
   auto input = [&](int64_t at) {
     Pack<T, N> x = load_pack<T, N>(args.x, row * packs + at);
@@ -135,15 +144,15 @@ __global__ void __launch_bounds__(1024) forward_long_rows(const __grid_constant_
 }
 
 template <typename T, int N>
-void launch_forward(const LayerNormForwardArgs& args, const CudaDevice& device) {
+void launch_forward(const LayerNormForwardArgs& args, CudaDevice& device) {
   RowShape shape = forward_row_shape(device, args.rows, args.width / N);
   auto blocks = static_cast<unsigned>(ceil_div(args.rows, shape.rows_per_block));
   dim3 threads(static_cast<unsigned>(shape.threads), static_cast<unsigned>(shape.rows_per_block));
   if (shape.held == 0) {
-    forward_long_rows<T, N><<<blocks, threads, 0, device.stream()>>>(args);
+    launch(forward_long_rows<T, N>, blocks, threads, 0, device, args);
   } else {
     dispatch_held<4>(shape.held, [&](auto held) {
-      forward_rows<T, N, decltype(held)::value><<<blocks, threads, 0, device.stream()>>>(args);
+      launch(forward_rows<T, N, decltype(held)::value>, blocks, threads, 0, device, args);
     });
   }
   check_launch("layer_norm");

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace weft::cuda {
 
@@ -88,6 +89,18 @@ __device__ __forceinline__ Pack<T, N> load_pack(const void* base, int64_t index)
 template <typename T, int N>
 __device__ __forceinline__ void store_pack(void* base, int64_t index, const Pack<T, N>& pack) {
   static_cast<Pack<T, N>*>(base)[index] = pack;
+}
+
+/// Prefetches the thread's packs of a weight that all rows share (null: none), before wait_for_previous().
+template <typename Pack, int kHeld>
+__device__ __forceinline__ void prefetch_parameter(const void* values, int packs) {
+  constexpr int kLine = 128 / static_cast<int>(sizeof(Pack));  // packs; a thread of each line is enough
+  if (values == nullptr || threadIdx.x % kLine != 0) return;
+#pragma unroll
+  for (int p = 0; p < kHeld; ++p) {
+    int at = static_cast<int>(threadIdx.x + p * blockDim.x);
+    if (at < packs) prefetch_to_l2(static_cast<const Pack*>(values) + at);
+  }
 }
 
 /// x + residual, rounded.

@@ -189,6 +189,7 @@ OptimizerKernels cuda_optimizer_kernels() {
           .load_master = cuda::copy_master<cuda::LoadStep>,
           .store_master = cuda::copy_master<cuda::StoreStep>,
           .sum_of_squares = cuda::sum_of_squares,
+          .sum_of_all_squares = cuda::sum_of_all_squares,
           .factored_sums = cuda::factored_sums,
           .factored_update = cuda::factored_update,
           .rms_update = cuda::rms_update};

@@ -7,6 +7,7 @@ namespace weft::cuda {
 
 // kernels/cuda/optimizer_sums.cu
 AdamNorms adam_norms(const AdamArgs& args, const Stream& stream);
+double sum_of_all_squares(std::span<const SquaredArray> arrays, const Stream& stream);
 double sum_of_squares(const OptimizerWeight& values, int64_t count, const Stream& stream);
 
 // kernels/cuda/optimizer_factored.cu

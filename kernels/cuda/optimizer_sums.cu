@@ -87,7 +87,44 @@ struct NormSums {
   }
 };
 
+/// One piece of an array a block.
+constexpr int64_t kPieceElements = 1 << 16;
+
+__global__ void __launch_bounds__(kPackThreads) sum_pieces(const SquaredArray* pieces, double* sums) {
+  __shared__ double shared[33];
+  SquaredArray piece = pieces[blockIdx.x];
+  double sum = 0;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < piece.count; i += kPackThreads) {
+    double value = piece.values[i];
+    sum = fma(value, value, sum);
+  }
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
 }  // namespace
+
+double sum_of_all_squares(std::span<const SquaredArray> arrays, const Stream& stream) {
+  std::vector<SquaredArray> pieces;
+  for (const SquaredArray& array : arrays) {
+    for (int64_t begin = 0; begin < array.count; begin += kPieceElements) {
+      pieces.push_back({array.values + begin, std::min(kPieceElements, array.count - begin)});
+    }
+  }
+  if (pieces.empty()) return 0;
+  CudaDevice& device = device_of(stream);
+  auto count = static_cast<int64_t>(pieces.size());
+  DeviceBuffer<SquaredArray> list = uploaded(device, pieces.data(), count);
+  DeviceBuffer<double> sums(device, count);
+  sum_pieces<<<static_cast<unsigned>(count), kPackThreads, 0, device.stream()>>>(list.data(), sums.data());
+  check_launch("sum_of_all_squares");
+  std::vector<double> on_host(pieces.size());
+  device.copy_to_host(on_host.data(), sums.data(), on_host.size() * sizeof(double));
+  double total = 0;
+  for (double sum : on_host) total += sum;
+  return total;
+}
 
 AdamNorms adam_norms(const AdamArgs& args, const Stream& stream) {
   check_weight(args.weight, "adam_norms");

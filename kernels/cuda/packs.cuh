@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace weft::cuda {
 
@@ -60,6 +61,8 @@ __device__ __forceinline__ void store_floats(T* to, const float (&values)[N]) {
 /// body.run<N>(i) for packs [i, i + N), body.run<1>(i) for what is left over.
 template <int N, typename Body>
 __global__ void __launch_bounds__(kPackThreads) pack_kernel(int64_t count, Body body) {
+  let_next_start();
+  wait_for_previous();
   int64_t stride = int64_t{gridDim.x} * kPackThreads * N;
   int64_t i = (int64_t{blockIdx.x} * kPackThreads + threadIdx.x) * N;
   for (; i + N <= count; i += stride) body.template run<N>(i);
@@ -69,16 +72,17 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(int64_t count, Body 
 }
 
 /// Runs the body over [0, count), in packs of N if the caller found that they fit all arrays. Body is a struct with
-/// `template <int N> __device__ void run(int64_t i) const`; it may write where it read, since packs do not overlap.
+/// `template <int N> __device__ void run(int64_t i) const`; it may write where it read, since packs do not overlap. Its
+/// launches overlap (launch.cuh), so it reads by plain loads.
 template <int N, typename Body>
 void launch_packs(CudaDevice& device, int64_t count, bool fits, const Body& body, const char* kernel) {
   if (count <= 0) return;
   if (fits) {
     unsigned blocks = grid_for(device, ceil_div(count, N), kPackThreads);
-    pack_kernel<N><<<blocks, kPackThreads, 0, device.stream()>>>(count, body);
+    launch(pack_kernel<N, Body>, blocks, kPackThreads, 0, device, count, body);
   } else {
     unsigned blocks = grid_for(device, count, kPackThreads);
-    pack_kernel<1><<<blocks, kPackThreads, 0, device.stream()>>>(count, body);
+    launch(pack_kernel<1, Body>, blocks, kPackThreads, 0, device, count, body);
   }
   check_launch(kernel);
 }

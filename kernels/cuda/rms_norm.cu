@@ -1,4 +1,5 @@
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/norm_rows.cuh"
 #include "kernels/norm.h"
 
@@ -38,8 +39,11 @@ template <typename T, int N, int kHeld>
 __global__ void __launch_bounds__(most_forward_threads(kHeld))
     forward_rows(const __grid_constant__ RmsNormForwardArgs args) {
   __shared__ float parts[32];
+  let_next_start();
   int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   int packs = static_cast<int>(args.width / N);
+  prefetch_parameter<Pack<T, N>, kHeld>(args.weight, packs);
+  wait_for_previous();
   int64_t first = row * packs;
   Pack<T, N> x[kHeld], residual[kHeld], weight[kHeld];
 #pragma unroll
@@ -75,6 +79,8 @@ __global__ void __launch_bounds__(most_forward_threads(kHeld))
 template <typename T, int N>
 __global__ void __launch_bounds__(1024) forward_long_rows(const __grid_constant__ RmsNormForwardArgs args) {
   __shared__ float parts[32];
+  let_next_start();
+  wait_for_previous();
   int64_t row = blockIdx.x, packs = args.width / N;
   float squares = 0;
   for (int64_t at = threadIdx.x; at < packs; at += blockDim.x) {
@@ -95,15 +101,15 @@ __global__ void __launch_bounds__(1024) forward_long_rows(const __grid_constant_
 }
 
 template <typename T, int N>
-void launch_forward(const RmsNormForwardArgs& args, const CudaDevice& device) {
+void launch_forward(const RmsNormForwardArgs& args, CudaDevice& device) {
   RowShape shape = forward_row_shape(device, args.rows, args.width / N);
   auto blocks = static_cast<unsigned>(ceil_div(args.rows, shape.rows_per_block));
   dim3 threads(static_cast<unsigned>(shape.threads), static_cast<unsigned>(shape.rows_per_block));
   if (shape.held == 0) {
-    forward_long_rows<T, N><<<blocks, threads, 0, device.stream()>>>(args);
+    launch(forward_long_rows<T, N>, blocks, threads, 0, device, args);
   } else {
     dispatch_held<4>(shape.held, [&](auto held) {
-      forward_rows<T, N, decltype(held)::value><<<blocks, threads, 0, device.stream()>>>(args);
+      launch(forward_rows<T, N, decltype(held)::value>, blocks, threads, 0, device, args);
     });
   }
   check_launch("rms_norm");

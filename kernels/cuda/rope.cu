@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/launch.cuh"
 
 namespace weft::cuda {
 namespace {
@@ -24,10 +25,13 @@ __device__ __forceinline__ void write_angle(
   cos_sin[row * 2 * half + half + i] = static_cast<float>(sine);
 }
 
-__global__ void table_of_few(const __grid_constant__ FewRows given, float* cos_sin, int rows, int half) {
+__global__ void table_of_few(const __grid_constant__ Varying<FewRows> few, float* cos_sin, int rows, int half) {
+  let_next_start();
+  wait_for_previous();
   int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (index >= rows * half) return;
   int row = index / half, i = index % half;
+  const FewRows& given = few.get();
   write_angle(given.positions[row], given.inverse_frequency[i], cos_sin, row, i, half);
 }
 
@@ -55,7 +59,7 @@ void table(const RopeTableArgs& args, const Stream& stream) {
     for (int i = 0; i < half; ++i) given.inverse_frequency[i] = args.inverse_frequency[i];
     int rows = static_cast<int>(args.rows);
     auto blocks = static_cast<unsigned>(ceil_div(static_cast<int64_t>(rows) * half, 64));
-    table_of_few<<<blocks, 64, 0, device.stream()>>>(given, cos_sin, rows, half);
+    launch(table_of_few, blocks, 64, 0, device, varying(device, given), cos_sin, rows, half);
   } else {
     DeviceBuffer<int32_t> positions = uploaded(device, args.positions, args.rows);
     DeviceBuffer<double> frequencies = uploaded(device, args.inverse_frequency, half);
@@ -119,7 +123,9 @@ __device__ __forceinline__ void turn_interleaved(T* head, const float* cos_sin, 
 /// Threads along y take rows of their own, along x the items of all heads of a row.
 template <typename T, int N, bool kInterleaved>
 __global__ void __launch_bounds__(kThreads)
-    rotate_rows(T* __restrict__ x, const float* __restrict__ cos_sin, const __grid_constant__ Layout layout) {
+    rotate_rows(T* x, const float* cos_sin, const __grid_constant__ Layout layout) {
+  let_next_start();
+  wait_for_previous();
   int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= layout.rows) return;
   T* heads = x + row * layout.num_heads * layout.head_dim;
@@ -135,7 +141,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, int N, bool kInterleaved>
-void launch_rotate(const RopeArgs& args, const CudaDevice& device) {
+void launch_rotate(const RopeArgs& args, CudaDevice& device) {
   Layout layout{.rows = args.rows,
                 .num_heads = static_cast<int>(args.num_heads),
                 .head_dim = static_cast<int>(args.head_dim),
@@ -149,14 +155,20 @@ void launch_rotate(const RopeArgs& args, const CudaDevice& device) {
   if (args.rows < 4 * static_cast<int64_t>(device.num_multiprocessors())) block_rows = 1;
   dim3 threads(static_cast<unsigned>(row_threads), static_cast<unsigned>(block_rows));
   auto blocks = static_cast<unsigned>(ceil_div(args.rows, block_rows));
-  rotate_rows<T, N, kInterleaved><<<blocks, threads, 0, device.stream()>>>(
-      static_cast<T*>(args.x), static_cast<const float*>(args.cos_sin), layout);
+  launch(rotate_rows<T, N, kInterleaved>,
+         blocks,
+         threads,
+         0,
+         device,
+         static_cast<T*>(args.x),
+         static_cast<const float*>(args.cos_sin),
+         layout);
   check_launch("rope");
 }
 
 /// With N pairs a thread where all wide moves are aligned, else with one.
 template <typename T, int N, bool kInterleaved>
-void rotate_as(const RopeArgs& args, const CudaDevice& device) {
+void rotate_as(const RopeArgs& args, CudaDevice& device) {
   bool is_wide = args.rotary_dim / 2 % N == 0 && args.head_dim % kPackSize<T> == 0 && is_aligned(args.x) &&
                  is_aligned(args.cos_sin, sizeof(float) * N);
   if (is_wide) return launch_rotate<T, N, kInterleaved>(args, device);

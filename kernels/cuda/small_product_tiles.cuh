@@ -1,13 +1,14 @@
-// What the kernels of small_product.cu share: their parameters, which warp has which rows of which weight, loads, and
-// the end of a product.
+// What the kernels of small_product.cu share: their parameters, which warp has which rows of which weight, the stream
+// of a warp's weights through shared memory, and the end of a product.
 #pragma once
 
 #include "kernels/cuda/activation_math.cuh"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace weft::cuda::small_product_parts {
 
-inline constexpr int kWarps = 8;
+inline constexpr int kWarps = 16;
 inline constexpr int kThreads = kWarps * 32;
 inline constexpr int kMaxWeights = 8;  // of one launch
 
@@ -27,7 +28,8 @@ struct Parameters {
   int row_packs;  // packs of 16 bytes in a row, where it is whole packs
   int rows;
   int num_weights;
-  int log_split;  // 1, 2, 4 or 8 warps share a tile: the logarithm
+  int log_split;   // 1, 2, … kWarps warps share a tile: the logarithm
+  int first_wave;  // blocks that are resident from the beginning
   Activation activation;
   bool y_is_f32;
 };
@@ -49,17 +51,27 @@ __device__ __forceinline__ Tile find_tile(const Parameters& parameters, int64_t 
   return {&parameters.weights[index], (tile - begin) * kTileRows};
 }
 
-/// The tile of a warp; the last one also stands for those behind it, which have no results.
-__device__ __forceinline__ int64_t warp_tile(const Parameters& parameters, int warp) {
-  int64_t tile = static_cast<int64_t>(blockIdx.x) * (kWarps >> parameters.log_split) + (warp >> parameters.log_split);
-  return min(tile, parameters.num_tiles - 1);
+/// An address in shared memory, found once and then kept in a register.
+using SharedAddress = uint32_t;
+
+__device__ __forceinline__ SharedAddress shared_address(const void* pointer) {
+  auto address = static_cast<SharedAddress>(__cvta_generic_to_shared(pointer));
+  asm volatile("" : "+r"(address));
+  return address;
+}
+
+__device__ __forceinline__ uint4 load_shared(SharedAddress from) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(from)
+               : "memory");
+  return value;
 }
 
 /// Begins to copy 16 bytes of a weight into shared memory, past the first-level cache; zeros where not `valid`.
-__device__ __forceinline__ void start_copy(uint4* to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
-               :
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from), "r"(valid ? 16 : 0)
+__device__ __forceinline__ void start_copy(SharedAddress to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
 }
 
@@ -73,9 +85,9 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-/// 16 bytes of x, which every warp reads; zeros where not `valid`.
-__device__ __forceinline__ uint4 load_input(const void* pointer, bool valid) {
-  return valid ? __ldg(static_cast<const uint4*>(pointer)) : make_uint4(0, 0, 0, 0);
+/// 16 bytes of x, which every warp reads; zeros where not `valid`. By no load of constants: see launch.cuh.
+__device__ __forceinline__ uint4 load_input(const uint4* pointer, bool valid) {
+  return valid ? *pointer : make_uint4(0, 0, 0, 0);
 }
 
 /// Element i of 16 bytes of T.
@@ -88,6 +100,125 @@ __device__ __forceinline__ float element(const uint4& raw, int i) {
     return __uint_as_float(i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u);
   }
 }
+
+/// The 16-byte packs of a weight's row; of the last row for one behind it.
+__device__ __forceinline__ const uint4* weight_row(const Parameters& parameters,
+                                                   const SmallWeight& weight,
+                                                   int64_t row) {
+  row = min(row, weight.out_features - 1);
+  return static_cast<const uint4*>(weight.weight) + row * parameters.row_packs;
+}
+
+struct TileRange {
+  int64_t begin, end;
+};
+
+/// Neighbouring tiles for each block; none has two more than another.
+__device__ __forceinline__ TileRange block_tiles(const Parameters& parameters) {
+  int64_t block = blockIdx.x, blocks = gridDim.x;
+  return {block * parameters.num_tiles / blocks, (block + 1) * parameters.num_tiles / blocks};
+}
+
+/// Which of the warps that share a tile this one is.
+__device__ __forceinline__ int warp_part(const Parameters& parameters) {
+  return static_cast<int>(threadIdx.x) / 32 & ((1 << parameters.log_split) - 1);
+}
+
+/// Prefetches packs [begin, end) of a block's tiles, by its first warp. Only those of the first weight among them.
+template <int kTileRows>
+__device__ __forceinline__ void prefetch_tiles(const Parameters& parameters, TileRange tiles, int begin, int end) {
+  constexpr int kPacks = 256;  // of one prefetch
+  if (threadIdx.x >= 32 || static_cast<int>(blockIdx.x) >= parameters.first_wave || tiles.begin >= tiles.end) return;
+  Tile place = find_tile<kTileRows>(parameters, tiles.begin);
+  int64_t rows = min((tiles.end - tiles.begin) * kTileRows, place.weight->out_features - place.first_row);
+  int last = static_cast<int>(min(static_cast<int64_t>(end), rows * parameters.row_packs));
+  const uint4* weight = weight_row(parameters, *place.weight, place.first_row);
+  for (int at = begin + static_cast<int>(threadIdx.x) * kPacks; at < last; at += 32 * kPacks) {
+    prefetch_range_to_l2(weight + at, static_cast<uint32_t>(min(kPacks, last - at)) * 16);
+  }
+}
+
+/// What a lane reads: of tiles first, first + slots, … before end, packs begin, begin + stride, … before limit. All
+/// lanes of a warp take the same number of steps, one at least, of which some may be behind the limit.
+struct Share {
+  int64_t first, end;
+  int slots, begin, limit, stride, steps;
+};
+
+/// The weights of a lane's share on their way through its own places of a ring in shared memory, kLoads packs a step:
+/// of rows offset, offset + kRowStep, … of a tile. The ring runs on from tile to tile.
+template <int kTileRows, int kLoads, int kRowStep, int kStages>
+class WeightStream {
+ public:
+  static_assert((kStages & (kStages - 1)) == 0);
+
+  __device__ __forceinline__ WeightStream(const Parameters& parameters, const Share& share, int offset, uint4* ring)
+      : parameters_(parameters),
+        share_(share),
+        ring_(shared_address(ring + threadIdx.x)),
+        offset_(offset),
+        tile_(share.first) {
+#pragma unroll
+    for (int r = 0; r < kLoads; ++r) next_[r] = static_cast<const uint4*>(parameters.weights[0].weight);
+    find_rows();
+#pragma unroll 1
+    for (int stage = 0; stage < kStages - 1; ++stage) start_step(stage);
+  }
+
+  /// Waits for the next step and returns its packs by `packs`.
+  __device__ __forceinline__ void take(uint4 (&packs)[kLoads]) {
+    wait_for_copies<kStages - 2>();
+#pragma unroll
+    for (int r = 0; r < kLoads; ++r) packs[r] = load_shared(place(stage_, r));
+  }
+
+  /// Refills the place of the step before the one taken last, which nobody reads any more.
+  __device__ __forceinline__ void start_next() {
+    start_step((stage_ + kStages - 1) & (kStages - 1));
+    stage_ = (stage_ + 1) & (kStages - 1);
+  }
+
+ private:
+  __device__ __forceinline__ SharedAddress place(int stage, int load) const {
+    return ring_ + static_cast<SharedAddress>((stage * kLoads + load) * kThreads * 16);
+  }
+
+  __device__ __forceinline__ void find_rows() {
+    pack_ = share_.begin;
+    left_ = share_.steps;
+    if (tile_ >= share_.end) {  // nothing is valid from now on
+      pack_ = share_.limit;
+      left_ = INT32_MAX;
+      return;
+    }
+    Tile place = find_tile<kTileRows>(parameters_, tile_);
+#pragma unroll
+    for (int r = 0; r < kLoads; ++r) {
+      next_[r] = weight_row(parameters_, *place.weight, place.first_row + offset_ + r * kRowStep) + pack_;
+    }
+  }
+
+  __device__ __forceinline__ void start_step(int stage) {
+    bool valid = pack_ < share_.limit;
+#pragma unroll
+    for (int r = 0; r < kLoads; ++r) {
+      start_copy(place(stage, r), next_[r], valid);
+      next_[r] += share_.stride;
+    }
+    end_copy_group();
+    pack_ += share_.stride;
+    if (--left_ > 0) return;
+    tile_ += share_.slots;
+    find_rows();
+  }
+
+  const Parameters& parameters_;
+  const Share& share_;
+  SharedAddress ring_;
+  const uint4* next_[kLoads];
+  int offset_, pack_ = 0, left_ = 0, stage_ = 0;
+  int64_t tile_;
+};
 
 /// Bias, activation and the one rounding of a sum.
 template <typename T>
@@ -103,55 +234,53 @@ __device__ __forceinline__ void write_result(
   }
 }
 
-/// Adds up the partial sums of each tile of the block, kTileRows · kRows a warp at `partial`, and writes them.
-/// A warp's sums lie [kRows][kStride], of which the first kTileRows of a row are used.
+/// Adds up the partial sums of some tiles and writes them. Those of each part of a tile lie at `partial` as
+/// [tiles][parts][kRows][kStride], of which the first kTileRows of a row are used.
 template <typename T, int kTileRows, int kRows, int kStride>
-__device__ __forceinline__ void write_tiles(const Parameters& parameters, const float* partial) {
-  constexpr int kWarpSums = kRows * kStride;
-  int slots = kWarps >> parameters.log_split;
-  for (int i = threadIdx.x; i < slots * kTileRows * kRows; i += kThreads) {
-    int column = i % kTileRows, row = i / kTileRows % kRows, slot = i / (kTileRows * kRows);
-    int64_t tile = static_cast<int64_t>(blockIdx.x) * slots + slot;
-    if (tile >= parameters.num_tiles || row >= parameters.rows) continue;
-    Tile place = find_tile<kTileRows>(parameters, tile);
+__device__ __forceinline__ void write_tiles(const Parameters& parameters, TileRange tiles, const float* partial) {
+  constexpr int kPartSums = kRows * kStride;
+  int count = static_cast<int>(tiles.end - tiles.begin);
+  for (int i = threadIdx.x; i < count * kTileRows * kRows; i += kThreads) {
+    int column = i % kTileRows, row = i / kTileRows % kRows, tile = i / (kTileRows * kRows);
+    if (row >= parameters.rows) continue;
+    Tile place = find_tile<kTileRows>(parameters, tiles.begin + tile);
     int64_t feature = place.first_row + column;
     if (feature >= place.weight->out_features) continue;
-    const float* sums = partial + (slot << parameters.log_split) * kWarpSums + row * kStride + column;
+    const float* sums = partial + (tile << parameters.log_split) * kPartSums + row * kStride + column;
     float sum = 0;
-    for (int part = 0; part < 1 << parameters.log_split; ++part) sum += sums[part * kWarpSums];
+    for (int part = 0; part < 1 << parameters.log_split; ++part) sum += sums[part * kPartSums];
     write_result<T>(parameters, *place.weight, feature, row, sum);
   }
 }
 
-/// Which of the warps that share a tile this one is.
-__device__ __forceinline__ int warp_part(const Parameters& parameters, int warp) {
-  return warp & ((1 << parameters.log_split) - 1);
-}
-
-/// Joins the lanes' sums of each row of x and of a weight, and writes the block's results.
+/// Joins the lanes' sums of each row of x and of a tile. They become results where the warp has the tile to itself,
+/// else its part at `partial` [kRows][kTileRows].
 template <typename T, int kRows, int kTileRows>
-__device__ __forceinline__ void finish_dots(const Parameters& parameters, const float (&sums)[kRows][kTileRows]) {
-  constexpr int kWarpSums = kRows * kTileRows;
-  __shared__ float partial[kWarps * kWarpSums];
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+__device__ __forceinline__ void finish_tile(const Parameters& parameters,
+                                            int64_t tile,
+                                            const float (&sums)[kRows][kTileRows],
+                                            float* partial) {
+  static_assert(kRows * kTileRows <= 32);
+  int lane = static_cast<int>(threadIdx.x) % 32;
+  float mine = 0;  // lane m · kTileRows + r has the sum of row m of x and row r of the tile
 #pragma unroll
   for (int m = 0; m < kRows; ++m) {
 #pragma unroll
     for (int r = 0; r < kTileRows; ++r) {
       float sum = warp_sum(sums[m][r]);
-      if (lane == 0) partial[warp * kWarpSums + m * kTileRows + r] = sum;
+      if (lane == m * kTileRows + r) mine = sum;
     }
   }
-  __syncthreads();
-  write_tiles<T, kTileRows, kRows, kTileRows>(parameters, partial);
-}
-
-/// The 16-byte packs of a weight's row; of the last row for one behind it.
-__device__ __forceinline__ const uint4* weight_row(const Parameters& parameters,
-                                                   const SmallWeight& weight,
-                                                   int64_t row) {
-  row = min(row, weight.out_features - 1);
-  return static_cast<const uint4*>(weight.weight) + row * parameters.row_packs;
+  if (lane >= kRows * kTileRows) return;
+  if (parameters.log_split > 0) {
+    partial[lane] = mine;
+    return;
+  }
+  int row = lane / kTileRows;
+  Tile place = find_tile<kTileRows>(parameters, tile);
+  int64_t feature = place.first_row + lane % kTileRows;
+  if (row >= parameters.rows || feature >= place.weight->out_features) return;
+  write_result<T>(parameters, *place.weight, feature, row, mine);
 }
 
 }  // namespace weft::cuda::small_product_parts

@@ -115,6 +115,10 @@ class CpuAllocator final : public Allocator {
 
 }  // namespace
 
+void Allocator::run_step(uint64_t /*key*/, const std::function<void()>& step) {
+  step();
+}
+
 std::shared_ptr<Allocator> Allocator::make_host_allocator() {
   return make_cpu_allocator();
 }

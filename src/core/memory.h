@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -61,6 +62,10 @@ class Allocator {
   virtual void fill_zero(void* to, size_t bytes);
   /// Host memory from and to which copies are fast.
   virtual std::shared_ptr<Allocator> make_host_allocator();
+  /// Runs `step`, a piece of work that is queued again and again in the same way, such as the pass of a model for one
+  /// more token; `key` tells kinds of it apart. Where that is cheaper, later runs start by one call what an earlier one
+  /// queued. The step must not read what it computes, and may be called more than once.
+  virtual void run_step(uint64_t key, const std::function<void()>& step);
   /// Waits for all kernels and copies; an error of one of them is thrown here.
   virtual void synchronize() {}
 };

@@ -35,6 +35,14 @@ Tensor head_tokens(const Tensor& layer, int64_t slot, int64_t head, int64_t toke
   return heads.slice(head * layer.size(2), head * layer.size(2) + tokens);
 }
 
+/// Whether the next token is the likeliest one, whatever came before.
+bool is_plain_argmax(const GenerationRequest& request, int64_t num_new) {
+  const SamplerOptions& sampling = request.sampling;
+  bool is_greedy = sampling.greedy || sampling.temperature == 0;
+  bool is_free = sampling.penalty == 1 && sampling.forbidden_ids.empty();
+  return is_greedy && is_free && (num_new >= request.min_new_tokens || request.end_ids.empty());
+}
+
 /// Copies what the slots of a cache hold to a larger one.
 void copy_cache(KvCache& from, KvCache& to, int64_t slot, int64_t tokens) {
   const KvCacheShape& shape = from.shape();
@@ -300,17 +308,46 @@ void Generator::step() {
     add_to_batch(*sequence, count);
     prompt_tokens += count;
   }
-  Tensor hidden = model_.hidden(context_, batch_, cache_.get());
+  Tensor logits = compute_logits(prompt_tokens == 0);
   copy_from_donors();
-  if (!rows_.empty()) {
-    bool is_every_row = static_cast<int64_t>(rows_.size()) == batch_.num_tokens();
-    Tensor logits = context_.to_host(model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_)));
-    draw(logits);
-  }
+  if (!rows_.empty()) draw(logits);
   remove_finished();
   stats_.prompt_tokens += prompt_tokens + static_cast<int64_t>(batch_.source_ids.size());
   stats_.new_tokens += static_cast<int64_t>(sampled_.size());
   (prompt_tokens > 0 ? stats_.prefill_seconds : stats_.decode_seconds) += seconds_since(start);
+}
+
+/// Of rows_; where all of them want just the likeliest token and the device can tell it, the ids of those instead.
+Tensor Generator::compute_logits(bool is_decoding) {
+  auto argmax = context_.kernels().elementwise.argmax;
+  bool finds_ids = argmax != nullptr && !rows_.empty() && std::ranges::all_of(sampled_, [](const Sequence* sequence) {
+                     return is_plain_argmax(sequence->request, sequence->num_new());
+                   });
+  Tensor result;
+  auto compute = [&] {
+    Tensor hidden = model_.hidden(context_, batch_, cache_.get());
+    if (rows_.empty()) return;
+    bool is_every_row = static_cast<int64_t>(rows_.size()) == batch_.num_tokens();
+    result = model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_));
+    if (!finds_ids) return;
+    Tensor ids = context_.empty({result.size(0)}, DType::i32);
+    argmax({.x = result.raw(),
+            .ids = ids.pointer<int32_t>(),
+            .rows = result.size(0),
+            .width = result.size(1),
+            .dtype = result.dtype()},
+           context_.stream());
+    result = ids;
+  };
+  // Ranks exchange values within a pass, by way of the host.
+  bool is_one_step = is_decoding && context_.tensor_parallel == nullptr && !context_.observer;
+  auto kind = static_cast<uint64_t>(batch_.sequences.size()) * 2 + (finds_ids ? 1 : 0);
+  if (is_one_step) {
+    context_.allocator->run_step(kind, compute);
+  } else {
+    compute();
+  }
+  return result.defined() ? context_.to_host(result) : result;
 }
 
 void Generator::add_to_batch(Sequence& sequence, int64_t count) {
@@ -350,6 +387,12 @@ void Generator::draw(Tensor& logits) {
   for (size_t row = 0; row < sampled_.size(); ++row) {
     Sequence& sequence = *sampled_[row];
     const GenerationRequest& request = sequence.request;
+    if (logits.dtype() == DType::i32) {
+      int32_t id = logits.data<int32_t>()[row];
+      if (id < 0) fail_input("the model's logits hold no finite number; broken weights?");
+      accept(sequence, id);
+      continue;
+    }
     std::span<float> values = row_of_logits(logits, static_cast<int64_t>(row), converted_row_);
     if (sequence.num_new() < request.min_new_tokens) forbid_ids(values, request.end_ids);
     auto step_number = static_cast<uint64_t>(sequence.num_new());

@@ -121,6 +121,7 @@ class Generator {
   bool sees_whole_prompt() const;
   bool shares_prefixes() const;
   void copy_from_donors();
+  Tensor compute_logits(bool is_decoding);
   void draw(Tensor& logits);
   void accept(Sequence& sequence, int32_t id);
   void finish(Sequence& sequence, FinishReason reason);

@@ -232,6 +232,28 @@ std::vector<AttentionSequence> cached_sequences(const Tensor& key_cache,
   return sequences;
 }
 
+/// Adds one write for each span.
+void append_writes(const Tensor& source,
+                   Tensor& cache,
+                   std::span<const AttentionSpan> spans,
+                   std::vector<CacheWriteArgs>& writes) {
+  int64_t num_kv_heads = cache.size(1);
+  int64_t max_tokens = cache.size(2);
+  int64_t head_dim = cache.size(3);
+  for (const AttentionSpan& span : spans) {
+    WEFT_ASSERT(span.slot < cache.size(0) && span.past + span.length <= max_tokens, "the cache is full");
+    Tensor slot = cache.slice(span.slot, span.slot + 1);
+    writes.push_back({.source = element(source, span.begin * source.size(1)),
+                      .cache = slot.raw(),
+                      .past = span.past,
+                      .count = span.length,
+                      .num_kv_heads = num_kv_heads,
+                      .head_dim = head_dim,
+                      .head_stride = max_tokens * head_dim,
+                      .dtype = source.dtype()});
+  }
+}
+
 }  // namespace
 
 DistanceBias distance_bias(Context& context, const Tensor& table, std::span<const int32_t> rows, int64_t lowest) {
@@ -261,22 +283,15 @@ void write_attention_cache(Context& context,
                            const Tensor& source,
                            Tensor& cache,
                            std::span<const AttentionSpan> spans) {
-  int64_t num_kv_heads = cache.size(1);
-  int64_t max_tokens = cache.size(2);
-  int64_t head_dim = cache.size(3);
   std::vector<CacheWriteArgs> writes;
-  for (const AttentionSpan& span : spans) {
-    WEFT_ASSERT(span.slot < cache.size(0) && span.past + span.length <= max_tokens, "the cache is full");
-    Tensor slot = cache.slice(span.slot, span.slot + 1);
-    writes.push_back({.source = element(source, span.begin * source.size(1)),
-                      .cache = slot.raw(),
-                      .past = span.past,
-                      .count = span.length,
-                      .num_kv_heads = num_kv_heads,
-                      .head_dim = head_dim,
-                      .head_stride = max_tokens * head_dim,
-                      .dtype = source.dtype()});
-  }
+  append_writes(source, cache, spans, writes);
+  require_kernel(context.kernels().attention.cache_write, "cache_write", context.device.type)(writes, context.stream());
+}
+
+void write_attention_caches(Context& context, const CacheInputs& inputs, std::span<const AttentionSpan> spans) {
+  std::vector<CacheWriteArgs> writes;
+  append_writes(inputs.k, inputs.key_cache, spans, writes);
+  append_writes(inputs.v, inputs.value_cache, spans, writes);
   require_kernel(context.kernels().attention.cache_write, "cache_write", context.device.type)(writes, context.stream());
 }
 
@@ -332,8 +347,7 @@ Tensor cached_attention(Context& context,
                         const DistanceBias& bias) {
   check_attention(q, k, v, options.head_dim);
   WEFT_ASSERT(!is_recording(context, {&q, &k, &v}), "cached_attention has no backward");
-  write_attention_cache(context, k, key_cache, spans);
-  write_attention_cache(context, v, value_cache, spans);
+  write_attention_caches(context, {.k = k, .v = v, .key_cache = key_cache, .value_cache = value_cache}, spans);
   Tensor out = context.empty(q.shape(), q.dtype());
   run_forward(context,
               q,

@@ -73,4 +73,13 @@ Tensor cached_cross_attention(Context& context,
 /// Writes rows of x behind the `past` tokens of each sequence's slot of a cache [slots, kv_heads, max_tokens, width].
 void write_attention_cache(Context& context, const Tensor& x, Tensor& cache, std::span<const AttentionSpan> sequences);
 
+/// New keys and values with the caches they go to.
+struct CacheInputs {
+  const Tensor &k, &v;
+  Tensor &key_cache, &value_cache;
+};
+
+/// The same for keys and values at once.
+void write_attention_caches(Context& context, const CacheInputs& inputs, std::span<const AttentionSpan> sequences);
+
 }  // namespace weft

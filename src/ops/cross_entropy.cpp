@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t kChunkBytes = 64 << 20;
 /// Fewer rows would leave the product waiting for the head's weights.
 constexpr int64_t kMinChunkRows = 128;
+/// A GPU needs many rows to be busy, and to read and write the head's gradient seldom.
+constexpr int64_t kGpuChunkBytes = int64_t{1} << 30;
 
 void store_scalar(Tensor& tensor, int64_t index, double value) {
   if (tensor.dtype() == DType::f64) {
@@ -75,7 +77,8 @@ class ChunkedLoss {
     // By the largest part, so that all ranks cut alike.
     int64_t columns = even_part_begin(options.vocab_size, 1, group != nullptr ? group->size() : 1);
     int64_t row_bytes = columns * static_cast<int64_t>(dtype_bytes(dtype_));
-    chunk_rows_ = options.chunk_rows > 0 ? options.chunk_rows : std::max(kMinChunkRows, kChunkBytes / row_bytes);
+    int64_t chunk_bytes = context.device.type == DeviceType::cuda ? kGpuChunkBytes : kChunkBytes;
+    chunk_rows_ = options.chunk_rows > 0 ? options.chunk_rows : std::max(kMinChunkRows, chunk_bytes / row_bytes);
     recording_ =
         is_recording(context, {&x, &head}) || (options.bias != nullptr && is_recording(context, {options.bias}));
     WEFT_ASSERT(!recording_ || head.layout() == Layout::row_major,

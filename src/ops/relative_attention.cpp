@@ -240,8 +240,8 @@ Tensor cached_relative_attention(Context& context,
                                  const RelativeAttentionOptions& options) {
   check(inputs, options);
   WEFT_ASSERT(inputs.previous_scores == nullptr, "scores of the layer before are not cached");
-  write_attention_cache(context, *inputs.k, key_cache, sequences);
-  write_attention_cache(context, *inputs.v, value_cache, sequences);
+  write_attention_caches(
+      context, {.k = *inputs.k, .v = *inputs.v, .key_cache = key_cache, .value_cache = value_cache}, sequences);
   int64_t max_tokens = key_cache.size(2);
   std::vector<RelativeSequence> cached;
   for (const AttentionSpan& span : sequences) {

@@ -10,16 +10,14 @@ double global_grad_norm(const Context& context,
                         const std::vector<OptimizerPiece>& pieces,
                         TensorParallelPlace place,
                         const PieceSharing& sharing) {
-  auto sum_of_squares =
-      require_kernel(context.kernels().optimizer.sum_of_squares, "sum_of_squares", context.device.type);
-  std::vector<double> sum(1);
+  auto sum_of_all_squares =
+      require_kernel(context.kernels().optimizer.sum_of_all_squares, "sum_of_all_squares", context.device.type);
+  std::vector<SquaredArray> gradients;
   for (const OptimizerPiece& piece : pieces) {
     if (piece.begin == piece.end || !is_first_holder(piece.parameter->shard, place)) continue;
-    // The kernel only reads.
-    void* values = const_cast<void*>(piece.grad.raw());
-    sum[0] +=
-        sum_of_squares({.weight = values, .dtype = piece.grad.dtype()}, piece.end - piece.begin, context.stream());
+    gradients.push_back({piece.grad.pointer<float>(), piece.end - piece.begin});
   }
+  std::vector<double> sum{sum_of_all_squares(gradients, context.stream())};
   sum_over_pieces(context, sharing, sum);
   return std::sqrt(sum[0]);
 }

@@ -9,6 +9,7 @@
 
 #include "cuda_test.h"
 #include "kernels/cuda/attention_parts.h"
+#include "kernels/cuda/attention_tiles.h"
 
 namespace weft {
 namespace {
@@ -156,25 +157,44 @@ class Problem {
   std::vector<AttentionSequence> sequences_;
 };
 
-/// Every sequence by tiles, also the short ones.
+/// The kernels for tiles of queries.
+enum class Way : uint8_t { by_f32, by_mma, by_wgmma };
+
 template <typename T>
-void expect_tiles_as_on_cpu(Case test) {
-  if (test.mask.scale == 1) test.mask.scale = 1 / std::sqrt(static_cast<float>(test.head_dim));
-  SCOPED_TRACE(describe(test));
+void expect_as_on_cpu(const Case& test, Way way) {
+  constexpr bool is_f32 = std::is_same_v<T, float>;
+  SCOPED_TRACE(describe(test) + " way " + std::to_string(static_cast<int>(way)));
   Problem<T> problem(test);
+  bool has_run = true;
   on_both([&](const Side& side) {
     AttentionForwardArgs args = problem.args(side);
-    if (side.type == DeviceType::cpu) {
-      side.kernels().attention.forward(args, side.stream);
+    if (side.type == DeviceType::cpu) return side.kernels().attention.forward(args, side.stream);
+    cuda::CudaDevice& device = cuda::device_of(side.stream);
+    if (way == Way::by_wgmma) {
+      has_run = cuda::attention_forward_wgmma(args, device);
+      bool is_meant = device.architecture() == 90 && test.head_dim > 32 && test.head_dim % 8 == 0 && test.shift == 0;
+      EXPECT_EQ(has_run, is_meant);
     } else {
-      cuda::attention_forward_tiles(args, cuda::device_of(side.stream));
+      way == Way::by_mma ? cuda::attention_forward_mma(args, device) : cuda::attention_forward_f32(args, device);
     }
   });
+  if (!has_run) return;
   expect_near_in_norm(problem.out(), norm_limit<T>());
-  constexpr bool is_f32 = std::is_same_v<T, float>;
   // No row is far off where the norm of all would hide it.
   expect_same(problem.out(), is_f32 ? 1e-4 : 0x1p-6, is_f32 ? 1e-5 : 0x1p-6);
   if (test.has_log_sum_exp) expect_same(problem.log_sum_exp(), 2e-6, is_f32 ? 1e-5 : 1e-4, "log_sum_exp");
+}
+
+/// Every sequence by tiles, also the short ones; by each of the kernels that the device has.
+template <typename T>
+void expect_tiles_as_on_cpu(Case test) {
+  if (test.mask.scale == 1) test.mask.scale = 1 / std::sqrt(static_cast<float>(test.head_dim));
+  if constexpr (std::is_same_v<T, float>) {
+    expect_as_on_cpu<T>(test, Way::by_f32);
+  } else {
+    expect_as_on_cpu<T>(test, Way::by_mma);
+    if (cuda::kUsesWgmma) expect_as_on_cpu<T>(test, Way::by_wgmma);
+  }
 }
 
 TYPED_TEST(CudaAttention, OfEveryHeadSize) {
@@ -306,6 +326,52 @@ TYPED_TEST(CudaAttention, OfManyTiles) {
   }
 }
 
+/// Many tiles of keys, which kernels keep on their way.
+TYPED_TEST(CudaAttention, OfLongSequences) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128, 256}) {
+    for (bool causal : {true, false}) {
+      expect_tiles_as_on_cpu<TypeParam>({.lengths = {{1000, 0}, {300, 817}},
+                                         .num_kv_heads = 1,
+                                         .head_dim = head_dim,
+                                         .mask = {.causal = causal},
+                                         .is_packed = causal});
+    }
+    expect_tiles_as_on_cpu<TypeParam>({.lengths = {{900, 100}},
+                                       .head_dim = head_dim,
+                                       .mask = {.soft_cap = 30, .window = 333},
+                                       .has_bias = head_dim != 128});
+    expect_tiles_as_on_cpu<TypeParam>({.lengths = {{700, 300}}, .head_dim = head_dim, .has_limits = true});
+  }
+}
+
+/// Blocks that stay go through several tiles of queries.
+TYPED_TEST(CudaAttention, OfManyRounds) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128, 256}) {
+    for (int64_t window : {40, 200}) {
+      std::vector<std::pair<int64_t, int64_t>> lengths = {{700, 0}, {300, 60}, {5, 0}, {129, 500}, {1000, 0}};
+      if (window == 40) lengths.insert(lengths.end(), 9, {192, 0});
+      expect_tiles_as_on_cpu<TypeParam>({.lengths = lengths,
+                                         .num_heads = 32,
+                                         .num_kv_heads = 4,
+                                         .head_dim = head_dim,
+                                         .mask = {.window = window},
+                                         .is_packed = window == 40});
+    }
+  }
+}
+
+/// One key weighs almost all, a later one again and again; and all weigh almost the same.
+TYPED_TEST(CudaAttention, OfLargeAndSmallScores) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128, 256}) {
+    for (float scale : {1.5f, 0.001f}) {
+      expect_tiles_as_on_cpu<TypeParam>({.lengths = {{520, 0}}, .head_dim = head_dim, .mask = {.scale = scale}});
+    }
+  }
+}
+
 /// Short and long sequences of one call by the table, which gives them to different kernels.
 TYPED_TEST(CudaAttention, ThroughTheTable) {
   WEFT_NEEDS_GPU();
@@ -334,7 +400,11 @@ TYPED_TEST(CudaAttention, OfQueriesThatSeeNoKey) {
   Problem<TypeParam> problem({.lengths = {{150, -100}}, .mask = {.scale = 0.1f}});
   on_both([&](const Side& side) {
     if (side.type == DeviceType::cpu) return;
-    cuda::attention_forward_tiles(problem.args(side), cuda::device_of(side.stream));
+    cuda::CudaDevice& device = cuda::device_of(side.stream);
+    AttentionForwardArgs args = problem.args(side);
+    bool has_run =
+        cuda::kUsesWgmma && std::is_same_v<TypeParam, bfloat16> && cuda::attention_forward_wgmma(args, device);
+    if (!has_run) cuda::attention_forward_tiles(args, device);
   });
   std::vector<TypeParam> out = problem.out().device_values();
   std::vector<float> log_sum_exp = problem.log_sum_exp().device_values();

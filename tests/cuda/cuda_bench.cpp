@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
+#include <string>
 #include <vector>
 
 #include "core/tensor.h"
@@ -197,36 +199,60 @@ class Bench {
   uint32_t site_ = 0;
 };
 
-void run() {
+struct AttentionCase {
+  Bench::Shape4 shape;
+  AttentionMask mask;
+  const char* what;
+};
+
+const std::vector<AttentionCase>& attention_cases() {
+  static const AttentionMask causal{.scale = 0.1f};
+  static const std::vector<AttentionCase> all = {
+      {{4, 4096, 32, 8, 128}, causal, "causal"},
+      {{4, 4096, 32, 8, 128}, {.scale = 0.1f, .causal = false}, "full"},
+      {{1, 16384, 32, 8, 128}, causal, "causal"},
+      {{1, 4096, 12, 2, 128}, causal, "causal"},
+      {{4, 4096, 32, 32, 64}, causal, "causal"},
+      {{4, 4096, 16, 8, 256}, causal, "causal"},
+      {{4, 4096, 16, 8, 256}, {.scale = 0.1f, .soft_cap = 50, .window = 2048}, "cap, window"}};
+  return all;
+}
+
+/// Few rows, products, attention, or the case of attention with this number.
+void run(const std::string& part) {
   Bench bench(make_cuda_allocator(0));
-  for (int64_t rows : {1, 4, 8, 16}) {
-    bench.few_rows("576 qkv", 576, {576, 192, 192}, rows);
-    bench.few_rows("2304 gate up", 2304, {9216, 9216}, rows);
-    bench.few_rows("4096 o", 4096, {4096}, rows);
-    bench.few_rows("4096 gate up", 4096, {14336, 14336}, rows);
-    bench.few_rows("14336 down", 14336, {4096}, rows);
-    bench.few_rows("2304 head", 2304, {256000}, rows);
+  if (part == "few_rows") {
+    for (int64_t rows : {1, 4, 8, 16}) {
+      bench.few_rows("576 qkv", 576, {576, 192, 192}, rows);
+      bench.few_rows("2304 gate up", 2304, {9216, 9216}, rows);
+      bench.few_rows("4096 o", 4096, {4096}, rows);
+      bench.few_rows("4096 gate up", 4096, {14336, 14336}, rows);
+      bench.few_rows("14336 down", 14336, {4096}, rows);
+      bench.few_rows("2304 head", 2304, {256000}, rows);
+    }
+  } else if (part == "products") {
+    bench.products("4096 x 4096 x 4096", 4096, 4096, 4096);
+    bench.products("4096 x 4096 x 14336", 4096, 4096, 14336);
+    bench.products("8192 x 8192 x 8192", 8192, 8192, 8192);
+  } else {
+    for (size_t i = 0; i < attention_cases().size(); ++i) {
+      const AttentionCase& one = attention_cases()[i];
+      if (part == "attention" || part == std::to_string(i)) bench.attention(one.shape, one.mask, one.what);
+    }
   }
-  bench.products("4096 x 4096 x 4096", 4096, 4096, 4096);
-  bench.products("4096 x 4096 x 14336", 4096, 4096, 14336);
-  bench.products("8192 x 8192 x 8192", 8192, 8192, 8192);
-  AttentionMask causal{.scale = 0.1f};
-  bench.attention({4, 4096, 32, 8, 128}, causal, "causal");
-  bench.attention({4, 4096, 32, 8, 128}, {.scale = 0.1f, .causal = false}, "full");
-  bench.attention({1, 16384, 32, 8, 128}, causal, "causal");
-  bench.attention({4, 4096, 32, 32, 64}, causal, "causal");
-  bench.attention({4, 4096, 16, 8, 256}, causal, "causal");
-  bench.attention({4, 4096, 16, 8, 256}, {.scale = 0.1f, .soft_cap = 50, .window = 2048}, "cap, window");
 }
 
 }  // namespace
 }  // namespace weft
 
-int main() {
+int main(int argc, char** argv) {
   if (weft::cuda_device_count() == 0) {
     fmt::print("SKIPPED, not measured: {}\n", weft::no_cuda_reason());
     return 0;
   }
-  weft::run();
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  std::vector<std::string> parts(argv + 1, argv + argc);
+  if (parts.empty()) parts = {"few_rows", "products", "attention"};
+  for (const std::string& part : parts) weft::run(part);
   return 0;
 }

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/guarded.h"
+#include "parallel/staged_communicator.h"
 #include "parallel/thread_communicator.h"
 #include "verify/verifier.h"
 
@@ -47,12 +49,18 @@ inline std::vector<RankFiles> open_for_ranks(const GoldenCase& one, int num_rank
   return files;
 }
 
-inline VerifyReport verify_on_ranks(const GoldenCase& one, int num_ranks, DType dtype) {
+/// On the CPU, or on guarded memory, where the host may not touch a tensor's elements (kernels/guarded.h).
+inline VerifyReport verify_on_ranks(const GoldenCase& one,
+                                    int num_ranks,
+                                    DType dtype,
+                                    DeviceType device = DeviceType::cpu) {
   std::vector<RankFiles> files = open_for_ranks(one, num_ranks);
   VerifyReport report;
   run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& communicator) {
-    Context context = make_cpu_context(1);
-    context.tensor_parallel = communicator.get();
+    bool is_guarded = device == DeviceType::guarded;
+    Context context = is_guarded ? make_context(make_guarded_allocator(), 1) : make_cpu_context(1);
+    std::shared_ptr<Communicator> ranks = is_guarded ? make_staged_communicator(communicator) : communicator;
+    context.tensor_parallel = ranks.get();
     RankFiles& mine = files[static_cast<size_t>(communicator->rank())];
     VerifyReport found = verify_model(context, mine.model, mine.golden, {.dtype = dtype, .tolerance = {}});
     if (communicator->rank() == 0) report = std::move(found);
