@@ -82,6 +82,7 @@ std::vector<TilePlace> dearest_first(const std::vector<AttentionSequence>& seque
   std::stable_sort(
       tiles.begin(), tiles.end(), [](const CostlyTile& a, const CostlyTile& b) { return a.cost > b.cost; });
   std::vector<TilePlace> places;
+  places.reserve(tiles.size());
   for (const CostlyTile& tile : tiles) places.push_back(tile.place);
   return places;
 }

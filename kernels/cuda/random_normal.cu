@@ -15,8 +15,8 @@ __global__ void fill(RandomNormalArgs args, T* y) {
   int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     int64_t row = i / args.width;
-    auto index = static_cast<uint64_t>((args.row_begin + row) * args.global_width + args.column_begin + i -
-                                       row * args.width);
+    auto index =
+        static_cast<uint64_t>((args.row_begin + row) * args.global_width + args.column_begin + i - row * args.width);
     float radius = sqrtf(-2 * logf(1 - args.key.uniform(2 * index)));
     float value = radius * cosf(2 * std::numbers::pi_v<float> * args.key.uniform(2 * index + 1));
     y[i] = from_float<T>(args.deviation * value + args.centre);

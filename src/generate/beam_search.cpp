@@ -153,7 +153,8 @@ void BeamSearch::step() {
   Tensor hidden = model_.hidden(context_, batch_, cache_.get());
   if (!rows_.empty()) {
     bool is_every_row = static_cast<int64_t>(rows_.size()) == batch_.num_tokens();
-    Tensor logits = context_.to_host(model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_)));
+    Tensor logits =
+        context_.to_host(model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_)));
     decide(logits);
   }
   remove_finished();

@@ -63,9 +63,7 @@ std::vector<Piece> pieces_of(KvCache& cache, int64_t slot, int64_t tokens) {
   }
   for (size_t i = 0; i < shape.states.size(); ++i) {
     Tensor row = cache.state(static_cast<int64_t>(i)).slice(slot, slot + 1);
-    pieces.push_back({.name = fmt::format("states.{}", i),
-                      .count = row.num_elements(),
-                      .values = row});
+    pieces.push_back({.name = fmt::format("states.{}", i), .count = row.num_elements(), .values = row});
   }
   return pieces;
 }

@@ -1,6 +1,5 @@
 #include "models/model.h"
 
-
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "ops/collective.h"

@@ -1,6 +1,5 @@
 #include "nn/kv_cache.h"
 
-
 #include "core/error.h"
 
 namespace weft {

@@ -1,6 +1,5 @@
 #include "ops/low_rank.h"
 
-
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "ops/linear.h"

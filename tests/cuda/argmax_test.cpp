@@ -88,6 +88,7 @@ TEST(CudaSquares, SumOverManyArrays) {
   std::vector<double> sums;
   on_both([&](const Side& side) {
     std::vector<SquaredArray> all;
+    all.reserve(arrays.size());
     for (Twin<float>& array : arrays) all.push_back({array.on(side), array.size()});
     sums.push_back(side.kernels().optimizer.sum_of_all_squares(all, side.stream));
     EXPECT_EQ(side.kernels().optimizer.sum_of_all_squares({}, side.stream), 0);
