@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                            "seed/gpt-lm",
                                            "seed/roformer_v2-unilm",
                                            "seed/rwkv6-state"),
-                         [](const auto& info) { return testing::GoldenCase{info.param}.test_name(); });
+                         [](const auto& one) { return testing::GoldenCase{one.param}.test_name(); });
 
 }  // namespace
 }  // namespace weft
