@@ -269,7 +269,7 @@ void CudaDevice::upload(void* to, const void* from, size_t bytes) {
     synchronize();
     return;
   }
-  graphs_.note(from, bytes);
+  if (graphs_.is_recording() || graphs_.is_replaying()) graphs_.note(from, bytes);
   if (is_left_to_graph(to, nullptr, bytes)) return;
   std::lock_guard lock(mutex_);
   const void* staged = graphs_.is_recording() ? graphs_.keep(from, bytes) : ring_->stage(from, bytes, stream_);

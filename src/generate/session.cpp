@@ -76,10 +76,9 @@ uint32_t fingerprint(const LanguageModel& model) {
     crc = extend_crc32c(crc, parameter.name.data(), parameter.name.size());
     const Tensor& value = parameter.value;
     if (!value || value.layout() != Layout::row_major) continue;
-    int64_t row = static_cast<int64_t>(value.bytes()) / std::max<int64_t>(value.size(0), 1);
-    int64_t rows = std::min(value.size(0), row > 0 ? static_cast<int64_t>(kBytes) / row + 1 : 1);
-    Tensor first = on_host(value.slice(0, rows));
-    crc = extend_crc32c(crc, first.raw(), std::min(first.bytes(), kBytes));
+    int64_t count = std::min(value.num_elements(), static_cast<int64_t>(kBytes / dtype_bytes(value.dtype())));
+    Tensor first = on_host(value.reshape({value.num_elements()}).slice(0, count));
+    crc = extend_crc32c(crc, first.raw(), first.bytes());
   }
   return crc;
 }
