@@ -197,24 +197,33 @@ float normal(const RandomKey& key, uint64_t index) {
   return radius * std::cos(2 * std::numbers::pi_v<float> * key.uniform(2 * index + 1));
 }
 
+/// Rows [begin, end) of a parameter's slice as its InitialValue says, but for a centre that differs by element.
+RandomNormalArgs random_values(const Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key) {
+  bool is_vector = parameter.full_shape.rank() == 1;
+  bool is_scale = parameter.is_norm && parameter.name.ends_with(".weight");
+  return {.rows = end - begin,
+          .width = is_vector ? 1 : parameter.local_shape[1],
+          .global_width = is_vector ? 1 : parameter.full_shape[1],
+          .row_begin = (parameter.range.dim == 0 ? parameter.range.begin : 0) + begin,
+          .column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0,
+          .deviation = parameter.initial.deviation,
+          .centre = is_scale ? 1.0f : 0.0f,
+          .key = key};
+}
+
 void fill_random(
     const Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key, void* into, DType dtype) {
-  bool is_vector = parameter.full_shape.rank() == 1;
-  const InitialValue& initial = parameter.initial;
-  float neutral = parameter.is_norm && parameter.name.ends_with(".weight") ? 1.0f : 0.0f;
-  int64_t width = is_vector ? 1 : parameter.full_shape[1];
-  int64_t row_offset = parameter.range.dim == 0 ? parameter.range.begin : 0;
-  int64_t column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0;
-  int64_t columns = is_vector ? 1 : parameter.local_shape[1];
-  std::vector<float> row(static_cast<size_t>(columns));
-  for (int64_t i = begin; i < end; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      auto index = static_cast<uint64_t>((row_offset + i) * width + column_begin + j);
-      float centre = initial.centre ? initial.centre(static_cast<int64_t>(index)) : neutral;
-      row[static_cast<size_t>(j)] = initial.deviation * normal(key, index) + centre;
+  RandomNormalArgs args = random_values(parameter, begin, end, key);
+  const auto& centre_of = parameter.initial.centre;
+  std::vector<float> row(static_cast<size_t>(args.width));
+  for (int64_t i = 0; i < args.rows; ++i) {
+    for (int64_t j = 0; j < args.width; ++j) {
+      auto index = static_cast<uint64_t>((args.row_begin + i) * args.global_width + args.column_begin + j);
+      float centre = centre_of ? centre_of(static_cast<int64_t>(index)) : args.centre;
+      row[static_cast<size_t>(j)] = args.deviation * normal(key, index) + centre;
     }
-    auto* target = static_cast<std::byte*>(into) + static_cast<size_t>((i - begin) * columns) * dtype_bytes(dtype);
-    convert_dtype(row.data(), DType::f32, target, dtype, columns);
+    auto* target = static_cast<std::byte*>(into) + static_cast<size_t>(i * args.width) * dtype_bytes(dtype);
+    convert_dtype(row.data(), DType::f32, target, dtype, args.width);
   }
 }
 
@@ -223,19 +232,10 @@ bool fill_random_on_device(
     const Context& context, Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key) {
   auto kernel = context.kernels().elementwise.random_normal;
   if (kernel == nullptr || parameter.initial.centre != nullptr) return false;
-  bool is_vector = parameter.full_shape.rank() == 1;
-  bool is_scale = parameter.is_norm && parameter.name.ends_with(".weight");
-  kernel({.y = parameter.value.slice(begin, end).raw(),
-          .rows = end - begin,
-          .width = is_vector ? 1 : parameter.local_shape[1],
-          .global_width = is_vector ? 1 : parameter.full_shape[1],
-          .row_begin = (parameter.range.dim == 0 ? parameter.range.begin : 0) + begin,
-          .column_begin = parameter.range.dim == 1 ? parameter.range.begin : 0,
-          .deviation = parameter.initial.deviation,
-          .centre = is_scale ? 1.0f : 0.0f,
-          .key = key,
-          .dtype = parameter.value.dtype()},
-         context.stream());
+  RandomNormalArgs args = random_values(parameter, begin, end, key);
+  args.y = parameter.value.slice(begin, end).raw();
+  args.dtype = parameter.value.dtype();
+  kernel(args, context.stream());
   return true;
 }
 
