@@ -1,10 +1,9 @@
 #include "kernels/cuda/device.h"
 
-#include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 
+#include "core/block_size.h"
 #include "core/error.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/check.h"
@@ -18,12 +17,8 @@ constexpr size_t kAlignment = 256;
 constexpr size_t kMaxCachedBlock = size_t{64} << 20;
 constexpr size_t kRingBytes = size_t{8} << 20;
 
-// Eighths of a power of two, so that slightly different sizes share blocks and at most an eighth is wasted.
 size_t block_size(size_t bytes) {
-  size_t size = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  if (size < 4096) return size;
-  size_t step = std::bit_floor(size) / 8;
-  return (size + step - 1) / step * step;
+  return cached_block_size(bytes, kAlignment);
 }
 
 int attribute(cudaDeviceAttr name, int device) {

@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
-#include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <vector>
 
+#include "core/block_size.h"
 #include "core/error.h"
 
 namespace weft {
@@ -73,13 +72,7 @@ class CpuAllocator final : public Allocator {
   MemoryTracker& memory() override { return tracker_; }
 
  private:
-  // Eighths of a power of two, so that slightly different sizes share blocks and at most an eighth is wasted.
-  static size_t block_size(size_t bytes) {
-    size_t size = round_up(std::max<size_t>(bytes, 1), kAlignment);
-    if (size < 4096) return size;
-    size_t step = std::bit_floor(size) / 8;
-    return round_up(size, step);
-  }
+  static size_t block_size(size_t bytes) { return cached_block_size(bytes, kAlignment); }
 
   static void* fresh(size_t size) {
     bool huge = size >= 2 * kHugePage;
