@@ -9,6 +9,7 @@
 #include <span>
 
 #include "core/dtype.h"
+#include "kernels/attention_dropout.h"
 #include "kernels/stream.h"
 
 namespace weft {
@@ -57,6 +58,7 @@ struct AttentionForwardArgs {
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   AttentionMask mask;
   AttentionBias bias = {};
+  AttentionDropout dropout = {};
   DType dtype = DType::f32;
 };
 
@@ -75,7 +77,8 @@ struct AttentionBackwardArgs {
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   AttentionMask mask;
   AttentionBias bias = {};
-  void* dbias = nullptr;  // as bias.values; added to; null: not wanted
+  AttentionDropout dropout = {};  // as in forward
+  void* dbias = nullptr;          // as bias.values; added to; null: not wanted
   DType dtype = DType::f32;
 };
 

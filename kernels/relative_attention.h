@@ -9,6 +9,7 @@
 #include <span>
 
 #include "core/dtype.h"
+#include "kernels/attention_dropout.h"
 #include "kernels/stream.h"
 
 namespace weft {
@@ -53,6 +54,7 @@ struct RelativeAttentionArgs {
   float scale = 1;
   bool causal = false;
   ScoreNormalization normalization = ScoreNormalization::softmax;
+  AttentionDropout dropout = {};
   DType dtype = DType::f32;
 };
 

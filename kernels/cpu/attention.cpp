@@ -74,17 +74,22 @@ int64_t cost_of(const AttentionForwardArgs& args, const AttentionWork& work) {
   return (end - begin) * work.query_count * (args.num_heads / args.num_kv_heads);
 }
 
+/// Sequences with one query are cut by their keys, unless weights are dropped: that is left to prefill.
+bool is_decode(const AttentionForwardArgs& args, const AttentionSequence& sequence) {
+  return sequence.query_count == 1 && !args.dropout.drops();
+}
+
 /// Pieces of all sequences with several queries, the dearest first, so that threads end together.
 std::vector<AttentionWork> prefill_pieces(const AttentionForwardArgs& args, int num_threads) {
   int64_t group = args.num_heads / args.num_kv_heads;
   int64_t rows = 0;
   for (const AttentionSequence& sequence : args.sequences)
-    rows += sequence.query_count > 1 ? sequence.query_count * args.num_heads : 0;
+    rows += is_decode(args, sequence) ? 0 : sequence.query_count * args.num_heads;
   int64_t rows_per_piece = std::clamp(rows / (std::max(num_threads, 1) * kPiecesPerThread), kMinRows, kMaxRows);
   int64_t queries_per_piece = std::max<int64_t>(1, rows_per_piece / group);
   std::vector<AttentionWork> pieces;
   for (const AttentionSequence& sequence : args.sequences) {
-    if (sequence.query_count <= 1) continue;
+    if (is_decode(args, sequence)) continue;
     for (int64_t query = 0; query < sequence.query_count; query += queries_per_piece) {
       for (int64_t head = 0; head < args.num_kv_heads; ++head) {
         pieces.push_back({.sequence = &sequence,
@@ -132,7 +137,7 @@ struct DecodePlan {
 DecodePlan plan_decode(const AttentionForwardArgs& args) {
   DecodePlan plan;
   for (const AttentionSequence& sequence : args.sequences) {
-    if (sequence.query_count != 1) continue;
+    if (!is_decode(args, sequence)) continue;
     int64_t begin = visible_begin(sequence, args.mask, 0);
     int64_t end = visible_end(sequence, args.mask, 0);
     for (int64_t head = 0; head < args.num_kv_heads; ++head) {

@@ -2,6 +2,7 @@
 // are recomputed from log_sum_exp. One piece is a whole sequence and kv head, so that every sum has one order.
 #include <type_traits>
 
+#include "kernels/cpu/attention_dropout_rows.h"
 #include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/loop_tables.h"
@@ -95,6 +96,7 @@ class BackwardPiece {
     weights_by_key_ = cutter.cut<Element>(rows * kKeyBlock);
     dscores_by_key_ = cutter.cut<Element>(rows * kKeyBlock);
     dscores_by_row_ = kSharesLayouts ? dscores_by_key_ : cutter.cut<Element>(rows * kKeyBlock);
+    kept_ = cutter.cut<R>(kDepth * kKeyBlock);
     dk_ = cutter.cut<R>(keys * width_);
     dv_ = cutter.cut<R>(keys * width_);
     scratch_bytes_ = cutter.used;
@@ -242,6 +244,7 @@ class BackwardPiece {
       KeyRange visible =
           visible_keys(*sequence_, args_.mask, first_query_ + smaller(first_row + r, rows_ - 1) / group_);
       bounds[r] = {visible.begin - block, visible.end - block};
+      if (args_.dropout.drops()) choose_kept(first_row + r, block, columns, kept_ + r * kKeyBlock);
     }
     for (int64_t i = 0; i < columns; i += 2 * kLanes<R>) {
       Vector<R> weights[kDepth][2], dscores[kDepth][2];
@@ -250,7 +253,7 @@ class BackwardPiece {
 #pragma GCC unroll 4
         for (int64_t half = 0; half < 2; ++half) {
           int64_t key = i + half * kLanes<R>;
-          differentiate<is_bounded>(first_row + r, block, key, bounds[r], weights[r][half], dscores[r][half]);
+          differentiate<is_bounded>(first_row, r, block, key, bounds[r], weights[r][half], dscores[r][half]);
         }
       }
       store_by_key(Product{}, weights_by_key_ + first_row * kKeyBlock + i * kDepth, weights);
@@ -259,15 +262,36 @@ class BackwardPiece {
     }
   }
 
+  /// What the row's weights of keys block, block + 1, … are multiplied with.
+  void choose_kept(int64_t row, int64_t block, int64_t columns, R* kept) const {
+    int64_t of = smaller(row, rows_ - 1);
+    uint64_t first = args_.dropout.first_index(sequence_->query_begin + first_query_ + of / group_,
+                                               kv_head_ * group_ + of % group_) +
+                     static_cast<uint64_t>(block);
+    dropout_factors<kKeyBlock>(args_.dropout, first, columns, static_cast<R>(args_.dropout.kept_scale()), kept);
+  }
+
   template <bool is_bounded>
-  WEFT_INLINE void differentiate(
-      int64_t row, int64_t block, int64_t key, KeyRange bounds, Vector<R>& weight, Vector<R>& dscore) const {
+  WEFT_INLINE void differentiate(int64_t first_row,
+                                 int64_t r,
+                                 int64_t block,
+                                 int64_t key,
+                                 KeyRange bounds,
+                                 Vector<R>& weight,
+                                 Vector<R>& dscore) const {
+    int64_t row = first_row + r;
     Vector<R> score = score_scale_(load_vector(scores_ + row * kKeyBlock + key));
     Vector<R> biased = score;
     if (args_.bias.values != nullptr) biased += load_vector(bias_at(row, block + key)) * static_cast<R>(kLog2E);
     weight = exp2_of_negative(biased - log_sum_exp_[row]);
     Vector<R> dweight = load_vector(dweights_ + row * kKeyBlock + key);
-    dscore = weight * (dweight - delta_[row]);
+    if (args_.dropout.drops()) {
+      Vector<R> kept = load_vector(kept_ + r * kKeyBlock + key);
+      dscore = weight * (dweight * kept - delta_[row]);
+      weight *= kept;
+    } else {
+      dscore = weight * (dweight - delta_[row]);
+    }
     if (dbias_ != nullptr && row < rows_) {
       Vector<R> seen = dscore;
       if constexpr (is_bounded) seen = lanes_between<R>(bounds.begin - key, bounds.end - key) ? seen : Vector<R>{};
@@ -318,7 +342,7 @@ class BackwardPiece {
   KeyRange first_visible_, last_visible_;  // of the row block
   Element *q_, *dout_, *q_by_step_, *dout_by_step_;
   Element *keys_by_step_, *transposed_keys_, *transposed_values_;  // a block of keys after the other
-  R *dq_, *log_sum_exp_, *delta_, *scores_, *dweights_, *dk_, *dv_;
+  R *dq_, *log_sum_exp_, *delta_, *scores_, *dweights_, *kept_, *dk_, *dv_;
   Element *weights_by_key_, *dscores_by_key_, *dscores_by_row_;
   int64_t scratch_bytes_ = 0;
 };

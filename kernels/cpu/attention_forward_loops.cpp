@@ -2,6 +2,7 @@
 // rows with an online softmax.
 #include <type_traits>
 
+#include "kernels/cpu/attention_dropout_rows.h"
 #include "kernels/cpu/attention_pack.h"
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/loop_tables.h"
@@ -35,6 +36,7 @@ class ForwardPiece {
     values_ = cutter.cut<Element>(width_ * kKeyBlock);
     scores_ = cutter.cut<R>(kTileRows * kKeyBlock);
     weights_ = cutter.cut<Element>(kTileRows * kKeyBlock);
+    kept_ = cutter.cut<R>(kKeyBlock);
     out_ = cutter.cut<R>(padded_rows_ * width_);
     maximum_ = cutter.cut<R>(padded_rows_);
     sum_ = cutter.cut<R>(padded_rows_ * kLanes<R>);
@@ -129,8 +131,8 @@ class ForwardPiece {
     for (int r = 0; r < kTileRows; ++r) {
       KeyRange visible = visible_[row + r];
       KeyRange bounds{visible.begin - block, visible.end - block};
-      rescale[r] = is_bounded ? soften_row<true>(row + r, r, begin, end, bounds)
-                              : soften_row<false>(row + r, r, begin, end, bounds);
+      rescale[r] = is_bounded ? soften_row<true>(row + r, r, block, begin, end, bounds)
+                              : soften_row<false>(row + r, r, block, begin, end, bounds);
     }
     multiply_rows<Product, kTileRows>({.a = weights_ + begin,
                                        .a_row = kKeyBlock,
@@ -163,7 +165,7 @@ class ForwardPiece {
   /// Products [begin, end) of tile row r become weights relative to the row's new maximum; returns what the row's
   /// earlier sums shrink by.
   template <bool is_bounded>
-  WEFT_INLINE R soften_row(int64_t row, int r, int64_t begin, int64_t end, KeyRange bounds) {
+  WEFT_INLINE R soften_row(int64_t row, int r, int64_t block, int64_t begin, int64_t end, KeyRange bounds) {
     R* scores = scores_ + r * kKeyBlock;
     Vector<R> masked = Vector<R>{} + kMaskedScore<R>;
     Vector<R> maximum = masked;
@@ -180,10 +182,16 @@ class ForwardPiece {
     R new_maximum = horizontal_maximum<R>(maximum);
     new_maximum = new_maximum > old_maximum ? new_maximum : old_maximum;
     Vector<R> sum{};
+    bool drops = args_.dropout.drops();
+    if (drops) choose_kept(row, block, begin, end);
     for (int64_t i = begin; i < end; i += 2 * kLanes<R>) {
       Vector<R> first = weights_of<is_bounded>(scores, i, new_maximum, bounds);
       Vector<R> second = weights_of<is_bounded>(scores, i + kLanes<R>, new_maximum, bounds);
       sum += first + second;
+      if (drops) {
+        first *= load_vector(kept_ + i);
+        second *= load_vector(kept_ + i + kLanes<R>);
+      }
       store_weights(Product{}, weights_ + r * kKeyBlock + i, first, second);
     }
     R shift = (old_maximum - new_maximum) * score_scale_.factor;
@@ -192,6 +200,15 @@ class ForwardPiece {
     R* row_sum = sum_ + row * kLanes<R>;
     store_vector(row_sum, load_vector(row_sum) * rescale + sum);
     return rescale;
+  }
+
+  /// kept_[i] = whether the row's weight of key block + i counts, for i in [begin, end).
+  void choose_kept(int64_t row, int64_t block, int64_t begin, int64_t end) {
+    int64_t of = smaller(row, rows_ - 1);
+    uint64_t first = args_.dropout.first_index(sequence_->query_begin + first_query_ + of / group_,
+                                               kv_head_ * group_ + of % group_) +
+                     static_cast<uint64_t>(block + begin);
+    dropout_factors<kKeyBlock>(args_.dropout, first, end - begin, R(1), kept_ + begin);
   }
 
   template <bool is_bounded>
@@ -207,6 +224,7 @@ class ForwardPiece {
     prefetch_next_head<1>(out, group_ * args_.head_dim, args_.head_dim);
     R sum = horizontal_sum<R>(load_vector(sum_ + row * kLanes<R>));
     R inverse_sum = R(1) / sum;
+    if (args_.dropout.drops()) inverse_sum *= static_cast<R>(args_.dropout.kept_scale());
 #pragma omp simd
     for (int64_t d = 0; d < args_.head_dim; ++d) out[d] = round_to<T>(from[d] * inverse_sum);
     if (args_.log_sum_exp != nullptr) {
@@ -224,6 +242,7 @@ class ForwardPiece {
   int64_t first_query_ = 0, kv_head_ = 0;
   Element *queries_, *keys_, *values_, *weights_;
   R *scores_, *out_;
+  R* kept_;     // [keys of a block]: 1, or 0 where dropout leaves a row's weight out
   R* maximum_;  // [rows], before the scale's factor
   R* sum_;      // [rows, lanes]: each lane's part
   KeyRange* visible_;

@@ -89,6 +89,24 @@ class HeadPass {
     }
   }
 
+  /// Multiplies each pair of a query and a key with what dropout makes of its weight.
+  void drop(Matrix<R>& pairs) const {
+    if (!args_.dropout.drops()) return;
+    for (int64_t i = 0; i < queries_; ++i) {
+      uint64_t first = args_.dropout.first_index(sequence_.query_begin + i, head_);
+      cpu_loops().dropout({.x = pairs.row(i),
+                           .y = pairs.row(i),
+                           .rows = 1,
+                           .width = keys_,
+                           .column_begin = static_cast<int64_t>(first),
+                           .probability = args_.dropout.probability,
+                           .key = args_.dropout.key,
+                           .dtype = DTypeOf<R>::value},
+                          0,
+                          1);
+    }
+  }
+
   void mix(void* out) const {
     Matrix<R> mixed(queries_, args_.value_dim);
     add_product(mixed, weights, v);
@@ -172,6 +190,7 @@ void forward_head(const RelativeAttentionArgs& args, const RelativeSequence& seq
   HeadPass<T> pass(args, sequence, head);
   pass.compute_scores();
   pass.compute_weights();
+  pass.drop(pass.weights);
   pass.mix(args.out);
   if (args.scores != nullptr) pass.keep_scores(args.scores);
 }
@@ -225,20 +244,28 @@ class HeadBackward {
   }
 
  private:
-  /// Gives the gradient of the weights.
+  /// Gives the gradient of the weights, as they were before dropout.
   Matrix<R> backward_values(KeyGradients<R>& kv, TableGradients<R>& tables) const {
     int64_t width = args_.forward.value_dim;
     int64_t row = args_.forward.num_heads * width;
     Matrix<R> dout =
         load_rows<T>(args_.dout, sequence_.query_begin * row + head_ * width, row, sequence_.query_count, width);
     Matrix<R> gradient = product_with_transposed(dout, pass_.v);
-    add_transposed_product(kv.dv, pass_.weights, dout);
-    if (pass_.value_table.empty()) return gradient;
-    Matrix<R> table_dots = product_with_transposed(dout, pass_.value_table);
-    for (int64_t i = 0; i < gradient.rows; ++i) pass_.add_gathered(gradient.row(i), table_dots.row(i), i);
-    if (!tables.value.empty()) {
-      add_transposed_product(tables.value, pass_.sums_by_row(pass_.weights), dout, pass_.row_ids.begin());
+    Matrix<R> counted;
+    if (args_.forward.dropout.drops()) {
+      counted = pass_.weights;
+      pass_.drop(counted);
     }
+    const Matrix<R>& weights = counted.empty() ? pass_.weights : counted;
+    add_transposed_product(kv.dv, weights, dout);
+    if (!pass_.value_table.empty()) {
+      Matrix<R> table_dots = product_with_transposed(dout, pass_.value_table);
+      for (int64_t i = 0; i < gradient.rows; ++i) pass_.add_gathered(gradient.row(i), table_dots.row(i), i);
+      if (!tables.value.empty()) {
+        add_transposed_product(tables.value, pass_.sums_by_row(weights), dout, pass_.row_ids.begin());
+      }
+    }
+    pass_.drop(gradient);
     return gradient;
   }
 

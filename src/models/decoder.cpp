@@ -121,6 +121,11 @@ SelfAttention Decoder::make_attention(int64_t layer, const std::string& prefix) 
   attention.options.mask = {.scale = static_cast<float>(config_.attention_scale),
                             .soft_cap = static_cast<float>(config_.attention_soft_cap),
                             .window = config_.windows.empty() ? 0 : config_.windows[static_cast<size_t>(layer)]};
+  attention.options.dropout = {
+      .probability = config_.attention_dropout,
+      .site = static_cast<uint32_t>(layer),
+      .head_begin = query_head_range(info.num_heads, info.num_kv_heads, parameters_.place()).begin,
+      .global_heads = info.num_heads};
   attention.layer = layer;
   return attention;
 }

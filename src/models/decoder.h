@@ -26,6 +26,7 @@ struct DecoderConfig {
   double attention_scale = 0;             // multiplies q·k; usually 1 / sqrt(head_dim)
   double attention_soft_cap = 0;          // 0: none
   double logit_soft_cap = 0;              // 0: none
+  float attention_dropout = 0;            // of attention weights
   std::vector<int64_t> windows;           // a layer's sliding window, 0 for full attention; empty: full everywhere
   std::vector<double> inverse_frequency;  // [head_dim / 2]
 };

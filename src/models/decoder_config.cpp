@@ -65,6 +65,7 @@ DecoderConfig read_huggingface(const ModelConfig& source, bool tied_by_default) 
   ModelInfo& info = config.info;
   info.tied_embedding = source.boolean_or("tie_word_embeddings", tied_by_default);
   read_heads(config, source, "num_attention_heads", "num_key_value_heads", "head_dim");
+  config.attention_dropout = static_cast<float>(source.number_or("attention_dropout", 0, 0, 0.999));
   read_end_ids(info, source, "eos_token_id");
   config.inverse_frequency = huggingface_inverse_frequency(source, info.head_dim);
   return config;
@@ -82,6 +83,7 @@ DecoderConfig read_seed(const ModelSource& from, bool tied_by_default) {
              source.has("query_head") ? "query_head" : "num_attention_heads",
              "num_attention_heads",
              "attention_head_size");
+  config.attention_dropout = static_cast<float>(source.number_or("attention_probs_dropout_prob", 0, 0, 0.999));
   config.qkv_bias = source.boolean_or("use_bias", false);
   config.output_bias = source.boolean_or("o_bias", config.qkv_bias);
   double theta = source.number_or("max_wavelength", 10000, 1, kMaxTheta);

@@ -74,6 +74,7 @@ struct EncoderConfig {
   Activation head_activation = Activation::gelu_erf;
   Activation pool_activation = Activation::tanh;
   float dropout = 0;
+  float attention_dropout = 0;  // of attention weights
   bool dropout_before_embedding_norm = false;
   AbsolutePositions positions = AbsolutePositions::learned;
   /// Of a checkpoint that brings its own rotary positions: [max_positions, head_dim], sines then cosines; null:

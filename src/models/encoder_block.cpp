@@ -6,7 +6,7 @@ namespace weft {
 namespace {
 
 /// Sites of dropout are numbered from here: site 0 is the embedding's.
-constexpr uint32_t kSitesPerBlock = 2;
+constexpr uint32_t kSitesPerBlock = 3;
 
 class PostNormBlock final : public EncoderBlock {
  public:
@@ -35,9 +35,8 @@ class PostNormBlock final : public EncoderBlock {
       relative_->fill(context, shared, parts_.attention, x.dtype(), tables);
     }
     const Tensor* previous = residual_scores_ && inputs.size() > next ? &inputs[next] : nullptr;
-    EncoderAttention attention = parts_.attention;
-    attention.layer = layer;
-    RelativeAttentionResult mixed = attention.forward(context, x, pass, tables.terms, previous, residual_scores_);
+    RelativeAttentionResult mixed =
+        parts_.attention_of(layer).forward(context, x, pass, tables.terms, previous, residual_scores_);
     Tensor attended = parts_.drop_attended(context, mixed.out, pass, layer);
     Tensor middle = attention_norm_.forward_add(context, attended, x, pass);
     Tensor branch = parts_.feed_forward(context, middle, pass, layer);
@@ -107,10 +106,15 @@ Tensor BlockParts::drop_attended(Context& context, const Tensor& x, const Encode
   return BranchDropout{dropout, first_site(layer)}.forward(context, x, pass.num_tokens);
 }
 
-Tensor BlockParts::attend(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
+EncoderAttention BlockParts::attention_of(int64_t layer) const {
   EncoderAttention numbered = attention;
   numbered.layer = layer;
-  return drop_attended(context, numbered.forward(context, x, pass, {}, nullptr, false).out, pass, layer);
+  numbered.options.dropout.site = first_site(layer) + 2;
+  return numbered;
+}
+
+Tensor BlockParts::attend(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
+  return drop_attended(context, attention_of(layer).forward(context, x, pass, {}, nullptr, false).out, pass, layer);
 }
 
 Tensor BlockParts::feed_forward(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {

@@ -20,6 +20,8 @@ struct BlockParts {
   PlainMlp mlp;
   float dropout = 0;
 
+  /// The attention of one of the layers that the block is applied as.
+  EncoderAttention attention_of(int64_t layer) const;
   /// What attention without relative terms adds to the residual stream.
   Tensor attend(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const;
   /// What the feed-forward adds.

@@ -129,6 +129,8 @@ EncoderConfig read_encoder(const ModelSource& source) {
   config.head_activation = config.activation;
   config.dropout =
       static_cast<float>(from.number_or(spelling(from, "hidden_dropout_prob", "dropout_rate"), 0, 0, 0.999));
+  config.attention_dropout = static_cast<float>(
+      from.number_or(spelling(from, "attention_probs_dropout_prob", "attention_dropout_rate"), 0, 0, 0.999));
   config.segments_in_token_table = from.boolean_or("shared_segment_embeddings", false);
   config.segment_attention = from.boolean_or("segment_attention", false);
   config.residual_scores = from.boolean_or("residual_attention_scores", false);

@@ -21,9 +21,17 @@ struct StackPass {
   int64_t lowest = 0;
 };
 
-/// Dropout of one place; `first` is the stack's first site.
+/// Dropout of one place.
 Tensor drop(Context& context, const Tensor& x, float probability, uint32_t site, int64_t num_tokens) {
   return BranchDropout{probability, site}.forward(context, x, num_tokens);
+}
+
+/// Sites of dropout in a block: what its attention, cross-attention and feed-forward add; the weights of both.
+constexpr uint32_t kSitesPerBlock = 5;
+
+/// The first of a block's sites. A stack's first site is that of its embedding.
+uint32_t block_site(uint32_t stack_site, size_t layer) {
+  return stack_site + 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
 }
 
 /// A block: norm, attention, residual; the same with the source in decoders; norm, feed-forward, residual. From
@@ -61,7 +69,7 @@ class EncoderDecoder final : public LanguageModel {
   void add_stack(Stack& stack, int64_t num_layers);
   void add_head();
   StackBlock make_block(const Stack& stack, int64_t layer);
-  BiasedAttention make_attention(const std::string& prefix, int64_t layer, bool is_causal);
+  BiasedAttention make_attention(const std::string& prefix, int64_t layer, bool is_causal, uint32_t site);
   const Parameter* add_bias_table(const std::string& name);
   void check(const Batch& batch, const KvCache* cache) const;
 
@@ -179,10 +187,11 @@ StackBlock EncoderDecoder::make_block(const Stack& stack, int64_t layer) {
   StackBlock block;
   if (config_.has_bias_per_layer) block.bias_table = add_bias_table(name);
   block.attention_norm = norm(0);
-  block.attention = make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder);
+  uint32_t site = block_site(stack.first_site, static_cast<size_t>(layer));
+  block.attention = make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder, site + 3);
   if (stack.is_decoder) {
     block.cross_norm = norm(1);
-    block.cross = make_attention(name + ".layer.1.EncDecAttention.", layer, false);
+    block.cross = make_attention(name + ".layer.1.EncDecAttention.", layer, false, site + 4);
   }
   int last = stack.is_decoder ? 2 : 1;
   block.mlp_norm = norm(last);
@@ -199,7 +208,10 @@ StackBlock EncoderDecoder::make_block(const Stack& stack, int64_t layer) {
   return block;
 }
 
-BiasedAttention EncoderDecoder::make_attention(const std::string& prefix, int64_t layer, bool is_causal) {
+BiasedAttention EncoderDecoder::make_attention(const std::string& prefix,
+                                               int64_t layer,
+                                               bool is_causal,
+                                               uint32_t site) {
   const ModelInfo& info = config_.info;
   int64_t heads = info.num_heads;
   int64_t width = heads * info.head_dim;
@@ -215,7 +227,12 @@ BiasedAttention EncoderDecoder::make_attention(const std::string& prefix, int64_
   attention.k = add("k", width, info.hidden_size, ShardKind::heads);
   attention.v = add("v", width, info.hidden_size, ShardKind::heads);
   attention.o = add("o", info.hidden_size, width, ShardKind::head_columns);
-  attention.options = {.head_dim = info.head_dim, .mask = {.scale = 1, .causal = is_causal}};
+  attention.options = {.head_dim = info.head_dim,
+                       .mask = {.scale = 1, .causal = is_causal},
+                       .dropout = {.probability = config_.attention_dropout,
+                                   .site = site,
+                                   .head_begin = kv_head_range(heads, parameters_.place()).begin,
+                                   .global_heads = heads}};
   attention.layer = layer;
   return attention;
 }
@@ -308,7 +325,7 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
   DistanceBias bias = block.bias_table != nullptr
                           ? distance_bias(context, block.bias_table->value, pass.buckets, pass.lowest)
                           : DistanceBias{.values = inputs[shared++], .zero = -pass.lowest};
-  uint32_t site = stack.first_site + 1 + 3 * static_cast<uint32_t>(layer);
+  uint32_t site = block_site(stack.first_site, layer);
   auto dropped = [&](const Tensor& x, uint32_t at) { return drop(context, x, config_.dropout, at, pass.num_tokens); };
   Tensor attended = block.attention.forward(context, first.normed, pass.num_tokens, pass.spans, bias, pass.cache);
   attended = dropped(attended, site);
@@ -360,7 +377,7 @@ Tensor EncoderDecoder::run_stack(Context& context,
   ResidualNorm last = stack.final_norm.forward_add(context, stream[1], stream[0]);
   context.observe(observed(stack, "hidden/" + std::to_string(stack.blocks.size())), last.sum);
   context.observe(observed(stack, "final"), last.normed);
-  uint32_t site = stack.first_site + 1 + 3 * static_cast<uint32_t>(stack.blocks.size());
+  uint32_t site = block_site(stack.first_site, stack.blocks.size());
   Tensor out = drop(context, last.normed, config_.dropout, site, pass->num_tokens);
   return enter_tensor_parallel(context, out, pass->num_tokens);
 }

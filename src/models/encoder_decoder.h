@@ -28,6 +28,7 @@ struct EncoderDecoderConfig {
   double eps = 1e-6;
   double output_scale = 1;  // of what the output layer reads
   float dropout = 0;
+  float attention_dropout = 0;  // of attention weights
 };
 
 std::unique_ptr<LanguageModel> make_encoder_decoder(const EncoderDecoderConfig& config, TensorParallelPlace place);

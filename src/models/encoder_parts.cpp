@@ -14,7 +14,10 @@ RelativeAttentionOptions attention_options(const EncoderConfig& config, TensorPa
           .scale = static_cast<float>(
               1 / std::sqrt(config.attention_scale_divisor * static_cast<double>(config.info.head_dim))),
           .causal = config.info.attention == AttentionPattern::causal,
-          .normalization = ScoreNormalization::softmax};
+          .normalization = ScoreNormalization::softmax,
+          .dropout = {.probability = config.attention_dropout,
+                      .head_begin = heads.begin,
+                      .global_heads = config.info.num_kv_heads}};
 }
 
 PostNorm add_post_norm(ParameterStore& store,

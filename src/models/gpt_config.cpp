@@ -46,7 +46,7 @@ Json seed_config(const EncoderConfig& config) {
           {"type_vocab_size", info.num_segments},
           {"hidden_act", seed_activation_name(config.activation)},
           {"hidden_dropout_prob", as_written(config.dropout)},
-          {"attention_probs_dropout_prob", as_written(config.dropout)}};
+          {"attention_probs_dropout_prob", as_written(config.attention_dropout)}};
 }
 
 Json huggingface_config(const EncoderConfig& config) {
@@ -59,7 +59,7 @@ Json huggingface_config(const EncoderConfig& config) {
                {"n_positions", info.max_positions},
                {"resid_pdrop", as_written(config.dropout)},
                {"embd_pdrop", as_written(config.dropout)},
-               {"attn_pdrop", as_written(config.dropout)},
+               {"attn_pdrop", as_written(config.attention_dropout)},
                {"layer_norm_epsilon", config.eps},
                {"tie_word_embeddings", true}};
   if (!info.end_ids.empty()) json["eos_token_id"] = info.end_ids.front();
@@ -90,10 +90,12 @@ EncoderConfig read_gpt(const ModelSource& source) {
   config.embedding_eps = config.eps;
   config.has_head_transform = config.has_head_bias = false;
   config.segments_in_token_table = from.boolean_or("shared_segment_embeddings", false);
-  const char* dropout = from.has("resid_pdrop")           ? "resid_pdrop"
-                        : from.has("hidden_dropout_prob") ? "hidden_dropout_prob"
-                                                          : "dropout_rate";
-  config.dropout = static_cast<float>(from.number_or(dropout, 0, 0, 0.999));
+  auto probability = [&](const char* huggingface, const char* seed, const char* seed_too) {
+    const char* key = from.has(huggingface) ? huggingface : from.has(seed) ? seed : seed_too;
+    return static_cast<float>(from.number_or(key, 0, 0, 0.999));
+  };
+  config.dropout = probability("resid_pdrop", "hidden_dropout_prob", "dropout_rate");
+  config.attention_dropout = probability("attn_pdrop", "attention_probs_dropout_prob", "attention_dropout_rate");
   return config;
 }
 

@@ -80,8 +80,13 @@ void read_sizes(const ModelSource& source, EncoderDecoderConfig& config) {
                config.max_distance);
   }
   config.eps = from.number_or("layer_norm_epsilon", 1e-6, 0, 1);
-  const char* dropout = from.has("hidden_dropout_prob") ? "hidden_dropout_prob" : "dropout_rate";
-  config.dropout = static_cast<float>(from.number_or(dropout, 0, 0, 0.999));
+  auto probability = [&](const char* name) { return static_cast<float>(from.number_or(name, 0, 0, 0.999)); };
+  config.dropout = probability(from.has("hidden_dropout_prob") ? "hidden_dropout_prob" : "dropout_rate");
+  // transformers has one probability for everything.
+  config.attention_dropout =
+      from.has("d_model")
+          ? config.dropout
+          : probability(from.has("attention_dropout_rate") ? "attention_dropout_rate" : "attention_probs_dropout_prob");
 }
 
 /// "gated-gelu" and "relu" of transformers, whose gated gelu is the tanh form; ["gelu", "linear"] and "relu" of
@@ -132,6 +137,7 @@ Json seed_config(const EncoderDecoderConfig& config) {
                {"intermediate_size", info.intermediate_size},
                {"hidden_act", seed_activation(config)},
                {"hidden_dropout_prob", as_written(config.dropout)},
+               {"attention_probs_dropout_prob", as_written(config.attention_dropout)},
                {"cross_position_bias", config.has_cross_bias ? 1 : 0},
                {"logit_scale", config.output_scale == 1 ? 0 : 1}};
   if (config.embedding_size != info.hidden_size) json["embedding_size"] = config.embedding_size;

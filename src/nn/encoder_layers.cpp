@@ -108,7 +108,9 @@ RelativeAttentionResult EncoderAttention::forward(Context& context,
                   options.head_dim == options.value_dim && options.normalization == ScoreNormalization::softmax;
   RelativeAttentionResult result;
   if (is_plain) {
-    AttentionOptions plain{.head_dim = options.head_dim, .mask = {.scale = options.scale, .causal = options.causal}};
+    AttentionOptions plain{.head_dim = options.head_dim,
+                           .mask = {.scale = options.scale, .causal = options.causal},
+                           .dropout = options.dropout};
     result.out =
         pass.cache == nullptr
             ? attention(context, q, k, qkv[2], pass.spans, plain)

@@ -72,6 +72,7 @@ class AttentionNode final : public Node {
   struct Inputs {
     Tensor q, k, v, log_sum_exp;
     DistanceBias bias;
+    AttentionDropout dropout;
   };
 
   AttentionNode(Inputs inputs, const Tensor& out, std::span<const AttentionSpan> spans, const AttentionOptions& options)
@@ -113,6 +114,7 @@ class AttentionNode final : public Node {
             .head_dim = options_.head_dim,
             .mask = options_.mask,
             .bias = view(in_.bias),
+            .dropout = in_.dropout,
             .dbias = dbias,
             .dtype = in_.q.dtype()},
            context.stream());
@@ -145,7 +147,8 @@ void run_forward(Context& context,
                  std::span<const AttentionSequence> sequences,
                  int64_t num_kv_heads,
                  const AttentionOptions& options,
-                 const DistanceBias& bias) {
+                 const DistanceBias& bias,
+                 const AttentionDropout& dropout = {}) {
   WEFT_ASSERT(!bias.defined() || bias.values.size(0) == q.size(1) / options.head_dim,
               "attention: biases of other heads");
   auto kernel = require_kernel(context.kernels().attention.forward, "attention", context.device.type);
@@ -158,6 +161,7 @@ void run_forward(Context& context,
           .head_dim = options.head_dim,
           .mask = options.mask,
           .bias = view(bias),
+          .dropout = dropout,
           .dtype = q.dtype()},
          context.stream());
 }
@@ -176,7 +180,8 @@ void run_recorded(Context& context,
               packed_sequences(inputs.k, inputs.v, spans, options.head_dim, inputs.bias),
               inputs.k.size(1) / options.head_dim,
               options,
-              inputs.bias);
+              inputs.bias,
+              inputs.dropout);
 }
 
 class DistanceBiasNode final : public Node {
@@ -256,6 +261,17 @@ void append_writes(const Tensor& source,
 
 }  // namespace
 
+AttentionDropout attention_dropout(const Context& context, const AttentionDropoutSite& site) {
+  if (!context.training || site.probability == 0) return {};
+  AttentionDropout dropout{.probability = site.probability,
+                           .key = context.random,
+                           .row_begin = context.first_token,
+                           .head_begin = site.head_begin,
+                           .global_heads = site.global_heads};
+  dropout.key.site = site.site;
+  return dropout;
+}
+
 DistanceBias distance_bias(Context& context, const Tensor& table, std::span<const int32_t> rows, int64_t lowest) {
   WEFT_ASSERT(lowest <= 0 && lowest + static_cast<int64_t>(rows.size()) > 0, "distance_bias: distance 0 is missing");
   auto count = static_cast<int64_t>(rows.size());
@@ -305,6 +321,7 @@ Tensor attention(Context& context,
   check_attention(q, k, v, options.head_dim);
   Tensor out = context.empty(q.shape(), q.dtype());
   int64_t num_kv_heads = k.size(1) / options.head_dim;
+  AttentionDropout dropout = attention_dropout(context, options.dropout);
   if (!is_recording(context, {&q, &k, &v, &bias.values})) {
     run_forward(context,
                 q,
@@ -313,11 +330,12 @@ Tensor attention(Context& context,
                 packed_sequences(k, v, sequences, options.head_dim, bias),
                 num_kv_heads,
                 options,
-                bias);
+                bias,
+                dropout);
     return out;
   }
   DType statistics_dtype = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  AttentionNode::Inputs inputs{.q = q, .k = k, .v = v, .log_sum_exp = {}, .bias = bias};
+  AttentionNode::Inputs inputs{.q = q, .k = k, .v = v, .log_sum_exp = {}, .bias = bias, .dropout = dropout};
   inputs.log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
   run_recorded(context, inputs, out, sequences, options);
   attach_slot(out);
@@ -325,7 +343,8 @@ Tensor attention(Context& context,
                              .k = k.detach(),
                              .v = v.detach(),
                              .log_sum_exp = inputs.log_sum_exp.detach(),
-                             .bias = {.values = bias.defined() ? bias.values.detach() : Tensor(), .zero = bias.zero}};
+                             .bias = {.values = bias.defined() ? bias.values.detach() : Tensor(), .zero = bias.zero},
+                             .dropout = dropout};
   std::vector<AttentionSpan> spans(sequences.begin(), sequences.end());
   offer_recipe(context, out, [kept = std::move(kept), spans = std::move(spans), options](Context& again) {
     Tensor result = again.empty(kept.q.shape(), kept.q.dtype());

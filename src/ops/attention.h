@@ -9,9 +9,21 @@
 
 namespace weft {
 
+/// Dropout of a place's attention weights (kernels/attention_dropout.h), with context.training.
+struct AttentionDropoutSite {
+  float probability = 0;
+  uint32_t site = 0;         // the place in the model
+  int64_t head_begin = 0;    // number of this rank's first head among all
+  int64_t global_heads = 0;  // on all ranks
+};
+
+/// What it drops in this pass.
+AttentionDropout attention_dropout(const Context& context, const AttentionDropoutSite& site);
+
 struct AttentionOptions {
   int64_t head_dim = 0;
   AttentionMask mask;
+  AttentionDropoutSite dropout = {};
 };
 
 /// A sequence's place in the packed rows, and with a cache also its slot and how many tokens lie there already.

@@ -110,6 +110,7 @@ RelativeAttentionArgs make_args(const Tensor& q,
 
 struct KeptInputs {
   Tensor q, k, v, previous;
+  AttentionDropout dropout;
 };
 
 class RelativeAttentionNode final : public Node {
@@ -143,7 +144,9 @@ class RelativeAttentionNode final : public Node {
     pack(packed_, in_.k, in_.v, options_);
     auto kernel = require_kernel(
         context.kernels().relative_attention.backward, "relative_attention backward", context.device.type);
-    kernel({.forward = make_args(in_.q, in_.previous, packed_.sequences, terms_, options_),
+    RelativeAttentionArgs forward = make_args(in_.q, in_.previous, packed_.sequences, terms_, options_);
+    forward.dropout = in_.dropout;
+    kernel({.forward = forward,
             .dout = dout.raw(),
             .dscores = dscores ? dscores.raw() : nullptr,
             .dq = dq.raw(),
@@ -213,6 +216,7 @@ RelativeAttentionResult relative_attention(Context& context,
                                  .scores = {}};
   if (want_scores) result.scores = context.empty({packed.num_scores, 1}, q.dtype());
   RelativeAttentionArgs args = make_args(q, previous, packed.sequences, kept, options);
+  args.dropout = attention_dropout(context, options.dropout);
   args.out = result.out.raw();
   args.scores = want_scores ? result.scores.raw() : nullptr;
   run_kernel(context, args);
@@ -221,13 +225,13 @@ RelativeAttentionResult relative_attention(Context& context,
   if (!recording) return result;
   auto out = attach_slot(result.out);
   auto scores = want_scores ? attach_slot(result.scores) : nullptr;
-  context.tape->record(
-      std::make_unique<RelativeAttentionNode>(KeptInputs{.q = q, .k = *inputs.k, .v = *inputs.v, .previous = previous},
-                                              std::move(kept),
-                                              std::move(packed),
-                                              options,
-                                              std::move(out),
-                                              std::move(scores)));
+  context.tape->record(std::make_unique<RelativeAttentionNode>(
+      KeptInputs{.q = q, .k = *inputs.k, .v = *inputs.v, .previous = previous, .dropout = args.dropout},
+      std::move(kept),
+      std::move(packed),
+      options,
+      std::move(out),
+      std::move(scores)));
   return result;
 }
 

@@ -27,6 +27,7 @@ struct RelativeAttentionOptions {
   float scale = 1;
   bool causal = false;
   ScoreNormalization normalization = ScoreNormalization::softmax;
+  AttentionDropoutSite dropout = {};
 };
 
 struct RelativeAttentionInputs {

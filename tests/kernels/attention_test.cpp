@@ -15,7 +15,17 @@ struct Case {
   int64_t num_heads = 1, num_kv_heads = 1, head_dim = 8;
   AttentionMask mask;
   bool has_limits = false;  // visible_keys, at random
+  float dropout = 0;
 };
+
+/// As on a rank that holds heads 3, 4, … of 11, and a batch's tokens from 5 on.
+AttentionDropout dropout_of(float probability) {
+  return {.probability = probability,
+          .key = {.seed = 0x1234567890, .step = 7, .site = 3},
+          .row_begin = 5,
+          .head_begin = 3,
+          .global_heads = 11};
+}
 
 /// A random number of visible keys for each query, never falling.
 std::vector<int32_t> random_limits(int64_t query_count, int64_t key_count, uint32_t seed) {
@@ -31,7 +41,7 @@ std::string describe(const Case& test) {
   std::string text = "heads " + std::to_string(test.num_heads) + "/" + std::to_string(test.num_kv_heads) + " dim " +
                      std::to_string(test.head_dim) + " cap " + std::to_string(test.mask.soft_cap) + " window " +
                      std::to_string(test.mask.window) + (test.mask.causal ? " causal" : " full") +
-                     (test.has_limits ? " limits" : "") + " lengths";
+                     (test.has_limits ? " limits" : "") + " dropout " + std::to_string(test.dropout) + " lengths";
   for (auto [count, past] : test.lengths) text += " " + std::to_string(count) + "+" + std::to_string(past);
   return text;
 }
@@ -88,6 +98,7 @@ struct Problem {
             .num_kv_heads = test.num_kv_heads,
             .head_dim = test.head_dim,
             .mask = test.mask,
+            .dropout = dropout_of(test.dropout),
             .dtype = DTypeOf<T>::value};
   }
 
@@ -137,6 +148,11 @@ void reference_row(
   for (int64_t key = 0; key < sequence.key_count; ++key) {
     if (!is_visible(test.mask, sequence, query, key)) continue;
     double weight = std::exp(scores[key] - maximum) / sum;
+    if (test.dropout > 0) {
+      AttentionDropout dropout = dropout_of(test.dropout);
+      uint64_t index = dropout.first_index(sequence.query_begin + query, head) + static_cast<uint64_t>(key);
+      weight *= dropout.key.uniform(index) < test.dropout ? 0 : static_cast<double>(dropout.kept_scale());
+    }
     for (int64_t d = 0; d < test.head_dim; ++d) {
       reference.out[row * test.head_dim + d] += weight * to_double(values[key * sequence.key_token_stride + d]);
     }
@@ -173,7 +189,9 @@ void expect_attention_equals_reference(const Case& test) {
   for_each_isa([&](const Stream& stream) {
     std::memset(static_cast<void*>(problem.out.data()), 0, sizeof(T) * problem.out.size());
     cpu().attention.forward(problem.args(), stream);
-    expect_close(problem.out, reference.out, attention_tolerance<T>());
+    Tolerance allowed = attention_tolerance<T>();
+    allowed.absolute *= static_cast<double>(problem.args().dropout.kept_scale());
+    expect_close(problem.out, reference.out, allowed);
     expect_close(problem.log_sum_exp, reference.log_sum_exp, tolerance<SumOf<T>>(), 4);
   });
 }
@@ -265,6 +283,25 @@ TYPED_TEST(AttentionOfDType, OfKeysUpToALimit) {
   }
 }
 
+TYPED_TEST(AttentionOfDType, WithDroppedWeights) {
+  for (float dropout : {0.1f, 0.6f}) {
+    for (AttentionMask mask : {AttentionMask{.scale = 0.3f, .causal = false},
+                               AttentionMask{.scale = 0.3f},
+                               AttentionMask{.scale = 0.3f, .soft_cap = 2, .window = 9}}) {
+      for (bool has_limits : {false, true}) {
+        expect_attention_equals_reference<TypeParam>(
+            {.lengths = {{5, 0}, {40, 0}, {1, 60}, {130, 21}, {300, 0}, {2, 31}, {1, 0}},
+             .num_heads = 4,
+             .num_kv_heads = 2,
+             .head_dim = 20,
+             .mask = mask,
+             .has_limits = has_limits,
+             .dropout = dropout});
+      }
+    }
+  }
+}
+
 TEST(Attention, LimitsThatSayWhatTheMaskSaysGiveTheSameBits) {
   for (bool causal : {true, false}) {
     Problem<float> problem({.lengths = {{150, 0}, {30, 170}, {1, 280}},
@@ -343,13 +380,18 @@ TEST(Attention, ResultDoesNotDependOnTheNumberOfThreads) {
 /// Keys and values packed [T, Hk, D], as in training.
 template <typename T>
 struct TrainingProblem {
-  TrainingProblem(
-      std::vector<int64_t> lengths, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, AttentionMask mask)
+  TrainingProblem(std::vector<int64_t> lengths,
+                  int64_t num_heads,
+                  int64_t num_kv_heads,
+                  int64_t head_dim,
+                  AttentionMask mask,
+                  float dropout_probability = 0)
       : tokens(std::accumulate(lengths.begin(), lengths.end(), int64_t{0})),
         heads(num_heads),
         kv_heads(num_kv_heads),
         dim(head_dim),
         attention_mask(mask),
+        dropout(dropout_of(dropout_probability)),
         q(tokens * heads * dim),
         k(tokens * kv_heads * dim),
         v(k.size()),
@@ -383,6 +425,7 @@ struct TrainingProblem {
                              .num_kv_heads = kv_heads,
                              .head_dim = dim,
                              .mask = attention_mask,
+                             .dropout = dropout,
                              .dtype = DTypeOf<T>::value},
                             stream);
   }
@@ -401,6 +444,7 @@ struct TrainingProblem {
                               .num_kv_heads = kv_heads,
                               .head_dim = dim,
                               .mask = attention_mask,
+                              .dropout = dropout,
                               .dtype = DTypeOf<T>::value},
                              stream);
   }
@@ -415,6 +459,7 @@ struct TrainingProblem {
 
   int64_t tokens, heads, kv_heads, dim;
   AttentionMask attention_mask;
+  AttentionDropout dropout;
   Guarded<T> q, k, v, out, dout, dq, dk, dv;
   Guarded<SumOf<T>> log_sum_exp;
   std::vector<std::vector<int32_t>> limits;
@@ -425,8 +470,8 @@ TEST(Attention, BackwardEqualsCentredDifferences) {
   for (AttentionMask mask : {AttentionMask{.scale = 0.4f},
                              AttentionMask{.scale = 0.4f, .soft_cap = 1.5f, .window = 3},
                              AttentionMask{.scale = 0.4f, .soft_cap = 2, .causal = false}}) {
-    for (bool has_limits : {false, true}) {
-      TrainingProblem<double> problem({5, 1, 9}, 4, 2, 5, mask);
+    for (auto [has_limits, dropout] : {std::pair{false, 0.0f}, {true, 0.0f}, {false, 0.3f}, {true, 0.3f}}) {
+      TrainingProblem<double> problem({5, 1, 9}, 4, 2, 5, mask, dropout);
       if (has_limits) problem.set_random_limits();
       for_each_isa([&](const Stream& stream) {
         auto loss = [&] {
@@ -455,9 +500,10 @@ void expect_backward_equals_double(const std::vector<int64_t>& lengths,
                                    int64_t kv_heads,
                                    int64_t dim,
                                    AttentionMask mask,
-                                   bool has_limits = false) {
-  TrainingProblem<T> problem(lengths, heads, kv_heads, dim, mask);
-  TrainingProblem<double> reference(lengths, heads, kv_heads, dim, mask);
+                                   bool has_limits = false,
+                                   float dropout = 0) {
+  TrainingProblem<T> problem(lengths, heads, kv_heads, dim, mask, dropout);
+  TrainingProblem<double> reference(lengths, heads, kv_heads, dim, mask, dropout);
   if (has_limits) {
     problem.set_random_limits();
     reference.set_random_limits();
@@ -493,6 +539,14 @@ TYPED_TEST(AttentionOfDType, BackwardOfShortSequencesThatSeeTheFuture) {
 
 TYPED_TEST(AttentionOfDType, BackwardOfKeysUpToALimit) {
   expect_backward_equals_double<TypeParam>({150, 3, 301, 17}, 6, 2, 24, {.scale = 0.2f}, true);
+}
+
+TYPED_TEST(AttentionOfDType, BackwardOfDroppedWeights) {
+  for (bool has_limits : {false, true}) {
+    expect_backward_equals_double<TypeParam>({150, 3, 301, 1}, 6, 2, 24, {.scale = 0.2f}, has_limits, 0.1f);
+  }
+  expect_backward_equals_double<TypeParam>({33, 260}, 2, 2, 64, {.scale = 0.2f, .window = 70}, false, 0.25f);
+  expect_backward_equals_double<TypeParam>({31, 7, 130}, 4, 4, 32, {.scale = 0.18f, .causal = false}, false, 0.5f);
 }
 
 TEST(Attention, BackwardIsTheSameOnAnyNumberOfThreads) {

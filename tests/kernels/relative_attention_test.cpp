@@ -20,6 +20,7 @@ struct Case {
   bool has_bias = false;
   int64_t max_distance = 3, table_rows = 7;
   ScoreNormalization normalization = ScoreNormalization::softmax;
+  float dropout = 0;
 };
 
 std::string describe(const Case& test) {
@@ -29,7 +30,7 @@ std::string describe(const Case& test) {
                      std::to_string(test.value_table_heads) + std::to_string(test.has_bias) + " normalization " +
                      std::to_string(static_cast<int>(test.normalization)) + (test.causal ? " causal" : "") +
                      (test.has_limits ? " limits" : "") + (test.has_positions ? " positions" : "") +
-                     (test.has_previous ? " previous" : "") + " lengths";
+                     (test.has_previous ? " previous" : "") + " dropout " + std::to_string(test.dropout) + " lengths";
   for (auto [count, past] : test.lengths) text += " " + std::to_string(count) + "+" + std::to_string(past);
   return text;
 }
@@ -148,6 +149,11 @@ struct Problem {
             .scale = kScale,
             .causal = test.causal,
             .normalization = test.normalization,
+            .dropout = {.probability = test.dropout,
+                        .key = {.seed = 11, .step = 2, .site = 5},
+                        .row_begin = 9,
+                        .head_begin = 2,
+                        .global_heads = 7},
             .dtype = DTypeOf<T>::value};
   }
 
@@ -226,6 +232,11 @@ class Reference {
     int64_t seen = args_.causal ? sequence.key_count - sequence.query_count + query + 1 : sequence.key_count;
     if (sequence.visible_keys != nullptr) seen = sequence.visible_keys[query];
     std::vector<double> weight = weights(scores.data() + begin, seen);
+    uint64_t first = args_.dropout.first_index(sequence.query_begin + query, head);
+    for (size_t key = 0; key < weight.size() && args_.dropout.drops(); ++key) {
+      bool counts = args_.dropout.key.uniform(first + key) >= args_.dropout.probability;
+      weight[key] *= counts ? 1 / (1 - static_cast<double>(args_.dropout.probability)) : 0;
+    }
     int64_t kv_head = head * args_.num_kv_heads / args_.num_heads;
     const DistanceTable& table = args_.value_table;
     for (int64_t key = 0; key < seen; ++key) {
@@ -318,6 +329,23 @@ TYPED_TEST(RelativeAttentionOfDType, WithEveryMaskPositionsPreviousScoresAndNorm
                                           .value_table_heads = 6,
                                           .has_bias = true,
                                           .normalization = normalization});
+    }
+  }
+}
+
+TYPED_TEST(RelativeAttentionOfDType, WithDroppedWeights) {
+  for (auto normalization :
+       {ScoreNormalization::softmax, ScoreNormalization::softmax_plus, ScoreNormalization::squared_relu}) {
+    for (float dropout : {0.1f, 0.5f}) {
+      expect_equals_reference<TypeParam>({.lengths = {{33, 0}, {6, 15}, {1, 40}, {1, 0}},
+                                          .num_heads = 6,
+                                          .num_kv_heads = 2,
+                                          .value_dim = 11,
+                                          .has_limits = true,
+                                          .key_table_heads = 6,
+                                          .value_table_heads = 6,
+                                          .normalization = normalization,
+                                          .dropout = dropout});
     }
   }
 }

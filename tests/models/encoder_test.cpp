@@ -35,6 +35,7 @@ std::ostream& operator<<(std::ostream& stream, const NamedEncoder& encoder) {
 constexpr const char* kConfig = R"({
   "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
   "max_position_embeddings": 20, "type_vocab_size": 2, "hidden_act": "gelu", "hidden_dropout_prob": 0.2,
+  "attention_probs_dropout_prob": 0.25,
   "with_mlm": true})";
 constexpr const char* kAllHeads = R"({"with_pool": true, "with_nsp": true, "embedding_size": 10})";
 

@@ -191,6 +191,49 @@ TEST_F(Gradient, attention) {
   }
 }
 
+TEST_F(Gradient, attention_with_dropped_weights) {
+  context_.training = true;
+  context_.random = {.seed = 5, .step = 2};
+  std::vector<AttentionSpan> spans = {{.begin = 0, .length = 5}, {.begin = 5, .length = 1}, {.begin = 6, .length = 4}};
+  AttentionOptions options{.head_dim = 3,
+                           .mask = {.scale = 0.5f, .causal = false},
+                           .dropout = {.probability = 0.3f, .site = 4, .head_begin = 2, .global_heads = 9}};
+  check_gradients(
+      context_, {random({10, 12}, 1), random({10, 6}, 2), random({10, 6}, 3)}, [&](Context& context, const Inputs& in) {
+        return attention(context, in[0], in[1], in[2], spans, options);
+      });
+}
+
+/// A rank with some of the heads and a batch's later tokens drops what one with all of both drops there; without
+/// training nothing is dropped.
+TEST_F(Gradient, dropped_attention_weights_do_not_depend_on_the_split) {
+  Tensor q = random({8, 12}, 1), k = random({8, 12}, 2), v = random({8, 12}, 3);
+  std::vector<AttentionSpan> spans = {{.begin = 0, .length = 3}, {.begin = 3, .length = 5}};
+  AttentionOptions options{.head_dim = 3, .dropout = {.probability = 0.4f, .site = 1, .global_heads = 4}};
+  Tensor plain = attention(context_, q, k, v, spans, options);
+  context_.training = true;
+  Tensor whole = attention(context_, q, k, v, spans, options);
+  // Tokens 3 to 7 of heads 2 and 3.
+  auto part = [&](const Tensor& x) {
+    Tensor cut = context_.empty({5, 6}, DType::f64);
+    for (int64_t row = 0; row < 5; ++row) {
+      for (int64_t i = 0; i < 6; ++i) cut.data<double>()[row * 6 + i] = x.data<double>()[(row + 3) * 12 + 6 + i];
+    }
+    return cut;
+  };
+  context_.first_token = 3;
+  options.dropout.head_begin = 2;
+  std::vector<AttentionSpan> second = {{.begin = 0, .length = 5}};
+  Tensor out = attention(context_, part(q), part(k), part(v), second, options);
+  Tensor expected = part(whole), undropped = part(plain);
+  double difference = 0;
+  for (int64_t i = 0; i < out.num_elements(); ++i) {
+    EXPECT_NEAR(out.data<double>()[i], expected.data<double>()[i], 1e-12) << i;
+    difference += std::abs(out.data<double>()[i] - undropped.data<double>()[i]);
+  }
+  EXPECT_GT(difference, 0.1);
+}
+
 TEST_F(Gradient, attention_to_keys_up_to_a_limit) {
   std::vector<AttentionSpan> spans = {{.begin = 0, .length = 5, .visible_keys = {2, 2, 3, 5, 5}},
                                       {.begin = 5, .length = 1, .visible_keys = {1}},

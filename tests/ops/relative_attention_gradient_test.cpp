@@ -112,6 +112,16 @@ TEST_F(RelativeAttentionGradient, OfOtherNormalizations) {
   }
 }
 
+TEST_F(RelativeAttentionGradient, OfDroppedWeights) {
+  context_.training = true;
+  options_.dropout = {.probability = 0.3f, .site = 4, .head_begin = 2, .global_heads = 9};
+  check({}, options_);
+  for (ScoreNormalization normalization : {ScoreNormalization::softmax, ScoreNormalization::squared_relu}) {
+    options_.normalization = normalization;
+    check({.query = 1, .key = 1, .value = kHeads, .bias = kHeads}, options_);
+  }
+}
+
 /// softmax_plus is softmax with another scale up to 16 keys only.
 TEST_F(RelativeAttentionGradient, OfSoftmaxPlusOfManyKeys) {
   options_.normalization = ScoreNormalization::softmax_plus;
