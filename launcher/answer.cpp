@@ -1,12 +1,14 @@
 // weft answer: answers to questions out of texts, from a model that was trained for QUESTION_ANSWERING.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <limits>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "data/question_data.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -103,25 +105,25 @@ ExitCode run_answer(const AnswerCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_answer_command(CLI::App& app, CommandContext& context) {
+void add_answer_command(Command program, CommandContext& context) {
   auto options = std::make_shared<AnswerCommand>();
-  CLI::App* command = app.add_subcommand("answer", "Finds answers to questions in texts");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  CLI::Option* question = command->add_option("--question", options->question, "The question");
-  CLI::Option* text = command->add_option("--text", options->text_file, "File with the text; - is standard input");
-  command->add_option("--file", options->file, "File with questions and texts")->excludes(question)->excludes(text);
-  command->add_option("--stride", options->stride, "Tokens that neighbouring windows of a long text share")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--max-answer-length", options->max_answer_length, "The longest answer in tokens")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_flag("--may-be-none", options->may_be_none, "Prints null where the model finds no answer");
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("answer", "Finds answers to questions in texts");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  Option question = command.add_option("--question", options->question, "The question");
+  Option text = command.add_option("--text", options->text_file, "File with the text; - is standard input");
+  command.add_option("--file", options->file, "File with questions and texts").excludes(question).excludes(text);
+  command.add_option("--stride", options->stride, "Tokens that neighbouring windows of a long text share")
+      .check_not_negative()
+      .show_default();
+  command.add_option("--max-answer-length", options->max_answer_length, "The longest answer in tokens")
+      .check_positive()
+      .show_default();
+  command.add_flag("--may-be-none", options->may_be_none, "Prints null where the model finds no answer");
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_answer(*options, session); }; });
 }
 

@@ -1,6 +1,7 @@
 #include "launcher/beam_options.h"
 
-#include <CLI/CLI.hpp>
+#include <initializer_list>
+#include <string_view>
 
 #include "core/error.h"
 
@@ -21,40 +22,40 @@ BeamOptions options_from_flags(const BeamFlags& flags) {
 
 }  // namespace
 
-void add_beam_options(CLI::App& command, BeamFlags& flags) {
-  flags.command = &command;
+void add_beam_options(Command command, BeamFlags& flags) {
+  flags.command = command;
   BeamOptions& beams = flags.beams;
   command.add_option("--beams", beams.num_beams, "Searches for the likeliest answers with so many beams (0: does not)")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str()
-      ->group(kBeams);
+      .check_range(0, 1024)
+      .show_default()
+      .group(kBeams);
   command
       .add_option("--length-penalty",
                   beams.length_penalty,
                   "Answers compete by log probability / length^X: above 0 favours long ones, below 0 short ones")
-      ->capture_default_str()
-      ->group(kBeams);
+      .show_default()
+      .group(kBeams);
   command
       .add_option(
           "--early-stopping",
           flags.early_stopping,
           "With as many answers as beams, ends at once (yes), when beams of the present length would be no better "
           "(no), or when beams of no length would be (never)")
-      ->check(CLI::IsMember({"no", "yes", "never"}))
-      ->capture_default_str()
-      ->group(kBeams);
+      .check_one_of({"no", "yes", "never"})
+      .show_default()
+      .group(kBeams);
   command
       .add_option(
           "--beam-mode",
           flags.mode,
           "transformers: as generate(num_beams=N) there; bert4keras: as AutoRegressiveDecoder.beam_search, which "
           "knows no length penalty and gives one answer")
-      ->check(CLI::IsMember({"transformers", "bert4keras"}))
-      ->capture_default_str()
-      ->group(kBeams);
+      .check_one_of({"transformers", "bert4keras"})
+      .show_default()
+      .group(kBeams);
   command.add_option("--min-ends", beams.min_ends, "bert4keras: end tokens in an answer before it may end")
-      ->capture_default_str()
-      ->group(kBeams);
+      .show_default()
+      .group(kBeams);
 }
 
 void check_beam_flags(const BeamFlags& flags, int64_t num_results) {

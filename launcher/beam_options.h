@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "generate/beam_search.h"
+#include "launcher/command_line.h"
 #include "launcher/sampling_options.h"
 
 namespace weft {
@@ -13,13 +15,13 @@ struct BeamFlags {
   BeamOptions beams{.num_beams = 0};  // 0: no beam search
   std::string mode = "transformers";
   std::string early_stopping = "no";
-  CLI::App* command = nullptr;
+  std::optional<Command> command;
 
   bool is_searching() const { return beams.num_beams > 0; }
 };
 
 /// --beams, --length-penalty, --early-stopping, --beam-mode, --min-ends. `flags` must live as long as the command.
-void add_beam_options(CLI::App& command, BeamFlags& flags);
+void add_beam_options(Command command, BeamFlags& flags);
 
 /// Throws Error(usage) for flags of a beam search without one, or of a draw with one, or more answers than beams.
 void check_beam_flags(const BeamFlags& flags, int64_t num_results);

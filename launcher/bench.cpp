@@ -1,7 +1,6 @@
 // weft bench: how fast, and what part of what the machine allows.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -10,6 +9,7 @@
 #include <string_view>
 
 #include "launcher/bench_runs.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/model_summary.h"
 #include "launcher/mpi_session.h"
@@ -155,59 +155,58 @@ ExitCode run_bench(BenchCommand command, MpiSession& session) {
   return ExitCode::ok;
 }
 
-void add_training_options(CLI::App& command, TrainingWorkload& training) {
+void add_training_options(Command command, TrainingWorkload& training) {
   command.add_option("--sequence", training.sequence_length, "encode, train: tokens a row")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
-      ->capture_default_str();
-  command
-      .add_option("--lora", training.lora_rank, "train: rank of adapters on all layers (0: all weights are trained)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 16))
-      ->capture_default_str();
+      .check_range(2, int64_t{1} << 24)
+      .show_default();
+  command.add_option("--lora", training.lora_rank, "train: rank of adapters on all layers (0: all weights are trained)")
+      .check_range(0, int64_t{1} << 16)
+      .show_default();
   command.add_option("--recompute", training.recompute, "train: what is computed again in backward")
-      ->check(CLI::IsMember({"none", "selective", "block"}))
-      ->capture_default_str();
+      .check_one_of({"none", "selective", "block"})
+      .show_default();
   command.add_flag("!--no-masters", training.has_masters, "train: bf16 weights without f32 masters, rounded at random");
   command.add_option("--zero", training.zero_stage, "train: ZeRO stage over the data-parallel ranks")
-      ->check(CLI::Range(0, 3))
-      ->capture_default_str();
+      .check_range(0, 3)
+      .show_default();
 }
 
 }  // namespace
 
-void add_bench_command(CLI::App& app, CommandContext& context) {
+void add_bench_command(Command program, CommandContext& context) {
   auto options = std::make_shared<BenchCommand>();
-  CLI::App* command = app.add_subcommand("bench", "Measures speed against what the machine allows");
-  command->footer(kFooter);
+  Command command = program.add_subcommand("bench", "Measures speed against what the machine allows");
+  command.footer(kFooter);
   command
-      ->add_option("KIND", options->kind, "What to measure: load, prefill, decode, tokenize, encode, seq2seq or train")
-      ->required()
-      ->check(CLI::IsMember({"load", "prefill", "decode", "tokenize", "encode", "seq2seq", "train"}));
-  add_model_options(*command, options->options.common);
-  command->add_option("--batch", options->options.workload.batch, "Sequences at a time")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 16))
-      ->capture_default_str();
-  command->add_option("--prompt-tokens", options->prompt_tokens, "Of random ids (0: 512 for prefill, 32 for decode)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  command->add_option("--new-tokens", options->new_tokens, "Of each answer (0: 128 in decode, 64 in seq2seq)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
-  command->add_option("--source", options->options.source_tokens, "seq2seq: tokens of each source, of random ids")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
-  command->add_option("--beams", options->options.num_beams, "seq2seq: beams a source (1: greedy)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 10))
-      ->capture_default_str();
+      .add_option("KIND", options->kind, "What to measure: load, prefill, decode, tokenize, encode, seq2seq or train")
+      .required()
+      .check_one_of({"load", "prefill", "decode", "tokenize", "encode", "seq2seq", "train"});
+  add_model_options(command, options->options.common);
+  command.add_option("--batch", options->options.workload.batch, "Sequences at a time")
+      .check_range(1, int64_t{1} << 16)
+      .show_default();
+  command.add_option("--prompt-tokens", options->prompt_tokens, "Of random ids (0: 512 for prefill, 32 for decode)")
+      .check_range(0, int64_t{1} << 24);
+  command.add_option("--new-tokens", options->new_tokens, "Of each answer (0: 128 in decode, 64 in seq2seq)")
+      .check_range(0, int64_t{1} << 24);
+  command.add_option("--source", options->options.source_tokens, "seq2seq: tokens of each source, of random ids")
+      .check_range(1, int64_t{1} << 20)
+      .show_default();
+  command.add_option("--beams", options->options.num_beams, "seq2seq: beams a source (1: greedy)")
+      .check_range(1, int64_t{1} << 10)
+      .show_default();
   command
-      ->add_option("--repetitions",
-                   options->options.repetitions,
-                   "The median counts (0: 1 for load, 5 for encode, seq2seq and train, else 3)")
-      ->check(CLI::Range(0, 1000));
-  command->add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
-  add_training_options(*command, options->options.training);
-  command->add_option("--text", options->options.text_file, "tokenize: the text (default: 1 MB of random tokens)");
-  command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  add_compute_options(*command, options->options.common);
-  add_output_options(*command, options->options.common);
-  command->callback(
+      .add_option("--repetitions",
+                  options->options.repetitions,
+                  "The median counts (0: 1 for load, 5 for encode, seq2seq and train, else 3)")
+      .check_range(0, 1000);
+  command.add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
+  add_training_options(command, options->options.training);
+  command.add_option("--text", options->options.text_file, "tokenize: the text (default: 1 MB of random tokens)");
+  command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_compute_options(command, options->options.common);
+  add_output_options(command, options->options.common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_bench(*options, session); }; });
 }
 

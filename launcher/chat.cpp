@@ -1,7 +1,6 @@
 // weft chat: a conversation.
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +14,7 @@
 #include "core/log.h"
 #include "generate/generator.h"
 #include "launcher/adapter_set.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
@@ -272,23 +272,23 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
 
 }  // namespace
 
-void add_chat_command(CLI::App& app, CommandContext& context) {
+void add_chat_command(Command program, CommandContext& context) {
   auto options = std::make_shared<ChatOptions>();
   constexpr int64_t kLongAnswer = 1024;
   options->sampling.max_new_tokens = kLongAnswer;
-  CLI::App* command = app.add_subcommand("chat", "Talks with an instruct model");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("--system", options->system, "System message");
-  command->add_option("--chat-format",
-                      options->format,
-                      "Name of a built-in chat format (chatml, llama3, …) instead of the model's own");
-  add_sampling_options(*command, options->sampling);
-  add_session_options(*command, options->sessions);
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("chat", "Talks with an instruct model");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("--system", options->system, "System message");
+  command.add_option("--chat-format",
+                     options->format,
+                     "Name of a built-in chat format (chatml, llama3, …) instead of the model's own");
+  add_sampling_options(command, options->sampling);
+  add_session_options(command, options->sessions);
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_chat(*options, session); }; });
 }
 

@@ -1,11 +1,13 @@
 // weft classify: labels of texts from a tuned classifier.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <optional>
 
 #include "core/error.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -71,16 +73,16 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_classify_command(CLI::App& app, CommandContext& context) {
+void add_classify_command(Command program, CommandContext& context) {
   auto options = std::make_shared<ClassifyCommand>();
-  CLI::App* command = app.add_subcommand("classify", "Prints labels of texts");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("--text", options->text_file, "File with a text a line; - is standard input")->required();
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback([options, &context] {
+  Command command = program.add_subcommand("classify", "Prints labels of texts");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback([options, &context] {
     context.run = [options](MpiSession& session) { return run_classify(*options, session); };
   });
 }

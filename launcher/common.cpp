@@ -5,18 +5,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <future>
+#include <memory>
 
 #include "core/log.h"
 #include "kernels/cuda_devices.h"
 #include "kernels/guarded.h"
 #include "launcher/adapter_set.h"
+#include "launcher/command_line.h"
 #include "launcher/mpi_session.h"
 #include "models/adapter_file.h"
 #include "models/model_config.h"
@@ -27,17 +28,17 @@
 
 namespace weft {
 
-void add_output_options(CLI::App& command, CommonOptions& options) {
-  auto* quiet = command.add_flag("-q,--quiet", options.quiet, "Only warnings and errors on standard error");
-  command.add_flag("-v,--verbose", options.verbose, "Details on standard error, from every rank")->excludes(quiet);
+void add_output_options(Command command, CommonOptions& options) {
+  Option quiet = command.add_flag("-q,--quiet", options.quiet, "Only warnings and errors on standard error");
+  command.add_flag("-v,--verbose", options.verbose, "Details on standard error, from every rank").excludes(quiet);
 }
 
-void add_model_options(CLI::App& command, CommonOptions& options) {
+void add_model_options(Command command, CommonOptions& options) {
   command
       .add_option("-m,--model",
                   options.model.path,
                   "Folder (Hugging Face, Keras .weights.h5 or TensorFlow checkpoint, with its config), or .gguf file")
-      ->required();
+      .required();
   command.add_option("--family", options.model.family, "Family, where the config doesn't say it or is to be overruled");
   command.add_option("--config", options.model.config, "The model's config, where it does not lie beside the weights");
   command
@@ -45,34 +46,34 @@ void add_model_options(CLI::App& command, CommonOptions& options) {
                   options.model.application,
                   "Which tokens an encoder's tokens see: all (encoder), those before (lm), or the source and those "
                   "before (unilm)")
-      ->check(CLI::IsMember({"encoder", "lm", "unilm"}));
+      .check_one_of({"encoder", "lm", "unilm"});
   command
       .add_option(
           "--compat", options.model.compat, "Arithmetic of another program where it departs from the original model")
-      ->check(CLI::IsMember({"bert4keras3"}));
+      .check_one_of({"bert4keras3"});
 }
 
-void add_threads_option(CLI::App& command, CommonOptions& options) {
+void add_threads_option(Command command, CommonOptions& options) {
   command
       .add_option("--threads", options.threads, "Threads a rank (0: the processors shared among the ranks of the host)")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
+      .check_range(0, 4096)
+      .show_default();
 }
 
-void add_compute_options(CLI::App& command, CommonOptions& options) {
+void add_compute_options(Command command, CommonOptions& options) {
   command
       .add_option("--tensor-parallel",
                   options.tensor_parallel,
                   "Ranks that share the weights (0: all). Ranks are started by mpirun or weft launch")
-      ->check(CLI::Range(0, 65536))
-      ->capture_default_str();
+      .check_range(0, 65536)
+      .show_default();
   command.add_option("--dtype", options.dtype, "Type to compute in, bf16 or f32; sums are f32 in both")
-      ->check(CLI::IsMember({"bf16", "f32"}))
-      ->capture_default_str();
+      .check_one_of({"bf16", "f32"})
+      .show_default();
   command
       .add_option(
           "--device", options.device, "Where to compute: cpu, cuda (a GPU a rank), or auto, a GPU where there is one")
-      ->capture_default_str();
+      .show_default();
   add_threads_option(command, options);
   command.add_flag("--memory", options.show_memory, "Report each rank's memory by kind at the end");
 }
@@ -97,7 +98,7 @@ int resolve_threads(const CommonOptions& options, const MpiSession& session) {
   return std::max(1, std::min(available, share));
 }
 
-void add_session_options(CLI::App& command, SessionFlags& flags) {
+void add_session_options(Command command, SessionFlags& flags) {
   command.add_option("--session", flags.from, "Goes on from what --save-session wrote: nothing is computed again");
   command.add_option(
       "--save-session", flags.to, "Writes what the cache holds at the end (keys and values, or states) to a file");
@@ -108,12 +109,12 @@ void check_session_flags(const SessionFlags& flags, const CommonOptions& options
   if (!options.adapters.empty()) fail(ExitCode::usage, "sessions know no adapters; merge the adapter into the model");
 }
 
-void add_adapter_options(CLI::App& command, CommonOptions& options) {
+void add_adapter_options(Command command, CommonOptions& options) {
   command
       .add_option("--adapter",
                   options.adapters,
                   "Folder of a LoRA adapter, as PEFT or weft train wrote it; NAME=DIR names it (repeatable)")
-      ->allow_extra_args(false);
+      .one_value_each();
   command.add_option("--use-adapter", options.used_adapter, "Name of the adapter to use, or none (default: the first)");
 }
 

@@ -10,13 +10,10 @@
 #include "models/registry.h"
 #include "parallel/mesh.h"
 
-namespace CLI {  // NOLINT(readability-identifier-naming): the library's
-class App;
-}
-
 namespace weft {
 
 class AdapterSet;
+class Command;
 class MpiSession;
 class Tokenizer;
 
@@ -36,15 +33,15 @@ struct CommonOptions {
 };
 
 /// --quiet and --verbose.
-void add_output_options(CLI::App& command, CommonOptions& options);
+void add_output_options(Command command, CommonOptions& options);
 /// --model (required), --family, --compat.
-void add_model_options(CLI::App& command, CommonOptions& options);
+void add_model_options(Command command, CommonOptions& options);
 /// --tensor-parallel, --dtype, --device, --threads, --memory.
-void add_compute_options(CLI::App& command, CommonOptions& options);
+void add_compute_options(Command command, CommonOptions& options);
 /// --adapter, --use-adapter.
-void add_adapter_options(CLI::App& command, CommonOptions& options);
+void add_adapter_options(Command command, CommonOptions& options);
 /// --threads alone, for commands without a model.
-void add_threads_option(CLI::App& command, CommonOptions& options);
+void add_threads_option(Command command, CommonOptions& options);
 
 /// Sets the log level (warnings only on ranks other than 0). To be called first in a command's run.
 void configure_log(const CommonOptions& options, const MpiSession& session);
@@ -85,7 +82,7 @@ struct SessionFlags {
   bool is_used() const { return !from.empty() || !to.empty(); }
 };
 /// --session, --save-session.
-void add_session_options(CLI::App& command, SessionFlags& flags);
+void add_session_options(Command command, SessionFlags& flags);
 /// Throws Error(usage) where sessions do not go: with adapters.
 void check_session_flags(const SessionFlags& flags, const CommonOptions& options);
 

@@ -1,11 +1,11 @@
 // weft config: what a config amounts to, and what its fields mean.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "config/check_run_config.h"
 #include "config/run_config.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -48,26 +48,25 @@ ExitCode run_config(const ConfigCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_config_command(CLI::App& app, CommandContext& context) {
+void add_config_command(Command program, CommandContext& context) {
   auto options = std::make_shared<ConfigCommand>();
-  CLI::App* command = app.add_subcommand("config", "Prints a config as it will run, or explains a field");
-  command->footer(kFooter);
-  auto* path = command->add_option("CONFIG", options->path, "Config file: Protobuf text, or JSON if it ends in .json");
-  auto* set = command->add_option("--set", options->overrides, "FIELD=VALUE over the file's; repeatable");
-  set->allow_extra_args(false);
-  auto* ranks = command->add_option("--ranks", options->num_ranks, "Also checks that so many ranks can run it")
-                    ->check(CLI::Range(1, 1 << 20));
-  auto* json = command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  auto* explain =
+  Command command = program.add_subcommand("config", "Prints a config as it will run, or explains a field");
+  command.footer(kFooter);
+  Option path = command.add_option("CONFIG", options->path, "Config file: Protobuf text, or JSON if it ends in .json");
+  Option set = command.add_option("--set", options->overrides, "FIELD=VALUE over the file's; repeatable");
+  set.one_value_each();
+  Option ranks = command.add_option("--ranks", options->num_ranks, "Also checks that so many ranks can run it")
+                     .check_range(1, 1 << 20);
+  Option json = command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  Option explain =
       command
-          ->add_option(
-              "--explain", options->field, "Documents a field, its fields and values; alone: all that there is")
-          ->expected(0, 1);
-  for (auto* other : {path, set, ranks, json}) explain->excludes(other);
-  add_output_options(*command, options->common);
-  command->callback([options, path, explain, &context] {
-    options->explains = explain->count() > 0;
-    if (!options->explains && path->count() == 0) throw CLI::RequiredError("CONFIG or --explain");
+          .add_option("--explain", options->field, "Documents a field, its fields and values; alone: all that there is")
+          .expected(0, 1);
+  for (Option other : {path, set, ranks, json}) explain.excludes(other);
+  add_output_options(command, options->common);
+  command.callback([options, path, explain, &context] {
+    options->explains = explain.count() > 0;
+    if (!options->explains && path.count() == 0) fail_missing("CONFIG or --explain");
     context.run = [options](MpiSession& session) { return run_config(*options, session); };
   });
 }

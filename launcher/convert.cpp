@@ -1,11 +1,12 @@
 // weft convert: a checkpoint in another format or dtype.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "checkpoint/reader.h"
 #include "checkpoint/writer.h"
@@ -13,6 +14,7 @@
 #include "core/log.h"
 #include "core/paths.h"
 #include "core/progress.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -218,29 +220,29 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_convert_command(CLI::App& app, CommandContext& context) {
+void add_convert_command(Command program, CommandContext& context) {
   auto options = std::make_shared<ConvertCommand>();
-  CLI::App* command = app.add_subcommand("convert", "Writes a checkpoint in another format or dtype");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  command->add_option("--to", options->format, "Format to write")
-      ->check(CLI::IsMember({"safetensors", "keras", "tensorflow"}))
-      ->required();
-  command->add_option("--out", options->out, "Folder to write")->required();
-  command->add_option("--adapter", options->adapter, "Folder of a LoRA adapter to add to the weights");
-  CLI::Option* kept = command->add_option("--keep-tokens",
-                                          options->keep_tokens,
-                                          "File with the tokens to keep, one a line: cuts vocab.txt and the embedding");
+  Command command = program.add_subcommand("convert", "Writes a checkpoint in another format or dtype");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  command.add_option("--to", options->format, "Format to write")
+      .check_one_of({"safetensors", "keras", "tensorflow"})
+      .required();
+  command.add_option("--out", options->out, "Folder to write").required();
+  command.add_option("--adapter", options->adapter, "Folder of a LoRA adapter to add to the weights");
+  Option kept = command.add_option("--keep-tokens",
+                                   options->keep_tokens,
+                                   "File with the tokens to keep, one a line: cuts vocab.txt and the embedding");
   command
-      ->add_flag("--simplify-vocabulary",
-                 options->simplifies,
-                 "Drops tokens that no text needs (words of Chinese characters, [unused1], …)")
-      ->excludes(kept);
-  command->add_option("--dtype", options->dtype, "Type of the weights written; keep: as they are")
-      ->check(CLI::IsMember({"keep", "bf16", "f32"}))
-      ->capture_default_str();
-  add_output_options(*command, options->common);
-  command->callback(
+      .add_flag("--simplify-vocabulary",
+                options->simplifies,
+                "Drops tokens that no text needs (words of Chinese characters, [unused1], …)")
+      .excludes(kept);
+  command.add_option("--dtype", options->dtype, "Type of the weights written; keep: as they are")
+      .check_one_of({"keep", "bf16", "f32"})
+      .show_default();
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_convert(*options, session); }; });
 }
 

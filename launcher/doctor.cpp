@@ -1,10 +1,10 @@
 // weft doctor: what a job will find on its hosts, before it starts.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "core/log.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/doctor_findings.h"
@@ -46,14 +46,14 @@ ExitCode run_doctor(const DoctorCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_doctor_command(CLI::App& app, CommandContext& context) {
+void add_doctor_command(Command program, CommandContext& context) {
   auto options = std::make_shared<DoctorCommand>();
-  CLI::App* command = app.add_subcommand("doctor", "Checks hosts, MPI and GPUs before a job");
-  command->footer(kFooter);
-  command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  add_threads_option(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("doctor", "Checks hosts, MPI and GPUs before a job");
+  command.footer(kFooter);
+  command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_threads_option(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_doctor(*options, session); }; });
 }
 

@@ -1,10 +1,11 @@
 // weft encode and weft similarity: vectors of texts, and the cosines of pairs.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/keras_hdf5_writer.h"
@@ -13,6 +14,7 @@
 #include "core/progress.h"
 #include "data/record_lines.h"
 #include "generate/sentence_encoder.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -223,58 +225,58 @@ ExitCode run_similarity(const EncodeCommand& options, MpiSession& session) {
   return ExitCode::ok;
 }
 
-void add_encoding_options(CLI::App& command, EncodeCommand& options) {
+void add_encoding_options(Command command, EncodeCommand& options) {
   command.add_option("--pooling", options.pooling, "mean of all tokens, the first token (cls), or the pooler's output")
-      ->check(CLI::IsMember({"mean", "cls", "pooled"}))
-      ->capture_default_str();
+      .check_one_of({"mean", "cls", "pooled"})
+      .show_default();
   command
       .add_option("--layer",
                   options.encoding.layer,
                   "Whose output: 0 the embedding's, i the i-th block's (the last one's if not given)")
-      ->check(CLI::NonNegativeNumber);
+      .check_not_negative();
   command.add_option("--max-length", options.max_length, "Tokens that a text is cut to (0: what the model holds)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+      .check_not_negative()
+      .show_default();
   command.add_option("--batch-tokens", options.encoding.batch_tokens, "Tokens computed at a time")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+      .check_positive()
+      .show_default();
 }
 
 }  // namespace
 
-void add_encode_command(CLI::App& app, CommandContext& context) {
+void add_encode_command(Command program, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
   options->common.shares_out_inputs = true;
-  CLI::App* command = app.add_subcommand("encode", "Writes vectors of texts");
-  command->footer(kEncodeFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("--text", options->text_file, "File with a text a line; - is standard input")->required();
-  command->add_option("--out", options->out, "File to write: .npy, .h5 or .jsonl (standard output if not given)");
-  command->add_option("--conditions",
-                      options->conditions,
-                      "File with a JSON list of numbers for each text, for models with conditional norms");
-  command->add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are");
-  add_encoding_options(*command, *options);
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("encode", "Writes vectors of texts");
+  command.footer(kEncodeFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
+  command.add_option("--out", options->out, "File to write: .npy, .h5 or .jsonl (standard output if not given)");
+  command.add_option("--conditions",
+                     options->conditions,
+                     "File with a JSON list of numbers for each text, for models with conditional norms");
+  command.add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are");
+  add_encoding_options(command, *options);
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_encode(*options, session); }; });
 }
 
-void add_similarity_command(CLI::App& app, CommandContext& context) {
+void add_similarity_command(Command program, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
   options->common.shares_out_inputs = true;
-  CLI::App* command = app.add_subcommand("similarity", "Prints the cosine of two texts' vectors");
-  command->footer(kSimilarityFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("texts", options->texts, "Two texts");
-  command->add_option("--pairs", options->text_file, "File with two texts a line, a tab between; - is standard input");
-  add_encoding_options(*command, *options);
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback([options, &context] {
+  Command command = program.add_subcommand("similarity", "Prints the cosine of two texts' vectors");
+  command.footer(kSimilarityFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("texts", options->texts, "Two texts");
+  command.add_option("--pairs", options->text_file, "File with two texts a line, a tab between; - is standard input");
+  add_encoding_options(command, *options);
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback([options, &context] {
     context.run = [options](MpiSession& session) { return run_similarity(*options, session); };
   });
 }

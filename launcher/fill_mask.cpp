@@ -1,13 +1,15 @@
 // weft fill-mask: what a masked language model would put in place of [MASK].
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -98,19 +100,19 @@ ExitCode run_fill_mask(const FillMaskCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_fill_mask_command(CLI::App& app, CommandContext& context) {
+void add_fill_mask_command(Command program, CommandContext& context) {
   auto options = std::make_shared<FillMaskCommand>();
-  CLI::App* command = app.add_subcommand("fill-mask", "Fills masked tokens of a text");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("text", options->text, "The text, with the tokenizer's mask token where one is to be filled in")
-      ->required();
-  command->add_option("--top", options->top, "Candidates a mask")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_flag("--json", options->prints_json, "Prints a JSON array with an array a mask");
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback([options, &context] {
+  Command command = program.add_subcommand("fill-mask", "Fills masked tokens of a text");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("text", options->text, "The text, with the tokenizer's mask token where one is to be filled in")
+      .required();
+  command.add_option("--top", options->top, "Candidates a mask").check_positive().show_default();
+  command.add_flag("--json", options->prints_json, "Prints a JSON array with an array a mask");
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback([options, &context] {
     context.run = [options](MpiSession& session) { return run_fill_mask(*options, session); };
   });
 }

@@ -1,7 +1,6 @@
 // weft generate: continues prompts.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
 #include <functional>
@@ -12,6 +11,7 @@
 #include "core/log.h"
 #include "generate/beam_search.h"
 #include "launcher/beam_options.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
@@ -361,44 +361,44 @@ ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   return was_interrupted ? ExitCode::interrupted : ExitCode::ok;
 }
 
-void add_options(CLI::App& command, GenerateOptions& options) {
+void add_options(Command command, GenerateOptions& options) {
   command.add_option("prompts", options.positional_prompts, "Prompts");
-  command.add_option("-p,--prompt", options.prompts, "A prompt (repeatable)")->allow_extra_args(false);
+  command.add_option("-p,--prompt", options.prompts, "A prompt (repeatable)").one_value_each();
   command.add_option("--prompt-file", options.prompt_file, "File with a prompt a line; - is standard input");
   command.add_flag("--whole-file", options.takes_whole_file, "The whole file is one prompt");
   command.add_flag("--chat", options.is_chat, "Puts each prompt into the model's chat format");
   command.add_option("--system", options.system, "System message, with --chat");
-  auto* ids = command.add_flag("--ids", options.uses_ids, "Prompts are token ids; the answers are printed as ids too");
-  command.add_flag("--raw", options.is_raw, "Adds no special tokens to prompts")->excludes(ids);
+  Option ids = command.add_flag("--ids", options.uses_ids, "Prompts are token ids; the answers are printed as ids too");
+  command.add_flag("--raw", options.is_raw, "Adds no special tokens to prompts").excludes(ids);
   command.add_flag(
       "--json", options.prints_json, "One JSON object a line: prompt, text, ids, finish_reason, tokens_per_second, …");
   command.add_flag("--no-stream", options.is_streaming_off, "Prints an answer when it is complete");
   command.add_option("--batch", options.batch, "Answers, or beams, that grow at a time")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
+      .check_range(1, 4096)
+      .show_default();
   command.add_option("--prefill-chunk", options.prefill_chunk, "Prompt tokens computed at a time")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
+      .check_range(1, 1 << 20)
+      .show_default();
   command.add_option("--num-return-sequences", options.num_return_sequences, "Answers a prompt")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
+      .check_range(1, 4096)
+      .show_default();
 }
 
 }  // namespace
 
-void add_generate_command(CLI::App& app, CommandContext& context) {
+void add_generate_command(Command program, CommandContext& context) {
   auto options = std::make_shared<GenerateOptions>();
-  CLI::App* command = app.add_subcommand("generate", "Continues prompts, or answers them with --chat");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  add_options(*command, *options);
-  add_sampling_options(*command, options->sampling);
-  add_beam_options(*command, options->beams);
-  add_session_options(*command, options->sessions);
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback([options, &context] {
+  Command command = program.add_subcommand("generate", "Continues prompts, or answers them with --chat");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  add_options(command, *options);
+  add_sampling_options(command, options->sampling);
+  add_beam_options(command, options->beams);
+  add_session_options(command, options->sessions);
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback([options, &context] {
     context.run = [options](MpiSession& session) { return run_generate(*options, session); };
   });
 }

@@ -1,7 +1,6 @@
 // weft inspect: what a model is and what it would need, from its metadata alone.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <optional>
 
 #include "checkpoint/reader.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/model_summary.h"
@@ -212,18 +212,18 @@ ExitCode run_inspect(const InspectCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_inspect_command(CLI::App& app, CommandContext& context) {
+void add_inspect_command(Command program, CommandContext& context) {
   auto options = std::make_shared<InspectCommand>();
-  CLI::App* command = app.add_subcommand("inspect", "Says what a model is and what it would need");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  command->get_option("--model")->required(false);
-  command->add_option("MODEL", options->common.model.path, "The same as --model");
-  command->add_flag("--tensors", options->lists_tensors, "Lists every tensor");
-  command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  add_output_options(*command, options->common);
-  command->callback([options, command, &context] {
-    if (options->common.model.path.empty()) throw CLI::RequiredError("MODEL");
+  Command command = program.add_subcommand("inspect", "Says what a model is and what it would need");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  command.get_option("--model").required(false);
+  command.add_option("MODEL", options->common.model.path, "The same as --model");
+  command.add_flag("--tensors", options->lists_tensors, "Lists every tensor");
+  command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_output_options(command, options->common);
+  command.callback([options, &context] {
+    if (options->common.model.path.empty()) fail_missing("MODEL");
     context.run = [options](MpiSession& session) { return run_inspect(*options, session); };
   });
 }

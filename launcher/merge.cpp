@@ -1,5 +1,4 @@
 // weft merge: adds an adapter to its base model's weights, parameter by parameter.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
 
@@ -7,6 +6,7 @@
 #include "checkpoint/safetensors_writer.h"
 #include "core/log.h"
 #include "core/progress.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -106,19 +106,18 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_merge_command(CLI::App& app, CommandContext& context) {
+void add_merge_command(Command program, CommandContext& context) {
   auto options = std::make_shared<MergeCommand>();
-  CLI::App* command = app.add_subcommand("merge", "Adds a LoRA adapter to its base model's weights");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  command->add_option("--adapter", options->adapter, "Folder of the adapter, as PEFT or weft train wrote it")
-      ->required();
-  command->add_option("--out", options->out, "Folder to write")->required();
-  command->add_option("--dtype", options->common.dtype, "Type of the weights written, bf16 or f32")
-      ->check(CLI::IsMember({"bf16", "f32"}))
-      ->capture_default_str();
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("merge", "Adds a LoRA adapter to its base model's weights");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  command.add_option("--adapter", options->adapter, "Folder of the adapter, as PEFT or weft train wrote it").required();
+  command.add_option("--out", options->out, "Folder to write").required();
+  command.add_option("--dtype", options->common.dtype, "Type of the weights written, bf16 or f32")
+      .check_one_of({"bf16", "f32"})
+      .show_default();
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_merge(*options, session); }; });
 }
 

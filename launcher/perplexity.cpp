@@ -3,13 +3,14 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "core/log.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -86,27 +87,27 @@ ExitCode run_perplexity(const PerplexityCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_perplexity_command(CLI::App& app, CommandContext& context) {
+void add_perplexity_command(Command program, CommandContext& context) {
   auto options = std::make_shared<PerplexityCommand>();
-  CLI::App* command = app.add_subcommand("perplexity", "Measures how well a model predicts a text");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("--text", options->text_file, "The text; - is standard input")->required();
-  command->add_option("--context", options->windows.context, "Tokens a window (0: the model's context, at most 2048)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--stride", options->windows.stride, "From one window's begin to the next one's (0: no overlap)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--max-tokens", options->max_tokens, "Uses the first N tokens of the text (0: all)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_flag("--raw", options->is_raw, "Adds no special tokens to the text");
-  command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback([options, &context] {
+  Command command = program.add_subcommand("perplexity", "Measures how well a model predicts a text");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("--text", options->text_file, "The text; - is standard input").required();
+  command.add_option("--context", options->windows.context, "Tokens a window (0: the model's context, at most 2048)")
+      .check_not_negative()
+      .show_default();
+  command.add_option("--stride", options->windows.stride, "From one window's begin to the next one's (0: no overlap)")
+      .check_not_negative()
+      .show_default();
+  command.add_option("--max-tokens", options->max_tokens, "Uses the first N tokens of the text (0: all)")
+      .check_not_negative()
+      .show_default();
+  command.add_flag("--raw", options->is_raw, "Adds no special tokens to the text");
+  command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback([options, &context] {
     context.run = [options](MpiSession& session) { return run_perplexity(*options, session); };
   });
 }

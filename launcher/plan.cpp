@@ -1,9 +1,9 @@
 // weft plan: the memory of a launch, before anything is loaded.
+#include "launcher/command_line.h"
 #include "plan/memory_plan.h"
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -124,29 +124,29 @@ ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_plan_command(CLI::App& app, CommandContext& context) {
+void add_plan_command(Command program, CommandContext& context) {
   auto options = std::make_shared<PlanCommand>();
-  CLI::App* command = app.add_subcommand("plan", "Says what memory a launch would need, before anything is loaded");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  command->get_option("--model")->required(false);  // a config of --train names its own
-  command->add_option("--batch", options->workload.batch, "Answers at a time")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
+  Command command = program.add_subcommand("plan", "Says what memory a launch would need, before anything is loaded");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  command.get_option("--model").required(false);  // a config of --train names its own
+  command.add_option("--batch", options->workload.batch, "Answers at a time")
+      .check_range(1, int64_t{1} << 20)
+      .show_default();
   command
-      ->add_option(
+      .add_option(
           "--context", options->context_tokens, "Tokens of prompt and answer (0: the model's context, at most 4096)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
-  command->add_option("--new-tokens", options->workload.new_tokens, "How many of them the answer has")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
-      ->capture_default_str();
-  command->add_option(
+      .check_range(0, int64_t{1} << 30);
+  command.add_option("--new-tokens", options->workload.new_tokens, "How many of them the answer has")
+      .check_range(1, int64_t{1} << 30)
+      .show_default();
+  command.add_option(
       "--memory-per-rank", options->memory_per_rank, "Also says the smallest degree that fits, e.g. 24GB");
-  command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  add_compute_options(*command, options->common);
-  add_training_plan_options(*command, options->training);
-  add_output_options(*command, options->common);
-  command->callback(
+  command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_compute_options(command, options->common);
+  add_training_plan_options(command, options->training);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_plan(*options, session); }; });
 }
 

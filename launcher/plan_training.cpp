@@ -2,13 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
 #include "core/error.h"
+#include "launcher/command_line.h"
 #include "launcher/model_summary.h"
 #include "launcher/mpi_session.h"
 #include "launcher/train_options.h"
@@ -209,63 +210,62 @@ int64_t suggested_batch_rows(const config::RunConfig& config, const TrainingPlan
 
 }  // namespace
 
-void add_training_plan_options(CLI::App& command, TrainingPlanOptions& options) {
-  auto add_field = [&](const char* flag, std::string field, const char* help, const CLI::Validator& check) {
-    command
-        .add_option_function<std::string>(
+void add_training_plan_options(Command command, TrainingPlanOptions& options) {
+  auto add_field = [&](const char* flag, std::string field, const char* help) {
+    return command
+        .add_option_function(
             flag,
             [&options, field = std::move(field)](const std::string& value) {
               options.fields.push_back(field + "=" + value);
             },
             help)
-        ->check(check)
-        ->group("Training");
+        .group("Training");
   };
   command
-      .add_option_function<std::string>(
+      .add_option_function(
           "--train",
           [&options](const std::string& config) {
             options.is_wanted = true;
             options.config = config;
           },
           "Plans training: of this config, or, with --model, as the options say")
-      ->expected(0, 1)
-      ->trigger_on_parse()
-      ->group("Training");
+      .expected(0, 1)
+      .trigger_on_parse()
+      .group("Training");
   command.add_option("--set", options.overrides, "FIELD=VALUE in place of the config's")
-      ->take_all()
-      ->allow_extra_args(false)
-      ->group("Training");
+      .take_all()
+      .one_value_each()
+      .group("Training");
   command.add_option("--ranks", options.num_ranks, "Ranks to be started (default: as few as the config allows)")
-      ->check(CLI::Range(1, 1 << 16))
-      ->group("Training");
-  CLI::Range counts(int64_t{1}, int64_t{1} << 30);
-  add_field("--batch-rows", "train.micro_batch_size", "Rows that a rank computes at a time", counts);
-  add_field("--sequence-length", "data.sequence_length", "Tokens a row", counts);
-  add_field("--lora", "lora.rank", "Adapters of this rank instead of all weights", counts);
-  add_field("--recompute-every", "train.checkpoint_every", "With --recompute block: every k-th block", counts);
-  add_field("--zero", "parallel.zero_stage", "What data-parallel ranks share out", CLI::Range(0, 3));
-  add_field("--data", "parallel.data", "Ranks with rows of their own", counts);
-  add_field("--tensor", "parallel.tensor", "Ranks that share the weights", counts);
-  add_field("--optimizer",
-            "train.optimizer.kind",
-            "The update rule",
-            CLI::IsMember({"adamw", "lamb", "lion", "adafactor", "muon", "sgd"}));
+      .check_range(1, 1 << 16)
+      .group("Training");
+  constexpr int64_t kMostCounted = int64_t{1} << 30;
+  add_field("--batch-rows", "train.micro_batch_size", "Rows that a rank computes at a time")
+      .check_range(1, kMostCounted);
+  add_field("--sequence-length", "data.sequence_length", "Tokens a row").check_range(1, kMostCounted);
+  add_field("--lora", "lora.rank", "Adapters of this rank instead of all weights").check_range(1, kMostCounted);
+  add_field("--recompute-every", "train.checkpoint_every", "With --recompute block: every k-th block")
+      .check_range(1, kMostCounted);
+  add_field("--zero", "parallel.zero_stage", "What data-parallel ranks share out").check_range(0, 3);
+  add_field("--data", "parallel.data", "Ranks with rows of their own").check_range(1, kMostCounted);
+  add_field("--tensor", "parallel.tensor", "Ranks that share the weights").check_range(1, kMostCounted);
+  add_field("--optimizer", "train.optimizer.kind", "The update rule")
+      .check_one_of({"adamw", "lamb", "lion", "adafactor", "muon", "sgd"});
   command
-      .add_option_function<std::string>(
+      .add_option_function(
           "--recompute",
           [&options](const std::string& value) {
             options.fields.push_back("train.gradient_checkpointing=" + (value == "none" ? "keep" : value));
           },
           "What is computed again in backward")
-      ->check(CLI::IsMember({"none", "selective", "block"}))
-      ->group("Training");
+      .check_one_of({"none", "selective", "block"})
+      .group("Training");
   command
       .add_option(
           "--devices", options.num_devices, "Also suggests a configuration for so many devices of --memory-per-device")
-      ->check(CLI::Range(1, 1 << 12))
-      ->group("Training");
-  command.add_option("--memory-per-device", options.memory_per_device, "e.g. 24GB")->group("Training");
+      .check_range(1, 1 << 12)
+      .group("Training");
+  command.add_option("--memory-per-device", options.memory_per_device, "e.g. 24GB").group("Training");
 }
 
 void print_training_plan(const CommonOptions& common,

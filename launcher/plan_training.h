@@ -19,7 +19,7 @@ struct TrainingPlanOptions {
 };
 
 /// --train and what belongs to it.
-void add_training_plan_options(CLI::App& command, TrainingPlanOptions& options);
+void add_training_plan_options(Command command, TrainingPlanOptions& options);
 
 /// Prints the plan, and the suggestion if one is asked for, to standard output. Throws Error(usage) and
 /// Error(bad_input) for what cannot be.

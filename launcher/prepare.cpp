@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -54,12 +54,12 @@ ExitCode run_prepare(PrepareCommand options, MpiSession& session) {
   return ExitCode::ok;
 }
 
-void add_document_options(CLI::App& command, PrepareCommand& options) {
-  auto* lines = command.add_flag("--split-lines", options.splits_lines, "A document a line of text files");
+void add_document_options(Command command, PrepareCommand& options) {
+  Option lines = command.add_flag("--split-lines", options.splits_lines, "A document a line of text files");
   command.add_flag("--split-blank-lines", options.splits_blank_lines, "A document a paragraph of text files")
-      ->excludes(lines);
+      .excludes(lines);
   command.add_option("--format", options.format, "text or jsonl, whatever the inputs' names end in")
-      ->check(CLI::IsMember({"text", "jsonl"}));
+      .check_one_of({"text", "jsonl"});
   DocumentEncoderOptions& documents = options.prepare.documents;
   command.add_option("--chat-format",
                      documents.chat_format,
@@ -69,31 +69,30 @@ void add_document_options(CLI::App& command, PrepareCommand& options) {
                    "Leaves out what the tokenizer puts before and after a text, such as a begin token");
   command.add_flag(
       "--separate", documents.separate_texts, "Encodes prompt and completion each by itself, for SEQUENCE_TO_SEQUENCE");
-  auto* no_end = command.add_flag("!--no-end-token", documents.end_token, "No token ends a text or completion");
+  Option no_end = command.add_flag("!--no-end-token", documents.end_token, "No token ends a text or completion");
   command
       .add_option(
           "--end-token", documents.end_token_text, "The token that does, instead of the tokenizer's end of text")
-      ->excludes(no_end);
+      .excludes(no_end);
 }
 
 }  // namespace
 
-void add_prepare_command(CLI::App& app, CommandContext& context) {
+void add_prepare_command(Command program, CommandContext& context) {
   auto options = std::make_shared<PrepareCommand>();
-  CLI::App* command = app.add_subcommand("prepare", "Turns text or JSON lines into a token file for training");
-  command->footer(kFooter);
+  Command command = program.add_subcommand("prepare", "Turns text or JSON lines into a token file for training");
+  command.footer(kFooter);
   command
-      ->add_option(
-          "--tokenizer", options->tokenizer, "Model folder, tokenizer.json, sentencepiece .model or .gguf file")
-      ->required();
-  command->add_option("-o,--out", options->prepare.output, "The token file")->required();
-  command->add_option("inputs", options->prepare.inputs, "Text (.txt) and JSON lines (.jsonl) files")->required();
-  add_document_options(*command, *options);
-  command->add_flag("--skip-bad-lines", options->prepare.skip_bad_lines, "Counts unusable lines of JSON and goes on");
-  command->add_flag("--restart", options->prepare.restart, "Begins anew instead of going on after a kill");
-  add_threads_option(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+      .add_option("--tokenizer", options->tokenizer, "Model folder, tokenizer.json, sentencepiece .model or .gguf file")
+      .required();
+  command.add_option("-o,--out", options->prepare.output, "The token file").required();
+  command.add_option("inputs", options->prepare.inputs, "Text (.txt) and JSON lines (.jsonl) files").required();
+  add_document_options(command, *options);
+  command.add_flag("--skip-bad-lines", options->prepare.skip_bad_lines, "Counts unusable lines of JSON and goes on");
+  command.add_flag("--restart", options->prepare.restart, "Begins anew instead of going on after a kill");
+  add_threads_option(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_prepare(*options, session); }; });
 }
 

@@ -1,14 +1,15 @@
 // weft report: what training runs wrote, as numbers and as a page to look at.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/model_summary.h"
@@ -125,15 +126,15 @@ ExitCode run_report(const ReportCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_report_command(CLI::App& app, CommandContext& context) {
+void add_report_command(Command program, CommandContext& context) {
   auto options = std::make_shared<ReportCommand>();
-  CLI::App* command = app.add_subcommand("report", "Sums up training runs and draws their curves");
-  command->footer(kFooter);
-  command->add_option("DIR", options->directories, "Directories of runs")->required();
-  command->add_option("--out", options->out, "The page to write; default DIR/report.html or ./comparison.html");
-  command->add_flag("--json", options->prints_json, "Prints a JSON object a run");
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("report", "Sums up training runs and draws their curves");
+  command.footer(kFooter);
+  command.add_option("DIR", options->directories, "Directories of runs").required();
+  command.add_option("--out", options->out, "The page to write; default DIR/report.html or ./comparison.html");
+  command.add_flag("--json", options->prints_json, "Prints a JSON object a run");
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_report(*options, session); }; });
 }
 

@@ -1,6 +1,5 @@
 #include "launcher/sampling_options.h"
 
-#include <CLI/CLI.hpp>
 #include <initializer_list>
 
 namespace weft {
@@ -9,70 +8,66 @@ namespace {
 
 constexpr const char* kSampling = "Sampling (greedy unless one of temperature, top-k, top-p, min-p is given)";
 
-void add_penalty_options(CLI::App& command, SamplingFlags& flags) {
+void add_penalty_options(Command command, SamplingFlags& flags) {
   SamplerOptions& sampler = flags.sampler;
   command.add_option("--penalty", sampler.penalty, "Divides (if > 0) or multiplies the logits of past tokens")
-      ->capture_default_str()
-      ->group(kSampling);
+      .show_default()
+      .group(kSampling);
   command.add_option("--penalty-window", sampler.penalty_window, "Last tokens that the penalty sees (0: all)")
-      ->capture_default_str()
-      ->group(kSampling);
+      .show_default()
+      .group(kSampling);
   command
       .add_option(
           "--penalty-window-mode",
           flags.window_mode,
           "sliding: the last W tokens; block: the current block of W positions and the one before, as bert4keras3")
-      ->check(CLI::IsMember({"sliding", "block"}))
-      ->capture_default_str()
-      ->group(kSampling);
+      .check_one_of({"sliding", "block"})
+      .show_default()
+      .group(kSampling);
   command
       .add_option("--max-penalty-range",
                   flags.penalty_range,
                   "MIN MAX: the penalty to the power of how often the token occurred, from MIN times on, at most MAX")
-      ->expected(2)
-      ->group(kSampling);
+      .expected(2)
+      .group(kSampling);
   command
       .add_option("--padded-length",
                   flags.sampler.padded_length,
                   "As bert4keras3, whose rows are padded with id 0 to this length: zeros not yet written count as past "
                   "tokens (0: never)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str()
-      ->group(kSampling);
+      .check_not_negative()
+      .show_default()
+      .group(kSampling);
 }
 
 }  // namespace
 
-void add_sampling_options(CLI::App& command, SamplingFlags& flags) {
-  flags.command = &command;
+void add_sampling_options(Command command, SamplingFlags& flags) {
+  flags.command = command;
   SamplerOptions& sampler = flags.sampler;
-  command.add_option("--max-new-tokens", flags.max_new_tokens, "Tokens of an answer at most")->capture_default_str();
-  command.add_option("--min-new-tokens", flags.min_new_tokens, "Tokens before an answer may end")
-      ->capture_default_str();
+  command.add_option("--max-new-tokens", flags.max_new_tokens, "Tokens of an answer at most").show_default();
+  command.add_option("--min-new-tokens", flags.min_new_tokens, "Tokens before an answer may end").show_default();
   command.add_flag("--ignore-end", flags.ignores_end, "Goes on after the model's end token");
-  command.add_option("--stop", flags.stop_strings, "Text before which an answer ends (repeatable)")
-      ->allow_extra_args(false);
+  command.add_option("--stop", flags.stop_strings, "Text before which an answer ends (repeatable)").one_value_each();
   command.add_flag("--greedy", flags.is_greedy, "Takes the likeliest token whatever the other flags say")
-      ->group(kSampling);
+      .group(kSampling);
   command.add_option("--temperature", sampler.temperature, "Divides the logits; 0 is greedy")
-      ->capture_default_str()
-      ->group(kSampling);
-  command.add_option("--top-k", sampler.top_k, "Draws among the K likeliest (0: all)")
-      ->capture_default_str()
-      ->group(kSampling);
+      .show_default()
+      .group(kSampling);
+  command.add_option("--top-k", sampler.top_k, "Draws among the K likeliest (0: all)").show_default().group(kSampling);
   command.add_option("--top-p", sampler.top_p, "Draws among the likeliest whose probabilities sum to more than P")
-      ->capture_default_str()
-      ->group(kSampling);
+      .show_default()
+      .group(kSampling);
   command.add_option("--min-p", sampler.min_p, "Draws among those at least P times as likely as the likeliest")
-      ->capture_default_str()
-      ->group(kSampling);
+      .show_default()
+      .group(kSampling);
   command
       .add_option("--seed", sampler.seed, "Of the draws; the same seed gives the same answers on any number of ranks")
-      ->capture_default_str()
-      ->group(kSampling);
+      .show_default()
+      .group(kSampling);
   command.add_option("--forbid", sampler.forbidden_ids, "Token id that is never chosen (repeatable)")
-      ->allow_extra_args(false)
-      ->group(kSampling);
+      .one_value_each()
+      .group(kSampling);
   add_penalty_options(command, flags);
 }
 

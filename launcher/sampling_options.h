@@ -2,14 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "generate/generator.h"
-
-namespace CLI {  // NOLINT(readability-identifier-naming): the library's
-class App;
-}
+#include "launcher/command_line.h"
 
 namespace weft {
 
@@ -22,12 +20,12 @@ struct SamplingFlags {
   std::vector<std::string> stop_strings;
   std::vector<int64_t> penalty_range;
   std::string window_mode = "sliding";
-  CLI::App* command = nullptr;
+  std::optional<Command> command;
 };
 
 /// --temperature, --top-k, --top-p, --min-p, --penalty, …, --seed, --stop, --max-new-tokens. `flags` must live as long
 /// as the command.
-void add_sampling_options(CLI::App& command, SamplingFlags& flags);
+void add_sampling_options(Command command, SamplingFlags& flags);
 
 /// The request that the flags describe, without a prompt. Draws when one of --temperature, --top-k, --top-p and --min-p
 /// was given, else takes the likeliest token. Throws Error(usage).

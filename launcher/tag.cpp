@@ -1,12 +1,14 @@
 // weft tag: tags and entities of texts from a model that was trained for TAGGING or ENTITIES.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "data/entity_tags.h"
 #include "data/tagged_data.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -137,16 +139,16 @@ ExitCode run_tag(const TagCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_tag_command(CLI::App& app, CommandContext& context) {
+void add_tag_command(Command program, CommandContext& context) {
   auto options = std::make_shared<TagCommand>();
-  CLI::App* command = app.add_subcommand("tag", "Prints tags or entities of texts");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  add_adapter_options(*command, options->common);
-  command->add_option("--text", options->text_file, "File with a text a line; - is standard input")->required();
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+  Command command = program.add_subcommand("tag", "Prints tags or entities of texts");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  add_adapter_options(command, options->common);
+  command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_tag(*options, session); }; });
 }
 

@@ -3,16 +3,18 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -215,28 +217,26 @@ ExitCode run_tokenize(const TokenizeOptions& options, MpiSession& session) {
 
 }  // namespace
 
-void add_tokenize_command(CLI::App& app, CommandContext& context) {
+void add_tokenize_command(Command program, CommandContext& context) {
   auto options = std::make_shared<TokenizeOptions>();
-  CLI::App* command = app.add_subcommand("tokenize", "Turns text into token ids, or back with --decode");
-  command->footer(kFooter);
+  Command command = program.add_subcommand("tokenize", "Turns text into token ids, or back with --decode");
+  command.footer(kFooter);
   command
-      ->add_option(
-          "--tokenizer", options->tokenizer, "Model folder, tokenizer.json, sentencepiece .model or .gguf file")
-      ->required();
-  auto* text = command->add_option("--text", options->text, "The text (or ids with --decode)");
-  auto* file =
-      command->add_option("--file", options->file, "File with the text; - is standard input")->capture_default_str();
-  auto* jsonl = command->add_flag("--jsonl", options->is_jsonl, "A JSON object a line in, one a line out");
-  file->excludes(text);
-  jsonl->excludes(text);
-  command->add_flag(
+      .add_option("--tokenizer", options->tokenizer, "Model folder, tokenizer.json, sentencepiece .model or .gguf file")
+      .required();
+  Option text = command.add_option("--text", options->text, "The text (or ids with --decode)");
+  Option file = command.add_option("--file", options->file, "File with the text; - is standard input").show_default();
+  Option jsonl = command.add_flag("--jsonl", options->is_jsonl, "A JSON object a line in, one a line out");
+  file.excludes(text);
+  jsonl.excludes(text);
+  command.add_flag(
       "--add-special-tokens", options->adds_special_tokens, "Adds what the model expects, such as a begin token");
-  command->add_flag("--decode", options->is_decoding, "From ids to text");
-  command->add_flag("--skip-special-tokens", options->skips_special_tokens, "Leaves them out, with --decode");
-  add_threads_option(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback([options, text, &context] {
-    options->has_text = text->count() > 0;
+  command.add_flag("--decode", options->is_decoding, "From ids to text");
+  command.add_flag("--skip-special-tokens", options->skips_special_tokens, "Leaves them out, with --decode");
+  add_threads_option(command, options->common);
+  add_output_options(command, options->common);
+  command.callback([options, text, &context] {
+    options->has_text = text.count() > 0;
     context.run = [options](MpiSession& session) { return run_tokenize(*options, session); };
   });
 }

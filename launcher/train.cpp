@@ -1,13 +1,14 @@
 // weft train: an experiment from its config file.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
+#include <functional>
 #include <memory>
 
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
 #include "core/log.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
@@ -273,24 +274,22 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_train_command(CLI::App& app, CommandContext& context) {
+void add_train_command(Command program, CommandContext& context) {
   auto options = std::make_shared<TrainCommand>();
-  CLI::App* command = app.add_subcommand("train", "Trains a model as a config file says");
-  command->footer(kFooter);
-  command->add_option("config", options->config, "The experiment, Protobuf text or JSON (configs/*.textproto)")
-      ->required();
-  command
-      ->add_option("--set", options->overrides, "FIELD=VALUE in place of the config's, e.g. train.learning_rate=1e-4")
-      ->take_all()
-      ->allow_extra_args(false);
-  command->add_flag(
+  Command command = program.add_subcommand("train", "Trains a model as a config file says");
+  command.footer(kFooter);
+  command.add_option("config", options->config, "The experiment, Protobuf text or JSON (configs/*.textproto)")
+      .required();
+  command.add_option("--set", options->overrides, "FIELD=VALUE in place of the config's, e.g. train.learning_rate=1e-4")
+      .take_all()
+      .one_value_each();
+  command.add_flag(
       "--start-over", options->starts_over, "Deletes the checkpoints of output.directory instead of going on");
-  command->add_option("--device", options->common.device, "Where to compute: cpu, cuda or auto")->capture_default_str();
-  command->add_flag(
-      "--memory", options->common.show_memory, "At the end, each rank's memory by kind on standard error");
-  add_threads_option(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+  command.add_option("--device", options->common.device, "Where to compute: cpu, cuda or auto").show_default();
+  command.add_flag("--memory", options->common.show_memory, "At the end, each rank's memory by kind on standard error");
+  add_threads_option(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_train(*options, session); }; });
 }
 

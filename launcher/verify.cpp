@@ -1,12 +1,13 @@
 // weft verify: holds a model against the outputs of a reference implementation.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <optional>
 
 #include "core/log.h"
+#include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
@@ -113,32 +114,32 @@ ExitCode run_verify(const VerifyCommand& options, MpiSession& session) {
 
 }  // namespace
 
-void add_verify_command(CLI::App& app, CommandContext& context) {
+void add_verify_command(Command program, CommandContext& context) {
   auto options = std::make_shared<VerifyCommand>();
   options->common.dtype = "f32";
-  CLI::App* command = app.add_subcommand("verify", "Compares a model with the outputs of a reference implementation");
-  command->footer(kFooter);
-  add_model_options(*command, options->common);
-  command->add_option("--golden", options->golden, "HDF5 file of inputs and reference outputs")->required();
+  Command command = program.add_subcommand("verify", "Compares a model with the outputs of a reference implementation");
+  command.footer(kFooter);
+  add_model_options(command, options->common);
+  command.add_option("--golden", options->golden, "HDF5 file of inputs and reference outputs").required();
   command
-      ->add_option("--tolerance", options->tolerance, "In place of every tolerance of the file (of the same measures)")
-      ->check(CLI::NonNegativeNumber);
-  CLI::Option* run = command->add_option("--run", options->run, "Repeat a training run of the file: full, lora, …");
-  command->add_option("--data-parallel", options->data_parallel, "With --run: ranks with rows of their own")
-      ->needs(run)
-      ->check(CLI::PositiveNumber);
+      .add_option("--tolerance", options->tolerance, "In place of every tolerance of the file (of the same measures)")
+      .check_not_negative();
+  Option run = command.add_option("--run", options->run, "Repeat a training run of the file: full, lora, …");
+  command.add_option("--data-parallel", options->data_parallel, "With --run: ranks with rows of their own")
+      .needs(run)
+      .check_positive();
   command
-      ->add_option(
+      .add_option(
           "--zero", options->zero_stage, "With --run: what data-parallel ranks share out, as parallel.zero_stage")
-      ->needs(run)
-      ->check(CLI::Range(0, 3));
-  command->add_option("--recompute", options->recompute, "With --run: none, selective or block")
-      ->needs(run)
-      ->check(CLI::IsMember({"none", "selective", "block"}));
-  command->add_flag("--json", options->prints_json, "Prints a JSON object");
-  add_compute_options(*command, options->common);
-  add_output_options(*command, options->common);
-  command->callback(
+      .needs(run)
+      .check_range(0, 3);
+  command.add_option("--recompute", options->recompute, "With --run: none, selective or block")
+      .needs(run)
+      .check_one_of({"none", "selective", "block"});
+  command.add_flag("--json", options->prints_json, "Prints a JSON object");
+  add_compute_options(command, options->common);
+  add_output_options(command, options->common);
+  command.callback(
       [options, &context] { context.run = [options](MpiSession& session) { return run_verify(*options, session); }; });
 }
 
