@@ -10,7 +10,8 @@
 namespace weft {
 namespace {
 
-/// Sequences that decode and those with many queries each go their own way, also where a call has both.
+/// Sequences that decode and those with many queries each go their own way, also where a call has both. Where weights
+/// are dropped, in training, all are as those with many.
 void forward(const AttentionForwardArgs& args, const Stream& stream) {
   cuda::CudaDevice& device = cuda::device_of(stream);
   cuda::require(args.num_kv_heads > 0 && args.num_heads % args.num_kv_heads == 0,
@@ -19,7 +20,8 @@ void forward(const AttentionForwardArgs& args, const Stream& stream) {
   std::vector<AttentionSequence> few, many;
   for (const AttentionSequence& sequence : args.sequences) {
     if (sequence.query_count <= 0) continue;
-    (sequence.query_count <= cuda::kMaxSplitQueries ? few : many).push_back(sequence);
+    bool is_few = sequence.query_count <= cuda::kMaxSplitQueries && !args.dropout.drops();
+    (is_few ? few : many).push_back(sequence);
   }
   AttentionForwardArgs part = args;
   part.sequences = many;

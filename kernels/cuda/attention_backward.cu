@@ -87,6 +87,7 @@ BackwardParams params_of(const AttentionBackwardArgs& args, int64_t tokens) {
   if (params.soft_cap > 0) params.bend = 2 * kLog2E * params.scale / params.soft_cap;
   params.cap_log2 = params.soft_cap * kLog2E;
   params.causal = args.mask.causal;
+  params.dropout = args.dropout;
   params.is_aligned = args.head_dim * static_cast<int64_t>(dtype_bytes(args.dtype)) % 16 == 0;
   for (const void* array : {args.q, args.k, args.v, args.out, args.dout})
     params.is_aligned = params.is_aligned && is_aligned(array);

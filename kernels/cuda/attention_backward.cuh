@@ -74,11 +74,17 @@ struct BackwardParams {
   float bend = 0, cap_log2 = 0;
   bool causal = true;
   bool is_aligned = false;  // rows of every array start at multiples of 16 bytes
+  AttentionDropout dropout;
 };
 
 /// bf16 on tensor cores.
 BackwardTileSizes backward_mma_tile_sizes(int64_t head_dim);
 void launch_backward_mma(const BackwardParams& params, BackwardTiles keys, BackwardTiles queries, CudaDevice& device);
+/// What launch_backward_mma does where weights are dropped.
+void launch_backward_mma_dropout(const BackwardParams& params,
+                                 BackwardTiles keys,
+                                 BackwardTiles queries,
+                                 CudaDevice& device);
 
 /// f32 without tensor cores.
 BackwardTileSizes backward_plain_tile_sizes();

@@ -1,5 +1,6 @@
 // Backward of attention in f32 without tensor cores: tiles of 32 x 32 in shared memory.
 #include "kernels/cuda/attention_backward.cuh"
+#include "kernels/cuda/attention_dropout.cuh"
 
 namespace weft::cuda {
 namespace {
@@ -9,10 +10,11 @@ constexpr int kRows = 32;                // owned, and of a tile of the others
 constexpr int kWeightPitch = kRows + 4;  // floats from one of the others to the next
 constexpr int kDiagonals = 2 * kRows - 1;
 
-template <int kDimensions, bool owns_keys>
+template <int kDimensions, bool owns_keys, bool drops>
 struct PlainForm {
   static constexpr int kDim = kDimensions;
   static constexpr bool kOwnsKeys = owns_keys;
+  static constexpr bool kDrops = drops;
   // An odd number of 16-byte cells, so that eight rows' cells of one column lie in different banks.
   static constexpr int kPitch = kDim + 4;
   static constexpr int kTileFloats = kRows * kPitch;
@@ -126,15 +128,38 @@ class PlainBlock {
         }
       }
     }
+    uint32_t kept = 0;
+    if constexpr (Form::kDrops) kept = draw(other, query_head);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
-        differentiate(own + i, across + 16 * j, other, query_head, products[i][j], dweights[i][j]);
+      for (int j = 0; j < 2; ++j) {
+        float counts = 1;
+        if constexpr (Form::kDrops) counts = is_kept(kept, 2 * j + i) ? params_.dropout.kept_scale() : 0;
+        differentiate(own + i, across + 16 * j, other, query_head, products[i][j], dweights[i][j], counts);
+      }
     }
   }
 
-  __device__ void differentiate(int own, int across, int other, int query_head, float product, float dweight) const {
+  /// Which of the thread's weights count: bit 2·j + i is that of row i of its own and j of the others.
+  __device__ uint32_t draw(int other, int query_head) const {
+    int thread = static_cast<int>(threadIdx.x), across = thread % 16;
+    auto kept_of = [&](int query, int key) {
+      uint64_t first = params_.dropout.first_index(sequence_.query_begin + query, query_head);
+      return draw_kept<1>(params_.dropout, [&](int) { return first + static_cast<uint64_t>(key); });
+    };
+    if constexpr (kOwnsKeys) {
+      int query = other + across + thread / 16 % 2 * 16, key = tile_.begin + first_drawn_key(thread / 16 * 2);
+      return kept_of_two_lanes<16>(kept_of(query, key));
+    } else {
+      int place = across % 4, query = tile_.begin + thread / 16 * 2 + place % 2;
+      return kept_of_four_lanes<1>(kept_of(query, other + first_drawn_key(across) + place / 2 * 16));
+    }
+  }
+
+  /// `counts`: how many times the weight does, after dropout.
+  __device__ void differentiate(
+      int own, int across, int other, int query_head, float product, float dweight, float counts) const {
     int query = kOwnsKeys ? other + across : tile_.begin + own;
     int key = kOwnsKeys ? tile_.begin + own : other + across;
     SeenKeys seen = seen_keys(params_, sequence_, query);
@@ -144,7 +169,8 @@ class PlainBlock {
     if (is_visible) {
       float2 statistics = params_.statistics[query_head * params_.tokens + sequence_.query_begin + query];
       if (bias != nullptr) bias += key - query;
-      gradient = pair_gradient(params_, product, dweight, statistics, bias, true);
+      gradient = pair_gradient(params_, product, Form::kDrops ? dweight * counts : dweight, statistics, bias, true);
+      if (Form::kDrops) gradient.weight *= counts;
     }
     weights()[across * kWeightPitch + own] = kOwnsKeys ? gradient.weight : gradient.dbias;
     dscores()[across * kWeightPitch + own] = gradient.dscore;
@@ -233,10 +259,17 @@ void launch_pass(const BackwardParams& params, BackwardTiles tiles, CudaDevice& 
   check_launch(Form::kOwnsKeys ? "attention_backward: keys" : "attention_backward: queries");
 }
 
-template <int kDim>
+template <int kDim, bool drops>
 void launch_passes(const BackwardParams& params, BackwardTiles keys, BackwardTiles queries, CudaDevice& device) {
-  launch_pass<PlainForm<kDim, true>>(params, keys, device);
-  launch_pass<PlainForm<kDim, false>>(params, queries, device);
+  launch_pass<PlainForm<kDim, true, drops>>(params, keys, device);
+  launch_pass<PlainForm<kDim, false, drops>>(params, queries, device);
+}
+
+template <bool drops>
+void launch_by_dim(const BackwardParams& params, BackwardTiles keys, BackwardTiles queries, CudaDevice& device) {
+  if (params.head_dim <= 64) return launch_passes<64, drops>(params, keys, queries, device);
+  if (params.head_dim <= 128) return launch_passes<128, drops>(params, keys, queries, device);
+  launch_passes<256, drops>(params, keys, queries, device);
 }
 
 }  // namespace
@@ -249,9 +282,8 @@ void launch_backward_plain(const BackwardParams& params,
                            BackwardTiles keys,
                            BackwardTiles queries,
                            CudaDevice& device) {
-  if (params.head_dim <= 64) return launch_passes<64>(params, keys, queries, device);
-  if (params.head_dim <= 128) return launch_passes<128>(params, keys, queries, device);
-  launch_passes<256>(params, keys, queries, device);
+  if (params.dropout.drops()) return launch_by_dim<true>(params, keys, queries, device);
+  launch_by_dim<false>(params, keys, queries, device);
 }
 
 }  // namespace weft::cuda

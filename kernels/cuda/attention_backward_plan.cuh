@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention_backward.cuh"
+#include "kernels/cuda/attention_dropout.cuh"
 
 namespace weft::cuda {
 
@@ -117,7 +118,9 @@ class BackwardPlan {
   void add_query_tiles(const AttentionSequence& sequence, int size) {
     for (int64_t query = 0; query < sequence.query_count; query += size) {
       int64_t last = std::min(query + size, sequence.query_count) - 1;
-      add_tile(query_tiles_, query, seen_begin(sequence, query), seen_end(sequence, last));
+      int64_t begin = seen_begin(sequence, query);
+      if (args_.dropout.drops()) begin = first_drawn_key(static_cast<int>(begin));
+      add_tile(query_tiles_, query, begin, seen_end(sequence, last));
     }
   }
 

@@ -1,6 +1,9 @@
 // Attention over many queries in f32 without tensor cores: the tiling of attention_forward.cu with products in
 // registers, four rows by four columns a thread.
+#include <type_traits>
+
 #include "kernels/attention.h"
+#include "kernels/cuda/attention_dropout.cuh"
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/common.cuh"
@@ -16,9 +19,11 @@ constexpr int kWeightStride = kKeys + 4;
 
 /// Sizes for heads up to `head_width`. Rows in shared memory end with four numbers that keep neighbours in different
 /// banks.
-template <int head_width>
+template <int head_width, bool drops>
 struct Shape {
   static constexpr int kWidth = head_width;
+  static constexpr bool kDrops = drops;
+  using Params = std::conditional_t<kDrops, DroppingForwardParams, ForwardParams>;
   static constexpr int kStride = kWidth + 4;
   static constexpr int kQuads = kWidth / (4 * kColumns);  // of output columns a thread
   static constexpr int kKeysAt = kRows * kStride;
@@ -110,9 +115,21 @@ __device__ __forceinline__ void score(float (&scores)[4][4],
   }
 }
 
-/// Scores become weights in shared memory; what was summed before shrinks to each row's new maximum.
+/// Which of a thread's weights count: bit 4·j + i is that of row first_row + i and key first_key + 16·j.
+__device__ __forceinline__ uint32_t draw(const Tile& tile,
+                                         const DroppingForwardParams& params,
+                                         int first_row,
+                                         int first_key) {
+  int query = tile.first_query + first_row + static_cast<int>(threadIdx.x) % 4;
+  uint64_t first = params.dropout.first_index(tile.sequence.query_begin + query, tile.head) +
+                   static_cast<uint64_t>(first_drawn_key(first_key));
+  return kept_of_four_lanes<1>(
+      draw_kept<4>(params.dropout, [&](int j) { return first + static_cast<uint64_t>(j * kColumns); }));
+}
+
+/// Scores become weights in shared memory, those that count; what was summed before shrinks to each row's new maximum.
 template <typename S>
-__device__ __forceinline__ void soften(const float (&scores)[4][4], RowState<S>& state, float* weights) {
+__device__ __forceinline__ void soften(const float (&scores)[4][4], RowState<S>& state, float* weights, uint32_t kept) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     float maximum = fmaxf(fmaxf(scores[i][0], scores[i][1]), fmaxf(scores[i][2], scores[i][3]));
@@ -128,6 +145,7 @@ __device__ __forceinline__ void soften(const float (&scores)[4][4], RowState<S>&
     for (int j = 0; j < 4; ++j) {
       float weight = exp2f(scores[i][j] - shift);
       sum += weight;
+      if (S::kDrops && !is_kept(kept, 4 * j + i)) weight = 0;
       weights[i * kWeightStride + j * kColumns] = weight;
     }
     state.sum[i] = fmaf(state.sum[i], rescale, sum);
@@ -165,7 +183,7 @@ __device__ __forceinline__ void multiply_values(RowState<S>& state, const float*
 
 template <typename S>
 __device__ __forceinline__ void store_rows(
-    const RowState<S>& state, const Tile& tile, const ForwardParams& params, int first_row, int column) {
+    const RowState<S>& state, const Tile& tile, const typename S::Params& params, int first_row, int column) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     float sum = state.sum[i];
@@ -175,6 +193,7 @@ __device__ __forceinline__ void store_rows(
     int64_t row = element_row(tile, params, first_row + i);
     if (params.log_sum_exp != nullptr && column == 0) params.log_sum_exp[row] = log_sum_exp_of(state.maximum[i], sum);
     float inverse = inverse_of_sum(sum);
+    if constexpr (S::kDrops) inverse *= params.dropout.kept_scale();
     float* to = static_cast<float*>(params.out) + row * params.head_dim;
 #pragma unroll
     for (int c = 0; c < S::kQuads; ++c) {
@@ -191,7 +210,7 @@ extern __shared__ __align__(128) float shared_floats[];
 
 template <typename S>
 __global__ void __launch_bounds__(kThreads, S::kWidth <= 128 ? 2 : 1)
-    forward_f32_kernel(const __grid_constant__ TileList list, const __grid_constant__ ForwardParams params) {
+    forward_f32_kernel(const __grid_constant__ TileList list, const __grid_constant__ typename S::Params params) {
   Tile tile = find_tile(list, params.num_heads);
   float* keys = shared_floats + S::kKeysAt;  // and values in turn
   int2* bounds = reinterpret_cast<int2*>(shared_floats + S::kBoundsAt);
@@ -207,6 +226,7 @@ __global__ void __launch_bounds__(kThreads, S::kWidth <= 128 ? 2 : 1)
   commit_copies();
   __syncthreads();
   int begin = bounds[0].x, end = bounds[kRows - 1].y;
+  if constexpr (S::kDrops) begin = first_drawn_key(begin);
   int dims = (params.head_dim + 3) / 4 * 4;
   int64_t stride = tile.sequence.key_token_stride;
   int64_t of_head = tile.head / params.group * tile.sequence.key_head_stride;
@@ -224,7 +244,9 @@ __global__ void __launch_bounds__(kThreads, S::kWidth <= 128 ? 2 : 1)
     load_rows<S, kKeys>(keys, static_cast<const float*>(tile.sequence.values) + at, stride, end - key, params);
     commit_copies();
     score(scores, tile, params, bounds, first_row, key + column);
-    soften<S>(scores, state, weights + column);
+    uint32_t kept = 0;
+    if constexpr (S::kDrops) kept = draw(tile, params, first_row, key + column);
+    soften<S>(scores, state, weights + column, kept);
     wait_for_copies<0>();
     __syncthreads();
     multiply_values<S>(state, weights, keys + column * 4);
@@ -234,7 +256,7 @@ __global__ void __launch_bounds__(kThreads, S::kWidth <= 128 ? 2 : 1)
 }
 
 template <typename S>
-void launch(const AttentionForwardArgs& args, CudaDevice& device) {
+void launch(const AttentionForwardArgs& args, const typename S::Params& params, CudaDevice& device) {
   AttentionTiles tiles(args, kRows, device);
   int64_t blocks = tiles.count() * args.num_heads;
   if (blocks == 0) return;
@@ -242,17 +264,25 @@ void launch(const AttentionForwardArgs& args, CudaDevice& device) {
   require(S::kSharedBytes <= device.max_shared_bytes(), "attention", "more shared memory for heads of this size");
   check(cudaFuncSetAttribute(forward_f32_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes),
         "attention's shared memory");
-  forward_f32_kernel<S><<<static_cast<unsigned>(blocks), kThreads, S::kSharedBytes, device.stream()>>>(
-      tiles.list(), forward_params(args));
+  forward_f32_kernel<S>
+      <<<static_cast<unsigned>(blocks), kThreads, S::kSharedBytes, device.stream()>>>(tiles.list(), params);
   check_launch("attention");
+}
+
+template <bool drops>
+void launch_by_width(const AttentionForwardArgs& args,
+                     const typename Shape<64, drops>::Params& params,
+                     CudaDevice& device) {
+  if (args.head_dim <= 64) return launch<Shape<64, drops>>(args, params, device);
+  if (args.head_dim <= 128) return launch<Shape<128, drops>>(args, params, device);
+  launch<Shape<256, drops>>(args, params, device);
 }
 
 }  // namespace
 
 void attention_forward_f32(const AttentionForwardArgs& args, CudaDevice& device) {
-  if (args.head_dim <= 64) return launch<Shape<64>>(args, device);
-  if (args.head_dim <= 128) return launch<Shape<128>>(args, device);
-  launch<Shape<256>>(args, device);
+  if (args.dropout.drops()) return launch_by_width<true>(args, DroppingForwardParams(args), device);
+  launch_by_width<false>(args, forward_params(args), device);
 }
 
 }  // namespace weft::cuda

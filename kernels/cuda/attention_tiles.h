@@ -85,9 +85,18 @@ struct ForwardParams {
 
 ForwardParams forward_params(const AttentionForwardArgs& args);
 
+/// What the kernels that drop weights take.
+struct DroppingForwardParams : ForwardParams {
+  explicit DroppingForwardParams(const AttentionForwardArgs& args)
+      : ForwardParams(forward_params(args)), dropout(args.dropout) {}
+  AttentionDropout dropout;
+};
+
 /// The forward pass of f32, and that of bf16 for all heads and devices.
 void attention_forward_f32(const AttentionForwardArgs& args, CudaDevice& device);
 void attention_forward_mma(const AttentionForwardArgs& args, CudaDevice& device);
+/// What attention_forward_mma does where weights are dropped.
+void attention_forward_mma_dropout(const AttentionForwardArgs& args, CudaDevice& device);
 
 /// Whether attention_forward_wgmma is used and tested. Not until it has passed its tests on a GPU: its first version
 /// asked for more registers than a block has and waited for them for ever; the present one has only been emulated.

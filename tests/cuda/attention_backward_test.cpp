@@ -18,6 +18,7 @@ struct Case {
   bool has_limits = false;  // visible_keys, at random
   bool has_bias = false, wants_dbias = true;
   int64_t misalignment = 0;  // elements before the arrays begin
+  float dropout = 0;
 };
 
 std::vector<Length> self(std::initializer_list<int64_t> counts) {
@@ -30,7 +31,8 @@ std::string describe(const Case& test) {
   std::string text = "heads " + std::to_string(test.num_heads) + "/" + std::to_string(test.num_kv_heads) + " dim " +
                      std::to_string(test.head_dim) + " cap " + std::to_string(test.mask.soft_cap) + " window " +
                      std::to_string(test.mask.window) + (test.mask.causal ? " causal" : " full") +
-                     (test.has_limits ? " limits" : "") + (test.has_bias ? " bias" : "") + " lengths";
+                     (test.has_limits ? " limits" : "") + (test.has_bias ? " bias" : "") + " dropout " +
+                     std::to_string(test.dropout) + " lengths";
   for (const Length& one : test.lengths) text += " " + std::to_string(one.queries) + "x" + std::to_string(one.keys);
   return text;
 }
@@ -154,6 +156,7 @@ class Problem {
                                       .head_dim = test.head_dim,
                                       .mask = test.mask,
                                       .bias = bias_on(side),
+                                      .dropout = dropout_of_a_rank(test.dropout),
                                       .dtype = DTypeOf<T>::value},
                                      side.stream);
   }
@@ -174,6 +177,7 @@ class Problem {
                                        .head_dim = test.head_dim,
                                        .mask = test.mask,
                                        .bias = bias_on(side),
+                                       .dropout = dropout_of_a_rank(test.dropout),
                                        .dbias = test.has_bias && test.wants_dbias ? dbias.on(side) : nullptr,
                                        .dtype = DTypeOf<T>::value},
                                       side.stream);
@@ -355,6 +359,62 @@ TYPED_TEST(AttentionBackwardOnCuda, WithEverything) {
                                .has_limits = has_limits,
                                .has_bias = true});
     }
+  }
+}
+
+TYPED_TEST(AttentionBackwardOnCuda, WithDroppedWeights) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {20, 64, 128, 256}) {
+    for (float dropout : {0.1f, 0.5f}) {
+      for (bool causal : {true, false}) {
+        Case test{.lengths = self({65, 7, 1, 130}),
+                  .head_dim = head_dim,
+                  .mask = {.scale = 0.1f, .causal = causal},
+                  .dropout = dropout};
+        expect_equal<TypeParam>(test);
+        test.num_heads = 6;
+        test.has_bias = true;
+        test.mask.soft_cap = 2;
+        expect_equal<TypeParam>(test);
+      }
+      expect_equal<TypeParam>({.lengths = {{40, 40}, {300, 300}, {130, 150}, {1, 1}, {200, 65}},
+                               .num_kv_heads = 1,
+                               .head_dim = head_dim,
+                               .mask = {.scale = 0.1f},
+                               .has_limits = true,
+                               .misalignment = dropout < 0.3f ? 0 : 1,
+                               .dropout = dropout});
+    }
+  }
+}
+
+// Keys that begin anywhere, while random numbers come for four of them; and queries to a source.
+TYPED_TEST(AttentionBackwardOnCuda, WithDroppedWeightsInWindows) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128, 256}) {
+    for (int64_t window : {2, 3, 17, 64, 130}) {
+      for (bool causal : {true, false}) {
+        expect_equal<TypeParam>({.lengths = {{150, 150}, {33, 180}, {1, 70}, {90, 40}},
+                                 .num_heads = 4,
+                                 .head_dim = head_dim,
+                                 .mask = {.scale = 0.1f, .window = window, .causal = causal},
+                                 .has_bias = causal,
+                                 .dropout = 0.3f});
+      }
+    }
+  }
+}
+
+// Several blocks share tiles of keys.
+TYPED_TEST(AttentionBackwardOnCuda, WithDroppedWeightsOfLongSequences) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128, 256}) {
+    expect_equal<TypeParam>({.lengths = self({700}),
+                             .num_heads = 6,
+                             .num_kv_heads = 2,
+                             .head_dim = head_dim,
+                             .mask = {.scale = 0.1f},
+                             .dropout = 0.1f});
   }
 }
 

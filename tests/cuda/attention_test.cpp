@@ -27,6 +27,7 @@ struct Case {
   bool is_packed = false;  // keys and values [Tk, Hk, D]; else a cache a sequence with NaN behind its tokens
   int64_t shift = 0;       // elements by which q, out, keys and values are moved from their alignment
   bool has_log_sum_exp = true;
+  float dropout = 0;
 };
 
 const std::vector<std::pair<int64_t, int64_t>> kMixedLengths = {
@@ -38,7 +39,8 @@ std::string describe(const Case& test) {
          std::to_string(test.mask.window) + " scale " + std::to_string(test.mask.scale) +
          (test.mask.causal ? " causal" : " full") + (test.has_limits ? " limits" : "") +
          (test.has_bias ? " bias" : "") + (test.is_packed ? " packed" : " cache") + " shift " +
-         std::to_string(test.shift) + " sequences " + std::to_string(test.lengths.size());
+         std::to_string(test.shift) + " dropout " + std::to_string(test.dropout) + " sequences " +
+         std::to_string(test.lengths.size());
 }
 
 std::vector<int32_t> random_limits(int64_t query_count, int64_t key_count, uint32_t seed) {
@@ -86,6 +88,7 @@ class Problem {
                               .num_kv_heads = test_.num_kv_heads,
                               .head_dim = test_.head_dim,
                               .mask = test_.mask,
+                              .dropout = dropout_of_a_rank(test_.dropout),
                               .dtype = DTypeOf<T>::value};
     if (test_.has_bias) args.bias = {.values = bias_.on(side), .stride = bias_stride_};
     return args;
@@ -181,7 +184,8 @@ void expect_as_on_cpu(const Case& test, Way way) {
   if (!has_run) return;
   expect_near_in_norm(problem.out(), norm_limit<T>());
   // No row is far off where the norm of all would hide it.
-  expect_same(problem.out(), is_f32 ? 1e-4 : 0x1p-6, is_f32 ? 1e-5 : 0x1p-6);
+  double size = dropout_of_a_rank(test.dropout).kept_scale();
+  expect_same(problem.out(), is_f32 ? 1e-4 : 0x1p-6, (is_f32 ? 1e-5 : 0x1p-6) * size);
   if (test.has_log_sum_exp) expect_same(problem.log_sum_exp(), 2e-6, is_f32 ? 1e-5 : 1e-4, "log_sum_exp");
 }
 
@@ -193,7 +197,7 @@ void expect_tiles_as_on_cpu(Case test) {
     expect_as_on_cpu<T>(test, Way::by_f32);
   } else {
     expect_as_on_cpu<T>(test, Way::by_mma);
-    if (cuda::kUsesWgmma) expect_as_on_cpu<T>(test, Way::by_wgmma);
+    if (cuda::kUsesWgmma && test.dropout == 0) expect_as_on_cpu<T>(test, Way::by_wgmma);
   }
 }
 
@@ -359,6 +363,61 @@ TYPED_TEST(CudaAttention, OfManyRounds) {
                                          .mask = {.window = window},
                                          .is_packed = window == 40});
     }
+  }
+}
+
+TYPED_TEST(CudaAttention, WithDroppedWeights) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {24, 64, 77, 128, 256}) {
+    for (float dropout : {0.1f, 0.5f}) {
+      for (bool causal : {true, false}) {
+        Case test{.lengths = {{1, 0}, {7, 3}, {130, 21}, {65, 0}, {1, 70}},
+                  .head_dim = head_dim,
+                  .mask = {.causal = causal},
+                  .is_packed = causal,
+                  .dropout = dropout};
+        expect_tiles_as_on_cpu<TypeParam>(test);
+        test.num_heads = 6;
+        test.mask.soft_cap = 2;
+        test.has_bias = true;
+        expect_tiles_as_on_cpu<TypeParam>(test);
+      }
+      expect_tiles_as_on_cpu<TypeParam>(
+          {.lengths = {{150, 0}, {70, 200}, {1, 5}}, .head_dim = head_dim, .has_limits = true, .dropout = dropout});
+      expect_tiles_as_on_cpu<TypeParam>(
+          {.lengths = {{130, 20}, {65, 0}}, .num_kv_heads = 1, .head_dim = head_dim, .shift = 1, .dropout = dropout});
+    }
+  }
+}
+
+/// Keys that begin anywhere, while random numbers come for four of them.
+TYPED_TEST(CudaAttention, WithDroppedWeightsInWindows) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128, 256}) {
+    for (int64_t window : {1, 2, 3, 17, 64, 130}) {
+      for (bool has_bias : {false, true}) {
+        expect_tiles_as_on_cpu<TypeParam>({.lengths = {{150, 0}, {70, 201}, {5, 90}, {1, 301}},
+                                           .head_dim = head_dim,
+                                           .mask = {.window = window, .causal = has_bias},
+                                           .has_bias = has_bias,
+                                           .dropout = 0.3f});
+      }
+    }
+  }
+}
+
+/// Also sequences of one query, which would go their own way without dropout.
+TYPED_TEST(CudaAttention, WithDroppedWeightsThroughTheTable) {
+  WEFT_NEEDS_GPU();
+  for (int64_t window : {0, 50}) {
+    Problem<TypeParam> problem({.lengths = kMixedLengths,
+                                .num_heads = 4,
+                                .num_kv_heads = 2,
+                                .mask = {.scale = 0.1f, .window = window},
+                                .dropout = 0.1f});
+    on_both([&](const Side& side) { side.kernels().attention.forward(problem.args(side), side.stream); });
+    expect_near_in_norm(problem.out(), norm_limit<TypeParam>());
+    expect_same(problem.log_sum_exp(), 2e-6, 1e-4, "log_sum_exp");
   }
 }
 

@@ -11,6 +11,7 @@
 #include "core/dtype.h"
 #include "core/memory.h"
 #include "core/tensor.h"
+#include "kernels/attention_dropout.h"
 #include "kernels/cuda_devices.h"
 #include "kernels/kernels.h"
 
@@ -119,6 +120,15 @@ void expect_near_in_norm(Twin<T>& twin, double limit, const char* what = "output
   }
   double error = std::sqrt(difference) / std::max(std::sqrt(size), 1e-30);
   EXPECT_TRUE(error <= limit) << what << ": relative error " << error << ", allowed " << limit;
+}
+
+/// Dropout of attention weights on a rank that has neither the first rows nor all of the heads.
+inline AttentionDropout dropout_of_a_rank(float probability) {
+  return {.probability = probability,
+          .key = {.seed = 0x1234567890abcdef, .step = 17, .site = 4},
+          .row_begin = 1000003,
+          .head_begin = 5,
+          .global_heads = 37};
 }
 
 using CudaDTypes = ::testing::Types<float, bfloat16>;
