@@ -79,10 +79,7 @@ template <typename T>
 void launch_mix(const RelativePass& pass, const CudaDevice& device) {
   const RelativeAttentionArgs& args = pass.args.forward;
   if (pass.most_queries <= kFewQueries) {
-    dim3 grid = {static_cast<unsigned>(pass.most_queries),
-                 static_cast<unsigned>(pass.head_count),
-                 static_cast<unsigned>(pass.num_sequences)};
-    mix_few_queries<T><<<grid, dim3(32, kMixWarps), 0, device.stream()>>>(pass);
+    mix_few_queries<T><<<query_grid(pass), dim3(32, kMixWarps), 0, device.stream()>>>(pass);
   } else {
     if (pass.has(args.value_table)) launch_sums_by_row(pass, pass.weights, false, device);
     dim3 grid = product_grid(pass, pass.most_queries, args.value_dim, pass.head_count);
@@ -102,6 +99,7 @@ void forward(const RelativeAttentionArgs& args, const Stream& stream) {
   dispatch(args.dtype, "relative_attention", [&](auto zero) {
     for_each_pass(call, scratch, device, [&](const RelativePass& pass) {
       launch_weights(pass, device);
+      launch_dropout(pass, pass.weights, device);
       if (args.value_dim > 0) launch_mix<decltype(zero)>(pass, device);
     });
   });

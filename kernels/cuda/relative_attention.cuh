@@ -68,6 +68,13 @@ struct RelativeScratch {
   bool gradients = false, by_query = false, by_key = false;
 };
 
+/// A block for each query and head.
+inline dim3 query_grid(const RelativePass& pass) {
+  return {static_cast<unsigned>(pass.most_queries),
+          static_cast<unsigned>(pass.head_count),
+          static_cast<unsigned>(pass.num_sequences)};
+}
+
 /// Calls body for passes that together are the whole call.
 void for_each_pass(const RelativeAttentionBackwardArgs& args,
                    const RelativeScratch& scratch,
@@ -84,8 +91,12 @@ void launch_table_products(const RelativePass& pass, TableSide side, const CudaD
 /// row of the tables. In a certain order: the result is the same every time.
 void launch_sums_by_row(const RelativePass& pass, const float* pairs, bool by_key, const CudaDevice& device);
 
-/// `weights` gets the scores, then the weights. Overwrites by_query and by_key. Keeps the scores where asked to.
+/// `weights` gets the scores, then the weights, none of them dropped. Overwrites by_query and by_key. Keeps the scores
+/// where asked to.
 void launch_weights(const RelativePass& pass, const CudaDevice& device);
+
+/// Multiplies `pairs`, the weights or gradients, by what dropout makes of the weights.
+void launch_dropout(const RelativePass& pass, float* pairs, const CudaDevice& device);
 
 void relative_attention_backward(const RelativeAttentionBackwardArgs& args, const Stream& stream);
 

@@ -204,23 +204,24 @@ void launch_key_gradients(const RelativePass& pass, const CudaDevice& device) {
   check_launch("relative_attention key gradients");
 }
 
-dim3 query_grid(const RelativePass& pass) {
-  return {static_cast<unsigned>(pass.most_queries),
-          static_cast<unsigned>(pass.head_count),
-          static_cast<unsigned>(pass.num_sequences)};
-}
-
-/// From dout to the gradients of the weights, the values and their table.
+/// From dout to the gradients of the weights, then of the scores.
 template <typename T>
-void backward_values(const RelativePass& pass, const CudaDevice& device) {
-  const RelativeAttentionArgs& args = pass.args.forward;
-  bool has_table = pass.has(args.value_table);
-  if (has_table) launch_table_products(pass, TableSide::result, device);
+void backward_weights(const RelativePass& pass, const CudaDevice& device) {
+  if (pass.has(pass.args.forward.value_table)) launch_table_products(pass, TableSide::result, device);
   dim3 grid = product_grid(pass, pass.most_queries, pass.most_keys, pass.head_count);
   weight_gradients<T><<<grid, kProductThreads, 0, device.stream()>>>(pass);
   check_launch("relative_attention weight gradients");
+  launch_dropout(pass, pass.gradients, device);
+  score_gradients<T><<<query_grid(pass), kRowThreads, 0, device.stream()>>>(pass);
+  check_launch("relative_attention score gradients");
+}
+
+/// From dout to the gradients of the values and their table. Last to read the weights, as it drops them.
+template <typename T>
+void backward_values(const RelativePass& pass, const CudaDevice& device) {
+  launch_dropout(pass, pass.weights, device);
   if (pass.args.dv != nullptr) launch_key_gradients<T, true>(pass, device);
-  if (!has_table || pass.args.dvalue_table == nullptr) return;
+  if (!pass.has(pass.args.forward.value_table) || pass.args.dvalue_table == nullptr) return;
   launch_sums_by_row(pass, pass.weights, false, device);
   launch_table_gradients<T>(pass, TableSide::result, device);
 }
@@ -250,9 +251,8 @@ template <typename T>
 void backward_pass(const RelativePass& pass, const CudaDevice& device) {
   launch_weights(pass, device);
   if (pass.most_keys > 0) {
+    backward_weights<T>(pass, device);
     backward_values<T>(pass, device);
-    score_gradients<T><<<query_grid(pass), kRowThreads, 0, device.stream()>>>(pass);
-    check_launch("relative_attention score gradients");
   }
   backward_scores<T>(pass, device);
 }

@@ -1,6 +1,7 @@
 // Splits a call into passes; scores, weights and what both directions need of the tables.
 #include <vector>
 
+#include "kernels/cuda/attention_dropout.cuh"
 #include "kernels/cuda/relative_attention.cuh"
 
 namespace weft::cuda {
@@ -254,6 +255,25 @@ __global__ void __launch_bounds__(kRowThreads) normalize_scores(const __grid_con
   for (int key = seen + first; key < sequence.key_count; key += kRowThreads) row[key] = 0;
 }
 
+/// A block for each query and head; a thread takes the keys of a Philox block.
+__global__ void __launch_bounds__(kRowThreads) drop_pairs(const __grid_constant__ RelativePass pass, float* pairs) {
+  const RelativeSpan& sequence = pass.sequences[blockIdx.z];
+  int query = static_cast<int>(blockIdx.x), head = pass.head_begin + static_cast<int>(blockIdx.y);
+  if (query >= sequence.query_count) return;
+  const AttentionDropout& dropout = pass.args.forward.dropout;
+  uint64_t first = dropout.first_index(sequence.query_begin + query, head);
+  float* row = pairs + pass.pair_row(sequence, head, query);
+  float scale = dropout.kept_scale();
+  for (int key = static_cast<int>(threadIdx.x) * kDrawnKeys; key < sequence.key_count;
+       key += kRowThreads * kDrawnKeys) {
+    uint32_t kept = draw_kept<1>(dropout, [&](int) { return first + static_cast<uint64_t>(key); });
+#pragma unroll
+    for (int k = 0; k < kDrawnKeys; ++k) {
+      if (key + k < sequence.key_count) row[key + k] = is_kept(kept, k) ? row[key + k] * scale : 0.0f;
+    }
+  }
+}
+
 }  // namespace
 
 void for_each_pass(const RelativeAttentionBackwardArgs& args,
@@ -308,11 +328,14 @@ void launch_weights(const RelativePass& pass, const CudaDevice& device) {
     multiply_keys<decltype(zero)><<<grid, kProductThreads, 0, device.stream()>>>(pass);
   });
   check_launch("relative_attention scores");
-  dim3 rows = {static_cast<unsigned>(pass.most_queries),
-               static_cast<unsigned>(pass.head_count),
-               static_cast<unsigned>(pass.num_sequences)};
-  normalize_scores<<<rows, kRowThreads, 0, device.stream()>>>(pass);
+  normalize_scores<<<query_grid(pass), kRowThreads, 0, device.stream()>>>(pass);
   check_launch("relative_attention weights");
+}
+
+void launch_dropout(const RelativePass& pass, float* pairs, const CudaDevice& device) {
+  if (!pass.args.forward.dropout.drops() || pass.most_keys == 0) return;
+  drop_pairs<<<query_grid(pass), kRowThreads, 0, device.stream()>>>(pass, pairs);
+  check_launch("relative_attention dropout");
 }
 
 }  // namespace weft::cuda

@@ -23,6 +23,7 @@ struct Case {
   int64_t max_distance = 3, table_rows = 7;
   ScoreNormalization normalization = ScoreNormalization::softmax;
   bool wants_tables = true, wants_previous = true;  // their gradients
+  float dropout = 0;
 };
 
 std::string describe(const Case& test) {
@@ -32,7 +33,8 @@ std::string describe(const Case& test) {
                      std::to_string(test.value_table_heads) + std::to_string(test.has_bias) + " normalization " +
                      std::to_string(static_cast<int>(test.normalization)) + (test.causal ? " causal" : "") +
                      (test.has_limits ? " limits" : "") + (test.has_positions ? " positions" : "") +
-                     (test.has_previous ? " previous" : "") + (test.keeps_scores ? " scores" : "") + " lengths";
+                     (test.has_previous ? " previous" : "") + (test.keeps_scores ? " scores" : "") + " dropout " +
+                     std::to_string(test.dropout) + " lengths";
   for (auto [count, past] : test.lengths) text += " " + std::to_string(count) + "+" + std::to_string(past);
   return text;
 }
@@ -122,6 +124,7 @@ class Problem {
             .scale = 0.3F,
             .causal = test_.causal,
             .normalization = test_.normalization,
+            .dropout = dropout_of_a_rank(test_.dropout),
             .dtype = DTypeOf<T>::value};
   }
 
@@ -338,6 +341,25 @@ TYPED_TEST(RelativeAttentionOnCuda, both_in_many_passes) {
   for (const Case& test : cases_of_many_passes()) {
     check_forward<TypeParam>(test);
     check_backward<TypeParam>(test);
+  }
+}
+
+TYPED_TEST(RelativeAttentionOnCuda, both_with_dropped_weights) {
+  WEFT_NEEDS_GPU();
+  for (float dropout : {0.1F, 0.5F}) {
+    for (Case test : packed_cases()) {
+      test.dropout = dropout;
+      check_forward<TypeParam>(test);
+      check_backward<TypeParam>(test);
+    }
+    for (Case test : cases_of_many_passes()) {
+      test.dropout = dropout;
+      check_forward<TypeParam>(test);
+      check_backward<TypeParam>(test);
+    }
+    // Few queries, to which many keys belong.
+    check_forward<TypeParam>(
+        {.lengths = {{3, 600}, {1, 0}}, .num_heads = 4, .num_kv_heads = 2, .causal = true, .dropout = dropout});
   }
 }
 
