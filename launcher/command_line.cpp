@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <sstream>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -153,6 +154,9 @@ std::optional<ParseEnd> CommandLine::parse(int argc, char** argv) {
     }
     for (const CLI::App* chosen : app_->get_subcommands()) end.command = chosen->get_name();
     return end;
+  } catch (const std::out_of_range&) {
+    // What the library lets through where a flag is given a number that no integer holds.
+    return ParseEnd{.text = "a flag takes true or false"};
   }
   return std::nullopt;
 }

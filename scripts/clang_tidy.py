@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Runs clang-tidy on our sources, two at once, and remembers what was clean.
 
-    scripts/clang_tidy.py build/release            all our sources in that build's compile_commands.json
-    scripts/clang_tidy.py build/release src/core   those whose path contains one of the given parts
+    scripts/clang_tidy.py build/release                  all our sources in that build's compile_commands.json
+    scripts/clang_tidy.py build/release src/core         those whose path contains one of the given parts
+    scripts/clang_tidy.py build/release --since HEAD~9   those that changed since, and one that includes each changed header
 
 A file is checked again when it, a header of ours it includes, its compile command or .clang-tidy changed. The
 includes come from ninja's dependency log, so build first.
@@ -70,6 +71,24 @@ def check(folder: str, path: str, flags: list[str], stamp: pathlib.Path) -> str 
     return result.stdout + re.sub(r"\d+ warnings? .*\n|Suppressed .*\n|Use -header-filter.*\n", "", result.stderr)
 
 
+def changed_since(revision: str, includes: dict[str, list[str]]) -> set[str] | None:
+    """The sources to check for what changed; None for all: there is no such revision, or the rules changed."""
+    known = subprocess.run(["git", "rev-parse", "--verify", "--quiet", revision], cwd=ROOT, capture_output=True, check=False)
+    if known.returncode != 0:
+        return None
+    command = ["git", "diff", "--name-only", "--relative", revision]
+    changed = set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines())
+    if ".clang-tidy" in changed:
+        return None
+    sources = {path for path in changed if path.endswith(".cpp")}
+    of_headers = {path: [file for file in files if file.endswith(".cpp")] for path, files in includes.items()}
+    for header in sorted(changed - sources):
+        including = sorted(files[0] for path, files in of_headers.items() if files and header in includes[path])
+        if including and sources.isdisjoint(including):
+            sources.add(including[0])
+    return sources
+
+
 def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         print(__doc__)
@@ -77,6 +96,10 @@ def main() -> int:
     build = pathlib.Path(sys.argv[1]).resolve()
     parts = sys.argv[2:]
     headers = dependencies(build)
+    only = None
+    if parts[:1] == ["--since"]:
+        only = changed_since(parts[1], headers)
+        parts = []
     STAMPS.mkdir(parents=True, exist_ok=True)
     work = []
     seen = set()
@@ -85,6 +108,8 @@ def main() -> int:
         if path.endswith(".cu"):  # clang 14 does not know this CUDA
             continue
         if not path.startswith(OURS) or (parts and not any(part in path for part in parts)):
+            continue
+        if only is not None and path not in only:
             continue
         if path in seen:  # kernels that are compiled once for each instruction set
             continue

@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seconds=${FUZZ_SECONDS:-20}
+seconds=${FUZZ_SECONDS:-10}
 seed=${FUZZ_SEED:-1}
 if [[ $# -gt 0 ]]; then
   names=("$@")

@@ -151,6 +151,9 @@ void run_forward(Context& context,
                  const AttentionDropout& dropout = {}) {
   WEFT_ASSERT(!bias.defined() || bias.values.size(0) == q.size(1) / options.head_dim,
               "attention: biases of other heads");
+  for (const AttentionSequence& sequence : sequences) {
+    WEFT_ASSERT(!dropout.drops() || sequence.key_count <= kMaxDroppedKeys, "attention drops weights of too many keys");
+  }
   auto kernel = require_kernel(context.kernels().attention.forward, "attention", context.device.type);
   kernel({.q = q.raw(),
           .out = out.raw(),

@@ -191,6 +191,10 @@ void check(const RelativeAttentionInputs& inputs, const RelativeAttentionOptions
 }
 
 void run_kernel(Context& context, const RelativeAttentionArgs& args) {
+  for (const RelativeSequence& sequence : args.sequences) {
+    WEFT_ASSERT(!args.dropout.drops() || sequence.key_count <= kMaxDroppedKeys,
+                "relative_attention drops weights of too many keys");
+  }
   require_kernel(context.kernels().relative_attention.forward, "relative_attention", context.device.type)(
       args, context.stream());
 }

@@ -414,6 +414,7 @@ TEST_F(Commands, EveryRankLeavesWithTheExitCode) {
   Outcome usage = weft(flags + "x --tensor-parallel 1");
   EXPECT_EQ(usage.exit_code, 2);
   EXPECT_THAT(usage.err, HasSubstr("--tensor-parallel 1"));
+  EXPECT_EQ(weft("bench --no-masters=99999999999999999999 x").exit_code, 2);
 }
 
 TEST_F(Commands, CtrlCAtThePromptLeavesTheChat) {
