@@ -12,7 +12,6 @@ import torch
 import transformers
 
 EPOCHS, BATCH, LENGTH, LEARNING_RATE, WARMUP, WEIGHT_DECAY = 3, 32, 128, 1e-4, 20, 0.01
-SEEDS = (0, 1)
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -61,6 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "data", "run"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1], help="of torch's runs")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(2)
@@ -74,7 +74,7 @@ def main() -> int:
     reread = accuracy(transformers.AutoModelForSequenceClassification.from_pretrained(saved), tokenizer, held_out, labels)
     print(f"Weft: {ours:.4f}; the folder that it saved, in transformers: {reread:.4f}", flush=True)
     theirs = []
-    for seed in SEEDS:
+    for seed in options.seeds:
         theirs.append(accuracy(train(options.model, tokenizer, rows, labels, seed), tokenizer, held_out, labels))
         print(f"torch, seed {seed}: {theirs[-1]:.4f}", flush=True)
     # A text more or less is chance: a standard deviation is 1.6 % here.
