@@ -131,6 +131,12 @@ constexpr auto guarded() {
   return wrap<Group, Slot>(Slot);
 }
 
+/// As on a GPU other weights stay row-major.
+size_t quantized_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
+  if (!is_quantized(layout)) return 0;
+  return kernels(DeviceType::cpu).linear.packed_bytes(out_features, in_features, dtype, layout);
+}
+
 }  // namespace
 
 std::shared_ptr<Allocator> make_guarded_allocator() {
@@ -143,7 +149,9 @@ const KernelTable& guarded_kernels() {
       .linear = {.forward = guarded<&Table::linear, &LinearKernels::forward>(),
                  .backward_input = guarded<&Table::linear, &LinearKernels::backward_input>(),
                  .backward_weight = guarded<&Table::linear, &LinearKernels::backward_weight>(),
-                 .packed_bytes = [](int64_t, int64_t, DType) { return size_t{0}; },
+                 .packed_bytes = quantized_bytes,
+                 .pack = guarded<&Table::linear, &LinearKernels::pack>(),
+                 .unpack_rows = guarded<&Table::linear, &LinearKernels::unpack_rows>(),
                  .machine_peaks = guarded<&Table::linear, &LinearKernels::machine_peaks>()},
       .rms_norm = {.forward = guarded<&Table::rms_norm, &RmsNormKernels::forward>(),
                    .backward = guarded<&Table::rms_norm, &RmsNormKernels::backward>()},

@@ -15,7 +15,7 @@ namespace weft {
 
 /// One weight of a product. Several weights may share an input (q, k, v; gate, up): one pass over x serves them all.
 struct LinearWeight {
-  const void* weight = nullptr;  // [N, K], dtype of x; `layout` says how it lies
+  const void* weight = nullptr;  // [N, K], dtype of x unless quantized; `layout` says how it lies
   const void* bias = nullptr;    // [N], dtype of x, or null
   void* y = nullptr;             // [M, N], `y_dtype`
   int64_t out_features = 0;
@@ -56,13 +56,19 @@ struct LinearBackwardWeightArgs {
 
 /// Packing for inference: rows of a weight are brought, a block at a time, into the order that both the matrix-vector
 /// and the matrix-matrix product stream through once. There is one copy of a packed weight, for every number of rows.
+///
+/// Quantized layouts round each kQuantizationGroup neighbouring in_features of a row together (the last group of a row
+/// may be shorter). w ≈ scale · q with q in −127 … 127 for int8; w ≈ scale · q + minimum with q in 0 … 15 for int4, as
+/// ggml's Q8_0 and Q4_1; scales and minima are f16. The bits depend on the row alone. A group that holds a number that
+/// is not finite becomes NaN.
 struct PackArgs {
-  const void* rows = nullptr;  // [num_rows, K] row-major
-  void* packed = nullptr;      // packed_bytes(N, K, dtype)
+  const void* rows = nullptr;  // [num_rows, K] row-major, in host memory
+  void* packed = nullptr;      // packed_bytes(N, K, dtype, layout)
   int64_t row_begin = 0;       // a multiple of kPackRowBlock
   int64_t num_rows = 0;        // a multiple of kPackRowBlock unless the rows reach the end
   int64_t out_features = 0, in_features = 0;
-  DType dtype = DType::bf16;
+  DType dtype = DType::bf16;  // of the rows; f32 for quantized layouts
+  Layout layout = Layout::packed;
 };
 
 struct UnpackRowsArgs {
@@ -71,10 +77,12 @@ struct UnpackRowsArgs {
   void* rows = nullptr;              // [num_indices, K]
   int64_t num_indices = 0;
   int64_t out_features = 0, in_features = 0;
-  DType dtype = DType::bf16;
+  DType dtype = DType::bf16;  // of the rows
+  Layout layout = Layout::packed;
 };
 
 inline constexpr int64_t kPackRowBlock = 64;
+inline constexpr int64_t kQuantizationGroup = 32;
 
 /// This machine's limits, measured now on random data: the denominators of every bound that Weft prints.
 struct MachinePeaks {
@@ -86,8 +94,9 @@ struct LinearKernels {
   void (*forward)(const LinearForwardArgs&, const Stream&) = nullptr;
   void (*backward_input)(const LinearBackwardInputArgs&, const Stream&) = nullptr;
   void (*backward_weight)(const LinearBackwardWeightArgs&, const Stream&) = nullptr;
-  /// 0 when this dtype is not packed on this machine: keep the weight row-major.
-  size_t (*packed_bytes)(int64_t out_features, int64_t in_features, DType dtype) = nullptr;
+  /// Of a weight for products in `dtype`. 0 when there is no such layout for it on this device: `packed` weights stay
+  /// row-major then.
+  size_t (*packed_bytes)(int64_t out_features, int64_t in_features, DType dtype, Layout layout) = nullptr;
   void (*pack)(const PackArgs&, const Stream&) = nullptr;
   void (*unpack_rows)(const UnpackRowsArgs&, const Stream&) = nullptr;
   MachinePeaks (*machine_peaks)(DType dtype, const Stream&) = nullptr;

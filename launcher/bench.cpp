@@ -85,7 +85,8 @@ nlohmann::ordered_json to_json(const BenchCommand& command, const BenchResult& r
                                  {"values", result.values},
                                  {"ranks", num_ranks},
                                  {"threads", num_threads},
-                                 {"dtype", options.common.dtype}};
+                                 {"dtype", options.common.dtype},
+                                 {"quantize", options.common.quantize}};
   if (!command.as_rank.empty()) line["as_rank"] = command.as_rank;
   if (command.kind == "encode") {
     line["batch"] = options.workload.batch;

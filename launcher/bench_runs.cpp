@@ -41,7 +41,8 @@ std::unique_ptr<InferenceModel> make_random_model(const BenchOptions& options,
   loaded->opened = std::move(opened);
   loaded->model = loaded->opened.make({.rank = ranks.rank(), .size = ranks.size()});
   log::info("{}: a shape without weights; they are random", loaded->opened.path);
-  LoadOptions load{.dtype = loaded->dtype, .num_threads = loaded->context.num_threads};
+  LoadOptions load = load_options(options.common, ranks.rank(), loaded->context.num_threads);
+  loaded->quantization = load.quantization;
   initialise_parameters(loaded->context, *loaded->model, load, kSeed);
   return loaded;
 }
@@ -132,12 +133,7 @@ LoadReport load_once(const BenchOptions& options,
                      int num_threads) {
   Context context = make_cpu_context(num_threads);
   auto model = opened.make(place);
-  return load_parameters(context,
-                         opened,
-                         *model,
-                         {.dtype = parse_dtype(options.common.dtype),
-                          .show_progress = place.rank == 0 && !options.common.quiet,
-                          .num_threads = num_threads});
+  return load_parameters(context, opened, *model, load_options(options.common, place.rank, num_threads));
 }
 
 /// The promise of sharded loading: resident memory at most the shard + 10 % + 300 MB, bytes read at most the shard + 2
@@ -268,7 +264,7 @@ BenchResult bench_decode(const BenchOptions& options, MpiSession& session) {
     result.values.push_back(batch * steps / seconds);
   }
   MachinePeaks peaks = measure_bench_peaks(*loaded);
-  DecodeCost cost = decode_cost(loaded->opened, *loaded->model, loaded->dtype, workload);
+  DecodeCost cost = decode_cost(loaded->opened, *loaded->model, weights_of(*loaded), workload);
   auto step_bytes = static_cast<double>(cost.weight_bytes + cost.cache_bytes);
   result.bound = smallest_of_ranks(*loaded, batch * peaks.memory_bytes_per_second / step_bytes);
   result.details = {{"weight_bytes", static_cast<double>(cost.weight_bytes)},

@@ -92,7 +92,7 @@ BenchResult bench_seq2seq(const BenchOptions& options, MpiSession& session) {
   }
   MachinePeaks peaks = measure_bench_peaks(*loaded);
   Seq2SeqCost cost = seq2seq_cost(*loaded->model,
-                                  loaded->dtype,
+                                  weights_of(*loaded),
                                   {.batch = options.workload.batch,
                                    .source_tokens = options.source_tokens,
                                    .new_tokens = options.workload.new_tokens,

@@ -33,6 +33,7 @@ Recompute parse_recompute(const std::string& name) {
 }
 
 void load_model(const BenchOptions& options, MpiSession& session, BenchedTraining& run) {
+  refuse_quantization(options.common, "training");
   int tensor_parallel = std::max(1, options.common.tensor_parallel);
   run.context =
       make_device_context(options.common.device, resolve_threads(options.common, session), session.local_rank());

@@ -72,10 +72,33 @@ void add_compute_options(Command command, CommonOptions& options) {
       .show_default();
   command
       .add_option(
+          "--quantize",
+          options.quantize,
+          "Bits of the weights in memory: int8 or int4, rounded as the model is loaded, or none, as --dtype says")
+      .check_one_of({"none", "int8", "int4"})
+      .show_default();
+  command
+      .add_option(
           "--device", options.device, "Where to compute: cpu, cuda (a GPU a rank), or auto, a GPU where there is one")
       .show_default();
   add_threads_option(command, options);
   command.add_flag("--memory", options.show_memory, "Report each rank's memory by kind at the end");
+}
+
+LoadOptions load_options(const CommonOptions& options, int rank, int num_threads) {
+  return {.dtype = parse_dtype(options.dtype),
+          .quantization = parse_quantization(options.quantize),
+          .show_progress = rank == 0 && !options.quiet,
+          .num_threads = num_threads};
+}
+
+void refuse_quantization(const CommonOptions& options, std::string_view what) {
+  if (parse_quantization(options.quantize) == Quantization::none) return;
+  fail(ExitCode::usage,
+       "--quantize {}: {} needs weights in {}; int8 and int4 are for inference",
+       options.quantize,
+       what,
+       options.dtype);
 }
 
 void configure_log(const CommonOptions& options, const MpiSession& session) {
@@ -202,12 +225,15 @@ void log_load(const InferenceModel& loaded, int num_ranks, int num_threads) {
   const ModelInfo& info = loaded.model->info();
   double seconds = std::max(loaded.report.seconds, 1e-9);
   log::info(
-      "{}: {} of {} layers, {} on {} rank(s) x {} thread(s); {:.1f} MB of weights a rank, read in {:.2f} s ({:.2f} "
+      "{}: {} of {} layers, {}{} on {} rank(s) x {} thread(s); {:.1f} MB of weights a rank, read in {:.2f} s ({:.2f} "
       "GB/s)",
       std::filesystem::path(loaded.opened.path).lexically_normal().filename().string(),
       info.family,
       info.num_layers,
       dtype_name(loaded.dtype),
+      loaded.quantization == Quantization::none
+          ? std::string()
+          : fmt::format(" with {} weights", quantization_name(loaded.quantization)),
       num_ranks,
       num_threads,
       static_cast<double>(loaded.report.weight_bytes) / 1e6,
@@ -268,14 +294,9 @@ std::unique_ptr<InferenceModel> load_model_for_inference(const CommonOptions& op
     pending_tokenizer = std::async(std::launch::async, load_tokenizer, options.model.path);
   }
   loaded->model = loaded->opened.make({.rank = ranks.rank(), .size = ranks.size()});
-  loaded->report = load_parameters(loaded->context,
-                                   loaded->opened,
-                                   *loaded->model,
-                                   {.dtype = loaded->dtype,
-                                    .for_training = false,
-                                    .show_progress = ranks.rank() == 0 && !options.quiet,
-                                    .num_threads = loaded->context.num_threads,
-                                    .block = std::nullopt});
+  LoadOptions load = load_options(options, ranks.rank(), loaded->context.num_threads);
+  loaded->quantization = load.quantization;
+  loaded->report = load_parameters(loaded->context, loaded->opened, *loaded->model, load);
   loaded->adapters = std::make_unique<AdapterSet>(
       loaded->context, *loaded->model, options.adapters, options.used_adapter, loaded->dtype);
   if (pending_tokenizer.valid()) loaded->tokenizer = pending_tokenizer.get();

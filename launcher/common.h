@@ -25,6 +25,7 @@ struct CommonOptions {
   int tensor_parallel = 0;            // 0: all ranks
   bool shares_out_inputs = false;     // the command knows what to do with more ranks than those
   std::string dtype = "bf16";
+  std::string quantize = "none";
   std::string device = "auto";
   int threads = 0;  // a rank; 0: the host's processors shared among its ranks
   bool quiet = false;
@@ -36,10 +37,15 @@ struct CommonOptions {
 void add_output_options(Command command, CommonOptions& options);
 /// --model (required), --family, --compat.
 void add_model_options(Command command, CommonOptions& options);
-/// --tensor-parallel, --dtype, --device, --threads, --memory.
+/// --tensor-parallel, --dtype, --quantize, --device, --threads, --memory.
 void add_compute_options(Command command, CommonOptions& options);
 /// --adapter, --use-adapter.
 void add_adapter_options(Command command, CommonOptions& options);
+/// What --dtype, --quantize and --quiet say of loading a model's weights; `rank` 0 shows how far it is.
+LoadOptions load_options(const CommonOptions& options, int rank, int num_threads);
+/// Throws Error(usage) for a --quantize where `what` trains.
+void refuse_quantization(const CommonOptions& options, std::string_view what);
+
 /// --threads alone, for commands without a model.
 void add_threads_option(Command command, CommonOptions& options);
 
@@ -63,8 +69,14 @@ struct InferenceModel {
   std::unique_ptr<AdapterSet> adapters;
   std::shared_ptr<const Tokenizer> tokenizer;  // null where not asked for
   DType dtype = DType::f32;
+  Quantization quantization = Quantization::none;
   LoadReport report;
 };
+
+/// What its weights were loaded as.
+inline LoadOptions weights_of(const InferenceModel& loaded) {
+  return {.dtype = loaded.dtype, .quantization = loaded.quantization};
+}
 
 /// Who needs the model's tokenizer.
 enum class TokenizerUse { nowhere, rank_zero, all_ranks };

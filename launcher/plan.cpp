@@ -81,36 +81,40 @@ ExitCode run_plan(const PlanCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   if (session.rank() != 0) return ExitCode::ok;
   if (options.training.is_wanted) {
+    refuse_quantization(options.common, "training");
     print_training_plan(options.common, options.training, session, options.prints_json);
     return ExitCode::ok;
   }
   if (options.common.model.path.empty()) fail(ExitCode::usage, "--model is required");
   OpenedModel opened = open_model(options.common.model);
   int num_ranks = options.common.tensor_parallel > 0 ? options.common.tensor_parallel : session.size();
-  DType dtype = parse_dtype(options.common.dtype);
+  LoadOptions weights = load_options(options.common, 0, 1);
   Workload workload = resolve_workload(options, opened.info(), resolve_threads(options.common, session));
-  LargestRank largest = plan_largest_rank(opened, num_ranks, dtype, workload);
+  LargestRank largest = plan_largest_rank(opened, num_ranks, weights, workload);
   const MemoryPlan& plan = largest.plan;
   Json result = {{"model", opened.path},
                  {"tensor_parallel", num_ranks},
-                 {"dtype", dtype_name(dtype)},
+                 {"dtype", dtype_name(weights.dtype)},
+                 {"quantize", quantization_name(weights.quantization)},
                  {"batch", workload.batch},
                  {"context", workload.context()},
                  {"bytes_per_rank", plan_json(plan)},
                  {"largest_rank", largest.rank}};
   int degree = 0;
   if (!options.memory_per_rank.empty()) {
-    degree = smallest_fitting_degree(opened, dtype, workload, parse_bytes(options.memory_per_rank));
+    degree = smallest_fitting_degree(opened, weights, workload, parse_bytes(options.memory_per_rank));
     result["smallest_tensor_parallel"] = degree == 0 ? Json(nullptr) : Json(degree);
   }
   if (options.prints_json) {
     fmt::print("{}\n", result.dump(-1, ' ', false, Json::error_handler_t::replace));
     return ExitCode::ok;
   }
-  fmt::print("{}: {} rank(s), {}, batch {}, {} tokens of context; each rank at most\n",
+  bool is_quantized = weights.quantization != Quantization::none;
+  fmt::print("{}: {} rank(s), {}{}, batch {}, {} tokens of context; each rank at most\n",
              model_name(opened.path),
              num_ranks,
-             dtype_name(dtype),
+             dtype_name(weights.dtype),
+             is_quantized ? fmt::format(" with {} weights", quantization_name(weights.quantization)) : std::string(),
              workload.batch,
              workload.context());
   print_line("weights", plan.weights);

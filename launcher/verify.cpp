@@ -56,6 +56,7 @@ VerifyReport verify_on_rank(const VerifyCommand& options, const std::shared_ptr<
   GoldenFile golden(options.golden);
   OpenedModel opened = open_model(with_golden_options(options.common.model, golden));
   if (!options.run.empty()) {
+    refuse_quantization(options.common, "a training run");
     return verify_training_run(context,
                                mesh,
                                opened,
@@ -70,6 +71,7 @@ VerifyReport verify_on_rank(const VerifyCommand& options, const std::shared_ptr<
                       opened,
                       golden,
                       {.dtype = parse_dtype(options.common.dtype),
+                       .quantization = parse_quantization(options.common.quantize),
                        .tolerance = options.tolerance,
                        .num_threads = num_threads,
                        .show_progress = ranks->rank() == 0 && !options.common.quiet});

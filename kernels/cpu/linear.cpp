@@ -1,9 +1,13 @@
+#include <vector>
+
 #include "core/error.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_bf16.h"
 #include "kernels/cpu/linear_f32.h"
 #include "kernels/cpu/linear_plain.h"
 #include "kernels/cpu/packed_weights.h"
+#include "kernels/cpu/quantized_linear.h"
+#include "kernels/cpu/quantized_weights.h"
 
 namespace weft {
 namespace {
@@ -19,7 +23,8 @@ void plain_forward(const LinearForwardArgs& args, const Stream& stream) {
   }
 }
 
-void multiply(const LinearForwardArgs& args, const Stream& stream) {
+/// Weights that are not quantized.
+void multiply_whole(const LinearForwardArgs& args, const Stream& stream) {
   switch (args.dtype) {
     case DType::f64:
       return plain_forward(args, stream);
@@ -32,11 +37,21 @@ void multiply(const LinearForwardArgs& args, const Stream& stream) {
   }
 }
 
+void multiply(const LinearForwardArgs& args, const Stream& stream) {
+  std::vector<LinearWeight> quantized, whole;
+  for (const LinearWeight& weight : args.weights) (is_quantized(weight.layout) ? quantized : whole).push_back(weight);
+  LinearForwardArgs part = args;
+  part.weights = quantized;
+  if (!quantized.empty()) quantized_linear_forward(part, stream);
+  part.weights = whole;
+  if (!whole.empty()) multiply_whole(part, stream);
+}
+
 void forward(const LinearForwardArgs& args, const Stream& stream) {
   WEFT_ASSERT(args.y_dtype == args.dtype || (args.dtype == DType::bf16 && args.y_dtype == DType::f32));
   multiply(args, stream);
   for (const LinearWeight& weight : args.weights) {
-    if (args.activation == Activation::identity || weight.layout == Layout::packed) continue;
+    if (args.activation == Activation::identity || weight.layout != Layout::row_major) continue;
     cpu_activation_kernels().forward({.x = weight.y,
                                       .y = weight.y,
                                       .count = args.rows * weight.out_features,

@@ -28,24 +28,8 @@ constexpr int64_t kTransposeGrain = 32;
 /// Rows a power of two apart would share a few sets of the first-level cache.
 constexpr int64_t kStridePadding = 32;
 
-PackedProductFunction<uint16_t> product_function() {
-#if defined(__x86_64__)
-  switch (cpu_isa()) {
-    case CpuIsa::avx512_bf16:
-      return packed_product_avx512_bf16;
-    case CpuIsa::avx512:
-      return packed_product_avx512;
-    case CpuIsa::avx2:
-      return packed_product_avx2;
-    case CpuIsa::portable:
-      break;
-  }
-#endif
-  return packed_product_portable;
-}
-
 void run_product(const Product& product, const Stream& stream) {
-  run_packed_products<uint16_t>({&product, 1}, product_function(), Activation::identity, stream.num_threads);
+  run_packed_products<uint16_t>({&product, 1}, packed_product_of_bf16(), Activation::identity, stream.num_threads);
 }
 
 Product packed_forward(const LinearForwardArgs& args, const LinearWeight& weight) {
@@ -194,6 +178,22 @@ void add_weight_products(const LinearBackwardWeightArgs& args, int64_t row, int6
 
 }  // namespace
 
+PackedProductFunction<uint16_t> packed_product_of_bf16() {
+#if defined(__x86_64__)
+  switch (cpu_isa()) {
+    case CpuIsa::avx512_bf16:
+      return packed_product_avx512_bf16;
+    case CpuIsa::avx512:
+      return packed_product_avx512;
+    case CpuIsa::avx2:
+      return packed_product_avx2;
+    case CpuIsa::portable:
+      break;
+  }
+#endif
+  return packed_product_portable;
+}
+
 void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream) {
   std::vector<Product> packed;
   packed.reserve(args.weights.size());
@@ -210,7 +210,7 @@ void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream) {
     multiply_unpacked(product, source, pack_panels, stream);
   }
   if (packed.empty()) return;
-  run_packed_products<uint16_t>(packed, product_function(), args.activation, stream.num_threads);
+  run_packed_products<uint16_t>(packed, packed_product_of_bf16(), args.activation, stream.num_threads);
 }
 
 void linear_bf16_backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {

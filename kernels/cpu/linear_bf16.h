@@ -3,9 +3,13 @@
 // with many rows.
 #pragma once
 
+#include "kernels/cpu/packed_product.h"
 #include "kernels/linear.h"
 
 namespace weft {
+
+/// Products with packed weights by the best instructions that may be used.
+PackedProductFunction<uint16_t> packed_product_of_bf16();
 
 /// Applies the activation to what packed weights give only.
 void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream);

@@ -87,14 +87,6 @@ void row_major_forward(const LinearForwardArgs& args, const Stream& stream) {
 #endif
 }
 
-PackedProductFunction<float> packed_product_function() {
-#if defined(__x86_64__)
-  if (cpu_isa() >= CpuIsa::avx512) return packed_product_avx512;
-  if (cpu_isa() >= CpuIsa::avx2) return packed_product_avx2;
-#endif
-  return packed_product_portable;
-}
-
 PackedProduct<float> packed_forward(const LinearForwardArgs& args, const LinearWeight& weight) {
   return {.x = static_cast<const float*>(args.x),
           .x_stride = args.in_features,
@@ -109,6 +101,14 @@ PackedProduct<float> packed_forward(const LinearForwardArgs& args, const LinearW
 
 }  // namespace
 
+PackedProductFunction<float> packed_product_of_f32() {
+#if defined(__x86_64__)
+  if (cpu_isa() >= CpuIsa::avx512) return packed_product_avx512;
+  if (cpu_isa() >= CpuIsa::avx2) return packed_product_avx2;
+#endif
+  return packed_product_portable;
+}
+
 void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
   std::vector<LinearWeight> row_major;
   std::vector<PackedProduct<float>> packed;
@@ -120,7 +120,7 @@ void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
     }
   }
   if (!packed.empty()) {
-    run_packed_products<float>(packed, packed_product_function(), args.activation, stream.num_threads);
+    run_packed_products<float>(packed, packed_product_of_f32(), args.activation, stream.num_threads);
   }
   LinearForwardArgs rest = args;
   rest.weights = row_major;

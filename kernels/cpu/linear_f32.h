@@ -2,9 +2,13 @@
 // our own for a few rows and by oneDNN for many.
 #pragma once
 
+#include "kernels/cpu/packed_product.h"
 #include "kernels/linear.h"
 
 namespace weft {
+
+/// Products with packed weights by the best instructions that may be used.
+PackedProductFunction<float> packed_product_of_f32();
 
 /// Applies the activation to what packed weights give only.
 void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream);

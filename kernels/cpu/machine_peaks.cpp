@@ -73,7 +73,7 @@ std::vector<std::byte> random_matrix(DType dtype, uint32_t site) {
 double measure_matmul_peak(DType dtype, const Stream& stream) {
   LinearKernels kernels = cpu_linear_kernels();
   std::vector<std::byte> x = random_matrix(dtype, 1), rows = random_matrix(dtype, 2), y(x.size());
-  size_t packed_bytes = kernels.packed_bytes(kMatmulSize, kMatmulSize, dtype);
+  size_t packed_bytes = kernels.packed_bytes(kMatmulSize, kMatmulSize, dtype, Layout::packed);
   Scratch packed(stream, std::max<size_t>(1, packed_bytes));
   LinearWeight weight{.weight = rows.data(), .y = y.data(), .out_features = kMatmulSize};
   if (packed_bytes != 0) {

@@ -41,15 +41,8 @@ inline Lanes add_products(Lanes sums, Lanes weights, Lanes x) {
   return _mm512_fmadd_ps(weights, x, sums);
 }
 
-/// Rounds to nearest, ties to even; NaN stays NaN.
 inline void store_lanes(uint16_t* values, Lanes lanes, int64_t count) {
-  __m512i words = _mm512_castps_si512(lanes);
-  __m512i upper = _mm512_srli_epi32(words, 16);
-  __m512i bias = _mm512_add_epi32(_mm512_and_si512(upper, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
-  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(words, bias), 16);
-  __mmask16 is_nan = _mm512_cmp_ps_mask(lanes, lanes, _CMP_UNORD_Q);
-  rounded = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
-  _mm256_mask_storeu_epi16(values, first_lanes(count), _mm512_cvtepi32_epi16(rounded));
+  _mm256_mask_storeu_epi16(values, first_lanes(count), _mm512_cvtepi32_epi16(round_to_bf16(lanes)));
 }
 
 template <typename Element>

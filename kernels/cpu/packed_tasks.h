@@ -67,8 +67,8 @@ class PackedTaskGrid {
 };
 
 /// Applies an activation to the part of y that a product has just written.
-template <typename Element>
-void activate(const PackedProduct<Element>& product, Activation activation) {
+template <typename Product>
+void activate(const Product& product, Activation activation) {
   ActivationForwardArgs args{
       .x = product.y, .y = product.y, .activation = activation, .dtype = product.y_is_f32 ? DType::f32 : DType::bf16};
   int64_t begin = product.panel_begin * kPanelWidth;

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/quantized_weights.h"
 
 namespace weft {
 namespace {
@@ -104,7 +105,8 @@ void unpack_rows(const UnpackRowsArgs& args, int64_t begin, int64_t end) {
 
 }  // namespace
 
-size_t packed_weight_bytes(int64_t out_features, int64_t in_features, DType dtype) {
+size_t packed_weight_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
+  if (is_quantized(layout)) return quantized_weight_bytes(out_features, in_features, dtype, layout);
   if (dtype != DType::bf16 && dtype != DType::f32) return 0;
   int64_t panel = dtype == DType::bf16 ? panel_bytes<uint16_t>(in_features) : panel_bytes<float>(in_features);
   return static_cast<size_t>(num_panels(out_features) * panel);
@@ -139,11 +141,12 @@ void pack_transposed_panels(const PanelSource& source, int64_t begin, int64_t en
 }
 
 void pack_weight(const PackArgs& args, const Stream& stream) {
-  WEFT_ASSERT(packed_weight_bytes(1, 1, args.dtype) != 0 && args.row_begin % kPackRowBlock == 0);
+  if (is_quantized(args.layout)) return pack_quantized_weight(args, stream);
+  WEFT_ASSERT(packed_weight_bytes(1, 1, args.dtype, Layout::packed) != 0 && args.row_begin % kPackRowBlock == 0);
   WEFT_ASSERT(args.num_rows % kPackRowBlock == 0 || args.row_begin + args.num_rows == args.out_features);
   static_assert(kPackRowBlock % kPanelWidth == 0);
   auto pack = args.dtype == DType::bf16 ? pack_bf16_panels : pack_f32_panels;
-  auto bytes = static_cast<int64_t>(packed_weight_bytes(1, args.in_features, args.dtype));
+  auto bytes = static_cast<int64_t>(packed_weight_bytes(1, args.in_features, args.dtype, Layout::packed));
   int64_t grain = kMinBytesPerThread / std::max<int64_t>(1, bytes) + 1;
   parallel_for(stream.num_threads, num_panels(args.num_rows), grain, [&](int64_t begin, int64_t end) {
     pack(args, begin, end);
@@ -151,7 +154,8 @@ void pack_weight(const PackArgs& args, const Stream& stream) {
 }
 
 void unpack_weight_rows(const UnpackRowsArgs& args, const Stream& stream) {
-  WEFT_ASSERT(packed_weight_bytes(1, 1, args.dtype) != 0);
+  if (is_quantized(args.layout)) return unpack_quantized_rows(args, stream);
+  WEFT_ASSERT(packed_weight_bytes(1, 1, args.dtype, Layout::packed) != 0);
   auto unpack = args.dtype == DType::bf16 ? unpack_rows<uint16_t> : unpack_rows<float>;
   auto row_bytes = args.in_features * static_cast<int64_t>(dtype_bytes(args.dtype));
   int64_t grain = kMinBytesPerThread / std::max<int64_t>(1, row_bytes) + 1;

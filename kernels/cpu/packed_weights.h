@@ -26,8 +26,8 @@ constexpr int64_t panel_elements(int64_t in_features) {
   return panel_bytes<Element>(in_features) / static_cast<int64_t>(sizeof(Element));
 }
 
-/// Bytes of a packed weight of f32 or bf16; 0 for other types, which are not packed.
-size_t packed_weight_bytes(int64_t out_features, int64_t in_features, DType dtype);
+/// Bytes of a packed or quantized weight for products in f32 or bf16; 0 for other types, which are not packed.
+size_t packed_weight_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout);
 
 /// A bf16 matrix to be packed, its last panel filled up with zero rows.
 struct PanelSource {

@@ -229,7 +229,7 @@ MachinePeaks machine_peaks(DType dtype, const Stream& stream) {
   return measure_cuda_peaks(dtype, device_of(stream));
 }
 
-size_t no_packed_bytes(int64_t, int64_t, DType) {
+size_t no_packed_bytes(int64_t, int64_t, DType, Layout) {
   return 0;
 }
 

@@ -81,13 +81,17 @@ Tensor Tensor::zeros(std::shared_ptr<Allocator> allocator, const Shape& shape, D
   return tensor;
 }
 
-Tensor Tensor::packed(
-    std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag) {
+Tensor Tensor::packed(std::shared_ptr<Allocator> allocator,
+                      const Shape& shape,
+                      DType dtype,
+                      const PackedStorage& packing,
+                      MemoryTag tag) {
+  WEFT_ASSERT(packing.layout != Layout::row_major);
   Tensor tensor;
-  tensor.storage_ = std::make_shared<Storage>(std::move(allocator), bytes, tag);
+  tensor.storage_ = std::make_shared<Storage>(std::move(allocator), packing.bytes, tag);
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
-  tensor.layout_ = Layout::packed;
+  tensor.layout_ = packing.layout;
   return tensor;
 }
 
@@ -108,7 +112,7 @@ bool Tensor::has_memory() const {
 }
 
 size_t Tensor::bytes() const {
-  if (layout_ == Layout::packed) return storage_->bytes;
+  if (layout_ != Layout::row_major) return storage_->bytes;
   return static_cast<size_t>(num_elements()) * dtype_bytes(dtype_);
 }
 

@@ -14,10 +14,20 @@
 
 namespace weft {
 
-/// How a matrix lies in memory. `row_major` for all tensors; `packed` only for the weights of a matrix product that
-/// kernels/linear.h packed for the CPU (same shape, other order and possibly padding; only linear and embedding read
-/// it).
-enum class Layout : uint8_t { row_major, packed };
+/// How a matrix lies in memory. `row_major` for all tensors; the others only for the weights of a matrix product that
+/// kernels/linear.h packed for inference (same shape, other order and possibly padding; only linear and embedding read
+/// them): `packed` in their own dtype, `int8` and `int4` rounded to so many bits with scales of their own.
+enum class Layout : uint8_t { row_major, packed, int8, int4 };
+
+constexpr bool is_quantized(Layout layout) {
+  return layout == Layout::int8 || layout == Layout::int4;
+}
+
+/// What a packed weight's memory holds.
+struct PackedStorage {
+  Layout layout = Layout::packed;
+  size_t bytes = 0;
+};
 
 struct GradSlot;
 
@@ -34,9 +44,13 @@ class Tensor {
                       const Shape& shape,
                       DType dtype,
                       MemoryTag tag = MemoryTag::activations);
-  /// A packed weight: `bytes` of storage behind a [rows, columns] shape.
-  static Tensor packed(
-      std::shared_ptr<Allocator> allocator, const Shape& shape, DType dtype, size_t bytes, MemoryTag tag);
+  /// A packed weight: storage as `packing` says behind a [rows, columns] shape. `dtype` is what products with it are
+  /// in.
+  static Tensor packed(std::shared_ptr<Allocator> allocator,
+                       const Shape& shape,
+                       DType dtype,
+                       const PackedStorage& packing,
+                       MemoryTag tag);
 
   bool defined() const { return storage_ != nullptr; }
   explicit operator bool() const { return defined(); }

@@ -21,10 +21,46 @@ namespace {
 
 constexpr int64_t kChunkBytes = 1 << 20;
 
-size_t packed_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options) {
-  if (!parameter.is_matrix || options.for_training) return 0;
+/// The layout that a matrix of the model is to have where the device packs.
+Layout wanted_layout(const Parameter& parameter, const LoadOptions& options) {
+  switch (options.quantization) {
+    case Quantization::none:
+      return Layout::packed;
+    case Quantization::int8:
+      return Layout::int8;
+    case Quantization::int4:
+      return parameter.block == kOuterBlock ? Layout::int8 : Layout::int4;
+  }
+  return Layout::packed;
+}
+
+/// Layout::row_major for what is not packed.
+PackedStorage packing_of(const Context& context, const Parameter& parameter, const LoadOptions& options) {
+  constexpr PackedStorage kNone = {.layout = Layout::row_major, .bytes = 0};
+  if (!parameter.is_matrix || options.for_training) return kNone;
   auto query = context.kernels().linear.packed_bytes;
-  return query == nullptr ? 0 : query(parameter.local_shape[0], parameter.local_shape[1], options.dtype);
+  if (query == nullptr) return kNone;
+  Layout layout = wanted_layout(parameter, options);
+  size_t bytes = query(parameter.local_shape[0], parameter.local_shape[1], options.dtype, layout);
+  return bytes == 0 ? kNone : PackedStorage{.layout = layout, .bytes = bytes};
+}
+
+void check_quantization(const Context& context, const LoadOptions& options) {
+  if (options.quantization == Quantization::none) return;
+  std::string_view name = quantization_name(options.quantization);
+  if (options.for_training) {
+    fail(ExitCode::usage,
+         "{} weights are for inference only: training needs them in {}",
+         name,
+         dtype_name(options.dtype));
+  }
+  auto query = context.kernels().linear.packed_bytes;
+  if (query != nullptr && query(1, 1, options.dtype, Layout::int8) > 0) return;
+  fail(ExitCode::usage,
+       "{} weights: the {} backend has none for {}; leave --quantize out, or compute elsewhere (--device)",
+       name,
+       device_name(context.device.type),
+       dtype_name(options.dtype));
 }
 
 bool is_wanted(const Parameter& parameter, const LoadOptions& options) {
@@ -32,18 +68,25 @@ bool is_wanted(const Parameter& parameter, const LoadOptions& options) {
 }
 
 /// Whether the value can be filled as it is: a trainer's weights are views of its buffers.
-bool is_allocated(const Parameter& parameter, const LoadOptions& options, size_t packed) {
+bool is_allocated(const Parameter& parameter, const LoadOptions& options, const PackedStorage& packing) {
   const Tensor& value = parameter.value;
   if (!value || value.shape() != parameter.local_shape || value.dtype() != options.dtype) return false;
-  return packed > 0 ? value.layout() == Layout::packed && value.bytes() == packed : value.layout() == Layout::row_major;
+  if (value.layout() != packing.layout) return false;
+  return packing.layout == Layout::row_major || value.bytes() == packing.bytes;
 }
 
 void allocate(const Context& context, Parameter& parameter, const LoadOptions& options) {
-  size_t packed = packed_bytes(context, parameter, options);
-  if (is_allocated(parameter, options, packed)) return;
+  PackedStorage packing = packing_of(context, parameter, options);
+  if (is_allocated(parameter, options, packing)) return;
   parameter.value =
-      packed > 0 ? Tensor::packed(context.allocator, parameter.local_shape, options.dtype, packed, MemoryTag::weights)
-                 : context.empty(parameter.local_shape, options.dtype, MemoryTag::weights);
+      packing.layout == Layout::row_major
+          ? context.empty(parameter.local_shape, options.dtype, MemoryTag::weights)
+          : Tensor::packed(context.allocator, parameter.local_shape, options.dtype, packing, MemoryTag::weights);
+}
+
+/// What a parameter's rows are read in: before they are rounded to few bits they are not rounded to others.
+DType dtype_of_rows(const Tensor& value) {
+  return is_quantized(value.layout()) ? DType::f32 : value.dtype();
 }
 
 /// A stretch of rows of one parameter: what one thread reads at a time.
@@ -57,6 +100,12 @@ struct Chunk {
 int64_t row_bytes(const Parameter& parameter, DType dtype) {
   int64_t width = parameter.local_shape.rank() == 1 ? 1 : parameter.local_shape[1];
   return width * static_cast<int64_t>(dtype_bytes(dtype));
+}
+
+int64_t bytes_of(const std::vector<Chunk>& chunks, DType dtype) {
+  int64_t total = 0;
+  for (const Chunk& chunk : chunks) total += (chunk.end - chunk.begin) * row_bytes(*chunk.parameter, dtype);
+  return total;
 }
 
 std::vector<Chunk> split_into_chunks(LanguageModel& model,
@@ -96,18 +145,20 @@ class ChunkBuffer {
   size_t capacity_ = 0;
 };
 
-/// Rows [begin, end) of a parameter's slice come from `fill(into)`; they are packed on the way where the parameter is.
+/// Rows [begin, end) of a parameter's slice come from `fill(into, dtype)`; they are packed on the way where the
+/// parameter is.
 template <typename Fill>
 void place_rows(
     const Context& context, Parameter& parameter, int64_t begin, int64_t end, ChunkBuffer& buffer, const Fill& fill) {
   Tensor& value = parameter.value;
-  int64_t bytes = row_bytes(parameter, value.dtype());
+  DType dtype = dtype_of_rows(value);
+  int64_t bytes = row_bytes(parameter, dtype);
   if (value.layout() == Layout::row_major && value.is_on_host()) {
-    fill(static_cast<std::byte*>(value.raw()) + begin * bytes);
+    fill(static_cast<std::byte*>(value.raw()) + begin * bytes, dtype);
     return;
   }
   std::byte* rows = buffer.at_least(static_cast<size_t>((end - begin) * bytes));
-  fill(rows);
+  fill(rows, dtype);
   if (value.layout() == Layout::row_major) {
     value.slice(begin, end).copy_from_host(rows);
     return;
@@ -120,7 +171,8 @@ void place_rows(
                                  .num_rows = end - begin,
                                  .out_features = value.size(0),
                                  .in_features = value.size(1),
-                                 .dtype = value.dtype()},
+                                 .dtype = dtype,
+                                 .layout = value.layout()},
                                 stream);
 }
 
@@ -232,6 +284,7 @@ bool fill_random_on_device(
     const Context& context, Parameter& parameter, int64_t begin, int64_t end, const RandomKey& key) {
   auto kernel = context.kernels().elementwise.random_normal;
   if (kernel == nullptr || parameter.initial.centre != nullptr) return false;
+  if (parameter.value.layout() != Layout::row_major) return false;
   RandomNormalArgs args = random_values(parameter, begin, end, key);
   args.y = parameter.value.slice(begin, end).raw();
   args.dtype = parameter.value.dtype();
@@ -242,8 +295,8 @@ bool fill_random_on_device(
 }  // namespace
 
 int64_t parameter_bytes(const Context& context, const Parameter& parameter, const LoadOptions& options) {
-  size_t packed = packed_bytes(context, parameter, options);
-  if (packed > 0) return static_cast<int64_t>(packed);
+  PackedStorage packing = packing_of(context, parameter, options);
+  if (packing.layout != Layout::row_major) return static_cast<int64_t>(packing.bytes);
   return parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(options.dtype));
 }
 
@@ -252,22 +305,23 @@ LoadReport load_parameters(const Context& context,
                            LanguageModel& model,
                            const LoadOptions& options) {
   auto start = std::chrono::steady_clock::now();
+  check_quantization(context, options);
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
   std::vector<WeightSource> sources = resolve_sources(opened, model);
   if (!options.block) opened.reader->verify_checksums(model.parameters().place().rank, model.parameters().place().size);
   LoadReport report;
   report.weight_bytes = allocate_all(context, model, options);
   int64_t bytes_before = opened.reader->bytes_read();
-  Progress progress("loading weights", report.weight_bytes, options.show_progress);
   std::vector<Chunk> chunks = split_into_chunks(model, sources, options);
+  Progress progress("loading weights", bytes_of(chunks, options.dtype), options.show_progress);
   run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];
-    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
+    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into, DType dtype) {
       if (chunk.source->theirs.empty()) {
         RandomKey key{.seed = options.seed, .step = 0, .site = chunk.index};
-        return fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
+        return fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, dtype);
       }
-      read_rows(*opened.reader, *chunk.source, *chunk.parameter, chunk.begin, chunk.end, into, options.dtype);
+      read_rows(*opened.reader, *chunk.source, *chunk.parameter, chunk.begin, chunk.end, into, dtype);
     });
     progress.add((chunk.end - chunk.begin) * row_bytes(*chunk.parameter, options.dtype));
   });
@@ -277,6 +331,7 @@ LoadReport load_parameters(const Context& context,
 }
 
 void initialise_parameters(const Context& context, LanguageModel& model, const LoadOptions& options, uint64_t seed) {
+  check_quantization(context, options);
   std::vector<WeightSource> no_sources(model.parameters().all().size());
   allocate_all(context, model, options);
   std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options);
@@ -284,8 +339,8 @@ void initialise_parameters(const Context& context, LanguageModel& model, const L
     const Chunk& chunk = chunks[i];
     RandomKey key{.seed = seed, .step = 0, .site = chunk.index};
     if (fill_random_on_device(context, *chunk.parameter, chunk.begin, chunk.end, key)) return;
-    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into) {
-      fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, options.dtype);
+    place_rows(context, *chunk.parameter, chunk.begin, chunk.end, buffer, [&](void* into, DType dtype) {
+      fill_random(*chunk.parameter, chunk.begin, chunk.end, key, into, dtype);
     });
   });
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "checkpoint/gguf.h"
 #include "checkpoint/reader.h"
@@ -138,7 +139,24 @@ bool exists(const ModelOptions& options) {
   return path_exists(options.path) || path_exists(options.path + ".index");
 }
 
+constexpr std::pair<std::string_view, Quantization> kQuantizations[] = {
+    {"none", Quantization::none}, {"int8", Quantization::int8}, {"int4", Quantization::int4}};
+
 }  // namespace
+
+Quantization parse_quantization(std::string_view name) {
+  for (const auto& [known, value] : kQuantizations) {
+    if (known == name) return value;
+  }
+  fail(ExitCode::usage, "unknown quantization {}; known are none, int8 and int4", printable(name));
+}
+
+std::string_view quantization_name(Quantization quantization) {
+  for (const auto& [name, known] : kQuantizations) {
+    if (known == quantization) return name;
+  }
+  return "?";
+}
 
 std::string_view model_format_name(ModelFormat format) {
   switch (format) {

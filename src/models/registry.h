@@ -52,10 +52,19 @@ std::string_view model_format_name(ModelFormat format);
 /// Names of all families, for messages and --help.
 std::vector<std::string> family_names();
 
+/// How many bits weights keep in memory: those of the compute dtype, or 8 or 4 with a scale for each 32 of them
+/// (kernels/linear.h). Matrices that stand in no block (token tables, output heads) keep 8 where 4 are asked for.
+enum class Quantization : uint8_t { none, int8, int4 };
+
+/// "none", "int8", "int4"; throws Error(usage) for others.
+Quantization parse_quantization(std::string_view name);
+std::string_view quantization_name(Quantization quantization);
+
 struct LoadOptions {
-  DType dtype = DType::f32;    // to compute in: f32 or bf16 (f64 for tests)
-  bool for_training = false;   // keep matrices row-major so that backward can read them
-  bool show_progress = false;  // rank 0
+  DType dtype = DType::f32;                        // to compute in: f32 or bf16 (f64 for tests)
+  bool for_training = false;                       // keep matrices row-major so that backward can read them
+  Quantization quantization = Quantization::none;  // of the weights of matrix products; not for training
+  bool show_progress = false;                      // rank 0
   int num_threads = 1;
   uint64_t seed = 0;                            // of a task's new layers
   std::optional<int64_t> block = std::nullopt;  // only the parameters of this block (kOuterBlock: those of none)
@@ -69,7 +78,7 @@ struct LoadReport {
 
 /// Reads this rank's slices straight into place: into the values that are defined already, where shape, dtype and
 /// layout are as wanted, else into new ones. Checks first that every parameter exists with the right shape and that
-/// nothing unknown is left over.
+/// nothing unknown is left over. Throws Error(usage) for a quantization that the device lacks or training is to follow.
 LoadReport load_parameters(const Context& context,
                            const OpenedModel& opened,
                            LanguageModel& model,

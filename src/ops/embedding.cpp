@@ -89,7 +89,8 @@ Tensor packed_lookup(
           .num_indices = y.size(0),
           .out_features = table.size(0),
           .in_features = table.size(1),
-          .dtype = table.dtype()},
+          .dtype = table.dtype(),
+          .layout = table.layout()},
          context.stream());
   return factor == 1.0f ? y : scale(context, y, factor);
 }
@@ -97,7 +98,7 @@ Tensor packed_lookup(
 }  // namespace
 
 Tensor embedding(Context& context, const Tensor& table, std::span<const int32_t> ids, int64_t row_begin, float scale) {
-  if (table.layout() == Layout::packed) {
+  if (table.layout() != Layout::row_major) {
     WEFT_ASSERT(!is_recording(context, {&table}), "embedding has no backward through a packed table");
     return packed_lookup(context, table, ids, row_begin, scale);
   }

@@ -16,6 +16,9 @@ constexpr int64_t kTransposedFeatures = 1024;
 constexpr int64_t kRowGranule = 8;
 constexpr int64_t kStridePadding = 32;
 
+// kernels/cpu/quantized_linear.cpp
+constexpr int64_t kWidenedPanels = 2;
+
 // kernels/cpu/attention.cpp and its loops
 constexpr int64_t kForwardRows = 256;
 constexpr int64_t kForwardKeys = 128;
@@ -28,8 +31,8 @@ constexpr int64_t kBf16Bytes = 2;
 /// Part of a [out_features, in_features] matrix packed on the fly.
 int64_t pack_scratch(int64_t out_features, int64_t in_features) {
   auto packed_bytes = kernels(DeviceType::cpu).linear.packed_bytes;
-  auto panel = std::max<int64_t>(1, static_cast<int64_t>(packed_bytes(1, in_features, DType::bf16)));
-  auto all = static_cast<int64_t>(packed_bytes(out_features, in_features, DType::bf16));
+  auto panel = std::max<int64_t>(1, static_cast<int64_t>(packed_bytes(1, in_features, DType::bf16, Layout::packed)));
+  auto all = static_cast<int64_t>(packed_bytes(out_features, in_features, DType::bf16, Layout::packed));
   return std::min(std::max(panel, all), std::max(panel, kPackBytes / panel * panel));
 }
 
@@ -41,6 +44,16 @@ int64_t attention_threads(const AttentionSizes& sizes) {
 
 int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes) {
   return dtype == DType::bf16 ? pack_scratch(sizes.out_features, sizes.in_features) : 0;
+}
+
+int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
+  int64_t groups = (sizes.in_features + kQuantizationGroup - 1) / kQuantizationGroup;
+  auto element_bytes = static_cast<int64_t>(dtype_bytes(dtype));
+  if (sizes.rows <= kFewRows) {
+    return sizes.rows * groups * (kQuantizationGroup * element_bytes + kFloatBytes);
+  }
+  auto panel = kernels(DeviceType::cpu).linear.packed_bytes(1, sizes.in_features, dtype, Layout::packed);
+  return std::max(1, num_threads) * kWidenedPanels * static_cast<int64_t>(panel);
 }
 
 int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes) {

@@ -13,6 +13,8 @@ struct LinearSizes {
 };
 
 int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes);
+/// With a quantized weight: few rows filled up to whole groups, or for more the panels that threads widen.
+int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
 int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes);
 int64_t linear_backward_weight_scratch(DType dtype, const LinearSizes& sizes);
 

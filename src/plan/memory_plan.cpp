@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "plan/kernel_scratch.h"
 
 namespace weft {
 namespace {
@@ -54,10 +55,11 @@ struct Pass {
 
 class Planner {
  public:
-  Planner(const OpenedModel& opened, TensorParallelPlace place, DType dtype, const Workload& workload)
+  Planner(const OpenedModel& opened, TensorParallelPlace place, const LoadOptions& weights, const Workload& workload)
       : opened_(opened),
         place_(place),
-        dtype_(dtype),
+        weights_(weights),
+        dtype_(weights.dtype),
         workload_(workload),
         model_(opened.make(place)),
         info_(model_->info()),
@@ -67,7 +69,7 @@ class Planner {
     Context context = make_cpu_context(1);
     MemoryPlan result;
     for (const Parameter& parameter : model_->parameters().all()) {
-      result.weights += parameter_bytes(context, parameter, {.dtype = dtype_});
+      result.weights += parameter_bytes(context, parameter, weights_);
     }
     int64_t cache_tokens = ceil_div(workload_.context(), kCacheRounding) * kCacheRounding;
     result.kv_cache = model_->kv_cache_shape(dtype_).bytes(workload_.batch, cache_tokens);
@@ -75,7 +77,7 @@ class Planner {
       result.activations = std::max(result.activations, activations(pass));
       result.comm = std::max(result.comm, comm(pass));
     }
-    result.workspace = std::max(prefill_workspace(), decode_workspace());
+    result.workspace = std::max({prefill_workspace(), decode_workspace(), quantized_workspace()});
     return result;
   }
 
@@ -141,8 +143,23 @@ class Planner {
     return pieces * group() * (info_.head_dim + 2) * kFloatBytes;
   }
 
+  /// Of the widest product of the largest pass.
+  int64_t quantized_workspace() const {
+    if (weights_.quantization == Quantization::none) return 0;
+    int64_t bytes = 0;
+    for (const Parameter& parameter : model_->parameters().all()) {
+      if (!parameter.is_matrix) continue;
+      for (const Pass& pass : passes()) {
+        LinearSizes sizes{.rows = pass.tokens, .in_features = parameter.local_shape[1]};
+        bytes = std::max(bytes, quantized_linear_scratch(dtype_, sizes, workload_.num_threads));
+      }
+    }
+    return bytes;
+  }
+
   const OpenedModel& opened_;
   TensorParallelPlace place_;
+  LoadOptions weights_;
   DType dtype_;
   Workload workload_;
   std::unique_ptr<LanguageModel> model_;
@@ -150,9 +167,10 @@ class Planner {
   LocalWidths widths_;
 };
 
-bool fits(const OpenedModel& opened, int num_ranks, DType dtype, const Workload& workload, int64_t bytes) {
+bool fits(
+    const OpenedModel& opened, int num_ranks, const LoadOptions& weights, const Workload& workload, int64_t bytes) {
   try {
-    return plan_largest_rank(opened, num_ranks, dtype, workload).plan.total() <= bytes;
+    return plan_largest_rank(opened, num_ranks, weights, workload).plan.total() <= bytes;
   } catch (const Error& error) {
     if (error.code() != ExitCode::bad_input) throw;
     return false;  // the ranks cannot share the model
@@ -161,24 +179,30 @@ bool fits(const OpenedModel& opened, int num_ranks, DType dtype, const Workload&
 
 }  // namespace
 
-MemoryPlan plan_memory(const OpenedModel& opened, TensorParallelPlace place, DType dtype, const Workload& workload) {
+MemoryPlan plan_memory(const OpenedModel& opened,
+                       TensorParallelPlace place,
+                       const LoadOptions& weights,
+                       const Workload& workload) {
   opened.decoder("memory planning");
-  return Planner(opened, place, dtype, workload).plan();
+  return Planner(opened, place, weights, workload).plan();
 }
 
-LargestRank plan_largest_rank(const OpenedModel& opened, int num_ranks, DType dtype, const Workload& workload) {
-  LargestRank largest{.rank = 0, .plan = plan_memory(opened, {.rank = 0, .size = num_ranks}, dtype, workload)};
+LargestRank plan_largest_rank(const OpenedModel& opened,
+                              int num_ranks,
+                              const LoadOptions& weights,
+                              const Workload& workload) {
+  LargestRank largest{.rank = 0, .plan = plan_memory(opened, {.rank = 0, .size = num_ranks}, weights, workload)};
   for (int rank = 1; rank < num_ranks; ++rank) {
-    MemoryPlan plan = plan_memory(opened, {.rank = rank, .size = num_ranks}, dtype, workload);
+    MemoryPlan plan = plan_memory(opened, {.rank = rank, .size = num_ranks}, weights, workload);
     if (plan.total() > largest.plan.total()) largest = {.rank = rank, .plan = plan};
   }
   return largest;
 }
 
 int smallest_fitting_degree(
-    const OpenedModel& opened, DType dtype, const Workload& workload, int64_t bytes, int max_size) {
+    const OpenedModel& opened, const LoadOptions& weights, const Workload& workload, int64_t bytes, int max_size) {
   for (int size = 1; size <= max_size; ++size) {
-    if (fits(opened, size, dtype, workload, bytes)) return size;
+    if (fits(opened, size, weights, workload, bytes)) return size;
   }
   return 0;
 }

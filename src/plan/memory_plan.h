@@ -30,20 +30,26 @@ struct MemoryPlan {
   int64_t total() const { return weights + kv_cache + activations + buffers(); }
 };
 
-/// The plan of one rank. Nothing is allocated. Throws Error(bad_input) when the ranks
-/// cannot share the model.
-MemoryPlan plan_memory(const OpenedModel& opened, TensorParallelPlace place, DType dtype, const Workload& workload);
+/// The plan of one rank, which computes in the dtype of `weights`. Nothing is allocated. Throws Error(bad_input) when
+/// the ranks cannot share the model.
+MemoryPlan plan_memory(const OpenedModel& opened,
+                       TensorParallelPlace place,
+                       const LoadOptions& weights,
+                       const Workload& workload);
 
 /// The plan of the rank that needs most; heads that the ranks do not divide make their shares uneven.
 struct LargestRank {
   int rank = 0;
   MemoryPlan plan;
 };
-LargestRank plan_largest_rank(const OpenedModel& opened, int num_ranks, DType dtype, const Workload& workload);
+LargestRank plan_largest_rank(const OpenedModel& opened,
+                              int num_ranks,
+                              const LoadOptions& weights,
+                              const Workload& workload);
 
 /// The smallest tensor-parallel degree up to `max_size` at which every rank needs at most `bytes`; 0 when there is
 /// none.
 int smallest_fitting_degree(
-    const OpenedModel& opened, DType dtype, const Workload& workload, int64_t bytes, int max_size = 64);
+    const OpenedModel& opened, const LoadOptions& weights, const Workload& workload, int64_t bytes, int max_size = 64);
 
 }  // namespace weft

@@ -22,6 +22,12 @@ bool is_output_head(const Parameter& parameter, const ModelInfo& info) {
   return parameter.name == (info.is_recurrent ? "head.weight" : "lm_head.weight");
 }
 
+/// What a step reads of a parameter that it needs whole.
+int64_t read_bytes(const Parameter& parameter, const LoadOptions& weights) {
+  if (weights.quantization != Quantization::none) return parameter_bytes(make_cpu_context(1), parameter, weights);
+  return parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(weights.dtype));
+}
+
 /// What one sequence's states take.
 int64_t state_bytes(const KvCacheShape& cache) {
   int64_t bytes = 0;
@@ -46,12 +52,16 @@ double visible_keys(int64_t tokens, int64_t window) {
 
 }  // namespace
 
-DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DType dtype, const Workload& workload) {
+DecodeCost decode_cost(const OpenedModel& opened,
+                       const LanguageModel& model,
+                       const LoadOptions& weights,
+                       const Workload& workload) {
+  DType dtype = weights.dtype;
   DecodeCost cost;
   const ModelInfo& info = model.info();
   for (const Parameter& parameter : model.parameters().all()) {
     if (!is_read_whole(parameter, info)) continue;
-    cost.weight_bytes += parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(dtype));
+    cost.weight_bytes += read_bytes(parameter, weights);
   }
   KvCacheShape cache = model.kv_cache_shape(dtype);
   if (info.is_recurrent) {
@@ -67,8 +77,9 @@ DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DT
   return cost;
 }
 
-Seq2SeqCost seq2seq_cost(const LanguageModel& model, DType dtype, const Seq2SeqWorkload& workload) {
+Seq2SeqCost seq2seq_cost(const LanguageModel& model, const LoadOptions& weights, const Seq2SeqWorkload& workload) {
   const ModelInfo& info = model.info();
+  DType dtype = weights.dtype;
   const std::string head = info.tied_embedding ? "shared.weight" : "lm_head.weight";
   auto element_bytes = static_cast<int64_t>(dtype_bytes(dtype));
   auto tokens = static_cast<double>(workload.batch * workload.source_tokens);
@@ -83,7 +94,7 @@ Seq2SeqCost seq2seq_cost(const LanguageModel& model, DType dtype, const Seq2SeqW
     }
     if (is_of_encoder && name.ends_with("SelfAttention.q.weight")) query_columns += parameter.local_shape[0];
     bool is_read_by_steps = name == head || (name.starts_with("decoder.") && !makes_source_keys);
-    if (is_read_by_steps) cost.weight_bytes += parameter.local_shape.num_elements() * element_bytes;
+    if (is_read_by_steps) cost.weight_bytes += read_bytes(parameter, weights);
   }
   cost.source_flops += 4 * tokens * static_cast<double>(query_columns * workload.source_tokens);
   KvCacheShape cache = model.kv_cache_shape(dtype);

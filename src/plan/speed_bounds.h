@@ -15,7 +15,11 @@ struct DecodeCost {
   int64_t cache_bytes = 0;   // keys and values read at a step half way through the answers, all sequences together;
                              // of recurrent models the states, read and written
 };
-DecodeCost decode_cost(const OpenedModel& opened, const LanguageModel& model, DType dtype, const Workload& workload);
+/// The cache is in the dtype of `weights`.
+DecodeCost decode_cost(const OpenedModel& opened,
+                       const LanguageModel& model,
+                       const LoadOptions& weights,
+                       const Workload& workload);
 
 /// Sources and answers of an encoder-decoder, all of one length.
 struct Seq2SeqWorkload {
@@ -31,7 +35,7 @@ struct Seq2SeqCost {
   int64_t weight_bytes = 0;  // read at every step: the decoder's but those for keys and values of sources, and the head
   int64_t cache_bytes = 0;   // read at a step half way: keys and values of every beam, and of every source once
 };
-Seq2SeqCost seq2seq_cost(const LanguageModel& model, DType dtype, const Seq2SeqWorkload& workload);
+Seq2SeqCost seq2seq_cost(const LanguageModel& model, const LoadOptions& weights, const Seq2SeqWorkload& workload);
 
 /// Floating-point operations of one rank for the prompts of a batch: 2 a weight and token, 4·head_dim a query head and
 /// visible key (4·head_dim² a head and token of a recurrence), and the logits of each prompt's last token.

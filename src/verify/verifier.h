@@ -11,7 +11,8 @@ namespace weft {
 
 struct VerifyOptions {
   DType dtype = DType::f32;
-  std::optional<double> tolerance;  // in place of every tolerance of the file
+  Quantization quantization = Quantization::none;  // of a model that has no backward to run
+  std::optional<double> tolerance;                 // in place of every tolerance of the file
   int num_threads = 1;
   bool show_progress = false;
 };

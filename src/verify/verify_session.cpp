@@ -144,6 +144,7 @@ LanguageModel& VerifySession::model(bool for_training) {
                     *model_,
                     {.dtype = options_.dtype,
                      .for_training = for_training,
+                     .quantization = options_.quantization,
                      .show_progress = options_.show_progress,
                      .num_threads = options_.num_threads});
     model_for_training_ = for_training;

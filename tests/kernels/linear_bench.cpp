@@ -42,22 +42,30 @@ struct Call {
   CallShape shape;
   std::vector<Tensor> weights, outputs;
   std::vector<LinearWeight> views;
+  size_t weight_bytes = 0;
 };
 
-Call make_call(const std::shared_ptr<Allocator>& allocator, const CallShape& shape, int64_t rows, DType dtype) {
+/// The row-major, packed or quantized weights of a call, at random.
+Call make_call(
+    const std::shared_ptr<Allocator>& allocator, const CallShape& shape, int64_t rows, DType dtype, Layout layout) {
   LinearKernels kernels = cpu_linear_kernels();
-  Call call{.shape = shape, .weights = {}, .outputs = {}, .views = {}};
+  Call call{.shape = shape, .weights = {}, .outputs = {}, .views = {}, .weight_bytes = 0};
   for (int64_t n : shape.out_features) {
-    size_t packed = kernels.packed_bytes(n, shape.in_features, dtype);
+    size_t packed = kernels.packed_bytes(n, shape.in_features, dtype, layout);
     size_t bytes = packed != 0 ? packed : static_cast<size_t>(n * shape.in_features) * dtype_bytes(dtype);
     call.weights.push_back(random_buffer(allocator, bytes, dtype));
     call.outputs.push_back(Tensor::empty(allocator, Shape{rows * n}, dtype));
     call.views.push_back({.weight = call.weights.back().raw(),
                           .y = call.outputs.back().raw(),
                           .out_features = n,
-                          .layout = packed != 0 ? Layout::packed : Layout::row_major});
+                          .layout = packed != 0 ? layout : Layout::row_major});
+    call.weight_bytes += bytes;
   }
   return call;
+}
+
+const char* layout_name(Layout layout) {
+  return layout == Layout::int8 ? "int8" : layout == Layout::int4 ? "int4" : "whole";
 }
 
 struct Timing {
@@ -79,16 +87,18 @@ Timing measure(int repeats, const std::function<void()>& body) {
 void bench_model(const std::shared_ptr<Allocator>& allocator,
                  int64_t rows,
                  DType dtype,
+                 Layout layout,
                  const Stream& stream,
                  const MachinePeaks& peaks) {
   std::vector<Call> calls;
   for (int layer = 0; layer < kNumLayers; ++layer) {
-    for (const CallShape& shape : kLayer) calls.push_back(make_call(allocator, shape, rows, dtype));
+    for (const CallShape& shape : kLayer) calls.push_back(make_call(allocator, shape, rows, dtype, layout));
   }
-  if (rows <= 8) calls.push_back(make_call(allocator, kHead, rows, dtype));
+  if (rows <= 8) calls.push_back(make_call(allocator, kHead, rows, dtype, layout));
   Tensor x = random_buffer(allocator, static_cast<size_t>(rows) * 1536 * dtype_bytes(dtype), dtype);
-  double weights = 0;
+  double weights = 0, bytes = 0;
   for (const Call& call : calls) {
+    bytes += static_cast<double>(call.weight_bytes);
     for (int64_t n : call.shape.out_features) weights += static_cast<double>(n * call.shape.in_features);
   }
   Timing timing = measure(rows <= 16 ? 31 : 5, [&] {
@@ -102,11 +112,11 @@ void bench_model(const std::shared_ptr<Allocator>& allocator,
                                    stream);
     }
   });
-  double bytes = weights * static_cast<double>(dtype_bytes(dtype));
   double flops = 2 * weights * static_cast<double>(rows);
   for (double seconds : {timing.median_seconds, timing.best_seconds}) {
-    fmt::print("{} {:5} rows {}: {:8.3f} ms {:6.1f} GB/s ({:3.0f} %) {:7.1f} GFLOP/s ({:3.0f} %)\n",
+    fmt::print("{} {} {:5} rows {}: {:8.3f} ms {:6.1f} GB/s ({:3.0f} %) {:7.1f} GFLOP/s ({:3.0f} %)\n",
                dtype_name(dtype),
+               layout_name(layout),
                rows,
                seconds == timing.median_seconds ? "median" : "best  ",
                seconds * 1e3,
@@ -210,7 +220,11 @@ void bench(int threads) {
                peaks.memory_bytes_per_second * 1e-9,
                peaks.matmul_flops_per_second * 1e-9,
                threads);
-    for (int64_t rows : {1, 2, 4, 8, 16, 512, 2048}) bench_model(allocator, rows, dtype, stream, peaks);
+    for (int64_t rows : {1, 2, 4, 8, 16, 512, 2048}) {
+      for (Layout layout : {Layout::packed, Layout::int8, Layout::int4}) {
+        bench_model(allocator, rows, dtype, layout, stream, peaks);
+      }
+    }
     bench_training(allocator, 1024, dtype, stream);
   }
 }

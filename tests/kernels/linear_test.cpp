@@ -130,7 +130,7 @@ void expect_close(std::vector<double> actual,
 
 std::vector<std::byte> pack(Matrix& weight, int64_t n, int64_t k, const Stream& stream, DType dtype = DType::bf16) {
   LinearKernels kernels = cpu_linear_kernels();
-  std::vector<std::byte> packed(kernels.packed_bytes(n, k, dtype) + 64);
+  std::vector<std::byte> packed(kernels.packed_bytes(n, k, dtype, Layout::packed) + 64);
   void* aligned = packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64;
   for (int64_t row = 0; row < n; row += kPackRowBlock) {
     kernels.pack({.rows = weight.row(row),

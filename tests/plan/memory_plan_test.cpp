@@ -48,13 +48,13 @@ struct RunCase {
   std::string name;
   std::string (*shape)();
   int num_ranks;
-  DType dtype;
+  LoadOptions weights;
   Workload workload;
 };
 
 void run_workload(Context& context, const OpenedModel& opened, LanguageModel& model, const RunCase& run_case) {
-  initialise_parameters(context, model, {.dtype = run_case.dtype}, 1);
-  Generator generator(context, model, {.cache_dtype = run_case.dtype, .max_batch = run_case.workload.batch});
+  initialise_parameters(context, model, run_case.weights, 1);
+  Generator generator(context, model, {.cache_dtype = run_case.weights.dtype, .max_batch = run_case.workload.batch});
   std::vector<GenerationRequest> requests(static_cast<size_t>(run_case.workload.batch));
   RandomKey key{.seed = 7};
   uint64_t index = 0;
@@ -85,7 +85,7 @@ TEST_P(MemoryPlanned, AgreesWithTheRunWithinFivePercent) {
     context.tensor_parallel = communicator.get();
     OpenedModel opened = open_model({.path = path, .family = {}, .compat = {}});
     TensorParallelPlace place{.rank = communicator->rank(), .size = communicator->size()};
-    MemoryPlan plan = plan_memory(opened, place, run_case.dtype, run_case.workload);
+    MemoryPlan plan = plan_memory(opened, place, run_case.weights, run_case.workload);
     auto model = opened.make(place);
     run_workload(context, opened, *model, run_case);
     const MemoryTracker& memory = context.allocator->memory();
@@ -104,41 +104,48 @@ const Workload kShortBatch{.batch = 3, .prompt_tokens = 20, .new_tokens = 30};
 const Workload kLongPrompt{.batch = 1, .prompt_tokens = 900, .new_tokens = 100};
 const Workload kLongBatch{.batch = 4, .prompt_tokens = 300, .new_tokens = 40};
 
-INSTANTIATE_TEST_SUITE_P(Runs,
-                         MemoryPlanned,
-                         testing::Values(RunCase{"tiny_f32", tiny_llama, 1, DType::f32, kShortBatch},
-                                         RunCase{"tiny_bf16", tiny_llama, 1, DType::bf16, kShortBatch},
-                                         RunCase{"tiny_bf16_2_ranks", tiny_llama, 2, DType::bf16, kShortBatch},
-                                         RunCase{"uneven_bf16_2_ranks", uneven_llama, 2, DType::bf16, kShortBatch},
-                                         RunCase{"mid_f32", mid_gemma2, 1, DType::f32, kShortBatch},
-                                         RunCase{"mid_bf16", mid_gemma2, 1, DType::bf16, kLongPrompt},
-                                         RunCase{"mid_bf16_2_ranks", mid_gemma2, 2, DType::bf16, kLongPrompt},
-                                         RunCase{"mid_bf16_4_ranks", mid_gemma2, 4, DType::bf16, kLongBatch},
-                                         RunCase{"mid_bf16_batch", mid_gemma2, 1, DType::bf16, kLongBatch}),
-                         [](const testing::TestParamInfo<RunCase>& run) { return run.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Runs,
+    MemoryPlanned,
+    testing::Values(
+        RunCase{"tiny_f32", tiny_llama, 1, {.dtype = DType::f32}, kShortBatch},
+        RunCase{"tiny_bf16", tiny_llama, 1, {.dtype = DType::bf16}, kShortBatch},
+        RunCase{"tiny_bf16_2_ranks", tiny_llama, 2, {.dtype = DType::bf16}, kShortBatch},
+        RunCase{"uneven_bf16_2_ranks", uneven_llama, 2, {.dtype = DType::bf16}, kShortBatch},
+        RunCase{"tiny_int8", tiny_llama, 1, {.dtype = DType::bf16, .quantization = Quantization::int8}, kShortBatch},
+        RunCase{"mid_int4", mid_gemma2, 1, {.dtype = DType::bf16, .quantization = Quantization::int4}, kLongPrompt},
+        RunCase{
+            "mid_int4_2_ranks", mid_gemma2, 2, {.dtype = DType::f32, .quantization = Quantization::int4}, kLongBatch},
+        RunCase{"mid_f32", mid_gemma2, 1, {.dtype = DType::f32}, kShortBatch},
+        RunCase{"mid_bf16", mid_gemma2, 1, {.dtype = DType::bf16}, kLongPrompt},
+        RunCase{"mid_bf16_2_ranks", mid_gemma2, 2, {.dtype = DType::bf16}, kLongPrompt},
+        RunCase{"mid_bf16_4_ranks", mid_gemma2, 4, {.dtype = DType::bf16}, kLongBatch},
+        RunCase{"mid_bf16_batch", mid_gemma2, 1, {.dtype = DType::bf16}, kLongBatch}),
+    [](const testing::TestParamInfo<RunCase>& run) { return run.param.name; });
 
 TEST(MemoryPlan, Gemma2With27BillionParametersNeedsWhatItsShapeSays) {
   OpenedModel opened =
       open_model({.path = WEFT_TEST_DATA "/../../configs/models/gemma2-27b.json", .family = {}, .compat = {}});
-  MemoryPlan plan = plan_memory(opened, {.rank = 0, .size = 1}, DType::bf16, {});
+  MemoryPlan plan = plan_memory(opened, {.rank = 0, .size = 1}, {.dtype = DType::bf16}, {});
   EXPECT_NEAR(static_cast<double>(plan.weights), 54.45e9, 0.1e9);
-  MemoryPlan eighth = plan_memory(opened, {.rank = 0, .size = 8}, DType::bf16, {});
+  MemoryPlan eighth = plan_memory(opened, {.rank = 0, .size = 8}, {.dtype = DType::bf16}, {});
   EXPECT_NEAR(static_cast<double>(eighth.weights), 54.45e9 / 8, 0.05e9);
 }
 
 TEST(MemoryPlan, SmallestDegreeIsTheFirstThatFitsAndThatTheHeadsAllow) {
   OpenedModel opened = open_model({.path = tiny_llama(), .family = {}, .compat = {}});  // 4 heads: degree 3 cannot be
-  int64_t at_two = plan_largest_rank(opened, 2, DType::f32, kShortBatch).plan.total();
-  EXPECT_EQ(smallest_fitting_degree(opened, DType::f32, kShortBatch, at_two), 2);
-  EXPECT_EQ(smallest_fitting_degree(opened, DType::f32, kShortBatch, at_two - 1), 4);
-  EXPECT_EQ(smallest_fitting_degree(opened, DType::f32, kShortBatch, 1000), 0);
+  int64_t at_two = plan_largest_rank(opened, 2, {.dtype = DType::f32}, kShortBatch).plan.total();
+  EXPECT_EQ(smallest_fitting_degree(opened, {.dtype = DType::f32}, kShortBatch, at_two), 2);
+  EXPECT_EQ(smallest_fitting_degree(opened, {.dtype = DType::f32}, kShortBatch, at_two - 1), 4);
+  EXPECT_EQ(smallest_fitting_degree(opened, {.dtype = DType::f32}, kShortBatch, 1000), 0);
 }
 
 TEST(MemoryPlan, OfUnevenSharesTheLargestCounts) {
   OpenedModel opened = open_model({.path = uneven_llama(), .family = {}, .compat = {}});
-  LargestRank largest = plan_largest_rank(opened, 2, DType::f32, kShortBatch);
+  LargestRank largest = plan_largest_rank(opened, 2, {.dtype = DType::f32}, kShortBatch);
   EXPECT_EQ(largest.rank, 1);
-  EXPECT_GT(largest.plan.total(), plan_memory(opened, {.rank = 0, .size = 2}, DType::f32, kShortBatch).total());
+  EXPECT_GT(largest.plan.total(),
+            plan_memory(opened, {.rank = 0, .size = 2}, {.dtype = DType::f32}, kShortBatch).total());
 }
 
 TEST(MemoryPlan, EveryDecoderOfConfigsModelsCanBePlanned) {
@@ -146,7 +153,7 @@ TEST(MemoryPlan, EveryDecoderOfConfigsModelsCanBePlanned) {
   for (const auto& entry : std::filesystem::directory_iterator(WEFT_TEST_DATA "/../../configs/models")) {
     OpenedModel opened = open_model({.path = entry.path().string(), .family = {}, .compat = {}});
     if (!opened.definition.decoder) continue;
-    EXPECT_GT(plan_memory(opened, {.rank = 0, .size = 1}, DType::bf16, {}).total(), 0) << entry.path();
+    EXPECT_GT(plan_memory(opened, {.rank = 0, .size = 1}, {.dtype = DType::bf16}, {}).total(), 0) << entry.path();
     ++count;
   }
   EXPECT_GE(count, 14);

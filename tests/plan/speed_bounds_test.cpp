@@ -12,16 +12,31 @@ OpenedModel shape(const std::string& name) {
 TEST(SpeedBounds, DecodeReadsAllMatricesOnceAndTheCacheOfEverySequence) {
   OpenedModel opened = shape("llama3-8b");
   auto model = opened.make({});
-  DecodeCost cost = decode_cost(opened, *model, DType::bf16, {.batch = 2, .prompt_tokens = 100, .new_tokens = 200});
+  DecodeCost cost =
+      decode_cost(opened, *model, {.dtype = DType::bf16}, {.batch = 2, .prompt_tokens = 100, .new_tokens = 200});
   // 8.03 billion parameters less the token table of 128256 × 4096, 2 bytes each.
   EXPECT_NEAR(static_cast<double>(cost.weight_bytes), 2 * (8.030e9 - 128256.0 * 4096), 2e6);
   EXPECT_EQ(cost.cache_bytes, 2LL * 2 * 32 * 8 * 128 * 2 * 200);
 }
 
+TEST(SpeedBounds, QuantizedWeightsCountWithTheirScales) {
+  OpenedModel opened = shape("smollm2-135m");
+  auto model = opened.make({});
+  Workload workload{.batch = 1, .prompt_tokens = 100, .new_tokens = 10};
+  double table = 49152.0 * 576, blocks = 30 * (2 * 576.0 * 576 + 2 * 192 * 576 + 3 * 1536 * 576), norms = 61 * 576 * 2;
+  auto bytes = [&](Quantization quantization) {
+    LoadOptions weights{.dtype = DType::bf16, .quantization = quantization};
+    return static_cast<double>(decode_cost(opened, *model, weights, workload).weight_bytes);
+  };
+  EXPECT_DOUBLE_EQ(bytes(Quantization::int8), (table + blocks) * 34 / 32 + norms);
+  EXPECT_DOUBLE_EQ(bytes(Quantization::int4), table * 34 / 32 + blocks * 20 / 32 + norms);
+}
+
 TEST(SpeedBounds, SlidingWindowsBoundTheCacheThatIsRead) {
   OpenedModel opened = shape("gemma2-2b");
   auto model = opened.make({});
-  DecodeCost cost = decode_cost(opened, *model, DType::bf16, {.batch = 1, .prompt_tokens = 8000, .new_tokens = 0});
+  DecodeCost cost =
+      decode_cost(opened, *model, {.dtype = DType::bf16}, {.batch = 1, .prompt_tokens = 8000, .new_tokens = 0});
   EXPECT_EQ(cost.cache_bytes, 2LL * 4 * 256 * 2 * (13 * 4096 + 13 * 8000));
 }
 
@@ -41,7 +56,7 @@ TEST(SpeedBounds, StepsOfAnEncoderDecoderReadItsDecoderAndSourcesAreEncodedOnce)
   OpenedModel opened = shape("flan-t5-small");
   auto model = opened.make({});
   Seq2SeqWorkload workload{.batch = 2, .source_tokens = 50, .new_tokens = 20, .num_beams = 3};
-  Seq2SeqCost cost = seq2seq_cost(*model, DType::bf16, workload);
+  Seq2SeqCost cost = seq2seq_cost(*model, {.dtype = DType::bf16}, workload);
   double projection = 512.0 * 384;
   double mlp = 3 * 512.0 * 1024;
   double decoder = 8 * (6 * projection + mlp + 3 * 512) + 512 + 32 * 6;
