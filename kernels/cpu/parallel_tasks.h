@@ -10,9 +10,9 @@
 namespace weft {
 
 /// Calls body(task), or body(task, thread) with thread < num_threads, once for each task in [0, num_tasks) on at most
-/// `num_threads` threads. A thread starts with its own
-/// contiguous range, so that neighbouring tasks stream through memory in order, and takes over from the others when it
-/// is done. Which thread runs a task is not determined: results must not depend on it. body must not throw.
+/// `num_threads` threads. A thread starts with its own contiguous range, so that neighbouring tasks stream through
+/// memory in order, and takes over from the others when it is done. Which thread runs a task is not determined: results
+/// must not depend on it. body must not throw.
 template <typename Body>
 void parallel_tasks(int num_threads, int64_t num_tasks, const Body& body) {
   auto run = [&body](int64_t task, int thread) {

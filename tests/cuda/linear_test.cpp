@@ -337,7 +337,7 @@ TYPED_TEST(CudaLinear, weights_stay_row_major) {
   WEFT_NEEDS_GPU();
   on_both([](const Side& side) {
     if (side.type != DeviceType::cuda) return;
-    EXPECT_EQ(side.kernels().linear.packed_bytes(64, 64, DTypeOf<TypeParam>::value), 0u);
+    EXPECT_EQ(side.kernels().linear.packed_bytes(64, 64, DTypeOf<TypeParam>::value, Layout::packed), 0u);
     EXPECT_EQ(side.kernels().linear.pack, nullptr);
   });
 }

@@ -209,7 +209,7 @@ TEST_F(Gradient, attention_with_dropped_weights) {
 TEST_F(Gradient, dropped_attention_weights_do_not_depend_on_the_split) {
   Tensor q = random({8, 12}, 1), k = random({8, 12}, 2), v = random({8, 12}, 3);
   std::vector<AttentionSpan> spans = {{.begin = 0, .length = 3}, {.begin = 3, .length = 5}};
-  AttentionOptions options{.head_dim = 3, .dropout = {.probability = 0.4f, .site = 1, .global_heads = 4}};
+  AttentionOptions options{.head_dim = 3, .mask = {}, .dropout = {.probability = 0.4f, .site = 1, .global_heads = 4}};
   Tensor plain = attention(context_, q, k, v, spans, options);
   context_.training = true;
   Tensor whole = attention(context_, q, k, v, spans, options);
