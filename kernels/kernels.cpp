@@ -3,8 +3,20 @@
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cuda_devices.h"
 #include "kernels/guarded.h"
+#include "kernels/host_packing.h"
 
 namespace weft {
+
+namespace {
+
+/// CUDA's kernels, whose weights are rounded on the host.
+KernelTable cuda_with_packing() {
+  KernelTable table = cuda_kernels();
+  if (table.linear.packed_bytes != nullptr) table.linear.pack = pack_on_host;
+  return table;
+}
+
+}  // namespace
 
 const KernelTable& kernels(DeviceType device) {
   static const KernelTable cpu = {.linear = cpu_linear_kernels(),
@@ -23,8 +35,10 @@ const KernelTable& kernels(DeviceType device) {
   switch (device) {
     case DeviceType::cpu:
       break;
-    case DeviceType::cuda:
-      return cuda_kernels();
+    case DeviceType::cuda: {
+      static const KernelTable cuda = cuda_with_packing();
+      return cuda;
+    }
     case DeviceType::guarded:
       return guarded_kernels();
   }

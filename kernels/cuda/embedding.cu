@@ -9,22 +9,12 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/packs.cuh"
+#include "kernels/cuda/row_ids.cuh"
 
 namespace weft::cuda {
 namespace {
 
 constexpr int kRowThreads = 256;
-
-/// Row numbers of a small call (decoding) travel with the launch and save an upload.
-struct InlineIds {
-  static constexpr int64_t kCount = 256;
-  int32_t values[kCount];
-  __device__ __forceinline__ int32_t at(int64_t i) const { return values[i]; }
-};
-struct UploadedIds {
-  const int32_t* values;
-  __device__ __forceinline__ int32_t at(int64_t i) const { return values[i]; }
-};
 
 template <typename T>
 struct RowLookup {
@@ -64,19 +54,9 @@ template <typename T, int N>
 void launch_lookup(const RowLookup<T>& lookup, const int32_t* ids, int64_t num_ids, CudaDevice& device) {
   auto blocks = static_cast<unsigned>(num_ids);
   int threads = row_threads<N>(lookup.width);
-  // In a step that runs as a graph: where the graph finds them.
-  const void* varying = device.graphs().varying(ids, static_cast<size_t>(num_ids) * sizeof(int32_t));
-  if (varying != nullptr) {
-    UploadedIds values{static_cast<const int32_t*>(varying)};
-    launch(lookup_kernel<T, N, UploadedIds>, blocks, threads, 0, device, lookup, values);
-  } else if (num_ids <= InlineIds::kCount) {
-    InlineIds values{};
-    std::copy_n(ids, num_ids, values.values);
-    launch(lookup_kernel<T, N, InlineIds>, blocks, threads, 0, device, lookup, values);
-  } else {
-    auto values = uploaded(device, ids, num_ids);
-    launch(lookup_kernel<T, N, UploadedIds>, blocks, threads, 0, device, lookup, UploadedIds{values.data()});
-  }
+  with_row_ids(ids, num_ids, device, [&](const auto& values) {
+    launch(lookup_kernel<T, N, std::decay_t<decltype(values)>>, blocks, threads, 0, device, lookup, values);
+  });
 }
 
 template <typename T>

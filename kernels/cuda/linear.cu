@@ -1,15 +1,18 @@
-// Products with a weight: few rows by kernels of our own (small_product.cu), the others by cuBLASLt. Weights stay
-// row-major.
+// Products with a weight: few rows by kernels of our own (small_product.cu, quantized_product.cu), the others by
+// cuBLASLt, for which quantized weights are widened. Weights stay row-major otherwise.
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/cuda/activation_math.cuh"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/machine_peaks.h"
+#include "kernels/cuda/quantized.cuh"
 #include "kernels/cuda/small_product.cuh"
+#include "kernels/quantized_shape.h"
 
 namespace weft::cuda {
 namespace {
@@ -17,6 +20,8 @@ namespace {
 constexpr int kThreads = 256;
 /// A block of the column sums: lanes take neighbouring columns, warps different rows.
 constexpr int kSumLanes = 32, kSumWarps = 8;
+/// Scratch for a quantized weight that is widened.
+constexpr int64_t kWidenedBytes = int64_t{256} << 20;
 /// Rows that are worth a block of their own.
 constexpr int64_t kMinSumRows = 64;
 
@@ -89,16 +94,66 @@ void multiply_rows(const LinearForwardArgs& args, const LinearWeight& weight, Cu
   finish(args, weight, left_bias, device);
 }
 
+/// Many rows with a quantized weight, of which as much is widened at a time as scratch memory may hold.
+void multiply_widened(const LinearForwardArgs& args, const LinearWeight& weight, CudaDevice& device) {
+  auto element_bytes = static_cast<int64_t>(dtype_bytes(args.dtype));
+  auto y_bytes = static_cast<int64_t>(dtype_bytes(args.y_dtype));
+  int64_t row_bytes = std::max<int64_t>(1, args.in_features) * element_bytes;
+  int64_t most = std::max<int64_t>(1, kWidenedBytes / row_bytes / kQuantizedPanelWidth) * kQuantizedPanelWidth;
+  bool is_whole = weight.out_features <= most;
+  int64_t block = std::min(most, weight.out_features);
+  DeviceBuffer<std::byte> widened(device, block * row_bytes);
+  DeviceBuffer<std::byte> part =
+      is_whole ? DeviceBuffer<std::byte>() : DeviceBuffer<std::byte>(device, args.rows * block * y_bytes);
+  for (int64_t begin = 0; begin < weight.out_features; begin += block) {
+    int64_t count = std::min(block, weight.out_features - begin);
+    widen_quantized_rows({.packed = weight.weight,
+                          .rows = widened.data(),
+                          .row_begin = begin,
+                          .num_rows = count,
+                          .in_features = args.in_features,
+                          .dtype = args.dtype,
+                          .layout = weight.layout},
+                         device);
+    LinearWeight rows{.weight = widened.data(), .bias = weight.bias, .y = weight.y, .out_features = count};
+    if (weight.bias != nullptr) rows.bias = static_cast<const std::byte*>(weight.bias) + begin * element_bytes;
+    if (!is_whole) rows.y = part.data();
+    multiply_rows(args, rows, device);
+    if (is_whole) continue;
+    device.copy_rows(static_cast<std::byte*>(weight.y) + begin * y_bytes,
+                     static_cast<size_t>(weight.out_features * y_bytes),
+                     part.data(),
+                     static_cast<size_t>(count * y_bytes),
+                     static_cast<size_t>(count * y_bytes),
+                     static_cast<size_t>(args.rows));
+  }
+}
+
+void forward_quantized(const LinearForwardArgs& args, CudaDevice& device) {
+  if (args.rows <= kMaxQuantizedRows) return quantized_product(args, device);
+  for (const LinearWeight& weight : args.weights) multiply_widened(args, weight, device);
+}
+
+void forward_row_major(const LinearForwardArgs& args, CudaDevice& device) {
+  if (small_product(args, device)) return;
+  for (const LinearWeight& weight : args.weights) multiply_rows(args, weight, device);
+}
+
 void linear_forward(const LinearForwardArgs& args, const Stream& stream) {
   check_dtype("linear", args.dtype);
   require(args.y_dtype == args.dtype || args.y_dtype == DType::f32, "linear", "y in the dtype of x or in f32");
+  std::vector<LinearWeight> quantized, row_major;
   for (const LinearWeight& weight : args.weights) {
-    require(weight.layout == Layout::row_major, "linear", "row-major weights");
+    require(weight.layout != Layout::packed, "linear", "row-major or quantized weights");
+    (is_quantized(weight.layout) ? quantized : row_major).push_back(weight);
   }
   if (args.rows == 0) return;
   CudaDevice& device = device_of(stream);
-  if (small_product(args, device)) return;
-  for (const LinearWeight& weight : args.weights) multiply_rows(args, weight, device);
+  LinearForwardArgs part = args;
+  part.weights = quantized;
+  if (!quantized.empty()) forward_quantized(part, device);
+  part.weights = row_major;
+  if (!row_major.empty()) forward_row_major(part, device);
 }
 
 void linear_backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {
@@ -229,8 +284,11 @@ MachinePeaks machine_peaks(DType dtype, const Stream& stream) {
   return measure_cuda_peaks(dtype, device_of(stream));
 }
 
-size_t no_packed_bytes(int64_t, int64_t, DType, Layout) {
-  return 0;
+/// Only quantized weights are packed.
+size_t packed_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
+  if (!is_quantized(layout) || (dtype != DType::f32 && dtype != DType::bf16)) return 0;
+  QuantizedShape shape(in_features, layout);
+  return static_cast<size_t>(shape.num_panels(out_features) * shape.panel_bytes());
 }
 
 }  // namespace
@@ -242,9 +300,9 @@ LinearKernels cuda_linear_kernels() {
   return {.forward = cuda::linear_forward,
           .backward_input = cuda::linear_backward_input,
           .backward_weight = cuda::linear_backward_weight,
-          .packed_bytes = cuda::no_packed_bytes,
-          .pack = nullptr,
-          .unpack_rows = nullptr,
+          .packed_bytes = cuda::packed_bytes,
+          .pack = nullptr,  // kernels/host_packing.h
+          .unpack_rows = cuda::unpack_quantized_rows,
           .machine_peaks = cuda::machine_peaks};
 }
 

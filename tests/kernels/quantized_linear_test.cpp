@@ -5,10 +5,12 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernel_test.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/host_packing.h"
 
 namespace weft {
 namespace {
@@ -173,6 +175,29 @@ TEST(QuantizedWeights, bits_do_not_depend_on_threads_or_blocks_of_rows) {
                                .layout = layout},
                               Stream{.device = {}, .num_threads = 3});
     EXPECT_EQ(std::memcmp(blocks.packed.data(), whole.packed.data(), static_cast<size_t>(whole.packed.size())), 0);
+  }
+}
+
+TEST(QuantizedWeights, packed_on_the_host_for_a_device_have_the_same_bits) {
+  constexpr int64_t kRows = 150, kWidth = 70;
+  std::shared_ptr<Allocator> device = make_cpu_allocator();
+  Guarded<float> weight(kRows * kWidth);
+  fill_random(weight, 8);
+  for (Layout layout : kLayouts) {
+    Quantized expected(weight, kRows, kWidth, layout);
+    Guarded<unsigned char> packed(expected.packed.size());
+    for (auto [begin, count] : {std::pair<int64_t, int64_t>{128, 22}, {0, 128}}) {
+      pack_on_host({.rows = weight.data() + begin * kWidth,
+                    .packed = packed.data(),
+                    .row_begin = begin,
+                    .num_rows = count,
+                    .out_features = kRows,
+                    .in_features = kWidth,
+                    .dtype = DType::f32,
+                    .layout = layout},
+                   Stream{.device = {}, .num_threads = 1, .workspace = device.get()});
+    }
+    EXPECT_EQ(std::memcmp(packed.data(), expected.packed.data(), static_cast<size_t>(packed.size())), 0);
   }
 }
 
