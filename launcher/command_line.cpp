@@ -156,7 +156,9 @@ std::optional<ParseEnd> CommandLine::parse(int argc, char** argv) {
     return end;
   } catch (const std::out_of_range&) {
     // What the library lets through where a flag is given a number that no integer holds.
-    return ParseEnd{.text = "a flag takes true or false"};
+    ParseEnd end;
+    end.text = "a flag takes true or false";
+    return end;
   }
   return std::nullopt;
 }
