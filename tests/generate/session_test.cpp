@@ -87,8 +87,10 @@ TEST_F(SessionTest, OtherModelsAndDamagedFilesAreRefused) {
   EXPECT_THAT(message_of([&] { load({.cache_dtype = DType::bf16}); }), HasSubstr("another model or --dtype"));
 
   std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(-3, std::ios::end);
+  int byte = file.get();
   file.seekp(-3, std::ios::end);
-  file.put('\x55');
+  file.put(static_cast<char>(byte ^ 0x55));
   file.close();
   EXPECT_THAT(message_of([&] { load({}); }), HasSubstr("damaged session"));
   fs::resize_file(path_, fs::file_size(path_) - 8);
