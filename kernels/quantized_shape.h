@@ -9,7 +9,10 @@
 // Input features beyond the last have code 0, output features beyond the last have scales and minima 0.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/linear.h"
 
@@ -29,24 +32,57 @@ class QuantizedShape {
     return (out_features + kQuantizedPanelWidth - 1) / kQuantizedPanelWidth;
   }
   /// Bytes of a panel.
-  int64_t panel_bytes() const { return num_scale_vectors(num_groups_) * kVector + num_groups_ * group_bytes(); }
-  /// Bytes of a group's codes.
-  int64_t group_bytes() const { return kQuantizedPanelWidth * kQuantizationGroup / (is_int4_ ? 2 : 1); }
-  /// Where they begin in a panel.
-  int64_t codes_offset(int64_t group) const { return num_scale_vectors(group + 1) * kVector + group * group_bytes(); }
-  /// Where a group's scales are.
-  int64_t scales_offset(int64_t group) const {
-    int64_t first = is_int4_ ? group : group / 2 * 2;
-    return codes_offset(first) - kVector + (group - first) * kVector / 2;
+  int64_t panel_bytes() const {
+    return num_scale_vectors(is_int4_, num_groups_) * kVector + num_groups_ * group_bytes(is_int4_);
   }
+  /// Where a group's codes begin in a panel.
+  static constexpr int64_t codes_offset(bool is_int4, int64_t group) {
+    return num_scale_vectors(is_int4, group + 1) * kVector + group * group_bytes(is_int4);
+  }
+  int64_t codes_offset(int64_t group) const { return codes_offset(is_int4_, group); }
+  /// Where a group's scales are.
+  static constexpr int64_t scales_offset(bool is_int4, int64_t group) {
+    int64_t first = is_int4 ? group : group / 2 * 2;
+    return codes_offset(is_int4, first) - kVector + (group - first) * kVector / 2;
+  }
+  int64_t scales_offset(int64_t group) const { return scales_offset(is_int4_, group); }
 
  private:
   static constexpr int64_t kVector = 64;
+  /// Bytes of a group's codes.
+  static constexpr int64_t group_bytes(bool is_int4) {
+    return kQuantizedPanelWidth * kQuantizationGroup / (is_int4 ? 2 : 1);
+  }
   /// Before the codes of the last of so many groups.
-  int64_t num_scale_vectors(int64_t groups) const { return is_int4_ ? groups : (groups + 1) / 2; }
+  static constexpr int64_t num_scale_vectors(bool is_int4, int64_t groups) {
+    return is_int4 ? groups : (groups + 1) / 2;
+  }
 
   bool is_int4_;
   int64_t num_groups_;
 };
+
+/// Bytes of a quantized weight for products in `dtype`; 0 but for f32 and bf16.
+inline size_t quantized_weight_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
+  if (dtype != DType::bf16 && dtype != DType::f32) return 0;
+  QuantizedShape shape(in_features, layout);
+  return static_cast<size_t>(shape.num_panels(out_features) * shape.panel_bytes());
+}
+
+/// Calls quantized(part) and whole(part) with the weights of each kind, where there are some.
+template <typename Quantized, typename Whole>
+void split_quantized(const LinearForwardArgs& args, const Quantized& quantized, const Whole& whole) {
+  auto is_of_kind = [](const LinearWeight& weight) { return is_quantized(weight.layout); };
+  // A product's weights are nearly always of one kind.
+  if (std::none_of(args.weights.begin(), args.weights.end(), is_of_kind)) return whole(args);
+  if (std::all_of(args.weights.begin(), args.weights.end(), is_of_kind)) return quantized(args);
+  std::vector<LinearWeight> weights(args.weights.begin(), args.weights.end());
+  auto middle = std::stable_partition(weights.begin(), weights.end(), is_of_kind);
+  LinearForwardArgs part = args;
+  part.weights = {weights.begin(), middle};
+  quantized(part);
+  part.weights = {middle, weights.end()};
+  whole(part);
+}
 
 }  // namespace weft

@@ -81,9 +81,8 @@ def changed_since(revision: str, includes: dict[str, list[str]]) -> set[str] | N
     if ".clang-tidy" in changed:
         return None
     sources = {path for path in changed if path.endswith(".cpp")}
-    of_headers = {path: [file for file in files if file.endswith(".cpp")] for path, files in includes.items()}
     for header in sorted(changed - sources):
-        including = sorted(files[0] for path, files in of_headers.items() if files and header in includes[path])
+        including = sorted(file for files in includes.values() if header in files for file in files if file.endswith(".cpp"))
         if including and sources.isdisjoint(including):
             sources.add(including[0])
     return sources

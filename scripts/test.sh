@@ -132,20 +132,24 @@ sanitize() {
   esac
 }
 
-# The tests that are run, and the program that some of them start.
+# build_tests PRESET ctest-option …: the tests that ctest would run.
+build_tests() {
+  local preset=$1 targets
+  shift
+  cmake --preset "$preset" || return
+  mapfile -t targets < <(ctest --test-dir "build/$preset" -N "$@" |
+    sed -nE 's/^ *Test *#[0-9]+: ([^ ]*)$/\1/p' | sed -E 's/_ranks_[0-9]+$//' | sort -u)
+  cmake --build --preset "$preset" --target "${targets[@]}"
+}
+
+# Some tests start the program, and depend on it.
 build_asan() {
-  cmake --preset asan || return
-  local targets
-  mapfile -t targets < <(ctest --test-dir build/asan -N -LE heavy | sed -nE 's/^ *Test *#[0-9]+: ([^ ]*)$/\1/p' | sed -E 's/_ranks_[0-9]+$//' | sort -u)
-  cmake --build --preset asan --target weft "${targets[@]}"
+  build_tests asan -LE heavy
 }
 
 # Only the concurrent tests: MPI is not instrumented, so tests under mpirun would report its races.
 build_tsan() {
-  cmake --preset tsan || return
-  local targets
-  mapfile -t targets < <(ctest --test-dir build/tsan -N -R "$tsan_tests" -E _ranks_ | sed -n 's/^ *Test *#[0-9]*: //p')
-  cmake --build --preset tsan --target "${targets[@]}"
+  build_tests tsan -R "$tsan_tests" -E _ranks_
 }
 
 fuzz() {

@@ -1,5 +1,3 @@
-#include <vector>
-
 #include "core/error.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/linear_bf16.h"
@@ -8,6 +6,7 @@
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/quantized_linear.h"
 #include "kernels/cpu/quantized_weights.h"
+#include "kernels/quantized_shape.h"
 
 namespace weft {
 namespace {
@@ -37,19 +36,12 @@ void multiply_whole(const LinearForwardArgs& args, const Stream& stream) {
   }
 }
 
-void multiply(const LinearForwardArgs& args, const Stream& stream) {
-  std::vector<LinearWeight> quantized, whole;
-  for (const LinearWeight& weight : args.weights) (is_quantized(weight.layout) ? quantized : whole).push_back(weight);
-  LinearForwardArgs part = args;
-  part.weights = quantized;
-  if (!quantized.empty()) quantized_linear_forward(part, stream);
-  part.weights = whole;
-  if (!whole.empty()) multiply_whole(part, stream);
-}
-
 void forward(const LinearForwardArgs& args, const Stream& stream) {
   WEFT_ASSERT(args.y_dtype == args.dtype || (args.dtype == DType::bf16 && args.y_dtype == DType::f32));
-  multiply(args, stream);
+  split_quantized(
+      args,
+      [&](const LinearForwardArgs& part) { quantized_linear_forward(part, stream); },
+      [&](const LinearForwardArgs& part) { multiply_whole(part, stream); });
   for (const LinearWeight& weight : args.weights) {
     if (args.activation == Activation::identity || weight.layout != Layout::row_major) continue;
     cpu_activation_kernels().forward({.x = weight.y,

@@ -166,11 +166,6 @@ void unpack_row(const UnpackRowsArgs& args, const QuantizedShape& shape, int64_t
 
 }  // namespace
 
-size_t quantized_weight_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
-  if (dtype != DType::bf16 && dtype != DType::f32) return 0;
-  return static_cast<size_t>(num_panels(out_features) * QuantizedShape(in_features, layout).panel_bytes());
-}
-
 void pack_quantized_weight(const PackArgs& args, const Stream& stream) {
   WEFT_ASSERT(args.dtype == DType::f32 && args.row_begin % kPackRowBlock == 0);
   QuantizedShape shape(args.in_features, args.layout);

@@ -8,9 +8,6 @@
 
 namespace weft {
 
-/// Bytes of a quantized weight for products in `dtype`; 0 but for f32 and bf16.
-size_t quantized_weight_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout);
-
 /// Rounds rows of f32.
 void pack_quantized_weight(const PackArgs& args, const Stream& stream);
 void unpack_quantized_rows(const UnpackRowsArgs& args, const Stream& stream);

@@ -3,7 +3,6 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/cuda/activation_math.cuh"
 #include "kernels/cuda/blas.h"
@@ -142,18 +141,15 @@ void forward_row_major(const LinearForwardArgs& args, CudaDevice& device) {
 void linear_forward(const LinearForwardArgs& args, const Stream& stream) {
   check_dtype("linear", args.dtype);
   require(args.y_dtype == args.dtype || args.y_dtype == DType::f32, "linear", "y in the dtype of x or in f32");
-  std::vector<LinearWeight> quantized, row_major;
   for (const LinearWeight& weight : args.weights) {
     require(weight.layout != Layout::packed, "linear", "row-major or quantized weights");
-    (is_quantized(weight.layout) ? quantized : row_major).push_back(weight);
   }
   if (args.rows == 0) return;
   CudaDevice& device = device_of(stream);
-  LinearForwardArgs part = args;
-  part.weights = quantized;
-  if (!quantized.empty()) forward_quantized(part, device);
-  part.weights = row_major;
-  if (!row_major.empty()) forward_row_major(part, device);
+  split_quantized(
+      args,
+      [&](const LinearForwardArgs& part) { forward_quantized(part, device); },
+      [&](const LinearForwardArgs& part) { forward_row_major(part, device); });
 }
 
 void linear_backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {
@@ -286,9 +282,7 @@ MachinePeaks machine_peaks(DType dtype, const Stream& stream) {
 
 /// Only quantized weights are packed.
 size_t packed_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
-  if (!is_quantized(layout) || (dtype != DType::f32 && dtype != DType::bf16)) return 0;
-  QuantizedShape shape(in_features, layout);
-  return static_cast<size_t>(shape.num_panels(out_features) * shape.panel_bytes());
+  return is_quantized(layout) ? quantized_weight_bytes(out_features, in_features, dtype, layout) : 0;
 }
 
 }  // namespace

@@ -4,11 +4,12 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/quantized_shape.h"
 
 namespace weft::cuda::quantized_parts {
 
-inline constexpr int kPanelWidth = 16;
-inline constexpr int kGroup = 32;
+inline constexpr int kPanelWidth = kQuantizedPanelWidth;
+inline constexpr int kGroup = kQuantizationGroup;
 
 /// Input features in a word of codes.
 template <int kBits>
@@ -17,13 +18,13 @@ inline constexpr int kWordFeatures = 32 / kBits;
 /// Bytes from a panel's beginning to a group's codes.
 template <int kBits>
 __device__ __forceinline__ int64_t codes_offset(int group) {
-  return kBits == 4 ? int64_t{group} * 320 + 64 : int64_t{group / 2} * 1088 + 64 + group % 2 * 512;
+  return QuantizedShape::codes_offset(kBits == 4, group);
 }
 
 /// To its scales; minima are 32 bytes behind those of int4.
 template <int kBits>
 __device__ __forceinline__ int64_t scales_offset(int group) {
-  return kBits == 4 ? int64_t{group} * 320 : int64_t{group / 2} * 1088 + group % 2 * 32;
+  return QuantizedShape::scales_offset(kBits == 4, group);
 }
 
 /// The codes of a word in the order of the input features. Exact.

@@ -5,24 +5,11 @@
 #include <string>
 
 #include "cuda/cuda_test.h"
+#include "cuda/linear_case.h"
 #include "kernels/activation.h"
 
 namespace weft {
 namespace {
-
-struct Case {
-  int64_t rows = 1, in_features = 64;
-  std::vector<int64_t> out_features = {64};
-  bool with_bias = false;
-  Activation activation = Activation::identity;
-  int64_t offset = 0;  // elements in front of every array, to misalign it
-
-  std::string name() const {
-    return "rows " + std::to_string(rows) + ", K " + std::to_string(in_features) + ", N " +
-           std::to_string(out_features[0]) + (with_bias ? ", bias" : "") + ", activation " +
-           std::to_string(static_cast<int>(activation)) + ", offset " + std::to_string(offset);
-  }
-};
 
 /// Weights that keep results near 1, so that what rounding allows is the same for every K.
 template <typename T>
@@ -39,7 +26,7 @@ void expect_products(Twin<Y>& y, const std::string& what) {
 }
 
 template <typename T, typename Y = T>
-void check_forward(const Case& test) {
+void check_forward(const LinearCase& test) {
   int64_t offset = test.offset;
   Twin<T> x = Twin<T>::random(offset + test.rows * test.in_features, 1);
   std::vector<Twin<T>> weights, biases;
@@ -119,7 +106,8 @@ TYPED_TEST(CudaLinear, every_activation) {
                                 Activation::squared_relu}) {
     for (int64_t rows : {1, 4, 12, 40}) {
       for (int64_t n : {72, 51}) {
-        Case test{.rows = rows, .in_features = 128, .out_features = {n}, .with_bias = true, .activation = activation};
+        LinearCase test{
+            .rows = rows, .in_features = 128, .out_features = {n}, .with_bias = true, .activation = activation};
         check_forward<TypeParam>(test);
         test.with_bias = false;
         check_forward<TypeParam>(test);

@@ -2,24 +2,12 @@
 #include <string>
 
 #include "cuda/cuda_test.h"
+#include "cuda/linear_case.h"
 #include "kernels/activation.h"
 #include "kernels/linear.h"
 
 namespace weft {
 namespace {
-
-struct Case {
-  int64_t rows = 1, in_features = 64;
-  std::vector<int64_t> out_features = {64};
-  bool with_bias = false;
-  Activation activation = Activation::identity;
-  int64_t offset = 0;  // elements in front of x, to misalign it
-
-  std::string name() const {
-    return "rows " + std::to_string(rows) + ", K " + std::to_string(in_features) + ", N " +
-           std::to_string(out_features[0]) + (with_bias ? ", bias" : "");
-  }
-};
 
 /// A weight that each side packs for itself from the same rows on the host.
 class PackedTwin {
@@ -61,7 +49,7 @@ class PackedTwin {
 constexpr Layout kLayouts[] = {Layout::int8, Layout::int4};
 
 template <typename T, typename Y = T>
-void check_forward(const Case& test, Layout layout) {
+void check_forward(const LinearCase& test, Layout layout) {
   Twin<T> x = Twin<T>::random(test.offset + test.rows * test.in_features, 1);
   std::vector<PackedTwin> weights;
   std::vector<Twin<T>> biases;

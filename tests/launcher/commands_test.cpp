@@ -17,24 +17,11 @@ using weft::testing::Outcome;
 
 const fs::path kData = WEFT_TEST_DATA;
 
-/// With a tiny model that has a tokenizer.
-class Commands : public weft::testing::CommandTest {
+class Commands : public weft::testing::TinyLlamaTest {
  protected:
-  void SetUp() override {
-    CommandTest::SetUp();
-    model_ = folder_ / "tiny_llama";
-    fs::create_directory(model_);
-    for (const char* name : {"config.json", "model.safetensors"})
-      fs::create_symlink(kData / "hf/llama_gqa" / name, model_ / name);
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-      fs::create_symlink(kData / "tiny_tokenizer" / name, model_ / name);
-    }
-  }
   Outcome generate(const std::string& arguments, const std::string& input = {}) const {
     return weft("generate --model tiny_llama --dtype f32 --quiet " + arguments, input);
   }
-
-  fs::path model_;
 };
 
 const std::string kPrompt = "'135 109 109 31 96 76 48'";

@@ -6,29 +6,12 @@
 
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
 using weft::testing::Outcome;
 
-const fs::path kData = WEFT_TEST_DATA;
-
-class Quantize : public weft::testing::CommandTest {
- protected:
-  void SetUp() override {
-    CommandTest::SetUp();
-    model_ = folder_ / "tiny_llama";
-    fs::create_directory(model_);
-    for (const char* name : {"config.json", "model.safetensors"})
-      fs::create_symlink(kData / "hf/llama_gqa" / name, model_ / name);
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-      fs::create_symlink(kData / "tiny_tokenizer" / name, model_ / name);
-    }
-  }
-
-  fs::path model_;
-};
+class Quantize : public weft::testing::TinyLlamaTest {};
 
 const std::string kGenerate =
     "generate --model tiny_llama --quiet --ids '135 109 109 31 96' '10 52' --ignore-end --max-new-tokens 24 "

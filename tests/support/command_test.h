@@ -69,4 +69,23 @@ class CommandTest : public ::testing::Test {
   std::filesystem::path folder_;
 };
 
+/// With a folder tiny_llama in the test's own: a model of tests/data and a tokenizer.
+class TinyLlamaTest : public CommandTest {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    const std::filesystem::path data = WEFT_TEST_DATA;
+    model_ = folder_ / "tiny_llama";
+    std::filesystem::create_directory(model_);
+    for (const char* name : {"config.json", "model.safetensors"}) {
+      std::filesystem::create_symlink(data / "hf/llama_gqa" / name, model_ / name);
+    }
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+      std::filesystem::create_symlink(data / "tiny_tokenizer" / name, model_ / name);
+    }
+  }
+
+  std::filesystem::path model_;
+};
+
 }  // namespace weft::testing
