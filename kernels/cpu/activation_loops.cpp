@@ -1,5 +1,5 @@
-#include "kernels/cpu/loop_math.h"
 #include "kernels/cpu/loop_tables.h"
+#include "kernels/cpu/simd.h"
 
 namespace weft::WEFT_ISA {
 namespace {
@@ -141,29 +141,26 @@ WEFT_INLINE void for_activation(Activation activation, const Body& body) {
 template <typename T, typename Function>
 void forward_range(const ActivationForwardArgs& args, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = round_to<T>(Function::value(load(x[i])));
+  round_each(
+      static_cast<T*>(args.y), begin, end, [&](int64_t i) WEFT_INLINE_LAMBDA { return Function::value(load(x[i])); });
 }
 
 template <typename T, typename Function>
 void backward_range(const ActivationBackwardArgs& args, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(args.x);
   const T* dy = static_cast<const T*>(args.dy);
-  T* dx = static_cast<T*>(args.dx);
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) {
-    dx[i] = round_to<T>(load(dy[i]) * Function::value_and_slope(load(x[i])).slope);
-  }
+  round_each(static_cast<T*>(args.dx), begin, end, [&](int64_t i) WEFT_INLINE_LAMBDA {
+    return load(dy[i]) * Function::value_and_slope(load(x[i])).slope;
+  });
 }
 
 template <typename T, typename Function>
 void forward_range(const GatedActivationForwardArgs& args, int64_t begin, int64_t end) {
   const T* gate = static_cast<const T*>(args.gate);
   const T* up = static_cast<const T*>(args.up);
-  T* y = static_cast<T*>(args.y);
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) y[i] = round_to<T>(Function::value(load(gate[i])) * load(up[i]));
+  round_each(static_cast<T*>(args.y), begin, end, [&](int64_t i) WEFT_INLINE_LAMBDA {
+    return Function::value(load(gate[i])) * load(up[i]);
+  });
 }
 
 template <typename T, typename Function>

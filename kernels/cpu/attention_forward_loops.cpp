@@ -225,8 +225,7 @@ class ForwardPiece {
     R sum = horizontal_sum<R>(load_vector(sum_ + row * kLanes<R>));
     R inverse_sum = R(1) / sum;
     if (args_.dropout.drops()) inverse_sum *= static_cast<R>(args_.dropout.kept_scale());
-#pragma omp simd
-    for (int64_t d = 0; d < args_.head_dim; ++d) out[d] = round_to<T>(from[d] * inverse_sum);
+    round_each(out, 0, args_.head_dim, [&](int64_t d) WEFT_INLINE_LAMBDA { return from[d] * inverse_sum; });
     if (args_.log_sum_exp != nullptr) {
       double maximum = static_cast<double>(maximum_[row]) * static_cast<double>(score_scale_.factor) * kLn2;
       double log_sum = maximum + __builtin_log(static_cast<double>(sum));

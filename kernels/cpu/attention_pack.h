@@ -47,15 +47,6 @@ WEFT_INLINE void transpose_words(int64_t count,
   }
 }
 
-/// A vector of consecutive elements in the precision of sums.
-template <typename T>
-WEFT_INLINE Vector<Real<T>> load_elements(const T* from) {
-  Vector<Real<T>> elements;
-#pragma GCC unroll 16
-  for (int lane = 0; lane < kLanes<Real<T>>; ++lane) elements[lane] = load(from[lane]);
-  return elements;
-}
-
 /// Single dims (or, below, pairs of dims) of kKeyBlock rows are transposed, so that a vector holds one of them for
 /// consecutive rows.
 template <typename T, typename R>

@@ -1,5 +1,5 @@
-#include "kernels/cpu/loop_math.h"
 #include "kernels/cpu/loop_tables.h"
+#include "kernels/cpu/simd.h"
 
 namespace weft::WEFT_ISA {
 namespace {
@@ -14,14 +14,9 @@ WEFT_INLINE RowStatistics<Real<T>> statistics_of(const T* x, int64_t width, doub
   using R = Real<T>;
   R mean = 0;
   if (subtract_mean) {
-    R sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; ++i) sum += load(x[i]);
-    mean = sum / static_cast<R>(width);
+    mean = sum_of(x, width, [](auto value) WEFT_INLINE_LAMBDA { return value; }) / static_cast<R>(width);
   }
-  R squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < width; ++i) squares += (load(x[i]) - mean) * (load(x[i]) - mean);
+  R squares = sum_of(x, width, [mean](auto value) WEFT_INLINE_LAMBDA { return (value - mean) * (value - mean); });
   return {mean, R(1) / square_root(squares / static_cast<R>(width) + static_cast<R>(eps))};
 }
 
@@ -52,10 +47,9 @@ WEFT_INLINE void norm_row(
     const T* input, const T* weight, const T* bias, T* y, int64_t width, RowStatistics<Real<T>> row) {
   with_vector<1>(weight, [&](auto scale) WEFT_INLINE_LAMBDA {
     with_vector<0>(bias, [&](auto shift) WEFT_INLINE_LAMBDA {
-#pragma omp simd
-      for (int64_t i = 0; i < width; ++i) {
-        y[i] = round_to<T>((load(input[i]) - row.mean) * row.inverse * scale[i] + shift[i]);
-      }
+      round_each(y, 0, width, [&](int64_t i) WEFT_INLINE_LAMBDA {
+        return (load(input[i]) - row.mean) * row.inverse * scale[i] + shift[i];
+      });
     });
   });
 }
@@ -71,8 +65,7 @@ void forward_rows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) 
       const T* residual = static_cast<const T*>(args.residual) + at;
       // Where nobody wants the sum, the result's own row holds it meanwhile.
       T* sum = args.sum != nullptr ? static_cast<T*>(args.sum) + at : y;
-#pragma omp simd
-      for (int64_t i = 0; i < width; ++i) sum[i] = round_to<T>(load(input[i]) + load(residual[i]));
+      round_each(sum, 0, width, [&](int64_t i) WEFT_INLINE_LAMBDA { return load(input[i]) + load(residual[i]); });
       input = sum;
     }
     int64_t group = args.groups == nullptr ? 0 : args.groups[row] * width;
@@ -103,12 +96,11 @@ WEFT_INLINE void backward_row(const LayerNormBackwardArgs& args,
   }
   R mean = args.subtract_mean ? sum / static_cast<R>(width) : R(0);
   R projection = dot / static_cast<R>(width);
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i) {
+  round_each(dinput, 0, width, [&](int64_t i) WEFT_INLINE_LAMBDA {
     R g = load(dy[i]) * weight[i];
     R normed = (load(input[i]) - row.mean) * row.inverse;
-    dinput[i] = round_to<T>(row.inverse * (g - mean - normed * projection));
-  }
+    return row.inverse * (g - mean - normed * projection);
+  });
 }
 
 template <typename T>

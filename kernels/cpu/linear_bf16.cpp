@@ -27,9 +27,10 @@ constexpr int64_t kTransposedFeatures = 1024;
 constexpr int64_t kTransposeGrain = 32;
 /// Rows a power of two apart would share a few sets of the first-level cache.
 constexpr int64_t kStridePadding = 32;
+constexpr int64_t kColumnStride = kDepthBlock + kStridePadding;
 
 void run_product(const Product& product, const Stream& stream) {
-  run_packed_products<uint16_t>({&product, 1}, packed_product_of_bf16(), Activation::identity, stream.num_threads);
+  run_packed_products<uint16_t>({&product, 1}, packed_product_of_bf16(), Activation::identity, stream);
 }
 
 Product packed_forward(const LinearForwardArgs& args, const LinearWeight& weight) {
@@ -92,12 +93,12 @@ void multiply_by_weight(const LinearBackwardInputArgs& args, const Stream& strea
   multiply_unpacked(product, source, pack_transposed_panels, stream);
 }
 
-/// Columns [begin, end) of dy, one row after the other.
+/// Columns [begin, end) of dy, row by row, kColumnStride apart.
 void copy_columns(const LinearBackwardInputArgs& args, int64_t begin, int64_t end, uint16_t* to, int num_threads) {
   const uint16_t* from = static_cast<const uint16_t*>(args.dy) + begin;
   parallel_for(num_threads, args.rows, 1, [&](int64_t row_begin, int64_t row_end) {
     for (int64_t row = row_begin; row < row_end; ++row) {
-      std::memcpy(to + row * (end - begin), from + row * args.out_features, static_cast<size_t>(end - begin) * 2);
+      std::memcpy(to + row * kColumnStride, from + row * args.out_features, static_cast<size_t>(end - begin) * 2);
     }
   });
 }
@@ -114,13 +115,13 @@ void store_sums(const LinearBackwardInputArgs& args, const float* sums, int num_
 /// dx = dy · w for many output features (an output head): sums in f32 over blocks of them.
 void multiply_by_blocks_of_weight(const LinearBackwardInputArgs& args, const Stream& stream) {
   Scratch sums(stream, static_cast<size_t>(args.rows * args.in_features) * sizeof(float));
-  Scratch columns(stream, static_cast<size_t>(args.rows * kDepthBlock) * sizeof(uint16_t));
+  Scratch columns(stream, static_cast<size_t>(args.rows * kColumnStride) * sizeof(uint16_t));
   auto* dy = reinterpret_cast<uint16_t*>(columns.data());
   for (int64_t begin = 0; begin < args.out_features; begin += kDepthBlock) {
     int64_t depth = std::min(kDepthBlock, args.out_features - begin);
     copy_columns(args, begin, begin + depth, dy, stream.num_threads);
     Product product = {.x = dy,
-                       .x_stride = depth,
+                       .x_stride = kColumnStride,
                        .rows = args.rows,
                        .in_features = depth,
                        .y = sums.data(),
@@ -210,7 +211,7 @@ void linear_bf16_forward(const LinearForwardArgs& args, const Stream& stream) {
     multiply_unpacked(product, source, pack_panels, stream);
   }
   if (packed.empty()) return;
-  run_packed_products<uint16_t>(packed, packed_product_of_bf16(), args.activation, stream.num_threads);
+  run_packed_products<uint16_t>(packed, packed_product_of_bf16(), args.activation, stream);
 }
 
 void linear_bf16_backward_input(const LinearBackwardInputArgs& args, const Stream& stream) {

@@ -120,7 +120,7 @@ void linear_f32_forward(const LinearForwardArgs& args, const Stream& stream) {
     }
   }
   if (!packed.empty()) {
-    run_packed_products<float>(packed, packed_product_of_f32(), args.activation, stream.num_threads);
+    run_packed_products<float>(packed, packed_product_of_f32(), args.activation, stream);
   }
   LinearForwardArgs rest = args;
   rest.weights = row_major;

@@ -1,21 +1,17 @@
-#include "kernels/cpu/loop_math.h"
 #include "kernels/cpu/loop_tables.h"
+#include "kernels/cpu/simd.h"
 
 namespace weft::WEFT_ISA {
 namespace {
 
 template <typename T>
 WEFT_INLINE Real<T> sum_of_squares(const T* x, int64_t width) {
-  Real<T> sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < width; ++i) sum += load(x[i]) * load(x[i]);
-  return sum;
+  return sum_of(x, width, [](auto value) WEFT_INLINE_LAMBDA { return value * value; });
 }
 
 template <typename T>
 WEFT_INLINE void add_residual(const T* x, const T* residual, T* sum, int64_t width) {
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i) sum[i] = round_to<T>(load(x[i]) + load(residual[i]));
+  round_each(sum, 0, width, [&](int64_t i) WEFT_INLINE_LAMBDA { return load(x[i]) + load(residual[i]); });
 }
 
 template <typename T>
@@ -28,13 +24,13 @@ WEFT_INLINE void scale_row(const RmsNormForwardArgs& args, const T* input, T* y,
   const T* weight = static_cast<const T*>(args.weight);
   Real<T> offset = args.weight_offset;
   if (args.round_before_weight) {
-#pragma omp simd
-    for (int64_t i = 0; i < args.width; ++i) {
-      y[i] = round_to<T>(load(round_to<T>(load(input[i]) * inv_rms)) * (offset + load(weight[i])));
-    }
+    round_each(y, 0, args.width, [&](int64_t i) WEFT_INLINE_LAMBDA {
+      return load(round_to<T>(load(input[i]) * inv_rms)) * (offset + load(weight[i]));
+    });
   } else {
-#pragma omp simd
-    for (int64_t i = 0; i < args.width; ++i) y[i] = round_to<T>(load(input[i]) * inv_rms * (offset + load(weight[i])));
+    round_each(y, 0, args.width, [&](int64_t i) WEFT_INLINE_LAMBDA {
+      return load(input[i]) * inv_rms * (offset + load(weight[i]));
+    });
   }
 }
 
@@ -70,13 +66,12 @@ WEFT_INLINE void backward_row(const RmsNormBackwardArgs& args, int64_t row, Real
   for (int64_t i = 0; i < args.width; ++i) dot += load(dy[i]) * (offset + load(weight[i])) * load(input[i]);
   R projection = dot * inv_rms * inv_rms / static_cast<R>(args.width);
   bool accumulate = args.accumulate_input;
-#pragma omp simd
-  for (int64_t i = 0; i < args.width; ++i) {
+  round_each(dinput, 0, args.width, [&](int64_t i) WEFT_INLINE_LAMBDA {
     R gradient = inv_rms * (load(dy[i]) * (offset + load(weight[i])) - load(input[i]) * projection);
     if (dsum != nullptr) gradient += load(dsum[i]);
     if (accumulate) gradient += load(dinput[i]);
-    dinput[i] = round_to<T>(gradient);
-  }
+    return gradient;
+  });
 }
 
 /// Without dy only dsum flows on.

@@ -138,6 +138,21 @@ static inline void store_tile(const PackedProduct<Element>& product,
   }
 }
 
+/// Asks for the tile's lines of y while its sums are computed: they are written in one go, and may lie in memory.
+template <int kRows, int kPanels, typename Element>
+static inline __attribute__((always_inline)) void prefetch_tile(const PackedProduct<Element>& product,
+                                                                int64_t row_begin,
+                                                                int64_t panel_begin) {
+  constexpr int64_t kCacheLine = 64;
+  int64_t y_bytes = product.y_is_f32 ? 4 : 2;
+  int64_t stride = product.out_features * y_bytes;
+  const char* y = static_cast<const char*>(product.y) + row_begin * stride + panel_begin * kPanelWidth * y_bytes;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t i = 0; i < kPanels * kPanelWidth * y_bytes; i += kCacheLine) __builtin_prefetch(y + r * stride + i, 1);
+  }
+}
+
 template <typename Element, int kRows, int kPanels>
 static void multiply_tile(const PackedProduct<Element>& product, int64_t row_begin, int64_t panel_begin) {
   constexpr int64_t kFeatures = kPerWord<Element>;
@@ -147,6 +162,7 @@ static void multiply_tile(const PackedProduct<Element>& product, int64_t row_beg
                               .panels = product.packed + (panel_begin - product.packed_begin) * panel_stride,
                               .panel_stride = panel_stride};
   constexpr int kUnroll = kRows * kPanels >= 12 ? 1 : kRows * kPanels >= 6 ? 2 : 4;
+  if constexpr (kUnroll == 1) prefetch_tile<kRows, kPanels>(product, row_begin, panel_begin);
   Lanes sums[kRows][kPanels];
   sum_tile<kUnroll>(input, product.in_features, sums);
   store_tile(product, row_begin, panel_begin, sums);
@@ -165,15 +181,16 @@ static TileFunction<Element> tile_function(int64_t rows) {
 }
 
 /// Multiplies groups of kPanels panels as long as they are whole, and returns the panel after them. Rows are cut into
-/// tiles as equal as can be; the tiles of one group follow each other, so that its weights come from memory once.
+/// tiles of kMaxRows, the fastest, the last two alike; the tiles of one group follow each other, so that its weights
+/// come from memory once.
 template <int kMaxRows, int kPanels, typename Element>
 static int64_t multiply_panel_groups(const PackedProduct<Element>& product, int64_t panel) {
-  int64_t tiles = (product.rows + kMaxRows - 1) / kMaxRows;
   for (; panel + kPanels <= product.panel_end; panel += kPanels) {
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      int64_t begin = product.rows * tile / tiles;
-      int64_t end = product.rows * (tile + 1) / tiles;
-      tile_function<Element, kMaxRows, kPanels>(end - begin)(product, begin, panel);
+    int64_t tile_rows = kMaxRows;
+    for (int64_t row = 0; row < product.rows; row += tile_rows) {
+      int64_t rest = product.rows - row;
+      tile_rows = rest >= 2 * kMaxRows ? kMaxRows : rest > kMaxRows ? (rest + 1) / 2 : rest;
+      tile_function<Element, kMaxRows, kPanels>(tile_rows)(product, row, panel);
     }
   }
   return panel;

@@ -3,13 +3,16 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <span>
+#include <vector>
 
 #include "kernels/activation.h"
 #include "kernels/cpu/loops.h"
 #include "kernels/cpu/packed_product.h"
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/parallel_tasks.h"
+#include "kernels/cpu/scratch.h"
 
 namespace weft {
 
@@ -37,6 +40,7 @@ class PackedTaskGrid {
 
   int64_t chunks(int64_t panels) const { return (panels + panel_chunk_ - 1) / panel_chunk_; }
   int64_t num_row_blocks() const { return num_row_blocks_; }
+  int64_t row_block() const { return std::min(row_block_, rows_); }
 
   /// Narrows `product`, the whole product with one weight, to a block of rows and a chunk of its panels.
   template <typename Element>
@@ -66,6 +70,53 @@ class PackedTaskGrid {
   int64_t panel_chunk_ = 0;
 };
 
+/// Rows of x that lie a multiple of 4 KB apart would share one set of the first-level cache, and those of a tile
+/// displace each other: each thread then works on a copy of its block of rows, which lie a little further apart.
+template <typename Element>
+class SpreadRows {
+ public:
+  static bool are_needed(int64_t rows, int64_t x_stride) {
+    constexpr int64_t kSetBytes = 4096;
+    return rows > PackedTaskGrid::kFewRows && x_stride * kElementBytes % kSetBytes == 0;
+  }
+  /// Of one thread.
+  static int64_t elements(int64_t row_block, int64_t in_features) {
+    constexpr int64_t kPadding = 64 / kElementBytes;
+    return row_block * (in_features + kPadding);
+  }
+
+  SpreadRows(const PackedTaskGrid& grid, const PackedProduct<Element>& product, const Stream& stream)
+      : is_needed_(are_needed(product.rows, product.x_stride)),
+        stride_(elements(1, product.in_features)),
+        elements_(elements(grid.row_block(), product.in_features)),
+        blocks_(is_needed_ ? static_cast<size_t>(std::max(1, stream.num_threads)) : 0, int64_t{-1}),
+        copies_(stream, blocks_.size() * static_cast<size_t>(elements_ * kElementBytes)) {}
+
+  /// Points a part of that product at the thread's copy of its rows.
+  void redirect(PackedProduct<Element>& part, int64_t row_block, int thread) {
+    if (!is_needed_) return;
+    Element* copy = reinterpret_cast<Element*>(copies_.data()) + thread * elements_;
+    if (blocks_[static_cast<size_t>(thread)] != row_block) {
+      for (int64_t row = 0; row < part.rows; ++row) {
+        const Element* from = part.x + row * part.x_stride;
+        std::memcpy(copy + row * stride_, from, static_cast<size_t>(part.in_features * kElementBytes));
+      }
+      blocks_[static_cast<size_t>(thread)] = row_block;
+    }
+    part.x = copy;
+    part.x_stride = stride_;
+  }
+
+ private:
+  static constexpr auto kElementBytes = static_cast<int64_t>(sizeof(Element));
+
+  bool is_needed_;
+  int64_t stride_;
+  int64_t elements_;
+  std::vector<int64_t> blocks_;  // that each thread holds
+  Scratch copies_;
+};
+
 /// Applies an activation to the part of y that a product has just written.
 template <typename Product>
 void activate(const Product& product, Activation activation) {
@@ -84,19 +135,21 @@ template <typename Element>
 void run_packed_products(std::span<const PackedProduct<Element>> products,
                          PackedProductFunction<Element> multiply,
                          Activation activation,
-                         int num_threads) {
+                         const Stream& stream) {
   const PackedProduct<Element>& first = products.front();
   if (first.rows == 0) return;
   auto element_bytes = static_cast<int64_t>(sizeof(Element));
   PackedTaskGrid grid(first.rows, first.in_features * element_bytes, panel_bytes<Element>(first.in_features));
   int64_t chunks = 0;
   for (const auto& product : products) chunks += grid.chunks(product.panel_end - product.panel_begin);
-  parallel_tasks(num_threads, chunks * grid.num_row_blocks(), [&](int64_t task) {
+  SpreadRows<Element> spread(grid, first, stream);
+  parallel_tasks(stream.num_threads, chunks * grid.num_row_blocks(), [&](int64_t task, int thread) {
     int64_t chunk = task % chunks;
     const PackedProduct<Element>* product = products.data();
     for (int64_t count; chunk >= (count = grid.chunks(product->panel_end - product->panel_begin)); ++product)
       chunk -= count;
     PackedProduct<Element> part = grid.part(*product, task / chunks, chunk);
+    spread.redirect(part, task / chunks, thread);
     multiply(part);
     if (activation != Activation::identity) activate(part, activation);
   });

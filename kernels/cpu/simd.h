@@ -2,6 +2,7 @@
 // small matrix products with them.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "kernels/cpu/loop_math.h"
@@ -57,6 +58,18 @@ WEFT_INLINE void store_vector(R* to, Vector<R> value) {
   *reinterpret_cast<typename Simd<R>::Unaligned*>(to) = value;
 }
 
+/// As many consecutive elements as there are lanes, in the precision of sums.
+template <typename R>
+WEFT_INLINE Vector<R> load_elements(const R* from) {
+  return load_vector(from);
+}
+WEFT_INLINE Vector<float> load_elements(const bfloat16* from) {
+  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+  typedef uint16_t Unaligned __attribute__((vector_size(kVectorBytes / 2), aligned(1), may_alias));
+  Halves halves = *reinterpret_cast<const Unaligned*>(from);
+  return reinterpret_cast<Vector<float>>(__builtin_convertvector(halves, Words) << 16);
+}
+
 template <typename R>
 using LaneSequence = std::make_integer_sequence<int, kLanes<R>>;
 
@@ -73,6 +86,24 @@ WEFT_INLINE R horizontal_sum(Vector<R> value) {
   } else {
     return horizontal_sum<R, step / 2>(value + swap_lanes<step>(value, LaneSequence<R>{}));
   }
+}
+
+/// Σ term(x[i]), where term takes a number or a vector of them. Four vectors of sums hide the latency of additions.
+template <typename T, typename Term>
+WEFT_INLINE Real<T> sum_of(const T* x, int64_t count, const Term& term) {
+  using R = Real<T>;
+  constexpr int kChains = 4;
+  constexpr int64_t kStep = kLanes<R>;
+  Vector<R> sums[kChains] = {};
+  int64_t i = 0;
+  for (; i + kChains * kStep <= count; i += kChains * kStep) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) sums[chain] += term(load_elements(x + i + chain * kStep));
+  }
+  for (; i + kStep <= count; i += kStep) sums[0] += term(load_elements(x + i));
+  R sum = horizontal_sum<R>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < count; ++i) sum += term(load(x[i]));
+  return sum;
 }
 
 template <typename R, int step = kLanes<R> / 2>
@@ -110,6 +141,28 @@ WEFT_INLINE void exchange_blocks(V& low, V& high, std::integer_sequence<int, lan
   V first = __builtin_shufflevector(low, high, (lane & step ? kCount + lane - step : lane)...);
   high = __builtin_shufflevector(low, high, (lane & step ? kCount + lane : lane + step)...);
   low = first;
+}
+
+/// to[i] = value(i), rounded, for i in [begin, end). bf16 is rounded by the processor where it can, which takes what is
+/// smaller than normal numbers for zero.
+template <typename T, typename Value>
+WEFT_INLINE void round_each(T* to, int64_t begin, int64_t end, const Value& value) {
+  int64_t i = begin;
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    constexpr int64_t kBlock = 2 * kLanes<float>;
+    for (; i + kBlock <= end; i += kBlock) {
+      alignas(kVectorBytes) float block[kBlock];
+#pragma omp simd
+      for (int64_t j = 0; j < kBlock; ++j) block[j] = value(i + j);
+      Vector<float> low = load_vector(block);
+      Vector<float> high = load_vector(block + kLanes<float>);
+      _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+    }
+  }
+#endif
+#pragma omp simd
+  for (int64_t rest = i; rest < end; ++rest) to[rest] = round_to<T>(value(rest));
 }
 
 /// Transposes a square of lanes by lanes.

@@ -16,6 +16,11 @@ constexpr int64_t kTransposedFeatures = 1024;
 constexpr int64_t kRowGranule = 8;
 constexpr int64_t kStridePadding = 32;
 
+// kernels/cpu/packed_tasks.h
+constexpr int64_t kRowBlockBytes = 512 << 10;
+constexpr int64_t kCollidingBytes = 4096;
+constexpr int64_t kSpreadBytes = 64;
+
 // kernels/cpu/quantized_linear.cpp
 constexpr int64_t kWidenedPanels = 2;
 
@@ -36,14 +41,29 @@ int64_t pack_scratch(int64_t out_features, int64_t in_features) {
   return std::min(std::max(panel, all), std::max(panel, kPackBytes / panel * panel));
 }
 
+/// Copies of rows that would collide in a cache.
+int64_t spread_rows_scratch(DType dtype, int64_t rows, int64_t columns, int num_threads) {
+  int64_t row_bytes = columns * static_cast<int64_t>(dtype_bytes(dtype));
+  if (dtype == DType::f64 || rows <= kFewRows || row_bytes % kCollidingBytes != 0) return 0;
+  int64_t block = std::clamp(kRowBlockBytes / row_bytes / kRowGranule * kRowGranule, kRowGranule, rows);
+  return std::max(1, num_threads) * block * (row_bytes + kSpreadBytes);
+}
+
 int64_t attention_threads(const AttentionSizes& sizes) {
   return std::clamp<int64_t>(sizes.sequences * sizes.num_kv_heads, 1, std::max(1, sizes.num_threads));
 }
 
 }  // namespace
 
-int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes) {
-  return dtype == DType::bf16 ? pack_scratch(sizes.out_features, sizes.in_features) : 0;
+int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
+  // Weights in f32 that are trained are not packed.
+  if (dtype != DType::bf16) return 0;
+  return pack_scratch(sizes.out_features, sizes.in_features) +
+         spread_rows_scratch(dtype, sizes.rows, sizes.in_features, num_threads);
+}
+
+int64_t packed_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
+  return spread_rows_scratch(dtype, sizes.rows, sizes.in_features, num_threads);
 }
 
 int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
@@ -56,12 +76,13 @@ int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_
   return std::max(1, num_threads) * kWidenedPanels * static_cast<int64_t>(panel);
 }
 
-int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes) {
+int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
   if (dtype != DType::bf16) return 0;
   if (sizes.out_features <= kMaxDepth || sizes.rows <= kFewRows) {
-    return pack_scratch(sizes.in_features, sizes.out_features);
+    return pack_scratch(sizes.in_features, sizes.out_features) +
+           spread_rows_scratch(dtype, sizes.rows, sizes.out_features, num_threads);
   }
-  return sizes.rows * (sizes.in_features * kFloatBytes + kDepthBlock * kBf16Bytes) +
+  return sizes.rows * (sizes.in_features * kFloatBytes + (kDepthBlock + kStridePadding) * kBf16Bytes) +
          pack_scratch(sizes.in_features, kDepthBlock);
 }
 

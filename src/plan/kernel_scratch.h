@@ -12,10 +12,12 @@ struct LinearSizes {
   int64_t rows = 0, out_features = 0, in_features = 0;
 };
 
-int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes);
+/// With a weight as it lies in training, or packed for inference.
+int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
+int64_t packed_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
 /// With a quantized weight: few rows filled up to whole groups, or for more the panels that threads widen.
 int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
-int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes);
+int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
 int64_t linear_backward_weight_scratch(DType dtype, const LinearSizes& sizes);
 
 int64_t rms_norm_backward_scratch(int64_t rows);

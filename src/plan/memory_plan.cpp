@@ -77,7 +77,7 @@ class Planner {
       result.activations = std::max(result.activations, activations(pass));
       result.comm = std::max(result.comm, comm(pass));
     }
-    result.workspace = std::max({prefill_workspace(), decode_workspace(), quantized_workspace()});
+    result.workspace = std::max({prefill_workspace(), decode_workspace(), linear_workspace()});
     return result;
   }
 
@@ -144,14 +144,17 @@ class Planner {
   }
 
   /// Of the widest product of the largest pass.
-  int64_t quantized_workspace() const {
-    if (weights_.quantization == Quantization::none) return 0;
+  int64_t linear_workspace() const {
     int64_t bytes = 0;
     for (const Parameter& parameter : model_->parameters().all()) {
       if (!parameter.is_matrix) continue;
       for (const Pass& pass : passes()) {
         LinearSizes sizes{.rows = pass.tokens, .in_features = parameter.local_shape[1]};
-        bytes = std::max(bytes, quantized_linear_scratch(dtype_, sizes, workload_.num_threads));
+        int64_t spread = packed_linear_scratch(dtype_, sizes, workload_.num_threads);
+        int64_t widened = weights_.quantization == Quantization::none
+                              ? 0
+                              : quantized_linear_scratch(dtype_, sizes, workload_.num_threads);
+        bytes = std::max(bytes, spread + widened);
       }
     }
     return bytes;

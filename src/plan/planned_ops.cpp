@@ -58,7 +58,7 @@ struct LinearNode {
     if (!dy) return;
     if (input != nullptr) {
       open_grad(context, *input, sizes.rows * sizes.in_features * element_bytes(context));
-      context.touch(linear_backward_input_scratch(context.dtype, sizes));
+      context.touch(linear_backward_input_scratch(context.dtype, sizes, context.num_threads));
     }
     if (!is_trained) return;
     PlannedMemory values = x.get(context);
@@ -79,7 +79,7 @@ struct LowRankNode {
     if (!dy) return;
     context.touch(linear_backward_weight_scratch(context.dtype, of_b()));
     PlannedMemory dinner = context.empty(scaled_inner.bytes());
-    context.touch(linear_backward_input_scratch(context.dtype, of_b()));
+    context.touch(linear_backward_input_scratch(context.dtype, of_b(), context.num_threads));
     add_grad(y, std::move(dy));
     add_factor_a(context);
     if (x != nullptr) add_input(context);
@@ -98,11 +98,11 @@ struct LowRankNode {
   void add_input(PlanContext& context) const {
     if (!layer.low_rank.has_dropout) {
       open_grad(context, *x, x_bytes(context));
-      context.touch(linear_backward_input_scratch(context.dtype, of_a()));
+      context.touch(linear_backward_input_scratch(context.dtype, of_a(), context.num_threads));
       return;
     }
     PlannedMemory dropped = context.empty(x_bytes(context));
-    context.touch(linear_backward_input_scratch(context.dtype, of_a()));
+    context.touch(linear_backward_input_scratch(context.dtype, of_a(), context.num_threads));
     add_grad(x, context.empty(x_bytes(context)));
   }
 };
@@ -116,7 +116,7 @@ PlannedTensor add_low_rank(PlanContext& context,
     PlannedMemory dropped =
         layer.low_rank.has_dropout ? planned_empty(context, x.rows, x.columns).memory : PlannedMemory();
     inner = planned_empty(context, x.rows, layer.low_rank.rank);
-    context.touch(linear_forward_scratch(context.dtype, {x.rows, layer.low_rank.rank, x.columns}));
+    context.touch(linear_forward_scratch(context.dtype, {x.rows, layer.low_rank.rank, x.columns}, context.num_threads));
   }
   PlannedTensor sum = y.detach();
   planned_empty(context, layer.low_rank.rank, layer.out_features);  // B transposed
@@ -254,7 +254,7 @@ class PlannedChunkedLoss {
     LinearSizes head{rows, options_.local_vocab_size, x_.columns};
     PlannedMemory taken = is_contiguous ? PlannedMemory() : context_.empty(x_bytes);
     buffer(logits_, rows, kFloatBytes);
-    context_.touch(linear_forward_scratch(context_.dtype, head));
+    context_.touch(linear_forward_scratch(context_.dtype, head, context_.num_threads));
     PlannedMemory statistics = context_.empty(3 * rows * kFloatBytes);
     if (!x_.wants_grad() && !options_.is_trained) return;
     context_.empty(rows * kFloatBytes);  // the rows' weights
@@ -262,7 +262,7 @@ class PlannedChunkedLoss {
     if (options_.is_trained) context_.touch(linear_backward_weight_scratch(context_.dtype, head));
     if (!dx_) return;
     PlannedMemory dx = is_contiguous ? PlannedMemory() : context_.empty(x_bytes);
-    context_.touch(linear_backward_input_scratch(context_.dtype, head));
+    context_.touch(linear_backward_input_scratch(context_.dtype, head, context_.num_threads));
   }
 
   PlanContext& context_;
@@ -336,7 +336,7 @@ std::vector<PlannedTensor> linear_group(PlanContext& context,
   for (const PlannedLinear& layer : layers) outputs.push_back(planned_empty(context, x.rows, layer.out_features));
   for (size_t i = 0; i < layers.size(); ++i) {
     LinearSizes sizes{x.rows, layers[i].out_features, layers[i].in_features};
-    context.touch(linear_forward_scratch(context.dtype, sizes));
+    context.touch(linear_forward_scratch(context.dtype, sizes, context.num_threads));
     if (!is_recording(context, x.wants_grad() || layers[i].is_trained)) continue;
     context.tape->record(LinearNode{.sizes = sizes,
                                     .x = layers[i].is_trained ? PlannedSaved(x) : PlannedSaved(),

@@ -242,6 +242,13 @@ TEST_P(LinearTest, ForwardIsRightWhenManyTasksRunOnManyThreads) {
   }
 }
 
+TEST_P(LinearTest, ForwardIsRightWhereRowsOfATileShareACacheSet) {
+  for (const Kind& kind : kKinds) {
+    check_forward(kind, {.m = 150, .n = 50, .k = 2048, .has_bias = true, .num_threads = 3});
+    check_forward(kind, {.m = 17, .n = 35, .k = 4096, .num_threads = 2});
+  }
+}
+
 TEST_P(LinearTest, WeightsThatShareAnInputGiveWhatEachGivesAlone) {
   constexpr int64_t kRows = 5, kDepth = 96;
   std::shared_ptr<Allocator> allocator = make_cpu_allocator();
@@ -489,6 +496,7 @@ TEST_P(LinearTest, LongSumsInBlocksAreRight) {
   for (DType dtype : {DType::f32, DType::bf16}) {
     for (bool accumulate : {false, true}) {
       check_backward_input(dtype, {.m = 19, .n = 4103, .k = 33, .num_threads = 2}, accumulate);
+      check_backward_input(dtype, {.m = 150, .n = 2048, .k = 33, .num_threads = 2}, accumulate);
       check_backward_weight(dtype, {.m = 4103, .n = 19, .k = 33, .num_threads = 2}, accumulate);
       check_backward_weight(dtype, {.m = 21, .n = 1037, .k = 17, .num_threads = 2}, accumulate);
     }

@@ -305,6 +305,7 @@ TEST(QuantizedLinear, is_right_at_every_number_of_rows) {
       }
       check_all_types({.rows = 1, .out_features = 700, .in_features = 300}, layout, stream);
       check_all_types({.rows = 301, .out_features = 70, .in_features = 97}, layout, stream);
+      check_all_types({.rows = 130, .out_features = 35, .in_features = 2048}, layout, stream);
     }
   });
 }
