@@ -100,12 +100,27 @@ class ForwardPiece {
     const T* keys = static_cast<const T*>(sequence_->keys) + at;
     pack_keys(Product{}, RowsView<T>{keys, stride, count, args_.head_dim}, keys_);
     const T* values = static_cast<const T*>(sequence_->values) + at;
-    pack_values(
-        Product{}, RowsView<T>{values, stride, count, args_.head_dim}, round_up(count, 2 * kLanes<R>), width_, values_);
+    load_values(RowsView<T>{values, stride, count, args_.head_dim});
     for (int64_t key = 0; key < count; ++key) {
       prefetch_next_head<0>(keys + key * stride, sequence_->key_head_stride, args_.head_dim);
       prefetch_next_head<0>(values + key * stride, sequence_->key_head_stride, args_.head_dim);
     }
+  }
+
+  /// Packed, or, where that would cost more than it saves, as they lie.
+  void load_values(RowsView<T> values) {
+    constexpr int64_t kFewRows = 48;
+    int64_t padded_count = round_up(values.count, 2 * kLanes<R>);
+    if constexpr (std::is_same_v<Product, FmaProduct<T>>) {
+      if (rows_ <= kFewRows && values.count == padded_count && values.dims == width_) {
+        value_rows_ = values.data;
+        value_stride_ = values.stride;
+        return;
+      }
+    }
+    pack_values(Product{}, values, padded_count, width_, values_);
+    value_rows_ = values_;
+    value_stride_ = width_;
   }
 
   /// Rows [row, row + kTileRows) against the keys of the block that any of them sees.
@@ -137,8 +152,8 @@ class ForwardPiece {
     multiply_rows<Product, kTileRows>({.a = weights_ + begin,
                                        .a_row = kKeyBlock,
                                        .a_step = Product::kDepth,
-                                       .b = values_ + begin * width_,
-                                       .b_step = width_ * Product::kDepth,
+                                       .b = value_rows_ + begin * value_stride_,
+                                       .b_step = value_stride_ * Product::kDepth,
                                        .steps = (end - begin) / Product::kDepth,
                                        .c = out_ + row * width_,
                                        .c_row = width_,
@@ -240,6 +255,8 @@ class ForwardPiece {
   const AttentionSequence* sequence_ = nullptr;
   int64_t first_query_ = 0, kv_head_ = 0;
   Element *queries_, *keys_, *values_, *weights_;
+  const Element* value_rows_ = nullptr;  // those of the block
+  int64_t value_stride_ = 0;
   R *scores_, *out_;
   R* kept_;     // [keys of a block]: 1, or 0 where dropout leaves a row's weight out
   R* maximum_;  // [rows], before the scale's factor
