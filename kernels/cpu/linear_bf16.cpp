@@ -26,7 +26,7 @@ constexpr int64_t kDepthBlock = 2048;
 constexpr int64_t kTransposedFeatures = 1024;
 constexpr int64_t kTransposeGrain = 32;
 /// Rows a power of two apart would share a few sets of the first-level cache.
-constexpr int64_t kStridePadding = 32;
+constexpr int64_t kStridePadding = kSpreadBytes / static_cast<int64_t>(sizeof(uint16_t));
 constexpr int64_t kColumnStride = kDepthBlock + kStridePadding;
 
 void run_product(const Product& product, const Stream& stream) {

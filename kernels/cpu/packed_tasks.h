@@ -70,31 +70,23 @@ class PackedTaskGrid {
   int64_t panel_chunk_ = 0;
 };
 
+/// What rows that would share sets of the first-level cache are moved apart by.
+inline constexpr int64_t kSpreadBytes = 64;
+
 /// Rows of x that lie a multiple of 4 KB apart would share one set of the first-level cache, and those of a tile
 /// displace each other: each thread then works on a copy of its block of rows, which lie a little further apart.
 template <typename Element>
 class SpreadRows {
  public:
-  static bool are_needed(int64_t rows, int64_t x_stride) {
-    constexpr int64_t kSetBytes = 4096;
-    return rows > PackedTaskGrid::kFewRows && x_stride * kElementBytes % kSetBytes == 0;
-  }
-  /// Of one thread.
-  static int64_t elements(int64_t row_block, int64_t in_features) {
-    constexpr int64_t kPadding = 64 / kElementBytes;
-    return row_block * (in_features + kPadding);
-  }
-
   SpreadRows(const PackedTaskGrid& grid, const PackedProduct<Element>& product, const Stream& stream)
-      : is_needed_(are_needed(product.rows, product.x_stride)),
-        stride_(elements(1, product.in_features)),
-        elements_(elements(grid.row_block(), product.in_features)),
-        blocks_(is_needed_ ? static_cast<size_t>(std::max(1, stream.num_threads)) : 0, int64_t{-1}),
+      : stride_(product.in_features + kSpreadBytes / kElementBytes),
+        elements_(grid.row_block() * stride_),
+        blocks_(is_needed(product) ? static_cast<size_t>(std::max(1, stream.num_threads)) : 0, int64_t{-1}),
         copies_(stream, blocks_.size() * static_cast<size_t>(elements_ * kElementBytes)) {}
 
   /// Points a part of that product at the thread's copy of its rows.
   void redirect(PackedProduct<Element>& part, int64_t row_block, int thread) {
-    if (!is_needed_) return;
+    if (blocks_.empty()) return;
     Element* copy = reinterpret_cast<Element*>(copies_.data()) + thread * elements_;
     if (blocks_[static_cast<size_t>(thread)] != row_block) {
       for (int64_t row = 0; row < part.rows; ++row) {
@@ -110,10 +102,14 @@ class SpreadRows {
  private:
   static constexpr auto kElementBytes = static_cast<int64_t>(sizeof(Element));
 
-  bool is_needed_;
-  int64_t stride_;
-  int64_t elements_;
-  std::vector<int64_t> blocks_;  // that each thread holds
+  static bool is_needed(const PackedProduct<Element>& product) {
+    constexpr int64_t kCollidingBytes = 4096;
+    return product.rows > PackedTaskGrid::kFewRows && product.x_stride * kElementBytes % kCollidingBytes == 0;
+  }
+
+  int64_t stride_;               // of the copies
+  int64_t elements_;             // of a thread's copy
+  std::vector<int64_t> blocks_;  // that each thread holds; empty: rows stay where they are
   Scratch copies_;
 };
 
@@ -130,29 +126,39 @@ void activate(const Product& product, Activation activation) {
   }
 }
 
-/// All products, which share x, in one parallel region; of each task's sums the activation, while a cache holds them.
+/// All products, which share x, in one parallel region, by multiply(part, index of the product, thread); of each part's
+/// sums the activation, while a cache holds them.
+template <typename Element, typename Multiply>
+void run_packed_parts(std::span<const PackedProduct<Element>> products,
+                      Activation activation,
+                      const Stream& stream,
+                      const Multiply& multiply) {
+  const PackedProduct<Element>& first = products.front();
+  if (first.rows == 0) return;
+  auto element_bytes = static_cast<int64_t>(sizeof(Element));
+  PackedTaskGrid grid(first.rows, first.in_features * element_bytes, panel_bytes<Element>(first.in_features));
+  auto chunks_of = [&](const auto& product) { return grid.chunks(product.panel_end - product.panel_begin); };
+  int64_t chunks = 0;
+  for (const auto& product : products) chunks += chunks_of(product);
+  SpreadRows<Element> spread(grid, first, stream);
+  parallel_tasks(stream.num_threads, chunks * grid.num_row_blocks(), [&](int64_t task, int thread) {
+    int64_t row_block = task / chunks, chunk = task % chunks;
+    size_t index = 0;
+    for (int64_t count; chunk >= (count = chunks_of(products[index])); ++index) chunk -= count;
+    PackedProduct<Element> part = grid.part(products[index], row_block, chunk);
+    spread.redirect(part, row_block, thread);
+    multiply(part, index, thread);
+    if (activation != Activation::identity) activate(part, activation);
+  });
+}
+
 template <typename Element>
 void run_packed_products(std::span<const PackedProduct<Element>> products,
                          PackedProductFunction<Element> multiply,
                          Activation activation,
                          const Stream& stream) {
-  const PackedProduct<Element>& first = products.front();
-  if (first.rows == 0) return;
-  auto element_bytes = static_cast<int64_t>(sizeof(Element));
-  PackedTaskGrid grid(first.rows, first.in_features * element_bytes, panel_bytes<Element>(first.in_features));
-  int64_t chunks = 0;
-  for (const auto& product : products) chunks += grid.chunks(product.panel_end - product.panel_begin);
-  SpreadRows<Element> spread(grid, first, stream);
-  parallel_tasks(stream.num_threads, chunks * grid.num_row_blocks(), [&](int64_t task, int thread) {
-    int64_t chunk = task % chunks;
-    const PackedProduct<Element>* product = products.data();
-    for (int64_t count; chunk >= (count = grid.chunks(product->panel_end - product->panel_begin)); ++product)
-      chunk -= count;
-    PackedProduct<Element> part = grid.part(*product, task / chunks, chunk);
-    spread.redirect(part, task / chunks, thread);
-    multiply(part);
-    if (activation != Activation::identity) activate(part, activation);
-  });
+  run_packed_parts(
+      products, activation, stream, [&](const PackedProduct<Element>& part, size_t, int) { multiply(part); });
 }
 
 }  // namespace weft

@@ -159,28 +159,19 @@ class WidenedLinear {
       : args_(args),
         multiply_(multiply),
         widen_(widen_function()),
-        num_threads_(std::max(1, stream.num_threads)),
         panel_elements_(panel_elements<Element>(args.in_features)),
         stream_(stream),
-        panels_(stream, static_cast<size_t>(num_threads_ * kWidenedPanels * panel_bytes<Element>(args.in_features))) {}
+        panels_(stream,
+                static_cast<size_t>(std::max(1, stream.num_threads) * kWidenedPanels *
+                                    panel_bytes<Element>(args.in_features))) {}
 
   void run() {
     std::vector<PackedProduct<Element>> products;
     for (const LinearWeight& weight : args_.weights) products.push_back(product_with(weight));
-    auto row_bytes = args_.in_features * static_cast<int64_t>(sizeof(Element));
-    PackedTaskGrid grid(args_.rows, row_bytes, panel_bytes<Element>(args_.in_features));
-    int64_t chunks = 0;
-    for (const auto& product : products) chunks += grid.chunks(product.panel_end);
-    SpreadRows<Element> spread(grid, products.front(), stream_);
-    parallel_tasks(num_threads_, chunks * grid.num_row_blocks(), [&](int64_t task, int thread) {
-      int64_t chunk = task % chunks;
-      size_t index = 0;
-      for (int64_t count; chunk >= (count = grid.chunks(products[index].panel_end)); ++index) chunk -= count;
-      PackedProduct<Element> part = grid.part(products[index], task / chunks, chunk);
-      spread.redirect(part, task / chunks, thread);
-      multiply_part(part, args_.weights[index], thread);
-      if (args_.activation != Activation::identity) activate(part, args_.activation);
-    });
+    run_packed_parts<Element>(
+        products, args_.activation, stream_, [&](const PackedProduct<Element>& part, size_t index, int thread) {
+          multiply_part(part, args_.weights[index], thread);
+        });
   }
 
  private:
@@ -217,7 +208,6 @@ class WidenedLinear {
   const LinearForwardArgs& args_;
   PackedProductFunction<Element> multiply_;
   WidenPanelFunction widen_;
-  int num_threads_;
   int64_t panel_elements_;
   const Stream& stream_;
   Scratch panels_;  // of each thread

@@ -13,10 +13,9 @@ constexpr int64_t kFewRows = 16;
 constexpr int64_t kMaxDepth = 4096;
 constexpr int64_t kDepthBlock = 2048;
 constexpr int64_t kTransposedFeatures = 1024;
-constexpr int64_t kRowGranule = 8;
-constexpr int64_t kStridePadding = 32;
 
 // kernels/cpu/packed_tasks.h
+constexpr int64_t kRowGranule = 8;
 constexpr int64_t kRowBlockBytes = 512 << 10;
 constexpr int64_t kCollidingBytes = 4096;
 constexpr int64_t kSpreadBytes = 64;
@@ -41,7 +40,12 @@ int64_t pack_scratch(int64_t out_features, int64_t in_features) {
   return std::min(std::max(panel, all), std::max(panel, kPackBytes / panel * panel));
 }
 
-/// Copies of rows that would collide in a cache.
+int64_t attention_threads(const AttentionSizes& sizes) {
+  return std::clamp<int64_t>(sizes.sequences * sizes.num_kv_heads, 1, std::max(1, sizes.num_threads));
+}
+
+}  // namespace
+
 int64_t spread_rows_scratch(DType dtype, int64_t rows, int64_t columns, int num_threads) {
   int64_t row_bytes = columns * static_cast<int64_t>(dtype_bytes(dtype));
   if (dtype == DType::f64 || rows <= kFewRows || row_bytes % kCollidingBytes != 0) return 0;
@@ -49,21 +53,11 @@ int64_t spread_rows_scratch(DType dtype, int64_t rows, int64_t columns, int num_
   return std::max(1, num_threads) * block * (row_bytes + kSpreadBytes);
 }
 
-int64_t attention_threads(const AttentionSizes& sizes) {
-  return std::clamp<int64_t>(sizes.sequences * sizes.num_kv_heads, 1, std::max(1, sizes.num_threads));
-}
-
-}  // namespace
-
 int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
   // Weights in f32 that are trained are not packed.
   if (dtype != DType::bf16) return 0;
   return pack_scratch(sizes.out_features, sizes.in_features) +
          spread_rows_scratch(dtype, sizes.rows, sizes.in_features, num_threads);
-}
-
-int64_t packed_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
-  return spread_rows_scratch(dtype, sizes.rows, sizes.in_features, num_threads);
 }
 
 int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads) {
@@ -82,16 +76,15 @@ int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes, int
     return pack_scratch(sizes.in_features, sizes.out_features) +
            spread_rows_scratch(dtype, sizes.rows, sizes.out_features, num_threads);
   }
-  return sizes.rows * (sizes.in_features * kFloatBytes + (kDepthBlock + kStridePadding) * kBf16Bytes) +
+  return sizes.rows * (sizes.in_features * kFloatBytes + kDepthBlock * kBf16Bytes + kSpreadBytes) +
          pack_scratch(sizes.in_features, kDepthBlock);
 }
 
 int64_t linear_backward_weight_scratch(DType dtype, const LinearSizes& sizes) {
   if (dtype != DType::bf16) return 0;
   int64_t rows = sizes.rows <= kMaxDepth ? sizes.rows : kDepthBlock;
-  int64_t stride = (rows + kRowGranule - 1) / kRowGranule * kRowGranule + kStridePadding;
-  return std::min(kTransposedFeatures, sizes.out_features) * stride * kBf16Bytes +
-         pack_scratch(sizes.in_features, rows);
+  int64_t stride_bytes = (rows + kRowGranule - 1) / kRowGranule * kRowGranule * kBf16Bytes + kSpreadBytes;
+  return std::min(kTransposedFeatures, sizes.out_features) * stride_bytes + pack_scratch(sizes.in_features, rows);
 }
 
 int64_t rms_norm_backward_scratch(int64_t rows) {

@@ -12,9 +12,10 @@ struct LinearSizes {
   int64_t rows = 0, out_features = 0, in_features = 0;
 };
 
-/// With a weight as it lies in training, or packed for inference.
+/// Of any product: copies of rows that would collide in a cache.
+int64_t spread_rows_scratch(DType dtype, int64_t rows, int64_t columns, int num_threads);
+/// With a weight as it lies in training.
 int64_t linear_forward_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
-int64_t packed_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
 /// With a quantized weight: few rows filled up to whole groups, or for more the panels that threads widen.
 int64_t quantized_linear_scratch(DType dtype, const LinearSizes& sizes, int num_threads);
 int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes, int num_threads);

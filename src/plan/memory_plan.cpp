@@ -150,7 +150,7 @@ class Planner {
       if (!parameter.is_matrix) continue;
       for (const Pass& pass : passes()) {
         LinearSizes sizes{.rows = pass.tokens, .in_features = parameter.local_shape[1]};
-        int64_t spread = packed_linear_scratch(dtype_, sizes, workload_.num_threads);
+        int64_t spread = spread_rows_scratch(dtype_, sizes.rows, sizes.in_features, workload_.num_threads);
         int64_t widened = weights_.quantization == Quantization::none
                               ? 0
                               : quantized_linear_scratch(dtype_, sizes, workload_.num_threads);
