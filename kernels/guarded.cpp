@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/row_sampler.h"
 
 namespace weft {
 namespace {
@@ -91,6 +93,11 @@ class GuardedAllocator final : public Allocator {
   MemoryTracker& memory() override { return tracker_; }
 
   Device device() const override { return {.type = DeviceType::guarded}; }
+  bool is_asynchronous() const override { return true; }
+  /// As late as can be, to find who does not wait.
+  std::function<void()> start_copy_to_host(void* to, const void* from, size_t bytes) override {
+    return [this, to, from, bytes] { copy_to_host(to, from, bytes); };
+  }
   void copy_from_host(void* to, const void* from, size_t bytes) override {
     Opening opening;
     Allocator::copy_from_host(to, from, bytes);
@@ -135,6 +142,32 @@ constexpr auto guarded() {
 size_t quantized_bytes(int64_t out_features, int64_t in_features, DType dtype, Layout layout) {
   if (!is_quantized(layout)) return 0;
   return kernels(DeviceType::cpu).linear.packed_bytes(out_features, in_features, dtype, layout);
+}
+
+/// As on a GPU found where the logits lie.
+template <typename T>
+void find_largest(const ArgmaxArgs& args) {
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const T* x = static_cast<const T*>(args.x) + row * args.width;
+    int32_t best = -1;
+    for (int64_t i = 0; i < args.width; ++i) {
+      auto value = static_cast<double>(static_cast<float>(x[i]));
+      if (!std::isnan(value) && (best < 0 || value > static_cast<double>(static_cast<float>(x[best])))) {
+        best = static_cast<int32_t>(i);
+      }
+    }
+    args.ids[row] = best >= 0 && std::isfinite(static_cast<float>(x[best])) ? best : -1;
+  }
+}
+
+void argmax(const ArgmaxArgs& args, const Stream& /*stream*/) {
+  Opening opening;
+  args.dtype == DType::bf16 ? find_largest<bfloat16>(args) : find_largest<float>(args);
+}
+
+void sample(const SampleArgs& args, const Stream& /*stream*/) {
+  Opening opening;
+  sample_on_host(args);
 }
 
 }  // namespace
@@ -187,7 +220,8 @@ const KernelTable& guarded_kernels() {
                       .transpose = guarded<&Table::elementwise, &ElementwiseKernels::transpose>(),
                       .column_scale = guarded<&Table::elementwise, &ElementwiseKernels::column_scale>(),
                       .column_scale_backward =
-                          guarded<&Table::elementwise, &ElementwiseKernels::column_scale_backward>()},
+                          guarded<&Table::elementwise, &ElementwiseKernels::column_scale_backward>(),
+                      .argmax = argmax},
       .cross_entropy = {.row_statistics = guarded<&Table::cross_entropy, &CrossEntropyKernels::row_statistics>(),
                         .backward = guarded<&Table::cross_entropy, &CrossEntropyKernels::backward>()},
       .optimizer = {.adam = guarded<&Table::optimizer, &OptimizerKernels::adam>(),
@@ -201,7 +235,8 @@ const KernelTable& guarded_kernels() {
                     .sum_of_all_squares = guarded<&Table::optimizer, &OptimizerKernels::sum_of_all_squares>(),
                     .factored_sums = guarded<&Table::optimizer, &OptimizerKernels::factored_sums>(),
                     .factored_update = guarded<&Table::optimizer, &OptimizerKernels::factored_update>(),
-                    .rms_update = guarded<&Table::optimizer, &OptimizerKernels::rms_update>()}};
+                    .rms_update = guarded<&Table::optimizer, &OptimizerKernels::rms_update>()},
+      .sampling = {.sample = sample}};
   return table;
 }
 

@@ -31,7 +31,8 @@ const KernelTable& kernels(DeviceType device) {
                                   .embedding = cpu_embedding_kernels(),
                                   .elementwise = cpu_elementwise_kernels(),
                                   .cross_entropy = cpu_cross_entropy_kernels(),
-                                  .optimizer = cpu_optimizer_kernels()};
+                                  .optimizer = cpu_optimizer_kernels(),
+                                  .sampling = {}};
   switch (device) {
     case DeviceType::cpu:
       break;

@@ -12,6 +12,7 @@
 #include "kernels/optimizer.h"
 #include "kernels/relative_attention.h"
 #include "kernels/rope.h"
+#include "kernels/sampling.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv.h"
 
@@ -31,6 +32,7 @@ struct KernelTable {
   ElementwiseKernels elementwise;
   CrossEntropyKernels cross_entropy;
   OptimizerKernels optimizer;
+  SamplingKernels sampling;
 };
 
 /// Registration is explicit (kernels.cpp names every device): static initialisers in static libraries get dropped by

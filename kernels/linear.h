@@ -32,6 +32,18 @@ struct LinearForwardArgs {
   Activation activation = Activation::identity;  // of every y, behind the bias
 };
 
+/// y = activation(x · gateᵀ) ⊙ (x · upᵀ), both products rounded to dtype before.
+struct GatedLinearArgs {
+  const void* x = nullptr;     // [M, K]
+  const void* gate = nullptr;  // [N, K]
+  const void* up = nullptr;    // [N, K]
+  void* y = nullptr;           // [M, N]
+  int64_t rows = 0, in_features = 0, out_features = 0;
+  Activation activation = Activation::silu;
+  DType dtype = DType::f32;
+  Layout layout = Layout::row_major;  // of gate and up
+};
+
 /// dx = dy · w (row_major weights only).
 struct LinearBackwardInputArgs {
   const void* dy = nullptr;      // [M, N]
@@ -92,6 +104,8 @@ struct MachinePeaks {
 
 struct LinearKernels {
   void (*forward)(const LinearForwardArgs&, const Stream&) = nullptr;
+  /// False, with nothing done, where forward and gated_forward of the activations do as well. Null: everywhere.
+  bool (*gated_forward)(const GatedLinearArgs&, const Stream&) = nullptr;
   void (*backward_input)(const LinearBackwardInputArgs&, const Stream&) = nullptr;
   void (*backward_weight)(const LinearBackwardWeightArgs&, const Stream&) = nullptr;
   /// Of a weight for products in `dtype`. 0 when there is no such layout for it on this device: `packed` weights stay

@@ -27,6 +27,13 @@ struct RmsNormForwardArgs {
   DType dtype = DType::f32;
 };
 
+/// Two norms with the addition between them, as behind a branch whose result is normed (Gemma 2): sum = residual +
+/// norm(x) · inner_weight and y = norm(sum) · weight, each rounded as by two calls.
+struct RmsNormTwiceArgs {
+  RmsNormForwardArgs outer;            // with a residual
+  const void* inner_weight = nullptr;  // [width], of the norm of x
+};
+
 /// Given dy, and dsum (the gradient that reached the sum by its other uses, or null): dinput = d loss / d sum. The same
 /// dinput serves x and residual.
 struct RmsNormBackwardArgs {
@@ -84,6 +91,8 @@ struct LayerNormKernels {
 
 struct RmsNormKernels {
   void (*forward)(const RmsNormForwardArgs&, const Stream&) = nullptr;
+  /// Null: two calls of forward do as well.
+  void (*forward_twice)(const RmsNormTwiceArgs&, const Stream&) = nullptr;
   void (*backward)(const RmsNormBackwardArgs&, const Stream&) = nullptr;
 };
 

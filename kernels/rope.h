@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/dtype.h"
 #include "kernels/stream.h"
@@ -29,9 +30,31 @@ struct RopeArgs {
   DType dtype = DType::f32;
 };
 
+/// New rows of one sequence, and the slots of the caches that its keys and values go to.
+struct RotatedCacheWrite {
+  void* q = nullptr;              // [count, Hq, D], rotated in place
+  const void* k = nullptr;        // [count, Hk, D]
+  const void* v = nullptr;        // [count, Hk, D]
+  const void* cos_sin = nullptr;  // [count, D]
+  void* keys = nullptr;           // element (h, t, d) at h·head_stride + t·D + d
+  void* values = nullptr;
+  int64_t past = 0, count = 0;  // row i goes to token past + i
+};
+
+/// Rotates queries in place, and keys on their way into the cache, into which values are copied as they are. All of a
+/// head's dims rotate.
+struct RotateIntoCacheArgs {
+  std::span<const RotatedCacheWrite> sequences;
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0, head_stride = 0;
+  bool interleaved = false;
+  DType dtype = DType::f32;
+};
+
 struct RopeKernels {
   void (*table)(const RopeTableArgs&, const Stream&) = nullptr;
   void (*rotate)(const RopeArgs&, const Stream&) = nullptr;
+  /// Null: rotate and AttentionKernels::cache_write do as well.
+  void (*rotate_into_cache)(const RotateIntoCacheArgs&, const Stream&) = nullptr;
 };
 
 }  // namespace weft

@@ -19,6 +19,7 @@ namespace {
 
 constexpr const char* kFooter = R"(Examples:
   weft bench decode --model SmolLM2-135M-Instruct --batch 8 --json
+  weft bench decode --model configs/models/gemma2-2b.json --temperature 0.8 --top-p 0.95
   weft bench prefill --model configs/models/qwen2-0.5b.json --prompt-tokens 2048     (random weights)
   mpirun -n 2 weft bench decode --model SmolLM2-135M-Instruct
   weft bench load --model gemma-2-27b --as-rank 3/8
@@ -106,6 +107,12 @@ nlohmann::ordered_json to_json(const BenchCommand& command, const BenchResult& r
     line["zero"] = options.training.zero_stage;
     line["masters"] = options.training.has_masters;
   }
+  if (command.kind == "decode") {
+    line["temperature"] = options.sampling.temperature;
+    line["top_k"] = options.sampling.top_k;
+    line["top_p"] = options.sampling.top_p;
+    line["penalty"] = options.sampling.penalty;
+  }
   if (options.workload.prompt_tokens > 0) {
     line["batch"] = options.workload.batch;
     line["prompt_tokens"] = options.workload.prompt_tokens;
@@ -156,6 +163,16 @@ ExitCode run_bench(BenchCommand command, MpiSession& session) {
   return ExitCode::ok;
 }
 
+void add_sampling_options(Command command, SamplerOptions& sampling) {
+  command.add_option("--temperature", sampling.temperature, "decode: tokens are drawn, as in generate (0: greedy)")
+      .show_default();
+  command.add_option("--top-k", sampling.top_k, "decode, with a temperature: among the K likeliest (0: all)")
+      .show_default();
+  command.add_option("--top-p", sampling.top_p, "decode, with a temperature: among those that sum to more than P")
+      .show_default();
+  command.add_option("--penalty", sampling.penalty, "decode: on the logits of past tokens").show_default();
+}
+
 void add_training_options(Command command, TrainingWorkload& training) {
   command.add_option("--sequence", training.sequence_length, "encode, train: tokens a row")
       .check_range(2, int64_t{1} << 24)
@@ -202,6 +219,7 @@ void add_bench_command(Command program, CommandContext& context) {
                   "The median counts (0: 1 for load, 5 for encode, seq2seq and train, else 3)")
       .check_range(0, 1000);
   command.add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
+  add_sampling_options(command, options->options.sampling);
   add_training_options(command, options->options.training);
   command.add_option("--text", options->options.text_file, "tokenize: the text (default: 1 MB of random tokens)");
   command.add_flag("--json", options->prints_json, "Prints a JSON object");

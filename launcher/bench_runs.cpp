@@ -57,6 +57,7 @@ std::vector<GenerationRequest> random_requests(const ModelInfo& info,
   uint64_t index = 0;
   for (GenerationRequest& request : requests) {
     request.max_new_tokens = new_tokens;
+    request.sequence = index;
     for (int64_t i = 0; i < workload.prompt_tokens; ++i) {
       request.prompt.push_back(static_cast<int32_t>(key.bits(index++) % static_cast<uint32_t>(info.vocab_size)));
     }
@@ -64,12 +65,18 @@ std::vector<GenerationRequest> random_requests(const ModelInfo& info,
   return requests;
 }
 
-GenerationStats run_generation(InferenceModel& loaded, const Workload& workload, int64_t new_tokens, int repetition) {
+GenerationStats run_generation(InferenceModel& loaded,
+                               const Workload& workload,
+                               int64_t new_tokens,
+                               int repetition,
+                               const SamplerOptions& sampling = {}) {
   Generator generator(
       loaded.context,
       *loaded.model,
       {.cache_dtype = loaded.dtype, .max_batch = workload.batch, .prefill_chunk = workload.prefill_chunk});
-  generator.run(random_requests(loaded.model->info(), workload, new_tokens, repetition));
+  std::vector<GenerationRequest> requests = random_requests(loaded.model->info(), workload, new_tokens, repetition);
+  for (GenerationRequest& request : requests) request.sampling = sampling;
+  generator.run(requests);
   return generator.stats();
 }
 
@@ -258,9 +265,9 @@ BenchResult bench_decode(const BenchOptions& options, MpiSession& session) {
   auto batch = static_cast<double>(workload.batch);
   BenchResult result{.unit = "tokens/s",
                      .formula = "batch x memory bandwidth / (bytes of weights + bytes of cache read a step)"};
-  run_generation(*loaded, workload, 2, 0);
+  run_generation(*loaded, workload, 2, 0, options.sampling);
   for (int i = 1; i <= options.repetitions; ++i) {
-    double seconds = run_generation(*loaded, workload, workload.new_tokens, i).decode_seconds;
+    double seconds = run_generation(*loaded, workload, workload.new_tokens, i, options.sampling).decode_seconds;
     result.values.push_back(batch * steps / seconds);
   }
   MachinePeaks peaks = measure_bench_peaks(*loaded);

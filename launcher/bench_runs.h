@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "generate/sampler.h"
 #include "launcher/common.h"
 #include "parallel/communicator.h"
 #include "plan/memory_plan.h"
@@ -26,9 +27,10 @@ struct BenchOptions {
   CommonOptions common;
   Workload workload;
   TrainingWorkload training;
-  int64_t source_tokens = 64;   // seq2seq only
-  int64_t num_beams = 1;        // seq2seq only; 1: greedy
-  int repetitions = 0;          // resolved by the command
+  SamplerOptions sampling = {.greedy = false, .temperature = 0};  // decode only; temperature 0: greedy
+  int64_t source_tokens = 64;                                     // seq2seq only
+  int64_t num_beams = 1;                                          // seq2seq only; 1: greedy
+  int repetitions = 0;                                            // resolved by the command
   TensorParallelPlace as_rank;  // load only: the share of rank `rank` of `size`; size 0: this launch's own
   std::string text_file;        // tokenize only; empty: text of random tokens
 };

@@ -195,8 +195,11 @@ std::shared_ptr<Communicator> communicator_for(const Context& context, std::shar
   std::string reason = no_nccl_between(context, *world);
   if (reason.empty()) {
     log::info("NCCL {} carries tensors between the GPUs", nccl_version());
+    const char* overlap = std::getenv("WEFT_NCCL_OVERLAP");
     return make_nccl_communicator(*world,
-                                  {.stream = cuda_stream(*context.allocator), .device_index = context.device.index});
+                                  {.stream = cuda_stream(*context.allocator),
+                                   .device_index = context.device.index,
+                                   .overlap = overlap == nullptr || std::string_view(overlap) != "0"});
   }
   log::info("tensors go between ranks by way of the host: {}", reason);
   return make_staged_communicator(std::move(world));

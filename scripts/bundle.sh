@@ -2,7 +2,7 @@
 # Packs a build for a machine with a GPU and a driver but without our libraries: weft, the CUDA tests, the shared
 # libraries that they need beyond glibc and CUDA, Open MPI's parts, shapes, scripts/gpu_check.sh, and goldens.
 #
-#   scripts/bundle.sh [--build build/release] [--golden DIR …] OUTPUT.tar.xz
+#   scripts/bundle.sh [--build build/release] [--golden DIR …] [--nccl libnccl.so.2.xz] OUTPUT.tar.xz
 #
 # There: tar -xf OUTPUT.tar.xz && weft-bundle/gpu_check.sh
 set -euo pipefail
@@ -10,11 +10,13 @@ cd "$(dirname "$0")/.."
 
 build=build/release
 golden=()
+nccl=
 output=
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --build) build=$2 && shift 2 ;;
     --golden) golden+=("$2") && shift 2 ;;
+    --nccl) nccl=$2 && shift 2 ;;
     --help) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) output=$1 && shift ;;
   esac
@@ -27,7 +29,7 @@ bundle=$stage/weft-bundle
 mkdir -p "$bundle"/{bin,lib,golden} "$bundle/configs"
 
 programs=("$build/weft" "$build/tests/cuda/cuda_kernels_test" "$build/tests/parallel/gpu_communicator_test"
-  "$build/tests/cuda/cuda_bench")
+  "$build/tests/parallel/gpu_nccl_test" "$build/tests/cuda/cuda_bench")
 # Not all of them belong to a plain build, and an old one would be measured in place of the present code.
 cmake --build "$build" --target "${programs[@]##*/}" >&2
 for program in "${programs[@]}"; do
@@ -35,6 +37,7 @@ for program in "${programs[@]}"; do
 done
 cp -r configs/models "$bundle/configs/"
 cp scripts/gpu_check.sh "$bundle/"
+[[ -z $nccl ]] || { mkdir "$bundle/nccl" && cp "$nccl" "$bundle/nccl/libnccl.so.2.xz"; }
 [[ ! -d scripts/peers ]] || cp -r scripts/peers "$bundle/"
 
 # Open MPI finds its parts by OPAL_PREFIX, in the places that the distribution gave them.

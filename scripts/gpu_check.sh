@@ -4,7 +4,7 @@
 #
 #   gpu_check.sh [--build DIR] [--output FILE] [--golden DIR] [PART …]
 #
-# Parts, all of them if none is named: parity goldens training ranks sanitizer kernels bench peers
+# Parts, all of them if none is named: parity goldens training ranks nccl sanitizer kernels bench peers
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -21,7 +21,7 @@ while [[ $# -gt 0 ]]; do
     *) parts+=("$1") && shift ;;
   esac
 done
-[[ ${#parts[@]} -gt 0 ]] || parts=(parity goldens training ranks sanitizer kernels bench peers)
+[[ ${#parts[@]} -gt 0 ]] || parts=(parity goldens training ranks nccl sanitizer kernels bench peers)
 
 library_path=${LD_LIBRARY_PATH:-}  # the machine's own, for its Python
 
@@ -30,6 +30,7 @@ if [[ -n $build ]]; then
   kernels_test=$build/tests/cuda/cuda_kernels_test
   kernels_bench=$build/tests/cuda/cuda_bench
   communicator_test=$build/tests/parallel/gpu_communicator_test
+  nccl_test=$build/tests/parallel/gpu_nccl_test
   configs=$here/../configs
   mpirun=mpirun
 else
@@ -37,6 +38,7 @@ else
   kernels_test=$here/bin/cuda_kernels_test
   kernels_bench=$here/bin/cuda_bench
   communicator_test=$here/bin/gpu_communicator_test
+  nccl_test=$here/bin/gpu_nccl_test
   configs=$here/configs
   mpirun=$here/mpi/usr/bin/mpirun
   export OPAL_PREFIX=$here/mpi/usr OPAL_LIBDIR OPAL_PKGLIBDIR
@@ -111,6 +113,8 @@ run_parity() {
     [[ -z ${EXCLUDED:-} || ! $suite =~ $EXCLUDED ]] || continue
     in_parallel attempt "parity/${suite%.}" 60 "$kernels_test" --gtest_brief=1 --gtest_filter="$suite*"
   done
+  in_parallel attempt "parity/plain quantized products" 60 env WEFT_QUANTIZED_STREAM=0 "$kernels_test" --gtest_brief=1 \
+    --gtest_filter='*uantized*.*-*gated*'
   wait
   echo "parity: $(grep -c '"parity/.*"ok"' "$results") suites ok"
 }
@@ -122,23 +126,42 @@ verify_case() {
   attempt "$name" 120 "$weft" verify --device cuda --threads 2 "$@" && echo "$name" >>"$work/verified"
 }
 
+# verify_bf16 NAME OPTIONS …: what bf16 itself puts out of tolerance fails on the CPU's kernels as well, and is no fault.
+verify_bf16() {
+  local name=$1
+  shift
+  if timeout 120 "$weft" verify --device cuda --threads 2 --dtype bf16 "$@" >"$work/${name//\//_}.log" 2>&1; then
+    note "$name" '"ok"'
+    echo "$name" >>"$work/verified"
+  elif ! timeout 120 "$weft" verify --device cpu --threads 2 --dtype bf16 "$@" >"$work/${name//\//_}.cpu.log" 2>&1; then
+    note "$name" '"beyond what bf16 holds, on the CPU too"'
+    echo "$name" >>"$work/beyond_bf16"
+  else
+    log=$work/${name//\//_}.log
+    echo "$name" >>"$work/failed"
+    note "$name" "$(text "failed, though not on the CPU: $(grep -m 1 FAIL "$log")")"
+    printf 'FAILED %s, which the CPU passes: %s\n' "$name" "$(grep FAIL "$log" | head -n 2 | cut -c 1-300)"
+  fi
+}
+
 run_goldens() {
-  local folder tensor total=0
-  : >"$work/verified"
-  for tensor in 1 2; do
+  local folder way total=0
+  : >"$work/verified" && : >"$work/beyond_bf16"
+  for way in ${GOLDEN_WAYS:-tensor_1 tensor_2 bf16}; do
     for folder in "$golden"/seed/*/ "$golden"/hf/*/; do
       folder=${folder%/}
       [[ -f $folder/golden.h5 ]] || continue
       total=$((total + 1))
-      local model=$folder
+      local model=$folder check=verify_case tensor=${way#tensor_}
       [[ ! -f $folder/model.weights.h5 ]] || model="$folder/model.weights.h5 --config $folder/config.json"
+      [[ $way != bf16 ]] || { check=verify_bf16 && tensor=1; }
       # shellcheck disable=SC2086
-      in_parallel verify_case "golden/$(basename "$folder")/tensor_$tensor" --model $model --golden "$folder/golden.h5" \
-        --tensor-parallel $tensor
+      in_parallel $check "golden/$(basename "$folder")/$way" --model $model --golden "$folder/golden.h5" \
+        --tensor-parallel "$tensor"
     done
   done
   wait
-  echo "goldens: $(wc -l <"$work/verified") of $total"
+  echo "goldens: $(wc -l <"$work/verified") of $total; $(wc -l <"$work/beyond_bf16") beyond bf16 on the CPU too"
 }
 
 run_training() {
@@ -170,6 +193,65 @@ run_ranks() {
   done
 }
 
+# The NCCL to use: what WEFT_NCCL_LIBRARY names, the bundle's, or the machine's.
+find_nccl() {
+  local packed=$here/nccl/libnccl.so.2.xz
+  [[ -z ${WEFT_NCCL_LIBRARY:-} ]] || { echo "$WEFT_NCCL_LIBRARY" && return; }
+  [[ ! -f $packed ]] || { xz -dc "$packed" >"$work/libnccl.so.2" && echo "$work/libnccl.so.2" && return; }
+  echo libnccl.so.2
+}
+
+# two_ranks NAME COMMAND …: both on the first GPU, with NCCL between them.
+two_ranks() {
+  local name=$1
+  shift
+  attempt "nccl/$name" 100 env WEFT_NCCL_LIBRARY="$nccl" NCCL_MULTI_RANK_GPU_ENABLE=1 CUDA_VISIBLE_DEVICES=0 \
+    "$mpirun" --allow-run-as-root --oversubscribe --bind-to none -n 2 "$@" || return 1
+  [[ $1 != "$weft" ]] || grep -q 'NCCL .* carries tensors' "$log" || {
+    echo "nccl/$name" >>"$work/failed"
+    echo "FAILED nccl/$name: it was not NCCL that carried the tensors: $(grep -m 1 'by way of the host' "$log")"
+    return 1
+  }
+  echo "two ranks by NCCL on one GPU, $name: ok"
+}
+
+# Two ranks share a GPU here, which NCCL can from 2.30 on.
+run_nccl() {
+  local nccl version folder name
+  local ask='import ctypes, sys; v = ctypes.c_int(); ctypes.CDLL(sys.argv[1]).ncclGetVersion(ctypes.byref(v)); print(v.value)'
+  nccl=$(find_nccl)
+  version=$(python3 -c "$ask" "$nccl" 2>/dev/null || echo 0)
+  if [[ $version -lt 23000 ]] || ! nvidia-smi -L >/dev/null 2>&1; then
+    note nccl '"skipped"'
+    echo "SKIPPED nccl: no GPU, or no NCCL of 2.30 or newer: $nccl says $version; name one in WEFT_NCCL_LIBRARY"
+    return
+  fi
+  note nccl/version "$version"
+  # A rank that hangs costs its whole limit, and the next ones would hang too.
+  two_ranks communicators "$nccl_test" --gtest_brief=1 || return
+  if grep -q 'PASSED.*[^0-9]0 tests' "$log"; then
+    echo nccl/communicators >>"$work/failed"
+    echo "FAILED nccl/communicators: all of it was skipped: $(grep -m 1 -A 1 'Skipped' "$log" | tail -n 1)"
+    return
+  fi
+  for folder in "$golden"/hf/llama*/ "$golden"/hf/gemma2*/; do
+    folder=${folder%/}
+    name=$(basename "$folder")
+    [[ -f $folder/golden.h5 ]] || continue
+    two_ranks "$name" "$weft" verify --device cuda --threads 2 --model "$folder" --golden "$folder/golden.h5" \
+      --tensor-parallel 2 || return
+  done
+  for folder in "$golden"/train/llama*/ "$golden"/train/gemma2*/; do
+    folder=${folder%/}
+    name=training/$(basename "$folder")
+    [[ -f $folder/golden.h5 ]] || continue
+    local verify=("$weft" verify --device cuda --threads 2 --model "$folder" --golden "$folder/golden.h5" --run full)
+    two_ranks "$name/zero_2" "${verify[@]}" --data-parallel 2 --zero 2 || return
+    two_ranks "$name/zero_3" "${verify[@]}" --data-parallel 2 --zero 3 || return
+    two_ranks "$name/tensor_2" "${verify[@]}" --tensor-parallel 2 || return
+  done
+}
+
 run_sanitizer() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is missing: SKIPPED" && return; }
   attempt sanitizer 300 compute-sanitizer --error-exitcode 9 "$kernels_test" --gtest_brief=1 \
@@ -179,7 +261,7 @@ run_sanitizer() {
 
 run_kernels() {
   local part
-  for part in few_rows products attention; do
+  for part in few_rows sampling products attention; do
     attempt "kernels/$part" 60 "$kernels_bench" "$part"
     cat "$log"
     note "measured/$part" "$(text "$(cat "$log")")"
@@ -192,9 +274,11 @@ run_bench() {
     measure "decode/$model" 120 "$weft" bench decode --device cuda --json --model "$configs/models/$model.json"
   done
   measure "train/lora/llama3-8b" 150 "$weft" bench train --device cuda --json --model "$configs/models/llama3-8b.json" \
-    --lora 16 --sequence 4096 --recompute "${LORA_RECOMPUTE:-selective}" --repetitions 3
+    --lora 16 --sequence 4096 --recompute "${LORA_RECOMPUTE:-none}" --repetitions 3
   measure "train/full/qwen2-1.5b" 150 "$weft" bench train --device cuda --json --model "$configs/models/qwen2-1.5b.json" \
-    --batch "${FULL_BATCH:-4}" --sequence 4096 --recompute "${FULL_RECOMPUTE:-selective}" --no-masters --repetitions 3
+    --batch "${FULL_BATCH:-4}" --sequence 4096 --recompute "${FULL_RECOMPUTE:-none}" --no-masters --repetitions 3
+  measure "train/lora/gemma2-27b" 200 "$weft" bench train --device cuda --json --model "$configs/models/gemma2-27b.json" \
+    --lora 16 --sequence 4096 --recompute block --repetitions 2
 }
 
 # torch and transformers on this machine and in this run, to compare `bench` with.

@@ -34,6 +34,13 @@ if ! command -v dpkg-query >/dev/null; then
   exit 1
 fi
 
+# Optional, and of use only beside cuDNN's own headers.
+fetch_cudnn_frontend() {
+  compgen -G '/usr/local/cuda*/include/cudnn.h' >/dev/null || [[ -f /usr/include/cudnn.h ]] || return 0
+  "$(dirname "$0")/fetch_cudnn_frontend.sh" >/dev/null ||
+    echo "SKIPPED: the headers of cuDNN's frontend could not be fetched; the build has no cuDNN" >&2
+}
+
 missing=()
 installed=$(dpkg-query --show --showformat='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
 for package in "${packages[@]}"; do
@@ -41,6 +48,7 @@ for package in "${packages[@]}"; do
 done
 if [[ ${#missing[@]} -eq 0 ]]; then
   echo "All ${#packages[@]} packages are installed."
+  fetch_cudnn_frontend
   exit 0
 fi
 
@@ -58,3 +66,4 @@ echo "[1/2] Updating the package lists"
 echo "[2/2] Installing ${#missing[@]} packages: ${missing[*]}"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}" </dev/null
 echo "note: installed ${#missing[@]} packages"
+fetch_cudnn_frontend

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/best_value.cuh"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/elementwise_parts.h"
 #include "kernels/cuda/launch.cuh"
@@ -9,27 +10,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxParts = 64;
-
-struct Best {
-  float value;
-  int32_t column;  // -1: none yet
-};
-
-__device__ __forceinline__ Best better(Best a, Best b) {
-  if (b.column < 0) return a;
-  if (a.column < 0) return b;
-  if (b.value > a.value || (b.value == a.value && b.column < a.column)) return b;
-  return a;
-}
-
-__device__ __forceinline__ Best best_of_warp(Best best) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    Best other{__shfl_xor_sync(0xffffffffu, best.value, distance), __shfl_xor_sync(0xffffffffu, best.column, distance)};
-    best = better(best, other);
-  }
-  return best;
-}
 
 /// A part of a row a block.
 template <typename T>

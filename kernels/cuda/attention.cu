@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention_cache.h"
+#include "kernels/cuda/attention_cudnn.h"
 #include "kernels/cuda/attention_parts.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/cuda_kernels.h"
@@ -23,6 +24,7 @@ void forward(const AttentionForwardArgs& args, const Stream& stream) {
     bool is_few = sequence.query_count <= cuda::kMaxSplitQueries && !args.dropout.drops();
     (is_few ? few : many).push_back(sequence);
   }
+  if (few.empty() && cuda::attention_forward_chosen(args, device)) return;
   AttentionForwardArgs part = args;
   part.sequences = many;
   if (!many.empty()) cuda::attention_forward_tiles(part, device);
@@ -31,7 +33,8 @@ void forward(const AttentionForwardArgs& args, const Stream& stream) {
 }
 
 void backward(const AttentionBackwardArgs& args, const Stream& stream) {
-  cuda::attention_backward(args, cuda::device_of(stream));
+  cuda::CudaDevice& device = cuda::device_of(stream);
+  if (!cuda::attention_backward_chosen(args, device)) cuda::attention_backward(args, device);
 }
 
 void cache_write(std::span<const CacheWriteArgs> writes, const Stream& stream) {

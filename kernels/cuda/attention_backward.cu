@@ -1,9 +1,12 @@
-// Backward of attention (Dao, "FlashAttention-2", 2023, algorithm 2) in two passes, for dk and dv and for dq: weights
-// are computed from log_sum_exp twice, but every sum stays in one block and has one order.
+// Backward of attention (Dao, "FlashAttention-2", 2023, algorithm 2): in one pass where attention_backward_wgmma is for
+// it, else in two, for dk and dv and for dq: weights are computed from log_sum_exp twice, but every sum stays in one
+// block. Sums have one order either way.
 #include <algorithm>
 
 #include "kernels/cuda/attention_backward.cuh"
+#include "kernels/cuda/attention_backward_chains.cuh"
 #include "kernels/cuda/attention_backward_plan.cuh"
+#include "kernels/cuda/attention_tiles.h"
 
 namespace weft::cuda {
 namespace {
@@ -95,13 +98,26 @@ BackwardParams params_of(const AttentionBackwardArgs& args, int64_t tokens) {
   return params;
 }
 
+constexpr int64_t kMostPadding = 4096;  // rows, beside one for each query
+
 }  // namespace
 
-void attention_backward(const AttentionBackwardArgs& args, CudaDevice& device) {
-  require(args.head_dim >= 1 && args.head_dim <= kMaxHeadDim, "attention_backward", "a head_dim of 1 to 256");
-  require(args.num_kv_heads > 0 && args.num_heads % args.num_kv_heads == 0,
-          "attention_backward",
-          "heads in multiples of kv heads");
+bool attention_backward_wgmma(const AttentionBackwardArgs& args, CudaDevice& device) {
+  std::optional<ChainSizes> sizes = backward_wgmma_sizes(args, device);
+  if (!sizes) return false;
+  BackwardChains chains(args, *sizes, device.num_multiprocessors());
+  BackwardParams params = params_of(args, chains.tokens());
+  if (!params.is_aligned || chains.padded_queries() > 2 * chains.tokens() + kMostPadding) return false;
+  BackwardTiles keys, queries;
+  DeviceBuffer<std::byte> uploaded_plan = chains.upload(device, params, keys, queries);
+  if (keys.count == 0 && queries.count == 0) return true;
+  DeviceBuffer<float2> statistics(device, std::max<int64_t>(params.tokens * params.num_heads, 1));
+  params.statistics = statistics.data();
+  launch_row_statistics<bf16>(args, params, statistics.data(), device);
+  return launch_backward_wgmma(args, params, keys, queries, device);
+}
+
+void attention_backward_two_passes(const AttentionBackwardArgs& args, CudaDevice& device) {
   dispatch(args.dtype, "attention_backward", [&](auto zero) {
     using T = decltype(zero);
     constexpr bool kIsPlain = sizeof(T) == 4;
@@ -121,6 +137,15 @@ void attention_backward(const AttentionBackwardArgs& args, CudaDevice& device) {
       launch_backward_mma(params, keys, queries, device);
     }
   });
+}
+
+void attention_backward(const AttentionBackwardArgs& args, CudaDevice& device) {
+  require(args.head_dim >= 1 && args.head_dim <= kMaxHeadDim, "attention_backward", "a head_dim of 1 to 256");
+  require(args.num_kv_heads > 0 && args.num_heads % args.num_kv_heads == 0,
+          "attention_backward",
+          "heads in multiples of kv heads");
+  if (kUsesWgmmaBackward && attention_backward_wgmma(args, device)) return;
+  attention_backward_two_passes(args, device);
 }
 
 }  // namespace weft::cuda

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <limits>
+#include <optional>
 
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/attention_parts.h"
@@ -21,6 +22,7 @@ struct BackwardSequence {
   int query_count = 0, key_count = 0;
   int visible_begin = -1;  // in BackwardParams::visible_keys; below 0: the mask says
   int bias_origin = 0;
+  int first_query_tile = 0;  // of the one pass by wgmma
 };
 
 /// Rows that one block owns: keys or queries from `begin` on. The others that matter to any of them are [other_begin,
@@ -85,6 +87,20 @@ void launch_backward_mma_dropout(const BackwardParams& params,
                                  BackwardTiles keys,
                                  BackwardTiles queries,
                                  CudaDevice& device);
+
+/// Rows of a tile of keys and of one of queries.
+struct ChainSizes {
+  int keys = 0, queries = 0;
+};
+
+/// bf16 in one pass by wgmma (BackwardChains). None: not for such heads, scores or devices. False, with no gradient
+/// touched: not for these arrays.
+std::optional<ChainSizes> backward_wgmma_sizes(const AttentionBackwardArgs& args, CudaDevice& device);
+bool launch_backward_wgmma(const AttentionBackwardArgs& args,
+                           const BackwardParams& params,
+                           BackwardTiles keys,
+                           BackwardTiles queries,
+                           CudaDevice& device);
 
 /// f32 without tensor cores.
 BackwardTileSizes backward_plain_tile_sizes();

@@ -3,18 +3,13 @@
 #pragma once
 
 #include "kernels/cuda/attention_backward.cuh"
+#include "kernels/cuda/attention_backward_scores.cuh"
 #include "kernels/cuda/attention_backward_sums.cuh"
 #include "kernels/cuda/attention_dropout.cuh"
 #include "kernels/cuda/attention_products.cuh"
 
 namespace weft::cuda {
 namespace {
-
-/// What a thread knows of the queries of one place: two columns where keys are owned, else its two rows.
-struct QueryPair {
-  float log_sum_exp[2], delta[2];
-  int begin[2], end[2];
-};
 
 /// What a score is: a product, with a soft cap perhaps, or with a cap and a bias perhaps, and then of dropped weights
 /// perhaps. Each has its own kernels, as what the first two need per pair is little.
@@ -226,6 +221,8 @@ class BackwardBlock {
     uint32_t other = other_address(stage, 0), second_other = other_address(stage, 1);
     Scores scores, dweights;
     Factor weights, dscores;
+    Places places{*this, stage, other_begin};
+    float score_factor = params_.scale * kLog2E;
     uint32_t kept = 0;
     if constexpr (kDrops) kept = draw(other_begin, query_head);
     products::begin_products();
@@ -234,10 +231,11 @@ class BackwardBlock {
     products::wait_for_batches<kInPairs ? 0 : 1>();
     products::hold(scores);
     if constexpr (kScoring == Scoring::plain) {
-      is_bounded_ ? weigh<true>(stage, other_begin, scores) : weigh<false>(stage, other_begin, scores);
+      is_bounded_ ? weigh_products<true>(places, score_factor, scores)
+                  : weigh_products<false>(places, score_factor, scores);
     } else if constexpr (kScoring == Scoring::capped) {
-      is_bounded_ ? weigh_capped<true>(stage, other_begin, scores, weights)
-                  : weigh_capped<false>(stage, other_begin, scores, weights);
+      is_bounded_ ? weigh_capped_products<true>(places, params_, scores, weights)
+                  : weigh_capped_products<false>(places, params_, scores, weights);
     } else {
       products::hold(dweights);
       differentiate_pairs(stage, other_begin, query_head, kept, scores, dweights);
@@ -251,7 +249,8 @@ class BackwardBlock {
     if constexpr (!kInPairs) {
       products::wait_for_batches<kOwnsKeys ? 1 : 0>();
       products::hold(dweights);
-      is_bounded_ ? differentiate<true>(stage, scores, dweights) : differentiate<false>(stage, scores, dweights);
+      is_bounded_ ? differentiate_weights<true>(places, scores, dweights)
+                  : differentiate_weights<false>(places, scores, dweights);
     }
     products::round_to_factor<kOtherRows>(dweights, dscores);
     products::hold(dscores);
@@ -261,6 +260,15 @@ class BackwardBlock {
     products::hold(sums);
     products::hold(value_sums);
   }
+
+  /// A step's, as the functions that weigh ask for them.
+  struct Places {
+    const BackwardBlock& block;
+    int stage, other_begin;
+    __device__ __forceinline__ QueryPair queries(int j) const { return block.queries_at(stage, j); }
+    __device__ __forceinline__ static int query_of(int i) { return BackwardBlock::query_of(i); }
+    __device__ __forceinline__ int key(int j, int i) const { return block.key_of(other_begin, j, i); }
+  };
 
   /// The queries of columns 8·j + column_ and the next, or of the rows.
   __device__ __forceinline__ QueryPair queries_at(int stage, int j) const {
@@ -277,63 +285,6 @@ class BackwardBlock {
   }
   __device__ __forceinline__ int key_of(int other_begin, int j, int i) const {
     return kOwnsKeys ? own_row_ + i / 2 * 8 : other_begin + 8 * j + column_ + i % 2;
-  }
-
-  /// Products become weights.
-  template <bool kIsBounded>
-  __device__ __forceinline__ void weigh(int stage, int other_begin, Scores& scores) const {
-    float factor = params_.scale * kLog2E;
-#pragma unroll
-    for (int j = 0; j < kOtherRows / 8; ++j) {
-      QueryPair queries = queries_at(stage, j);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float weight = exp2_approximate(fmaf(scores[j][i], factor, -queries.log_sum_exp[query_of(i)]));
-        if constexpr (kIsBounded) {
-          int key = key_of(other_begin, j, i);
-          if (key < queries.begin[query_of(i)] || key >= queries.end[query_of(i)]) weight = 0;
-        }
-        scores[j][i] = weight;
-      }
-    }
-  }
-
-  /// Products become weights times a quarter of what the cap's slope is; the weights themselves go into their factor.
-  template <bool kIsBounded>
-  __device__ __forceinline__ void weigh_capped(int stage, int other_begin, Scores& scores, Factor& factor) const {
-#pragma unroll
-    for (int j = 0; j < kOtherRows / 8; ++j) {
-      QueryPair queries = queries_at(stage, j);
-      float weights[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float bent = reciprocal_approximate(1 + exp2_approximate(scores[j][i] * params_.bend));  // (1 − tanh) / 2
-        float rest = params_.cap_log2 - queries.log_sum_exp[query_of(i)];
-        weights[i] = exp2_approximate(fmaf(bent, -2 * params_.cap_log2, rest));
-        scores[j][i] = weights[i] * fmaf(-bent, bent, bent);
-        if constexpr (kIsBounded) {
-          int key = key_of(other_begin, j, i);
-          if (key < queries.begin[query_of(i)] || key >= queries.end[query_of(i)]) weights[i] = scores[j][i] = 0;
-        }
-      }
-      factor[j / 2][j % 2 * 2] = pack_bf16(weights[0], weights[1]);
-      factor[j / 2][j % 2 * 2 + 1] = pack_bf16(weights[2], weights[3]);
-    }
-  }
-
-  /// Gradients of weights become those of scores, up to a factor. What is not seen has weight 0, and may be NaN
-  /// otherwise.
-  template <bool kIsBounded>
-  __device__ __forceinline__ void differentiate(int stage, const Scores& weights, Scores& dweights) const {
-#pragma unroll
-    for (int j = 0; j < kOtherRows / 8; ++j) {
-      QueryPair queries = queries_at(stage, j);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float dscore = weights[j][i] * (dweights[j][i] - queries.delta[query_of(i)]);
-        dweights[j][i] = kIsBounded && weights[j][i] == 0 ? 0 : dscore;
-      }
-    }
   }
 
   /// Which of the thread's weights count: bits 4·j + i.

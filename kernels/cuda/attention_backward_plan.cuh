@@ -12,26 +12,12 @@
 
 namespace weft::cuda {
 
-/// Sequences and tiles as the device wants them, built on the host.
-class BackwardPlan {
+/// Sequences and tiles as the device wants them, and what queries see.
+class BackwardSequences {
  public:
   static constexpr int64_t kMaxTokens = int64_t{1} << 30;
 
-  /// `places`: how many blocks of the pass for keys run at once.
-  BackwardPlan(const AttentionBackwardArgs& args, BackwardTileSizes sizes, int places) : args_(args) {
-    int64_t key_begin = 0;
-    for (const AttentionSequence& sequence : args.sequences) {
-      add_sequence(sequence, key_begin);
-      add_key_tiles(sequence, sizes.keys);
-      add_query_tiles(sequence, sizes.queries);
-      key_begin += sequence.key_count;
-      tokens_ = std::max(tokens_, sequence.query_begin + sequence.query_count);
-    }
-    if (sizes.queries_of_keys > 0) share_key_tiles(sizes.queries_of_keys, std::max(places, 1));
-    put_dearest_first(key_tiles_);
-    put_dearest_first(query_tiles_);
-  }
-
+  /// Rows of q.
   int64_t tokens() const { return tokens_; }
 
   /// Everything in one copy; says in `params` and the tiles where it lies. The buffer may be freed after the launches.
@@ -48,7 +34,7 @@ class BackwardPlan {
     DeviceBuffer<std::byte> buffer = uploaded(device, bytes.data(), static_cast<int64_t>(bytes.size()));
     keys = {.tiles = reinterpret_cast<const BackwardTile*>(buffer.data() + key_tiles),
             .count = static_cast<int64_t>(key_tiles_.size()),
-            .heads = is_shared_ ? 1 : static_cast<int>(args_.num_kv_heads),
+            .heads = heads_of_key_tiles_,
             .splits = reinterpret_cast<const BackwardSplit*>(buffer.data() + splits),
             .num_splits = static_cast<int64_t>(splits_.size()),
             .num_partials = num_partials_};
@@ -60,10 +46,8 @@ class BackwardPlan {
     return buffer;
   }
 
- private:
-  // A block of the pass for keys spends about as much time beside its steps as on kStepsBeside of them.
-  static constexpr int64_t kStepsBeside = 3, kLeastSteps = 4, kLeastShare = 8;
-  static constexpr int kMostBlocks = 64;  // at a place, for which it is worth to be told of each
+ protected:
+  explicit BackwardSequences(const AttentionBackwardArgs& args) : args_(args) {}
 
   void add_sequence(const AttentionSequence& sequence, int64_t key_begin) {
     require(sequence.query_begin + sequence.query_count < kMaxTokens && key_begin + sequence.key_count < kMaxTokens,
@@ -75,6 +59,7 @@ class BackwardPlan {
     added.query_count = static_cast<int>(sequence.query_count);
     added.key_count = static_cast<int>(sequence.key_count);
     added.bias_origin = static_cast<int>(sequence.bias_origin);
+    tokens_ = std::max(tokens_, sequence.query_begin + sequence.query_count);
     if (sequence.visible_keys == nullptr) return;
     added.visible_begin = static_cast<int>(visible_keys_.size());
     visible_keys_.insert(visible_keys_.end(), sequence.visible_keys, sequence.visible_keys + sequence.query_count);
@@ -106,6 +91,49 @@ class BackwardPlan {
     }
     return low;
   }
+
+  template <typename T>
+  static size_t append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
+    size_t begin = (bytes.size() + 15) / 16 * 16;
+    bytes.resize(begin + values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(bytes.data() + begin, values.data(), values.size() * sizeof(T));
+    return begin;
+  }
+
+  const AttentionBackwardArgs& args_;
+  int64_t tokens_ = 0;
+  std::vector<BackwardSequence> sequences_;
+  std::vector<BackwardTile> key_tiles_, query_tiles_;
+  std::vector<BackwardSplit> splits_;
+  int heads_of_key_tiles_ = 1;
+  int num_partials_ = 0;
+
+ private:
+  std::vector<int32_t> visible_keys_;
+};
+
+/// Tiles of keys and of queries for a pass each.
+class BackwardPlan : public BackwardSequences {
+ public:
+  /// `places`: how many blocks of the pass for keys run at once.
+  BackwardPlan(const AttentionBackwardArgs& args, BackwardTileSizes sizes, int places) : BackwardSequences(args) {
+    heads_of_key_tiles_ = static_cast<int>(args.num_kv_heads);
+    int64_t key_begin = 0;
+    for (const AttentionSequence& sequence : args.sequences) {
+      add_sequence(sequence, key_begin);
+      add_key_tiles(sequence, sizes.keys);
+      add_query_tiles(sequence, sizes.queries);
+      key_begin += sequence.key_count;
+    }
+    if (sizes.queries_of_keys > 0) share_key_tiles(sizes.queries_of_keys, std::max(places, 1));
+    put_dearest_first(key_tiles_);
+    put_dearest_first(query_tiles_);
+  }
+
+ private:
+  // A block of the pass for keys spends about as much time beside its steps as on kStepsBeside of them.
+  static constexpr int64_t kStepsBeside = 3, kLeastSteps = 4, kLeastShare = 8;
+  static constexpr int kMostBlocks = 64;  // at a place, for which it is worth to be told of each
 
   void add_key_tiles(const AttentionSequence& sequence, int size) {
     for (int64_t key = 0; key < sequence.key_count; key += size) {
@@ -149,7 +177,7 @@ class BackwardPlan {
     if (most <= share / 2 && least <= share / 8) return;
     if (most <= kLeastShare + kLeastSteps) return;
     if (blocks > int64_t{kMostBlocks} * places) return;
-    is_shared_ = true;
+    heads_of_key_tiles_ = 1;
     std::vector<BackwardTile> tiles = std::move(key_tiles_);
     key_tiles_.clear();
     int64_t room = share;
@@ -195,23 +223,6 @@ class BackwardPlan {
     bool is_whole = tile.end_step == BackwardTile{}.end_step;
     return is_whole ? tile.other_end - tile.other_begin : tile.end_step - tile.first_step;
   }
-
-  template <typename T>
-  static size_t append(std::vector<std::byte>& bytes, const std::vector<T>& values) {
-    size_t begin = (bytes.size() + 15) / 16 * 16;
-    bytes.resize(begin + values.size() * sizeof(T));
-    if (!values.empty()) std::memcpy(bytes.data() + begin, values.data(), values.size() * sizeof(T));
-    return begin;
-  }
-
-  const AttentionBackwardArgs& args_;
-  int64_t tokens_ = 0;
-  std::vector<BackwardSequence> sequences_;
-  std::vector<BackwardTile> key_tiles_, query_tiles_;
-  std::vector<BackwardSplit> splits_;
-  bool is_shared_ = false;  // then each tile of keys has one head
-  int num_partials_ = 0;
-  std::vector<int32_t> visible_keys_;
 };
 
 }  // namespace weft::cuda

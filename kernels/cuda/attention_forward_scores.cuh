@@ -37,12 +37,13 @@ __device__ __forceinline__ Rows find_rows(const TileList& list, const ForwardPar
   return rows;
 }
 
-/// Products become capped scores in units of log2. Where all of a warp's are small, tanh x / x is a polynomial of x²
-/// with an error below 1e-6 (a Chebyshev fit up to 0.75), which leaves the unit for powers of two to the weights. Else
+/// Products become capped scores in units of log2. Where all of a warp's are small, tanh x / x is a polynomial of x²,
+/// which leaves the unit for powers of two to the weights. Else
 /// tanh x = 1 − 2 / (1 + e^2x), whose error of 1e-7 is small beside a cap's.
 template <typename S>
 __device__ __forceinline__ void cap(Scores<S>& scores, const ForwardParams& params) {
   constexpr float kSmall = 0.75f;
+  const float(&terms)[5] = params.cap_terms;
   float inner = params.cap_inner, largest = 0;
 #pragma unroll
   for (int n = 0; n < S::kKeys / 8; ++n) {
@@ -54,12 +55,11 @@ __device__ __forceinline__ void cap(Scores<S>& scores, const ForwardParams& para
     for (int n = 0; n < S::kKeys / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        float x = scores[n][i] * inner, square = x * x;
-        float ratio = fmaf(square, 0.0129507279f, -0.0500801901f);
-        ratio = fmaf(square, ratio, 0.132598308f);
-        ratio = fmaf(square, ratio, -0.333283482f);
-        ratio = fmaf(square, ratio, 0.999999452f);
-        scores[n][i] = x * params.cap * ratio;
+        float product = scores[n][i], square = product * product;
+        float ratio = fmaf(square, terms[4], terms[3]);
+#pragma unroll
+        for (int k = 2; k >= 0; --k) ratio = fmaf(square, ratio, terms[k]);
+        scores[n][i] = product * ratio;
       }
     }
     return;

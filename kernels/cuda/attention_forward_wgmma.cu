@@ -12,6 +12,7 @@
 #include "kernels/attention.h"
 #include "kernels/cuda/attention_forward_scores.cuh"
 #include "kernels/cuda/attention_forward_wgmma.cuh"
+#include "kernels/cuda/attention_maps.h"
 #include "kernels/cuda/attention_products.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/common.cuh"
@@ -32,7 +33,7 @@ inline constexpr Tuning kTuning256 = {.groups = 2, .keys = 80, .stages = 2, .tak
 inline constexpr int kLeastHeadDim = 33;  // smaller heads would be mostly padding
 
 // Sequences whose maps a kernel takes by value: with all else at most 4 KiB, beyond which launches are of another kind.
-inline constexpr int kInlineMaps = 6;
+inline constexpr int kInlineMaps = 5;
 
 /// A kernel's sizes.
 template <int head_width, bool curved>
@@ -61,31 +62,12 @@ struct Shape {
   static_assert(kKeys <= kAttentionBiasPadding);
 };
 
-/// A warp is done with what a barrier guards.
-__device__ __forceinline__ void release(uint32_t barrier) {
-  if (threadIdx.x % 32 == 0) arrive(barrier);
-}
-
-/// Of four lanes with words (piece 0 to 3) each, lane p gets all words of piece p, in the order of lanes.
-__device__ __forceinline__ void exchange_pieces(uint32_t (&words)[4]) {
-  bool is_odd = threadIdx.x % 2 != 0, is_high = threadIdx.x / 2 % 2 != 0;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    uint32_t received = __shfl_xor_sync(0xffffffffu, is_odd ? words[i] : words[i + 1], 1);
-    (is_odd ? words[i] : words[i + 1]) = received;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    uint32_t received = __shfl_xor_sync(0xffffffffu, is_high ? words[i] : words[i + 2], 2);
-    (is_high ? words[i] : words[i + 2]) = received;
-  }
-}
-
 }  // namespace pipeline
 
 namespace {
 
 using pipeline::kInlineMaps;
+using pipeline::Ring;
 using pipeline::Rows;
 using pipeline::Scores;
 using pipeline::Shape;
@@ -124,19 +106,6 @@ struct Memory {
   }
 };
 
-/// Which of a ring's stages is next, and the parity of its phase.
-template <typename S>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == S::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 /// A tile of queries and the keys that any of them sees.
 struct Work {
   Tile tile;
@@ -162,19 +131,9 @@ __device__ __forceinline__ bool find_work(
 
 // ---- The producer ----
 
-/// Starts copying `kRows` rows from `row` on of a head, as a tile.
-template <int kWidth, int kRows>
-__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, int row, int head) {
-  pipeline::arrive_expecting(barrier, kRows * kWidth * 2);
-#pragma unroll
-  for (int chunk = 0; chunk < kWidth / 64; ++chunk) {
-    pipeline::copy_box(to + chunk * (kRows * 128), map, barrier, chunk * 64, row, head);
-  }
-}
-
 /// Copies the next tile of keys or of values once there is room.
 template <typename S>
-__device__ __forceinline__ void produce_tile(Ring<S>& ring,
+__device__ __forceinline__ void produce_tile(Ring<S::kStages>& ring,
                                              const Barriers<S>& barriers,
                                              const Memory<S>& memory,
                                              const CUtensorMap* maps,
@@ -183,7 +142,7 @@ __device__ __forceinline__ void produce_tile(Ring<S>& ring,
                                              int head) {
   pipeline::wait(barriers.empty(which, ring.stage), ring.parity ^ 1);
   uint32_t to = memory.tile(which, ring.stage);
-  copy_tile<S::kWidth, S::kKeys>(to, maps + which, barriers.full(which, ring.stage), key, head);
+  pipeline::copy_tile<S::kWidth, S::kKeys>(to, maps + which, barriers.full(which, ring.stage), key, head);
   ring.advance();
 }
 
@@ -195,7 +154,7 @@ __device__ __forceinline__ void produce(const TileList& list,
                                         const Barriers<S>& barriers,
                                         const Memory<S>& memory,
                                         int total) {
-  Ring<S> keys, values;
+  Ring<S::kStages> keys, values;
   uint32_t query_parity = 0;
   Work work;
   for (int round = 0; find_work<S>(work, list, params, round, total); ++round) {
@@ -210,7 +169,8 @@ __device__ __forceinline__ void produce(const TileList& list,
     pipeline::wait(barriers.query_empty(), query_parity ^ 1);
     query_parity ^= 1;
     int first_row = static_cast<int>(work.tile.sequence.query_begin) + work.tile.first_query;
-    copy_tile<S::kWidth, S::kRows>(memory.queries, &maps.query, barriers.query_full(), first_row, work.tile.head);
+    pipeline::copy_tile<S::kWidth, S::kRows>(
+        memory.queries, &maps.query, barriers.query_full(), first_row, work.tile.head);
     for (int t = 1; t < work.tiles; ++t) {
       produce_tile<S>(keys, barriers, memory, own, kOfKeys, work.begin + t * S::kKeys, head);
       produce_tile<S>(values, barriers, memory, own, kOfValues, work.begin + (t - 1) * S::kKeys, head);
@@ -241,7 +201,7 @@ struct Consumer {
   Barriers<S> barriers;
   Memory<S> memory;
   int group;
-  Ring<S> keys, values;
+  Ring<S::kStages> keys, values;
   uint32_t query_parity = 0;
 
   __device__ __forceinline__ void wait_turn() const {
@@ -339,19 +299,8 @@ __device__ __forceinline__ void store(const Output<S>& out,
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     float inverse = inverse_of_sum(sum);
-    bf16* to = static_cast<bf16*>(params.out) + element * params.head_dim + pair * 8;
-#pragma unroll
-    for (int n = 0; n < S::kWidth / 8; n += 4) {
-      uint32_t words[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        words[i] = pack_bf16(out[n + i][2 * r] * inverse, out[n + i][2 * r + 1] * inverse);
-      }
-      pipeline::exchange_pieces(words);
-      if (is_there && (n + pair) * 8 < params.head_dim) {
-        *reinterpret_cast<uint4*>(to + n * 8) = make_uint4(words[0], words[1], words[2], words[3]);
-      }
-    }
+    bf16* to = static_cast<bf16*>(params.out) + element * params.head_dim;
+    pipeline::store_row(out, r, inverse, to, params.head_dim, is_there);
     if (params.log_sum_exp != nullptr && pair == 0 && is_there) {
       float factor = S::kIsCurved ? 1.0f : params.factor;
       params.log_sum_exp[element] = log_sum_exp_of(rows.maximum[r] * factor, sum);
@@ -422,51 +371,6 @@ __global__ void __launch_bounds__(S::kThreads, 1) forward_wgmma(const __grid_con
 
 // ---- The host's side ----
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-/// The driver's function; null without.
-EncodeTiled encode_tiled() {
-  static const EncodeTiled function = []() -> EncodeTiled {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    constexpr unsigned kSince = 12000;
-    cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, kSince, cudaEnableDefault, &result);
-    if (error != cudaSuccess) cudaGetLastError();
-    if (error != cudaSuccess || result != cudaDriverEntryPointSuccess) return nullptr;
-    return reinterpret_cast<EncodeTiled>(found);
-  }();
-  return function;
-}
-
-/// An array [rows, heads, head_dim] with strides in elements, copied as boxes of `box_rows` rows and 64 columns.
-bool encode(CUtensorMap& map,
-            const void* from,
-            int64_t head_dim,
-            int64_t rows,
-            int64_t heads,
-            int64_t row_stride,
-            int64_t head_stride,
-            int box_rows) {
-  auto positive = [](int64_t count) { return static_cast<cuuint64_t>(count > 0 ? count : 1); };
-  cuuint64_t sizes[3] = {positive(head_dim), positive(rows), positive(heads)};
-  cuuint64_t strides[2] = {static_cast<cuuint64_t>(row_stride) * 2, static_cast<cuuint64_t>(head_stride) * 2};
-  cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows), 1};
-  cuuint32_t steps[3] = {1, 1, 1};
-  return encode_tiled()(&map,
-                        CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                        3,
-                        const_cast<void*>(from),
-                        sizes,
-                        strides,
-                        box,
-                        steps,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE,
-                        CU_TENSOR_MAP_SWIZZLE_128B,
-                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 /// One past the last row of q that a sequence has.
 int64_t last_query(const AttentionForwardArgs& args) {
   int64_t end = 0;
@@ -486,18 +390,19 @@ bool encode_all(Maps& maps,
   int64_t rows = last_query(args);
   int64_t width = args.num_heads * args.head_dim;
   if (rows >= int64_t{1} << 31) return false;
-  if (!encode(maps.query, args.q, args.head_dim, rows, args.num_heads, width, args.head_dim, S::kRows)) return false;
+  if (!pipeline::encode(maps.query, args.q, args.head_dim, rows, args.num_heads, width, args.head_dim, S::kRows))
+    return false;
   for (const TileSequence& sequence : tiles.sequences()) {
     for (const void* from : {sequence.keys, sequence.values}) {
       CUtensorMap& map = of_keys.emplace_back();
-      if (!encode(map,
-                  from,
-                  args.head_dim,
-                  sequence.key_count,
-                  args.num_kv_heads,
-                  sequence.key_token_stride,
-                  sequence.key_head_stride,
-                  S::kKeys)) {
+      if (!pipeline::encode(map,
+                            from,
+                            args.head_dim,
+                            sequence.key_count,
+                            args.num_kv_heads,
+                            sequence.key_token_stride,
+                            sequence.key_head_stride,
+                            S::kKeys)) {
         return false;
       }
     }
@@ -556,7 +461,7 @@ bool launch_curved(const AttentionForwardArgs& args, const ForwardParams& params
 bool attention_forward_wgmma(const AttentionForwardArgs& args, CudaDevice& device) {
   if (device.architecture() != 90 || args.head_dim < pipeline::kLeastHeadDim || args.head_dim > 256) return false;
   ForwardParams params = forward_params(args);
-  if (args.dtype != DType::bf16 || !params.is_wide || encode_tiled() == nullptr) return false;
+  if (args.dtype != DType::bf16 || !params.is_wide || pipeline::encode_tiled() == nullptr) return false;
   if (args.head_dim <= 64) return launch_curved<64>(args, params, device);
   if (args.head_dim <= 128) return launch_curved<128>(args, params, device);
   return launch_curved<256>(args, params, device);

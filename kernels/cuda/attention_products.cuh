@@ -172,6 +172,23 @@ __device__ __forceinline__ void multiply_step(float (*sums)[4], const uint32_t (
   }
 }
 
+/// sums (+)= Aᵀ·B over 16 rows of both, 64 columns of A and kColumns of B.
+template <int kColumns>
+__device__ __forceinline__ void multiply_columns_step(float (*sums)[4], uint64_t a, uint64_t b, int accumulate) {
+  if constexpr (kColumns == 32) {
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0; " WEFT_WGMMA "n32k16.f32.bf16.bf16 {" WEFT_NAMES_16
+                 "}, %16, %17, p, 1, 1, 1, 1; }"
+                 : WEFT_SUMS_16(sums, 0)
+                 : "l"(a), "l"(b), "r"(accumulate));
+  } else {
+    static_assert(kColumns == 64);
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0; " WEFT_WGMMA "n64k16.f32.bf16.bf16 {" WEFT_NAMES_32
+                 "}, %32, %33, p, 1, 1, 1, 1; }"
+                 : WEFT_SUMS_32(sums, 0)
+                 : "l"(a), "l"(b), "r"(accumulate));
+  }
+}
+
 /// sums = A·Bᵀ, a batch: 64 rows from `a` on, of a tile of kARows; B a tile of kRows rows; both kDims wide.
 template <int kDims, int kARows, int kRows>
 __device__ __forceinline__ void multiply_rows(float (&sums)[kRows / 8][4], uint32_t a, uint32_t b) {
@@ -202,6 +219,19 @@ __device__ __forceinline__ void multiply_factor(float (&sums)[kColumns / 8][4],
       uint32_t further = part * (kPart / 64) * (kRows * 128) + step * (16 * 128);
       multiply_step<kPart>(sums + part * (kPart / 8), w[step], moved(first, further));
     }
+  }
+  end_batch();
+}
+
+/// sums = Aᵀ·B, a batch: 64 columns from the chunk at `a` on and kColumns from `b` on, which is where a chunk or its
+/// second half begins; chunks of kRows rows.
+template <int kRows, int kColumns>
+__device__ __forceinline__ void multiply_columns(float (&sums)[kColumns / 8][4], uint32_t a, uint32_t b) {
+  uint64_t first_a = descriptor(a, kRows * 128), first_b = descriptor(b, kRows * 128);
+#pragma unroll
+  for (int step = 0; step < kRows / 16; ++step) {
+    multiply_columns_step<kColumns>(
+        sums, moved(first_a, step * (16 * 128)), moved(first_b, step * (16 * 128)), step > 0);
   }
   end_batch();
 }
@@ -256,6 +286,28 @@ __device__ __forceinline__ void multiply_factor(float (&sums)[kColumns / 8][4],
       load_matrices_transposed(right, b + cell_offset<kRows>(step * 16 + lane % 16, j + lane / 16));
       mma_bf16(sums[j], w[step], right[0], right[1]);
       mma_bf16(sums[j + 1], w[step], right[2], right[3]);
+    }
+  }
+}
+
+template <int kRows, int kColumns>
+__device__ __forceinline__ void multiply_columns(float (&sums)[kColumns / 8][4], uint32_t a, uint32_t b) {
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  int first_cell = static_cast<int>(b % 128 / 16);
+  b -= b % 128;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) sums[j][0] = sums[j][1] = sums[j][2] = sums[j][3] = 0;
+#pragma unroll
+  for (int step = 0; step < kRows / 16; ++step) {
+    uint32_t left[4];
+    int left_row = step * 16 + lane / 16 * 8 + lane % 8;
+    load_matrices_transposed(left, a + cell_offset<kRows>(left_row, warp * 2 + lane / 8 % 2));
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; j += 2) {
+      uint32_t right[4];
+      load_matrices_transposed(right, b + cell_offset<kRows>(step * 16 + lane % 16, first_cell + j + lane / 16));
+      mma_bf16(sums[j], left, right[0], right[1]);
+      mma_bf16(sums[j + 1], left, right[2], right[3]);
     }
   }
 }

@@ -12,6 +12,8 @@ namespace {
 
 constexpr int64_t kMaxSplits = 256;
 constexpr int64_t kMaxWidth = 256;
+// Keys that one block has read before a cluster's would have met.
+constexpr int64_t kMaxBlockKeys = 256;
 // Keys of a block of a cluster that are read before a second launch would have been over.
 constexpr int64_t kMaxClusterKeys = 512;
 constexpr int kJoinThreads = 512;
@@ -68,6 +70,7 @@ struct SplitPlan {
 SplitPlan plan_splits(const SplitShape& shape, const CudaDevice& device) {
   int64_t places = int64_t{device.num_multiprocessors()} * 2;
   int64_t stretch = std::max<int64_t>(64, ceil_div(shape.keys * shape.heads, places));
+  if (shape.longest <= kMaxBlockKeys) return {.splits = 1, .warps = 8};
   int64_t wanted = std::max<int64_t>(1, ceil_div(shape.longest, stretch));
   if (wanted <= kMaxClusterSplits)
     return {.splits = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted)))};

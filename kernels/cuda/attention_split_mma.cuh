@@ -262,15 +262,30 @@ __device__ __forceinline__ void store_rows(const SplitPlace& place, MmaRows<widt
   }
 }
 
+/// Brings keys and values of the block's stretch into L2: all but the newest were written in earlier steps.
+__device__ __forceinline__ void prefetch_stretch(const SplitParams& p, const SplitPlace& place) {
+  constexpr int kLine = 128, kRounds = 8;  // a long stretch keeps the memory busy by itself
+  const SplitSequence& sequence = *place.sequence;
+  int row_lines = (p.head_dim * static_cast<int>(sizeof(bf16)) + kLine - 1) / kLine;
+  int lines = (place.key_end - place.key_begin) * row_lines, threads = static_cast<int>(blockDim.x);
+  int64_t head = place.kv_head * sequence.key_head_stride;
+  for (int i = static_cast<int>(threadIdx.x), round = 0; i < lines && round < kRounds; i += threads, ++round) {
+    int64_t at = head + (place.key_begin + i / row_lines) * sequence.key_token_stride + i % row_lines * (kLine / 2);
+    prefetch_to_l2(static_cast<const bf16*>(sequence.keys) + at);
+    prefetch_to_l2(static_cast<const bf16*>(sequence.values) + at);
+  }
+}
+
 template <int width>
 __global__ void __launch_bounds__(kMaxSplitThreads) split_mma_kernel(const __grid_constant__ SplitParams p) {
   extern __shared__ float4 shared_memory[];
   float* shared = reinterpret_cast<float*>(shared_memory);
   let_next_start();
-  wait_for_previous();
   SplitPlace place = split_place(p, static_cast<int>(blockIdx.x));
   if (place.rows <= 0) return;
   if (p.join == SplitJoin::kernel && static_cast<int>(blockIdx.x) >= place.splits) return;
+  prefetch_stretch(p, place);
+  wait_for_previous();
   int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
   MmaRows<width> rows;
   start_rows<width>(p, place, reinterpret_cast<uint4*>(shared), rows);

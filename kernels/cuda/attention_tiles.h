@@ -76,11 +76,12 @@ struct ForwardParams {
   int32_t num_heads = 0, group = 0, head_dim = 0;
   int32_t window = 0;  // 0: none
   bool causal = false;
-  bool is_wide = false;    // every row consists of whole aligned pieces of 16 bytes
-  bool is_curved = false;  // the score is more than factor · product with a factor above zero
-  float factor = 0;        // scale · log2(e)
-  float cap = 0;           // soft_cap · log2(e); 0: none
-  float cap_inner = 0;     // what tanh takes is cap_inner · product
+  bool is_wide = false;     // every row consists of whole aligned pieces of 16 bytes
+  bool is_curved = false;   // the score is more than factor · product with a factor above zero
+  float factor = 0;         // scale · log2(e)
+  float cap = 0;            // soft_cap · log2(e); 0: none
+  float cap_inner = 0;      // what tanh takes is cap_inner · product
+  float cap_terms[5] = {};  // small products p become p · Σ cap_terms[i] · p^2i
 };
 
 ForwardParams forward_params(const AttentionForwardArgs& args);
@@ -98,12 +99,22 @@ void attention_forward_mma(const AttentionForwardArgs& args, CudaDevice& device)
 /// What attention_forward_mma does where weights are dropped.
 void attention_forward_mma_dropout(const AttentionForwardArgs& args, CudaDevice& device);
 
-/// Whether attention_forward_wgmma is used and tested. Not until it has passed its tests on a GPU: its first version
-/// asked for more registers than a block has and waited for them for ever; the present one has only been emulated.
-inline constexpr bool kUsesWgmma = false;
+/// False leaves all of bf16 to attention_forward_mma.
+inline constexpr bool kUsesWgmma = true;
 
 /// That of bf16 for many queries on compute capability 9.0a. False, with nothing done: not on this device, or not for
 /// heads of this size, or these addresses and strides.
 bool attention_forward_wgmma(const AttentionForwardArgs& args, CudaDevice& device);
+
+/// The backward pass of both dtypes for all heads and devices.
+void attention_backward_two_passes(const AttentionBackwardArgs& args, CudaDevice& device);
+
+/// Whether attention_backward_wgmma is used and tested.
+inline constexpr bool kUsesWgmmaBackward = true;
+
+/// The backward pass of bf16 on compute capability 9.0a. False, with no gradient touched: not on this device, or not
+/// for heads of this size, biases, dropped weights, these addresses, or sequences so short that they would mostly be
+/// padding.
+bool attention_backward_wgmma(const AttentionBackwardArgs& args, CudaDevice& device);
 
 }  // namespace weft::cuda

@@ -13,6 +13,7 @@
 #include "kernels/optimizer.h"
 #include "kernels/relative_attention.h"
 #include "kernels/rope.h"
+#include "kernels/sampling.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv.h"
 
@@ -31,5 +32,7 @@ EmbeddingKernels cuda_embedding_kernels();
 ElementwiseKernels cuda_elementwise_kernels();
 CrossEntropyKernels cuda_cross_entropy_kernels();
 OptimizerKernels cuda_optimizer_kernels();
+/// Without a kernel where the environment has WEFT_SAMPLE_ON_HOST: tokens are chosen on the host then.
+SamplingKernels cuda_sampling_kernels();
 
 }  // namespace weft

@@ -233,6 +233,35 @@ void CudaDevice::copy_to_host(void* to, const void* from, size_t bytes) {
   synchronize();
 }
 
+std::function<void()> CudaDevice::start_copy_to_host(void* to, const void* from, size_t bytes) {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  std::shared_ptr<CUevent_st> copied(event, cudaEventDestroy);
+  if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+  check(cudaEventRecord(event, stream_), "recording an event");
+  return [copied] { check(cudaEventSynchronize(copied.get()), "the work queued on the device"); };
+}
+
+void CudaDevice::run_step(uint64_t key, const std::function<void()>& step, const LateValues& late) {
+  late_ = late;
+  were_late_values_read_ = late.host == nullptr;
+  try {
+    graphs_.run(key, step);
+  } catch (...) {
+    late_ = {};
+    throw;
+  }
+  late_ = {};
+  WEFT_ASSERT(were_late_values_read_, "late values that no kernel has read");
+}
+
+const int32_t* CudaDevice::late_values(const int32_t* host, int64_t count) {
+  if (host != late_.host || host == nullptr) return nullptr;
+  WEFT_ASSERT(count == late_.count, "late values that are read in part");
+  were_late_values_read_ = true;
+  return late_.device;
+}
+
 void CudaDevice::copy_within(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   if (is_left_to_graph(to, from, bytes)) return;
@@ -260,8 +289,8 @@ void CudaDevice::upload(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
   if (!PinnedRing::fits(bytes)) {
     if (graphs_.is_recording() || graphs_.is_replaying()) return graphs_.refuse();
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copying to the device");
-    synchronize();
+    make_current();  // the thread may be one of several that load
+    staged_copies_.copy(to, from, bytes, stream_);
     return;
   }
   if (graphs_.is_recording() || graphs_.is_replaying()) graphs_.note(from, bytes);

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "kernels/cuda/staged_copies.h"
 #include "kernels/cuda/step_graph.h"
 #include "kernels/stream.h"
 
@@ -40,12 +42,16 @@ class CudaDevice final : public Allocator {
   void fill_zero(void* to, size_t bytes) override;
   void synchronize() override;
   std::shared_ptr<Allocator> make_host_allocator() override;
-  void run_step(uint64_t key, const std::function<void()>& step) override { graphs_.run(key, step); }
+  void run_step(uint64_t key, const std::function<void()>& step, const LateValues& late) override;
+  bool is_asynchronous() const override { return true; }
+  std::function<void()> start_copy_to_host(void* to, const void* from, size_t bytes) override;
 
   /// Makes this the device of the calling thread, on which its launches run.
   void make_current() const;
   /// The steps that run as graphs; launches go by kernels/cuda/launch.cuh, which knows of them.
   StepGraphs& graphs() { return graphs_; }
+  /// Where the numbers lie that the running step would read from `host` if they were there yet; null: they are there.
+  const int32_t* late_values(const int32_t* host, int64_t count);
   /// The one stream of this device; kernels, copies and the reuse of freed blocks are ordered by it.
   cudaStream_t stream() const { return stream_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
@@ -56,7 +62,7 @@ class CudaDevice final : public Allocator {
   /// cuBLASLt, loaded at first use (kernels/cuda/blas.h).
   BlasHandle& blas();
 
-  /// Queues a copy of a small host array, which may be gone when the call returns.
+  /// Queues a copy of a host array, which may be gone when the call returns.
   void upload(void* to, const void* from, size_t bytes);
 
  private:
@@ -72,11 +78,14 @@ class CudaDevice final : public Allocator {
   int num_multiprocessors_ = 0, max_shared_bytes_ = 0, architecture_ = 0;
   MemoryTracker tracker_;
   StepGraphs graphs_;
+  LateValues late_;
+  bool were_late_values_read_ = false;
   std::mutex mutex_;
   /// Free blocks by size. The lowest address goes first, so that a step that is repeated finds its blocks where it
   /// found them before.
   std::map<size_t, std::set<void*>> cache_;
   std::unique_ptr<PinnedRing> ring_;
+  StagedCopies staged_copies_;
   std::unique_ptr<BlasHandle> blas_;
 };
 

@@ -12,6 +12,9 @@
 //     prefetches into L2 (prefetch_to_l2, prefetch_range_to_l2). A prefetch is no read: L2 is where all writes meet, so
 //     that even data that an unfinished kernel writes afterwards is found up to date. Hence weights are prefetched and
 //     not loaded before the wait, and nobody has to know which kernel wrote them, nor how long ago.
+//   - Within a step that runs as a graph (step_graph.h) nothing writes weights: there they may also be read before the
+//     wait. What a step's kernels are told by Varying or by an upload was copied before any of them began: it may be
+//     read before the wait everywhere.
 //   - Inputs are not read by loads of constant memory (ld.global.nc: __ldg, const __restrict__): those promise that
 //     nobody writes the data while the kernel runs, and the compiler may move them to before the wait.
 //   - At least one thread waits in each block that does any work; a block without work may just end.

@@ -1,5 +1,5 @@
-// Products with a weight: few rows by kernels of our own (small_product.cu, quantized_product.cu), the others by
-// cuBLASLt, for which quantized weights are widened. Weights stay row-major otherwise.
+// Products with a weight: few rows by kernels of our own (small_product.cu, quantized_stream.cu, quantized_product.cu),
+// the others by cuBLASLt, for which quantized weights are widened. Weights stay row-major otherwise.
 #include "kernels/linear.h"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/machine_peaks.h"
 #include "kernels/cuda/quantized.cuh"
+#include "kernels/cuda/quantized_stream.h"
 #include "kernels/cuda/small_product.cuh"
 #include "kernels/quantized_shape.h"
 
@@ -276,6 +277,12 @@ void linear_backward_weight(const LinearBackwardWeightArgs& args, const Stream& 
   if (args.dbias != nullptr) backward_bias(args, device);
 }
 
+bool linear_gated_forward(const GatedLinearArgs& args, const Stream& stream) {
+  CudaDevice& device = device_of(stream);
+  if (is_quantized(args.layout)) return quantized_gated_stream(args, device);
+  return args.layout == Layout::row_major && small_gated_product(args, device);
+}
+
 MachinePeaks machine_peaks(DType dtype, const Stream& stream) {
   return measure_cuda_peaks(dtype, device_of(stream));
 }
@@ -292,6 +299,7 @@ namespace weft {
 
 LinearKernels cuda_linear_kernels() {
   return {.forward = cuda::linear_forward,
+          .gated_forward = cuda::linear_gated_forward,
           .backward_input = cuda::linear_backward_input,
           .backward_weight = cuda::linear_backward_weight,
           .packed_bytes = cuda::packed_bytes,

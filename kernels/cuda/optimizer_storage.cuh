@@ -10,8 +10,9 @@
 
 namespace weft::cuda {
 
-/// Elements that an optimizer's thread takes at a time: 16 bytes of f32.
-inline constexpr int kOptimizerPack = 4;
+/// Elements that an optimizer's thread takes at a time: 16 bytes of bf16, and those that share a block of random
+/// numbers.
+inline constexpr int kOptimizerPack = 8;
 
 /// The bits of a value with every NaN made the same one, whose mantissa survives additions to the low bits.
 __device__ __forceinline__ uint32_t roundable_bits(float value) {
@@ -85,6 +86,10 @@ struct RoundedStorage {
   }
 };
 
+inline bool has_gaps(const ElementMap& map) {
+  return map.local_width != map.full_width;
+}
+
 /// A map without gaps as one row, so that run_length() does not end at rows that do not matter.
 inline ElementMap merged(const ElementMap& map) {
   ElementMap result = map;
@@ -95,8 +100,9 @@ inline ElementMap merged(const ElementMap& map) {
 /// Element e of the parameter is rounded by the (e % 2)-th half of key.bits(e / 2).
 struct StochasticStorage {
   uint16_t* weight;
-  ElementMap map;  // merged
+  ElementMap map;
   RandomKey key;
+  bool map_has_gaps;
 
   bool fits() const { return packs_fit(weight, kOptimizerPack); }
   template <int N>
@@ -119,6 +125,10 @@ struct StochasticStorage {
  private:
   template <int N>
   __device__ __forceinline__ void random_halves(int64_t i, uint32_t (&halves)[N]) const {
+    if (!map_has_gaps) {  // without its divisions, which take longer than all else
+      neighbouring_halves(map.first + map.offset + i, halves);
+      return;
+    }
     if constexpr (N > 1) {
       if (map.run_length(i) < N) {
 #pragma unroll
@@ -183,7 +193,7 @@ void with_exact_storage(const OptimizerWeight& weight, const Body& body) {
 template <typename Body>
 void with_storage(const OptimizerWeight& weight, const Body& body) {
   if (weight.storage != WeightStorage::stochastic) return with_exact_storage(weight, body);
-  body(StochasticStorage{static_cast<uint16_t*>(weight.weight), merged(weight.map), weight.key});
+  body(StochasticStorage{static_cast<uint16_t*>(weight.weight), weight.map, weight.key, has_gaps(weight.map)});
 }
 
 }  // namespace weft::cuda

@@ -1,12 +1,15 @@
+// Products of few rows that quantized_stream.cu does not take: f32, and rows that are no whole packs.
+//
 // A block has a panel of 16 output features, its warps take turns in the panel's codes: 512 bytes a step, a group of
 // int8 or two of int4. A lane has 16 bytes of them, 4 output features by the input features of one word; the weights it
 // makes of them serve all rows of x.
 #include <algorithm>
 
-#include "kernels/cuda/activation_math.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/quantized.cuh"
 #include "kernels/cuda/quantized_parts.cuh"
+#include "kernels/cuda/quantized_results.cuh"
+#include "kernels/cuda/quantized_stream.h"
 #include "kernels/quantized_shape.h"
 
 namespace weft::cuda {
@@ -20,14 +23,6 @@ constexpr int kMaxWeights = 8;  // of one launch
 /// Of a panel, fetched while the kernel before ends.
 constexpr int64_t kPrefetchBytes = 8192;
 
-struct QuantizedWeight {
-  const std::byte* panels;
-  const void* bias;
-  void* y;
-  int64_t out_features;
-  int64_t panel_end;  // one behind its last panel, counted over all weights of the launch
-};
-
 struct Parameters {
   QuantizedWeight weights[kMaxWeights];
   const void* x;
@@ -36,8 +31,7 @@ struct Parameters {
   int num_groups;
   int num_weights;
   int rows;
-  Activation activation;
-  bool y_is_f32;
+  ResultForm form;
   bool x_is_aligned;  // words of x's rows begin at multiples of their size
 };
 
@@ -102,20 +96,6 @@ __device__ __forceinline__ void add_step(const Parameters& parameters,
   }
 }
 
-/// Bias, activation and the one rounding of a sum.
-template <typename T>
-__device__ __forceinline__ void write_sum(
-    const Parameters& parameters, const QuantizedWeight& weight, int64_t feature, int row, float sum) {
-  if (weight.bias != nullptr) sum += to_float(static_cast<const T*>(weight.bias)[feature]);
-  sum = activate(sum, parameters.activation);
-  int64_t index = row * weight.out_features + feature;
-  if (parameters.y_is_f32) {
-    static_cast<float*>(weight.y)[index] = sum;
-  } else {
-    static_cast<T*>(weight.y)[index] = from_float<T>(sum);
-  }
-}
-
 /// kRows rows of x; those behind the last repeat it.
 template <typename T, int kBits, int kRows>
 __global__ void __launch_bounds__(kThreads) multiply_panels(const __grid_constant__ Parameters parameters) {
@@ -163,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) multiply_panels(const __grid_constan
     float sum = 0;
 #pragma unroll
     for (int part = 0; part < kWarps; ++part) sum += partial[part][row][column];
-    write_sum<T>(parameters, weight, feature, row, sum);
+    write_sum<T>(parameters.form, weight, feature, row, sum);
   }
 }
 
@@ -183,8 +163,7 @@ Parameters make_parameters(const LinearForwardArgs& args, std::span<const Linear
   parameters.panel_bytes = shape.panel_bytes();
   parameters.num_groups = static_cast<int>(shape.num_groups());
   parameters.rows = static_cast<int>(args.rows);
-  parameters.activation = args.activation;
-  parameters.y_is_f32 = args.y_dtype == DType::f32;
+  parameters.form = {.activation = args.activation, .y_is_f32 = args.y_dtype == DType::f32};
   parameters.x_is_aligned = args.in_features % word == 0 && is_aligned(args.x);
   return parameters;
 }
@@ -213,7 +192,9 @@ void quantized_product(const LinearForwardArgs& args, CudaDevice& device) {
   for (size_t begin = 0, end = 0; begin < args.weights.size(); begin = end) {
     Layout layout = args.weights[begin].layout;
     while (end < args.weights.size() && end - begin < kMaxWeights && args.weights[end].layout == layout) ++end;
-    Parameters parameters = make_parameters(args, args.weights.subspan(begin, end - begin));
+    std::span<const LinearWeight> weights = args.weights.subspan(begin, end - begin);
+    if (quantized_stream(args, weights, device)) continue;
+    Parameters parameters = make_parameters(args, weights);
     dispatch(args.dtype, "linear", [&](auto zero) {
       using T = decltype(zero);
       layout == Layout::int4 ? launch_rows<T, 4>(parameters, device) : launch_rows<T, 8>(parameters, device);

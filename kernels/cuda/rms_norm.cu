@@ -33,19 +33,40 @@ __device__ __forceinline__ Pack<T, N> scaled(const RmsNormForwardArgs& args,
   return y;
 }
 
-/// A row stays in registers from its load to its store. All loads stand before the first store, which might be to the
-/// same memory as far as the compiler can tell.
+/// Norms the packs that a thread holds of its row.
 template <typename T, int N, int kHeld>
+__device__ __forceinline__ void norm_held(const RmsNormForwardArgs& args,
+                                          int64_t row,
+                                          int packs,
+                                          Pack<T, N> (&x)[kHeld],
+                                          const Pack<T, N> (&weight)[kHeld],
+                                          float* parts) {
+  float squares = 0;
+#pragma unroll
+  for (int p = 0; p < kHeld; ++p) {
+    if (row < args.rows && threadIdx.x + p * blockDim.x < packs) squares += sum_of_squares(x[p]);
+  }
+  float inverse = inverse_rms(row_sum(squares, parts), args.width, args.eps);
+#pragma unroll
+  for (int p = 0; p < kHeld; ++p) {
+    if (row < args.rows && threadIdx.x + p * blockDim.x < packs) x[p] = scaled(args, x[p], weight[p], inverse);
+  }
+}
+
+/// A row stays in registers from its load to its store. All loads stand before the first store, which might be to the
+/// same memory as far as the compiler can tell. With `kTwice` x is normed by inner_weight first.
+template <typename T, int N, int kHeld, bool kTwice>
 __global__ void __launch_bounds__(most_forward_threads(kHeld))
-    forward_rows(const __grid_constant__ RmsNormForwardArgs args) {
-  __shared__ float parts[32];
+    forward_rows(const __grid_constant__ RmsNormForwardArgs args, const void* inner_weight) {
+  __shared__ float parts[32], inner_parts[kTwice ? 32 : 1];
   let_next_start();
   int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   int packs = static_cast<int>(args.width / N);
   prefetch_parameter<Pack<T, N>, kHeld>(args.weight, packs);
+  if constexpr (kTwice) prefetch_parameter<Pack<T, N>, kHeld>(inner_weight, packs);
   wait_for_previous();
   int64_t first = row * packs;
-  Pack<T, N> x[kHeld], residual[kHeld], weight[kHeld];
+  Pack<T, N> x[kHeld], residual[kHeld], weight[kHeld], inner[kHeld];
 #pragma unroll
   for (int p = 0; p < kHeld; ++p) {
     int at = threadIdx.x + p * blockDim.x;
@@ -53,7 +74,9 @@ __global__ void __launch_bounds__(most_forward_threads(kHeld))
     x[p] = load_pack<T, N>(args.x, first + at);
     if (args.residual != nullptr) residual[p] = load_pack<T, N>(args.residual, first + at);
     weight[p] = load_pack<T, N>(args.weight, at);
+    if constexpr (kTwice) inner[p] = load_pack<T, N>(inner_weight, at);
   }
+  if constexpr (kTwice) norm_held(args, row, packs, x, inner, inner_parts);
   float squares = 0;
 #pragma unroll
   for (int p = 0; p < kHeld; ++p) {
@@ -109,20 +132,56 @@ void launch_forward(const RmsNormForwardArgs& args, CudaDevice& device) {
     launch(forward_long_rows<T, N>, blocks, threads, 0, device, args);
   } else {
     dispatch_held<4>(shape.held, [&](auto held) {
-      launch(forward_rows<T, N, decltype(held)::value>, blocks, threads, 0, device, args);
+      launch(forward_rows<T, N, decltype(held)::value, false>, blocks, threads, 0, device, args, nullptr);
     });
   }
   check_launch("rms_norm");
+}
+
+template <typename T, int N>
+void launch_forward_twice(const RmsNormTwiceArgs& args, CudaDevice& device) {
+  const RmsNormForwardArgs& outer = args.outer;
+  RowShape shape = forward_row_shape(device, outer.rows, outer.width / N);
+  if (shape.held == 0) {  // too long for registers: y holds the inner norm meanwhile
+    RmsNormForwardArgs inner = outer, rest = outer;
+    inner.residual = nullptr;
+    inner.weight = args.inner_weight;
+    rest.x = outer.y;
+    launch_forward<T, N>(inner, device);
+    return launch_forward<T, N>(rest, device);
+  }
+  auto blocks = static_cast<unsigned>(ceil_div(outer.rows, shape.rows_per_block));
+  dim3 threads(static_cast<unsigned>(shape.threads), static_cast<unsigned>(shape.rows_per_block));
+  dispatch_held<4>(shape.held, [&](auto held) {
+    auto kernel = forward_rows<T, N, decltype(held)::value, true>;
+    launch(kernel, blocks, threads, 0, device, outer, args.inner_weight);
+  });
+  check_launch("rms_norm");
+}
+
+template <typename T>
+bool has_whole_packs(const RmsNormForwardArgs& args) {
+  return args.width % kPackSize<T> == 0 && is_aligned(args.x) && is_aligned(args.residual) && is_aligned(args.weight) &&
+         is_aligned(args.sum) && is_aligned(args.y);
 }
 
 void forward(const RmsNormForwardArgs& args, const Stream& stream) {
   if (args.rows == 0 || args.width == 0) return;
   dispatch(args.dtype, "rms_norm", [&](auto zero) {
     using T = decltype(zero);
-    bool wide = args.width % kPackSize<T> == 0 && is_aligned(args.x) && is_aligned(args.residual) &&
-                is_aligned(args.weight) && is_aligned(args.sum) && is_aligned(args.y);
-    if (wide) return launch_forward<T, kPackSize<T>>(args, device_of(stream));
+    if (has_whole_packs<T>(args)) return launch_forward<T, kPackSize<T>>(args, device_of(stream));
     launch_forward<T, 1>(args, device_of(stream));
+  });
+}
+
+void forward_twice(const RmsNormTwiceArgs& args, const Stream& stream) {
+  const RmsNormForwardArgs& outer = args.outer;
+  if (outer.rows == 0 || outer.width == 0) return;
+  dispatch(outer.dtype, "rms_norm", [&](auto zero) {
+    using T = decltype(zero);
+    bool is_wide = has_whole_packs<T>(outer) && is_aligned(args.inner_weight);
+    if (is_wide) return launch_forward_twice<T, kPackSize<T>>(args, device_of(stream));
+    launch_forward_twice<T, 1>(args, device_of(stream));
   });
 }
 
@@ -306,7 +365,7 @@ void backward(const RmsNormBackwardArgs& args, const Stream& stream) {
 namespace weft {
 
 RmsNormKernels cuda_rms_norm_kernels() {
-  return {.forward = cuda::forward, .backward = cuda::backward};
+  return {.forward = cuda::forward, .forward_twice = cuda::forward_twice, .backward = cuda::backward};
 }
 
 }  // namespace weft

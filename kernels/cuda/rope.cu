@@ -3,6 +3,8 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rope_pairs.cuh"
+#include "kernels/cuda/rope_parts.h"
 
 namespace weft::cuda {
 namespace {
@@ -77,49 +79,6 @@ struct Layout {
   float direction;
 };
 
-template <typename T>
-__device__ __forceinline__ void turn(T& first, T& second, float cosine, float sine) {
-  float a = to_float(first), b = to_float(second);
-  first = from_float<T>(a * cosine - b * sine);
-  second = from_float<T>(b * cosine + a * sine);
-}
-
-/// Item i turns the pairs from i·N on: elements i·N … and half + i·N ….
-template <typename T, int N>
-__device__ __forceinline__ void turn_half_split(T* head, const float* cos_sin, int item, const Layout& layout) {
-  int half = layout.rotary_dim / 2, at = item * N;
-  auto* low = reinterpret_cast<Pack<T, N>*>(head + at);
-  auto* high = reinterpret_cast<Pack<T, N>*>(head + half + at);
-  Pack<T, N> first = *low, second = *high;
-  Pack<float, N> cosines = *reinterpret_cast<const Pack<float, N>*>(cos_sin + at);
-  Pack<float, N> sines = *reinterpret_cast<const Pack<float, N>*>(cos_sin + half + at);
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    turn(first.values[i], second.values[i], cosines.values[i], sines.values[i] * layout.direction);
-  }
-  *low = first;
-  *high = second;
-}
-
-/// Item i turns the N pairs of elements 2·i·N …. A single pair is moved as two elements, as it may not be aligned.
-template <typename T, int N>
-__device__ __forceinline__ void turn_interleaved(T* head, const float* cos_sin, int item, const Layout& layout) {
-  int half = layout.rotary_dim / 2, at = item * N;
-  if constexpr (N == 1) {
-    turn(head[2 * at], head[2 * at + 1], cos_sin[at], cos_sin[half + at] * layout.direction);
-    return;
-  }
-  auto* pairs = reinterpret_cast<Pack<T, 2 * N>*>(head + 2 * at);
-  Pack<T, 2 * N> turned = *pairs;
-  Pack<float, N> cosines = *reinterpret_cast<const Pack<float, N>*>(cos_sin + at);
-  Pack<float, N> sines = *reinterpret_cast<const Pack<float, N>*>(cos_sin + half + at);
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    turn(turned.values[2 * i], turned.values[2 * i + 1], cosines.values[i], sines.values[i] * layout.direction);
-  }
-  *pairs = turned;
-}
-
 /// Threads along y take rows of their own, along x the items of all heads of a row.
 template <typename T, int N, bool kInterleaved>
 __global__ void __launch_bounds__(kThreads)
@@ -132,11 +91,7 @@ __global__ void __launch_bounds__(kThreads)
   const float* angles = cos_sin + row * layout.rotary_dim;
   for (int at = threadIdx.x; at < layout.num_heads * layout.items; at += blockDim.x) {
     T* head = heads + static_cast<int64_t>(at / layout.items) * layout.head_dim;
-    if constexpr (kInterleaved) {
-      turn_interleaved<T, N>(head, angles, at % layout.items, layout);
-    } else {
-      turn_half_split<T, N>(head, angles, at % layout.items, layout);
-    }
+    turn_item<T, N, kInterleaved>(head, head, angles, at % layout.items, layout.rotary_dim / 2, layout.direction);
   }
 }
 
@@ -190,7 +145,7 @@ void rotate(const RopeArgs& args, const Stream& stream) {
 namespace weft {
 
 RopeKernels cuda_rope_kernels() {
-  return {.table = cuda::table, .rotate = cuda::rotate};
+  return {.table = cuda::table, .rotate = cuda::rotate, .rotate_into_cache = cuda::rotate_into_cache};
 }
 
 }  // namespace weft

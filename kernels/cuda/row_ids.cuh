@@ -23,6 +23,7 @@ struct UploadedIds {
 /// Calls launch(ids) with InlineIds or UploadedIds, whichever fits; they may be used until it returns.
 template <typename Launch>
 void with_row_ids(const int32_t* ids, int64_t count, CudaDevice& device, const Launch& launch) {
+  if (const int32_t* late = device.late_values(ids, count)) return launch(UploadedIds{late});
   // In a step that runs as a graph: where the graph finds them.
   const void* varying = device.graphs().varying(ids, static_cast<size_t>(count) * sizeof(int32_t));
   if (varying != nullptr) {

@@ -47,8 +47,9 @@ constexpr int64_t ring_bytes(int places) {
   return int64_t{places} * kThreads * 16;
 }
 
-/// kRows rows of x (those behind the last repeat it) with kTileRows rows of a weight a warp.
-template <typename T, int kRows, int kTileRows, int kPlaces>
+/// kRows rows of x (those behind the last repeat it) with kTileRows rows of a weight a warp, or, in a gated product,
+/// with one row of each of the two weights.
+template <typename T, int kRows, int kTileRows, int kPlaces, bool kGated = false>
 __global__ void __launch_bounds__(kThreads, kRows <= 2 ? kRingPlaces / kPlaces : 1)
     dot_rows(const __grid_constant__ Parameters parameters) {
   constexpr int kSize = kPackSize<T>, kStages = kPlaces / kTileRows;
@@ -66,11 +67,14 @@ __global__ void __launch_bounds__(kThreads, kRows <= 2 ? kRingPlaces / kPlaces :
               .limit = packs,
               .stride = stride,
               .steps = max(1, (packs - part * 32 + stride - 1) / stride)};
-  prefetch_tiles<kTileRows>(parameters, tiles, 0, kPlaces * kThreads);
-  wait_for_previous();
-  WeightStream<kTileRows, kTileRows, 1, kStages> stream(parameters, share, 0, shared_memory);
-  prefetch_tiles<kTileRows>(
+  if (!parameters.are_weights_settled) {
+    prefetch_tiles<kTileRows, kGated>(parameters, tiles, 0, kPlaces * kThreads);
+    wait_for_previous();
+  }
+  WeightStream<kTileRows, kTileRows, 1, kStages, kGated> stream(parameters, share, 0, shared_memory);
+  prefetch_tiles<kTileRows, kGated>(
       parameters, tiles, kPlaces * kThreads, kPlaces * kThreads + kSecondPrefetchPacks * kPlaces / kRingPlaces);
+  if (parameters.are_weights_settled) wait_for_previous();
   const uint4* x[kRows];
 #pragma unroll
   for (int m = 0; m < kRows; ++m) {
@@ -101,12 +105,16 @@ __global__ void __launch_bounds__(kThreads, kRows <= 2 ? kRingPlaces / kPlaces :
       for (int r = 0; r < kTileRows; ++r) joined[m][r] = sums[m][r][0] + (kChains == 2 ? sums[m][r][kChains - 1] : 0);
     }
     int64_t place = ((tile - tiles.begin) << parameters.log_split) + part;
-    finish_tile<T, kRows, kTileRows>(parameters, tile, joined, partial + place * kRows * kTileRows);
+    finish_tile<T, kRows, kTileRows, kGated>(parameters, tile, joined, partial + place * kRows * kTileRows);
   }
   wait_for_copies<0>();  // those behind the end, which copied nothing
   if (parameters.log_split == 0) return;
   __syncthreads();
-  write_tiles<T, kTileRows, kRows, kTileRows>(parameters, tiles, partial);
+  if constexpr (kGated) {
+    write_gated_tiles<T, kRows>(parameters, tiles, partial);
+  } else {
+    write_tiles<T, kTileRows, kRows, kTileRows>(parameters, tiles, partial);
+  }
 }
 
 /// The same with one row of a weight a warp and one element a load, whatever the length and the alignment.
@@ -187,11 +195,14 @@ __global__ void __launch_bounds__(kThreads, kRingPlaces / kPlaces)
   int group = lane / 4, member = lane % 4;
   TileRange tiles = block_tiles(parameters);
   Share share = mma_share(parameters, tiles);
-  prefetch_tiles<kMmaRows>(parameters, tiles, 0, kPlaces * kThreads);
-  wait_for_previous();
+  if (!parameters.are_weights_settled) {
+    prefetch_tiles<kMmaRows>(parameters, tiles, 0, kPlaces * kThreads);
+    wait_for_previous();
+  }
   WeightStream<kMmaRows, 2, 8, kStages> stream(parameters, share, group, shared_memory);
   prefetch_tiles<kMmaRows>(
       parameters, tiles, kPlaces * kThreads, kPlaces * kThreads + kSecondPrefetchPacks * kPlaces / kRingPlaces);
+  if (parameters.are_weights_settled) wait_for_previous();
   const uint4* x[kTiles];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -229,7 +240,10 @@ __global__ void __launch_bounds__(kThreads, kRingPlaces / kPlaces)
   wait_for_copies<0>();  // those behind the end, which copied nothing
 }
 
-Parameters make_parameters(const LinearForwardArgs& args, std::span<const LinearWeight> weights, int tile_rows) {
+Parameters make_parameters(const LinearForwardArgs& args,
+                           std::span<const LinearWeight> weights,
+                           int tile_rows,
+                           CudaDevice& device) {
   Parameters parameters{};
   parameters.x = args.x;
   parameters.in_features = static_cast<int>(args.in_features);
@@ -237,6 +251,7 @@ Parameters make_parameters(const LinearForwardArgs& args, std::span<const Linear
   parameters.rows = static_cast<int>(args.rows);
   parameters.activation = args.activation;
   parameters.y_is_f32 = args.y_dtype == DType::f32;
+  parameters.are_weights_settled = device.graphs().is_active();
   for (const LinearWeight& weight : weights) {
     if (weight.out_features == 0) continue;
     parameters.num_tiles += ceil_div(weight.out_features, tile_rows);
@@ -309,10 +324,23 @@ void launch_streams(Parameters parameters, const Cut& cut, int64_t partial_bytes
 template <typename T, int kRows, int kTileRows>
 void launch_dot(const LinearForwardArgs& args, std::span<const LinearWeight> weights, CudaDevice& device) {
   launch_streams<dot_rows<T, kRows, kTileRows, kRingPlaces>, dot_rows<T, kRows, kTileRows, kRingPlaces / 2>>(
-      make_parameters(args, weights, kTileRows),
+      make_parameters(args, weights, kTileRows, device),
       {.tile_rows = kTileRows, .step_packs = 32, .tile_sums = kRows * kTileRows},
       kMaxPartials * sizeof(float),
       kRows <= 2,
+      device);
+}
+
+/// The weights are gate and up.
+template <typename T, int kRows>
+void launch_gated_dot(const LinearForwardArgs& args, CudaDevice& device) {
+  Parameters parameters = make_parameters(args, args.weights, 1, device);
+  parameters.num_tiles = args.weights[0].out_features;
+  launch_streams<dot_rows<T, kRows, 2, kRingPlaces, true>, dot_rows<T, kRows, 2, kRingPlaces / 2, true>>(
+      parameters,
+      {.tile_rows = 2, .step_packs = 32, .tile_sums = kRows * 2},
+      kMaxPartials * sizeof(float),
+      true,
       device);
 }
 
@@ -333,7 +361,7 @@ constexpr int64_t mma_partial_bytes(int tiles) {
 template <int kTiles>
 void launch_mma(const LinearForwardArgs& args, std::span<const LinearWeight> weights, CudaDevice& device) {
   launch_streams<mma_rows<kTiles, kRingPlaces>, mma_rows<kTiles, kRingPlaces / 2>>(
-      make_parameters(args, weights, kMmaRows),
+      make_parameters(args, weights, kMmaRows, device),
       {.tile_rows = kMmaRows, .step_packs = kMmaStepPacks, .tile_sums = 0},
       mma_partial_bytes(kTiles),
       true,
@@ -344,7 +372,7 @@ void launch_mma(const LinearForwardArgs& args, std::span<const LinearWeight> wei
 /// warps of a block.
 template <typename T, int kRows>
 void launch_scalar(const LinearForwardArgs& args, std::span<const LinearWeight> weights, CudaDevice& device) {
-  Parameters parameters = make_parameters(args, weights, 1);
+  Parameters parameters = make_parameters(args, weights, 1, device);
   if (parameters.num_tiles == 0) return;
   int64_t wanted = static_cast<int64_t>(device.num_multiprocessors()) * 48;
   int log_split = 0;
@@ -414,6 +442,29 @@ bool small_product(const LinearForwardArgs& args, CudaDevice& device) {
     run(way, args, args.weights.subspan(begin, count), device);
   }
   return true;
+}
+
+bool small_gated_product(const GatedLinearArgs& args, CudaDevice& device) {
+  const LinearWeight weights[] = {{.weight = args.gate, .y = args.y, .out_features = args.out_features},
+                                  {.weight = args.up, .y = args.y, .out_features = args.out_features}};
+  LinearForwardArgs products{.x = args.x,
+                             .weights = weights,
+                             .rows = args.rows,
+                             .in_features = args.in_features,
+                             .dtype = args.dtype,
+                             .y_dtype = args.dtype,
+                             .activation = args.activation};
+  Way way = choose_way(products, device);
+  if (args.rows < 1 || args.rows > 2 || args.out_features == 0) return false;
+  if (way == Way::dot_bf16) {
+    args.rows == 1 ? launch_gated_dot<bf16, 1>(products, device) : launch_gated_dot<bf16, 2>(products, device);
+    return true;
+  }
+  if (way == Way::dot_f32) {
+    args.rows == 1 ? launch_gated_dot<float, 1>(products, device) : launch_gated_dot<float, 2>(products, device);
+    return true;
+  }
+  return false;
 }
 
 }  // namespace weft::cuda

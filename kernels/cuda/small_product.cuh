@@ -10,4 +10,7 @@ namespace weft::cuda {
 /// Runs the call when it is one for these kernels (few rows) and returns true; else queues nothing.
 bool small_product(const LinearForwardArgs& args, CudaDevice& device);
 
+/// The same for a gated product.
+bool small_gated_product(const GatedLinearArgs& args, CudaDevice& device);
+
 }  // namespace weft::cuda

@@ -32,6 +32,7 @@ struct Parameters {
   int first_wave;  // blocks that are resident from the beginning
   Activation activation;
   bool y_is_f32;
+  bool are_weights_settled;  // they may be read before wait_for_previous()
 };
 
 /// Some rows of a weight, as many as a warp takes.
@@ -124,18 +125,31 @@ __device__ __forceinline__ int warp_part(const Parameters& parameters) {
   return static_cast<int>(threadIdx.x) / 32 & ((1 << parameters.log_split) - 1);
 }
 
-/// Prefetches packs [begin, end) of a block's tiles, by its first warp. Only those of the first weight among them.
-template <int kTileRows>
-__device__ __forceinline__ void prefetch_tiles(const Parameters& parameters, TileRange tiles, int begin, int end) {
+/// Packs [begin, end) of `rows` rows of a weight from `first_row` on, by a warp.
+__device__ __forceinline__ void prefetch_rows(
+    const Parameters& parameters, const SmallWeight& weights, int64_t first_row, int64_t rows, int begin, int end) {
   constexpr int kPacks = 256;  // of one prefetch
-  if (threadIdx.x >= 32 || static_cast<int>(blockIdx.x) >= parameters.first_wave || tiles.begin >= tiles.end) return;
-  Tile place = find_tile<kTileRows>(parameters, tiles.begin);
-  int64_t rows = min((tiles.end - tiles.begin) * kTileRows, place.weight->out_features - place.first_row);
   int last = static_cast<int>(min(static_cast<int64_t>(end), rows * parameters.row_packs));
-  const uint4* weight = weight_row(parameters, *place.weight, place.first_row);
+  const uint4* weight = weight_row(parameters, weights, first_row);
   for (int at = begin + static_cast<int>(threadIdx.x) * kPacks; at < last; at += 32 * kPacks) {
     prefetch_range_to_l2(weight + at, static_cast<uint32_t>(min(kPacks, last - at)) * 16);
   }
+}
+
+/// Prefetches packs [begin, end) of a block's tiles, by its first warp. Only those of the first weight among them; of
+/// gated products half of them from each.
+template <int kTileRows, bool kGated = false>
+__device__ __forceinline__ void prefetch_tiles(const Parameters& parameters, TileRange tiles, int begin, int end) {
+  if (threadIdx.x >= 32 || static_cast<int>(blockIdx.x) >= parameters.first_wave || tiles.begin >= tiles.end) return;
+  if constexpr (kGated) {
+    for (int r = 0; r < 2; ++r) {
+      prefetch_rows(parameters, parameters.weights[r], tiles.begin, tiles.end - tiles.begin, begin / 2, end / 2);
+    }
+    return;
+  }
+  Tile place = find_tile<kTileRows>(parameters, tiles.begin);
+  int64_t rows = min((tiles.end - tiles.begin) * kTileRows, place.weight->out_features - place.first_row);
+  prefetch_rows(parameters, *place.weight, place.first_row, rows, begin, end);
 }
 
 /// What a lane reads: of tiles first, first + slots, … before end, packs begin, begin + stride, … before limit. All
@@ -146,8 +160,9 @@ struct Share {
 };
 
 /// The weights of a lane's share on their way through its own places of a ring in shared memory, kLoads packs a step:
-/// of rows offset, offset + kRowStep, … of a tile. The ring runs on from tile to tile.
-template <int kTileRows, int kLoads, int kRowStep, int kStages>
+/// of rows offset, offset + kRowStep, … of a tile, or of one row of each of the two weights of a gated product. The
+/// ring runs on from tile to tile.
+template <int kTileRows, int kLoads, int kRowStep, int kStages, bool kGated = false>
 class WeightStream {
  public:
   static_assert((kStages & (kStages - 1)) == 0);
@@ -189,6 +204,11 @@ class WeightStream {
     if (tile_ >= share_.end) {  // nothing is valid from now on
       pack_ = share_.limit;
       left_ = INT32_MAX;
+      return;
+    }
+    if constexpr (kGated) {
+#pragma unroll
+      for (int r = 0; r < kLoads; ++r) next_[r] = weight_row(parameters_, parameters_.weights[r], tile_) + pack_;
       return;
     }
     Tile place = find_tile<kTileRows>(parameters_, tile_);
@@ -234,6 +254,32 @@ __device__ __forceinline__ void write_result(
   }
 }
 
+/// The end of a gated product, of which both factors are rounded like those of two products.
+template <typename T>
+__device__ __forceinline__ void write_gated_result(
+    const Parameters& parameters, int64_t feature, int row, float gate, float up) {
+  float opened = activate(to_float(from_float<T>(gate)), parameters.activation);
+  const SmallWeight& weight = parameters.weights[0];
+  static_cast<T*>(weight.y)[row * weight.out_features + feature] = from_float<T>(to_float(from_float<T>(up)) * opened);
+}
+
+/// write_tiles for gated products.
+template <typename T, int kRows>
+__device__ __forceinline__ void write_gated_tiles(const Parameters& parameters, TileRange tiles, const float* partial) {
+  int count = static_cast<int>(tiles.end - tiles.begin);
+  for (int i = threadIdx.x; i < count * kRows; i += kThreads) {
+    int row = i % kRows, tile = i / kRows;
+    if (row >= parameters.rows) continue;
+    const float* sums = partial + (tile << parameters.log_split) * kRows * 2 + row * 2;
+    float gate = 0, up = 0;
+    for (int part = 0; part < 1 << parameters.log_split; ++part) {
+      gate += sums[part * kRows * 2];
+      up += sums[part * kRows * 2 + 1];
+    }
+    write_gated_result<T>(parameters, tiles.begin + tile, row, gate, up);
+  }
+}
+
 /// Adds up the partial sums of some tiles and writes them. Those of each part of a tile lie at `partial` as
 /// [tiles][parts][kRows][kStride], of which the first kTileRows of a row are used.
 template <typename T, int kTileRows, int kRows, int kStride>
@@ -255,7 +301,7 @@ __device__ __forceinline__ void write_tiles(const Parameters& parameters, TileRa
 
 /// Joins the lanes' sums of each row of x and of a tile. They become results where the warp has the tile to itself,
 /// else its part at `partial` [kRows][kTileRows].
-template <typename T, int kRows, int kTileRows>
+template <typename T, int kRows, int kTileRows, bool kGated = false>
 __device__ __forceinline__ void finish_tile(const Parameters& parameters,
                                             int64_t tile,
                                             const float (&sums)[kRows][kTileRows],
@@ -271,12 +317,18 @@ __device__ __forceinline__ void finish_tile(const Parameters& parameters,
       if (lane == m * kTileRows + r) mine = sum;
     }
   }
+  float next = __shfl_down_sync(0xffffffffu, mine, 1);
   if (lane >= kRows * kTileRows) return;
   if (parameters.log_split > 0) {
     partial[lane] = mine;
     return;
   }
   int row = lane / kTileRows;
+  if constexpr (kGated) {
+    static_assert(kTileRows == 2);
+    if (lane % 2 == 0 && row < parameters.rows) write_gated_result<T>(parameters, tile, row, mine, next);
+    return;
+  }
   Tile place = find_tile<kTileRows>(parameters, tile);
   int64_t feature = place.first_row + lane % kTileRows;
   if (row >= parameters.rows || feature >= place.weight->out_features) return;

@@ -30,6 +30,8 @@ class StepGraphs {
   /// Runs `step`, whose kinds are told apart by `key`, by a graph where that is possible.
   void run(uint64_t key, const std::function<void()>& step);
 
+  /// Whether the step is one of a graph's.
+  bool is_active() const { return mode_ != Mode::off; }
   bool is_recording() const { return mode_ == Mode::recording; }
   /// Whether work is to be left out, since the graph does it: the caller hands what it would have done to `note`.
   bool is_replaying() const { return mode_ == Mode::replaying; }

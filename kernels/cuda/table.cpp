@@ -17,7 +17,8 @@ const KernelTable& cuda_kernels() {
                                     .embedding = cuda_embedding_kernels(),
                                     .elementwise = cuda_elementwise_kernels(),
                                     .cross_entropy = cuda_cross_entropy_kernels(),
-                                    .optimizer = cuda_optimizer_kernels()};
+                                    .optimizer = cuda_optimizer_kernels(),
+                                    .sampling = cuda_sampling_kernels()};
   return table;
 }
 

@@ -6,8 +6,7 @@
 namespace weft::cuda {
 
 /// The value itself, or, in a step that runs as a graph (kernels/cuda/step_graph.h), where the kernel finds it. To be
-/// declared as `const __grid_constant__ Varying<T>`, so that get() makes no copy; reads through it go after
-/// wait_for_previous().
+/// declared as `const __grid_constant__ Varying<T>`, so that get() makes no copy.
 template <typename T>
 struct Varying {
   const T* elsewhere = nullptr;

@@ -64,12 +64,11 @@ class CheckpointNode final : public Node {
   Context at_;
 };
 
-std::vector<Tensor> run_body(Context& context,
-                             Recompute recompute,
-                             const std::vector<Tensor>& inputs,
-                             BlockFunction body) {
-  if (recompute == Recompute::block) return checkpoint(context, inputs, std::move(body));
+std::vector<Tensor> run_body(
+    const Context& context, int64_t block, Recompute recompute, const std::vector<Tensor>& inputs, BlockFunction body) {
   Context marked = context;
+  marked.block = block;
+  if (recompute == Recompute::block) return checkpoint(marked, inputs, std::move(body));
   marked.recompute_selectively = recompute == Recompute::selective;
   return body(marked, inputs);
 }
@@ -99,7 +98,7 @@ std::vector<Tensor> run_block(Context& context, int64_t block, const std::vector
   if (context.tape != nullptr) {
     context.tape->record(std::make_unique<BlockEdgeNode>("block_begin", &BlockHooks::after_backward, block));
   }
-  std::vector<Tensor> results = run_body(context, hooks->recompute(block), inputs, std::move(body));
+  std::vector<Tensor> results = run_body(context, block, hooks->recompute(block), inputs, std::move(body));
   if (context.tape != nullptr) {
     context.tape->record(std::make_unique<BlockEdgeNode>("block_end", &BlockHooks::before_backward, block));
   }

@@ -10,15 +10,12 @@
 
 namespace weft {
 
-/// The block number of what belongs to no block: embedding, final norm, head.
-inline constexpr int64_t kOuterBlock = -1;
-
 /// What of a block's forward is not kept but computed again in backward (gradient checkpointing: Chen et al., "Training
 /// deep nets with sublinear memory cost", 2016). The gradients are the same to the bit, but for what a block reads
 /// several times (an encoder's states in cross-attention): there the sum has another order.
 enum class Recompute : uint8_t {
   none,
-  selective,  // norms, activations and attention; the results of matrix products are kept
+  selective,  // norms and activations, which cost next to nothing; what products and attention give is kept
   block       // all but the block's input
 };
 

@@ -2,6 +2,7 @@
 // are.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string_view>
@@ -11,6 +12,9 @@
 #include "kernels/kernels.h"
 
 namespace weft {
+
+/// The block number of what belongs to no block: embedding, final norm, head.
+inline constexpr int64_t kOuterBlock = -1;
 
 class BlockHooks;
 class Communicator;
@@ -30,6 +34,8 @@ struct Context {
   bool sequence_parallel = false;
   /// What is done around each block of a model (autograd/block.h); null: nothing.
   BlockHooks* blocks = nullptr;
+  /// The block that is running.
+  int64_t block = kOuterBlock;
   /// Whether the outputs of norms, activations and attention are computed again in backward instead of kept
   /// (Recompute::selective; run_block sets it).
   bool recompute_selectively = false;

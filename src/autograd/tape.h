@@ -21,13 +21,21 @@ struct Recipe {
   Tensor value;  // undefined until somebody asked
 };
 
+/// Work of backward that nothing waits for before the block's end, such as the products for weights' gradients. It is
+/// put off until other ranks' part of a gradient is on its way, and done beside that.
+struct PutOff {
+  int64_t block = 0;  // of the tensor whose gradient that is: another block's hooks must not wait for it
+  std::vector<std::function<void(Context& context)>> work;
+};
+
 /// Where the gradient of a tensor gathers. The first contribution is kept as it is, later ones are added. A tensor
 /// without a slot wants no gradient, and ops spend neither time nor memory on it.
 struct GradSlot {
   Tensor tensor;                           // undefined until something arrived
   MemoryTag tag = MemoryTag::activations;  // grads for parameters
   Tensor home;  // of a parameter whose gradient lies in a larger buffer: where the first contribution is written
-  std::shared_ptr<Recipe> recipe;  // of an activation that is computed again rather than kept
+  std::shared_ptr<Recipe> recipe;   // of an activation that is computed again rather than kept
+  std::shared_ptr<PutOff> put_off;  // of a tensor whose gradient is summed over ranks
 };
 
 /// What a node keeps of an activation for its backward: the values, or, where the tensor's slot has one, their recipe.

@@ -108,8 +108,14 @@ class CpuAllocator final : public Allocator {
 
 }  // namespace
 
-void Allocator::run_step(uint64_t /*key*/, const std::function<void()>& step) {
+void Allocator::run_step(uint64_t /*key*/, const std::function<void()>& step, const LateValues& late) {
+  if (late.host != nullptr) copy_to_host(late.host, late.device, static_cast<size_t>(late.count) * sizeof(int32_t));
   step();
+}
+
+std::function<void()> Allocator::start_copy_to_host(void* to, const void* from, size_t bytes) {
+  copy_to_host(to, from, bytes);
+  return [] {};
 }
 
 std::shared_ptr<Allocator> Allocator::make_host_allocator() {

@@ -41,6 +41,14 @@ class MemoryTracker {
   Counter total_;
 };
 
+/// Numbers that a step reads from host memory, but that an earlier step has left on the device: `host` gets them, or
+/// what reads it gets them from `device`.
+struct LateValues {
+  int32_t* host = nullptr;  // in one piece, as kernels are given it; null: there are none
+  const int32_t* device = nullptr;
+  int64_t count = 0;
+};
+
 /// Hands out device memory. Blocks are at least 64-byte aligned and not initialised.
 class Allocator {
  public:
@@ -64,8 +72,13 @@ class Allocator {
   virtual std::shared_ptr<Allocator> make_host_allocator();
   /// Runs `step`, a piece of work that is queued again and again in the same way, such as the pass of a model for one
   /// more token; `key` tells kinds of it apart. Where that is cheaper, later runs start by one call what an earlier one
-  /// queued. The step must not read what it computes, and may be called more than once.
-  virtual void run_step(uint64_t key, const std::function<void()>& step);
+  /// queued. The step must not read what it computes, and may be called more than once. Late values are for lookups of
+  /// rows alone; their address must depend on nothing but the key.
+  virtual void run_step(uint64_t key, const std::function<void()>& step, const LateValues& late = {});
+  /// Whether kernels are queued while the host goes on, so that it is worth queueing work before results are read.
+  virtual bool is_asynchronous() const { return false; }
+  /// Queues a copy to memory of the host allocator. It is there once the function that is returned has been called.
+  virtual std::function<void()> start_copy_to_host(void* to, const void* from, size_t bytes);
   /// Waits for all kernels and copies; an error of one of them is thrown here.
   virtual void synchronize() {}
 };

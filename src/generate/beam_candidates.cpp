@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "generate/logit_loops.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/logit_loops.h"
 
 namespace weft {
 

@@ -2,8 +2,10 @@
 // end.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -103,6 +105,17 @@ class Generator {
 
  private:
   struct Sequence;
+  /// Where a token is chosen, and how: on the device the likeliest one or, where more is asked for, by its sampler.
+  enum class Choice : uint8_t { host, argmax, sample };
+  /// A pass of the model that has been queued, and whose results may not be there yet.
+  struct Pass {
+    std::vector<Sequence*> sampled;       // a row each; null: has ended meanwhile
+    Choice choice = Choice::host;         // of their tokens
+    Tensor results;                       // on the host, once `wait` was called: ids in i32, or logits
+    const int32_t* device_ids = nullptr;  // where the device finds those ids
+    std::function<void()> wait;
+    int64_t prompt_tokens = 0;
+  };
   struct Slot {
     std::vector<int32_t> tokens;  // whose keys and values it holds; current only while free
     Sequence* sequence = nullptr;
@@ -117,12 +130,19 @@ class Generator {
   void admit(std::span<const GenerationRequest> requests, size_t index);
   void find_shared_prefix(Sequence& sequence);
   void step();
-  void add_to_batch(Sequence& sequence, int64_t count);
+  Pass queue_pass(const Pass* before);
+  void fill_batch(Pass& pass, const Pass* before);
+  bool can_run_ahead(const Pass& pass) const;
+  void add_to_batch(Sequence& sequence, int64_t count, Pass& pass);
   bool sees_whole_prompt() const;
   bool shares_prefixes() const;
   void copy_from_donors();
-  Tensor compute_logits(bool is_decoding);
-  void draw(Tensor& logits);
+  TokenRequest token_request(const Sequence& sequence, bool has_late_id) const;
+  void plan_choice(Pass& pass, const Pass* before);
+  void compute(Pass& pass, const Pass* before);
+  void choose_on_device(const Pass& pass, const Pass* before, Tensor& logits);
+  void draw(Pass& pass);
+  void drop_pass_ahead();
   void accept(Sequence& sequence, int32_t id);
   void finish(Sequence& sequence, FinishReason reason);
   void remove_finished();
@@ -143,8 +163,14 @@ class Generator {
   // Reused from step to step.
   Batch batch_;
   std::vector<int32_t> rows_;
-  std::vector<Sequence*> sampled_;
   std::vector<float> converted_row_;
+  SampleBatch choices_;
+
+  // The pass after the one whose results are read, where the device need not wait for the host.
+  std::optional<Pass> ahead_;
+  int next_ids_ = 0;                // of the two below, which passes use in turns
+  std::array<Tensor, 2> ids_;       // [max_batch], on the device
+  std::array<Tensor, 2> host_ids_;  // the same on the host
 };
 
 }  // namespace weft

@@ -5,8 +5,6 @@
 #include <limits>
 
 #include "core/error.h"
-#include "core/random.h"
-#include "generate/logit_loops.h"
 
 namespace weft {
 
@@ -18,13 +16,14 @@ struct PenalisedPast {
   int64_t num_zeros = 0;
 };
 
-PenalisedPast penalised_past(std::span<const int32_t> past, const SamplerOptions& options) {
-  auto length = static_cast<int64_t>(past.size());
+/// `has_late` is whether one more id follows, which stands within every window.
+PenalisedPast penalised_past(std::span<const int32_t> past, bool has_late, const SamplerOptions& options) {
+  auto length = static_cast<int64_t>(past.size()) + (has_late ? 1 : 0);
   int64_t window = options.penalty_window;
   bool is_padded = options.padded_length > length;
   if (window == 0) return {past, is_padded ? options.padded_length - length : 0};
   if (options.window_mode == PenaltyWindow::sliding) {
-    return {past.last(static_cast<size_t>(std::min(window, length))), 0};
+    return {past.subspan(static_cast<size_t>(length - std::min(window, length))), 0};
   }
   int64_t block = length / window;
   int64_t begin = std::max<int64_t>(0, (block - 1) * window);
@@ -32,31 +31,17 @@ PenalisedPast penalised_past(std::span<const int32_t> past, const SamplerOptions
   return {past.subspan(static_cast<size_t>(begin)), is_padded ? unwritten : 0};
 }
 
-float penalised(float logit, int64_t count, const SamplerOptions& options) {
+float penalty_factor(int64_t count, const SamplerOptions& options) {
+  if (count == 0) return 1;
   int64_t exponent = 1;
   if (options.penalty_range) {
     auto [least, most] = *options.penalty_range;
     exponent = count < least ? 0 : std::min(count, most);
   }
-  auto factor = static_cast<float>(std::pow(options.penalty, static_cast<double>(exponent)));
-  return logit > 0 ? logit / factor : logit * factor;
+  return static_cast<float>(std::pow(options.penalty, static_cast<double>(exponent)));
 }
 
 }  // namespace
-
-int64_t argmax(std::span<const float> values) {
-  float best = -kInfinity;
-  size_t best_block = 0;
-  for (size_t begin = 0; begin < values.size(); begin += kLogitBlock) {
-    float value = block_max(values.data() + begin, std::min(kLogitBlock, values.size() - begin));
-    if (value > best) {
-      best = value;
-      best_block = begin;
-    }
-  }
-  auto first = std::find(values.begin() + static_cast<std::ptrdiff_t>(best_block), values.end(), best);
-  return first == values.end() ? 0 : first - values.begin();
-}
 
 void check_sampler_options(const SamplerOptions& options, int64_t vocab_size) {
   auto require = [](bool condition, std::string_view what) {
@@ -87,188 +72,96 @@ void check_sampler_options(const SamplerOptions& options, int64_t vocab_size) {
   }
 }
 
-int32_t Sampler::sample(std::span<float> logits,
-                        std::span<const int32_t> past,
-                        const SamplerOptions& options,
-                        uint64_t sequence,
-                        uint64_t step) {
-  WEFT_ASSERT(static_cast<int64_t>(logits.size()) == vocab_size_, "{} logits", logits.size());
-  adjust(logits, past, options);
-  if (options.greedy || options.temperature == 0) {
-    int64_t best = argmax(logits);
-    if (!std::isfinite(logits[static_cast<size_t>(best)])) {
-      fail_input("the model's logits hold no finite number; broken weights, or every token is forbidden");
-    }
-    return static_cast<int32_t>(best);
+bool is_greedy(const SamplerOptions& options) {
+  return options.greedy || options.temperature == 0;
+}
+
+void SampleBatch::clear() {
+  choices.clear();
+  changes.clear();
+}
+
+Sampler::Sampler(int64_t vocab_size) : vocab_size_(vocab_size), places_(static_cast<size_t>(vocab_size), 0) {}
+
+void Sampler::add_choice(const TokenRequest& request, SampleBatch& batch) {
+  const SamplerOptions& options = *request.options;
+  SampleChoice choice{.top_p = options.top_p,
+                      .seed = options.seed,
+                      .step = static_cast<uint32_t>(request.step),
+                      .sequence = static_cast<uint32_t>(request.sequence),
+                      .min_p = static_cast<float>(options.min_p),
+                      .top_k = static_cast<int32_t>(options.top_k < vocab_size_ ? options.top_k : 0),
+                      .is_greedy = is_greedy(options) ? 1 : 0,
+                      .first_change = static_cast<int32_t>(batch.changes.size())};
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  if (choice.is_greedy == 0) choice.scale = static_cast<float>(std::min(kLargest, 1.0 / options.temperature));
+  add_bans(request, batch.changes);
+  choice.num_bans = static_cast<int32_t>(batch.changes.size()) - choice.first_change;
+  if (options.penalty != 1.0) {
+    add_penalties(request, batch.changes, static_cast<size_t>(choice.first_change));
+    choice.late_factor = penalty_factor(1, options);
   }
-  double total = weigh(logits, options);
-  Candidate cut = find_cut(total, options);
-  RandomKey key{options.seed, static_cast<uint32_t>(step), static_cast<uint32_t>(sequence)};
-  uint64_t bits = (uint64_t{key.bits(0)} << 32 | key.bits(1)) >> 11;
-  return draw(cut, static_cast<double>(bits) * 0x1p-53);
+  choice.num_changes = static_cast<int32_t>(batch.changes.size()) - choice.first_change;
+  for (auto i = static_cast<size_t>(choice.first_change); i < batch.changes.size(); ++i) {
+    places_[static_cast<size_t>(batch.changes[i].id)] = 0;
+  }
+  batch.choices.push_back(choice);
+}
+
+/// The id's place among the changes, which is one of its own from now on.
+size_t Sampler::place_of(int32_t id, std::vector<LogitChange>& changes) {
+  int32_t& place = places_[static_cast<size_t>(id)];
+  if (place == 0) {
+    changes.push_back({.id = id});
+    place = static_cast<int32_t>(changes.size());
+  }
+  return static_cast<size_t>(place - 1);
+}
+
+void Sampler::add_bans(const TokenRequest& request, std::vector<LogitChange>& changes) {
+  for (int32_t id : request.impossible_ids) {
+    if (id >= 0 && id < vocab_size_) changes[place_of(id, changes)].ban = LogitBan::without_share;
+  }
+  for (int32_t id : request.options->forbidden_ids) {
+    LogitBan& ban = changes[place_of(id, changes)].ban;
+    if (ban == LogitBan::none) ban = LogitBan::with_share;
+  }
+}
+
+void Sampler::add_penalties(const TokenRequest& request, std::vector<LogitChange>& changes, size_t first) {
+  const SamplerOptions& options = *request.options;
+  counts_.assign(changes.size() - first, 0);
+  auto count = [&](int32_t id, int64_t times) {
+    size_t place = place_of(id, changes) - first;
+    if (place == counts_.size()) counts_.push_back(0);
+    counts_[place] += times;
+  };
+  PenalisedPast window = penalised_past(request.past, request.has_late_id, options);
+  for (int32_t id : window.ids) count(id, 1);
+  if (window.num_zeros > 0) count(0, window.num_zeros);
+  for (size_t i = 0; i < counts_.size(); ++i) {
+    changes[first + i].factor = penalty_factor(counts_[i], options);
+    changes[first + i].late_factor = penalty_factor(counts_[i] + 1, options);
+  }
+}
+
+int32_t Sampler::sample(std::span<float> logits, const TokenRequest& request) {
+  WEFT_ASSERT(static_cast<int64_t>(logits.size()) == vocab_size_, "{} logits", logits.size());
+  own_.clear();
+  add_choice(request, own_);
+  int32_t id = rows_.sample(logits, own_.choices[0], own_.changes);
+  if (id < 0) fail_without_choice();
+  return id;
 }
 
 void Sampler::adjust(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options) {
-  if (options.penalty != 1.0) apply_penalty(logits, past, options);
-  forbidden_logits_.clear();
-  for (int32_t id : options.forbidden_ids) {
-    float& logit = logits[static_cast<size_t>(id)];
-    if (logit == -kInfinity) continue;
-    forbidden_logits_.push_back(logit);
-    logit = -kInfinity;
-  }
+  own_.clear();
+  add_choice({.past = past, .options = &options}, own_);
+  rows_.change(logits, own_.choices[0], own_.changes);
 }
 
-void Sampler::apply_penalty(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options) {
-  counts_.resize(static_cast<size_t>(vocab_size_));
-  PenalisedPast window = penalised_past(past, options);
-  for (int32_t id : window.ids) ++counts_[static_cast<size_t>(id)];
-  counts_[0] += static_cast<int32_t>(window.num_zeros);
-  auto settle = [&](int32_t id) {
-    int32_t& count = counts_[static_cast<size_t>(id)];
-    if (count == 0) return;
-    float& logit = logits[static_cast<size_t>(id)];
-    logit = penalised(logit, count, options);
-    count = 0;
-  };
-  for (int32_t id : window.ids) settle(id);
-  settle(0);
-}
-
-/// Fills weights_ and returns their sum with the forbidden ids' share, which thereby lowers all probabilities as a
-/// softmax before the cut does.
-double Sampler::weigh(std::span<float> logits, const SamplerOptions& options) {
-  float best = -kInfinity;
-  for (size_t begin = 0; begin < logits.size(); begin += kLogitBlock) {
-    best = std::max(best, block_max(logits.data() + begin, std::min(kLogitBlock, logits.size() - begin)));
-  }
-  if (!std::isfinite(best)) {
-    fail_input("the model's logits hold no finite number; broken weights, or every token is forbidden");
-  }
-  weights_.resize(logits.size());
-  auto scale = static_cast<float>(1.0 / options.temperature);
-  double total = 0;
-  for (size_t begin = 0; begin < logits.size(); begin += kLogitBlock) {
-    size_t count = std::min(kLogitBlock, logits.size() - begin);
-    const float* from = logits.data() + begin;
-    float* to = weights_.data() + begin;
-#pragma omp simd
-    for (size_t i = 0; i < count; ++i) to[i] = exp_negative((from[i] - best) * scale);
-    total += block_sum(to, count, 0);
-  }
-  for (float logit : forbidden_logits_) total += std::exp(std::min(700.0, double{logit - best} * scale));
-  return total;
-}
-
-/// Every cut keeps a beginning of the tokens sorted by probability, without renormalising; so the worst token kept says
-/// it all, and the order in which the cuts are made does not matter.
-Sampler::Candidate Sampler::find_cut(double total, const SamplerOptions& options) {
-  Candidate cut{0.0f, std::numeric_limits<int32_t>::max()};
-  auto tighten = [&](const Candidate& other) {
-    if (is_better(other, cut)) cut = other;
-  };
-  if (options.min_p > 0) tighten({static_cast<float>(options.min_p), std::numeric_limits<int32_t>::max()});
-  if (options.top_k > 0 && options.top_k < vocab_size_) tighten(top_k_cut(options.top_k));
-  if (options.top_p < 1) tighten(top_p_cut(options.top_p * total, total, cut));
-  return cut;
-}
-
-/// The k-th best token.
-Sampler::Candidate Sampler::top_k_cut(int64_t k) {
-  candidates_.clear();
-  constexpr int64_t kHeapLimit = 1024;  // beyond it, selecting among all is faster than keeping a heap
-  if (k > kHeapLimit) {
-    for (size_t id = 0; id < weights_.size(); ++id) candidates_.push_back({weights_[id], static_cast<int32_t>(id)});
-    auto kth = candidates_.begin() + (k - 1);
-    std::nth_element(candidates_.begin(), kth, candidates_.end(), is_better);
-    return *kth;
-  }
-  auto capacity = static_cast<size_t>(k);
-  constexpr size_t kStride = 64;
-  for (size_t begin = 0; begin < weights_.size(); begin += kStride) {
-    size_t end = std::min(begin + kStride, weights_.size());
-    bool is_full = candidates_.size() == capacity;
-    if (is_full && !(block_max(weights_.data() + begin, end - begin) > candidates_.front().weight)) continue;
-    for (size_t id = begin; id < end; ++id) {
-      Candidate candidate{weights_[id], static_cast<int32_t>(id)};
-      if (candidates_.size() == capacity) {
-        if (!is_better(candidate, candidates_.front())) continue;
-        std::pop_heap(candidates_.begin(), candidates_.end(), is_better);
-        candidates_.pop_back();
-      }
-      candidates_.push_back(candidate);
-      std::push_heap(candidates_.begin(), candidates_.end(), is_better);
-    }
-  }
-  return candidates_.front();
-}
-
-/// The token whose weight lifts the sum over all better ones above `mass`. In linear time: tokens rarer than (1 − p) /
-/// V together weigh less than 1 − p, so that the sum passes p without them; among the others halves are selected by
-/// rank, not sorted.
-Sampler::Candidate Sampler::top_p_cut(double mass, double total, const Candidate& cut) {
-  candidates_.clear();
-  auto least = static_cast<float>((total - mass) / static_cast<double>(vocab_size_) * (1 - 1e-6));
-  for (size_t id = 0; id < weights_.size(); ++id) {
-    Candidate candidate{weights_[id], static_cast<int32_t>(id)};
-    if (weights_[id] >= least && !is_better(cut, candidate)) candidates_.push_back(candidate);
-  }
-  auto weight_of = [](auto begin, auto end) {
-    double sum = 0;
-    for (auto i = begin; i != end; ++i) sum += i->weight;
-    return sum;
-  };
-  auto begin = candidates_.begin();
-  auto end = candidates_.end();
-  double above = 0;
-  while (end - begin > 32) {
-    auto middle = begin + (end - begin) / 2;
-    std::nth_element(begin, middle, end, is_better);
-    double half = weight_of(begin, middle);
-    if (above + half > mass) {
-      end = middle;
-    } else {
-      above += half;
-      begin = middle;
-    }
-  }
-  std::sort(begin, end, is_better);
-  for (auto i = begin; i != end; ++i) {
-    above += i->weight;
-    if (above > mass) return *i;
-  }
-  // The forbidden ids' share keeps the sum below p; or rounding did, after the halves had already crossed it.
-  return end == candidates_.end() ? cut : *(end - 1);
-}
-
-int32_t Sampler::draw(const Candidate& cut, double uniform) {
-  if (cut.id < vocab_size_) {
-    // Drops what is as likely as the cut but comes after it; from here on a weight tells alone.
-    for (size_t id = static_cast<size_t>(cut.id) + 1; id < weights_.size(); ++id) {
-      weights_[id] = weights_[id] == cut.weight ? 0.0f : weights_[id];
-    }
-  }
-  block_sums_.clear();
-  double total = 0;
-  for (size_t begin = 0; begin < weights_.size(); begin += kLogitBlock) {
-    block_sums_.push_back(
-        block_sum(weights_.data() + begin, std::min(kLogitBlock, weights_.size() - begin), cut.weight));
-    total += block_sums_.back();
-  }
-  double target = uniform * total;
-  size_t block = 0;
-  while (block + 1 < block_sums_.size() && target >= block_sums_[block]) target -= block_sums_[block++];
-  int32_t last = -1;
-  for (size_t id = block * kLogitBlock; id < std::min((block + 1) * kLogitBlock, weights_.size()); ++id) {
-    float weight = weights_[id];
-    if (weight == 0 || weight < cut.weight) continue;
-    last = static_cast<int32_t>(id);
-    if (target < weight) return last;
-    target -= weight;
-  }
-  // Rounding may leave a little at the very end.
-  if (last >= 0) return last;
-  return static_cast<int32_t>(argmax(weights_));
+void fail_without_choice() {
+  fail_input("the model's logits hold no finite number; broken weights, or every token is forbidden");
 }
 
 }  // namespace weft

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/row_sampler.h"
+
 namespace weft {
 
 /// Which tokens a penalty_window of W covers: `sliding` the last W; `block` bert4keras3's, which jumps: the current
@@ -25,8 +27,8 @@ struct SamplerOptions {
   double penalty = 1.0;
   int64_t penalty_window = 0;  // 0: all past tokens
   PenaltyWindow window_mode = PenaltyWindow::sliding;
-  std::optional<std::pair<int64_t, int64_t>> penalty_range;
-  std::vector<int32_t> forbidden_ids;
+  std::optional<std::pair<int64_t, int64_t>> penalty_range = {};
+  std::vector<int32_t> forbidden_ids = {};
   uint64_t seed = 0;
   /// bert4keras3 works on rows padded with id 0 to a total length and counts the unwritten zeros as past tokens. A
   /// length here does the same; 0: never.
@@ -36,48 +38,54 @@ struct SamplerOptions {
 /// Throws Error(usage) for values without a meaning.
 void check_sampler_options(const SamplerOptions& options, int64_t vocab_size);
 
+bool is_greedy(const SamplerOptions& options);
+
+/// A token that is to be chosen.
+struct TokenRequest {
+  std::span<const int32_t> past;  // the prompt's and the answer's ids so far
+  bool has_late_id = false;       // whether one more follows, which only the device knows yet
+  const SamplerOptions* options = nullptr;
+  std::span<const int32_t> impossible_ids =
+      {};  // also outside of the vocabulary; unlike forbidden ones without a share
+  uint64_t sequence = 0;
+  uint64_t step = 0;  // the draw depends only on options.seed, `sequence` and `step`
+};
+
+/// What the kernels are told of tokens that are to be chosen, one a row.
+struct SampleBatch {
+  std::vector<SampleChoice> choices;
+  std::vector<LogitChange> changes;
+  void clear();
+};
+
 /// Holds the scratch memory, so that sampling allocates nothing once warm. One a thread.
 class Sampler {
  public:
-  explicit Sampler(int64_t vocab_size) : vocab_size_(vocab_size) {}
+  explicit Sampler(int64_t vocab_size);
 
-  /// The next token. `logits` (vocab_size values) are changed in place; `past` are the prompt's and the answer's ids so
-  /// far. The draw depends only on options.seed, `sequence` and `step`. Throws Error(bad_input) when no logit is
-  /// finite.
-  int32_t sample(std::span<float> logits,
-                 std::span<const int32_t> past,
-                 const SamplerOptions& options,
-                 uint64_t sequence,
-                 uint64_t step);
+  /// The next token. `logits` (vocab_size values) are changed in place; there is no late id. Throws Error(bad_input)
+  /// when no logit is finite.
+  int32_t sample(std::span<float> logits, const TokenRequest& request);
 
   /// The part of it before a choice: penalty and forbidden ids, for log probabilities as well.
   void adjust(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options);
 
- private:
-  struct Candidate {
-    float weight;
-    int32_t id;
-  };
-  static bool is_better(const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-  }
+  /// Adds a row for a choice on the device.
+  void add_choice(const TokenRequest& request, SampleBatch& batch);
 
-  void apply_penalty(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options);
-  double weigh(std::span<float> logits, const SamplerOptions& options);
-  Candidate find_cut(double total, const SamplerOptions& options);
-  Candidate top_k_cut(int64_t k);
-  Candidate top_p_cut(double mass, double total, const Candidate& cut);
-  int32_t draw(const Candidate& cut, double uniform);
+ private:
+  size_t place_of(int32_t id, std::vector<LogitChange>& changes);
+  void add_bans(const TokenRequest& request, std::vector<LogitChange>& changes);
+  void add_penalties(const TokenRequest& request, std::vector<LogitChange>& changes, size_t first);
 
   int64_t vocab_size_;
-  std::vector<int32_t> counts_;  // of ids in the penalty's window; all zero between calls
-  std::vector<float> forbidden_logits_;
-  std::vector<float> weights_;  // probabilities times a common factor
-  std::vector<double> block_sums_;
-  std::vector<Candidate> candidates_;
+  std::vector<int32_t> places_;  // of ids among the changes, from 1; all zero between calls
+  std::vector<int64_t> counts_;  // of the changes' ids in the penalty's window
+  SampleBatch own_;
+  RowSampler rows_;
 };
 
-/// Position of the largest value, the first one on ties. Not-a-numbers lose.
-int64_t argmax(std::span<const float> values);
+/// Throws Error(bad_input): no token can be chosen.
+[[noreturn]] void fail_without_choice();
 
 }  // namespace weft

@@ -35,6 +35,8 @@ class Decoder final : public LanguageModel {
   SelfAttention make_attention(int64_t layer, const std::string& prefix);
   ForwardPass start(Context& context, const Batch& batch, KvCache* cache) const;
   Tensor embed(Context& context, const Batch& batch) const;
+  bool leaves_last_norm(const Context& context) const;
+  ResidualNorm join(Context& context, const RmsNorm& norm, size_t layer, const std::vector<Tensor>& stream) const;
   std::vector<Tensor> run_layer(Context& context,
                                 size_t layer,
                                 const std::vector<Tensor>& inputs,
@@ -152,6 +154,21 @@ Tensor Decoder::embed(Context& context, const Batch& batch) const {
   return add_embedding_offset(context, embedded, batch.embedding_offset);
 }
 
+/// The norm after a block's feed-forward is left to the block after it, whose first norm it is fused with; not where
+/// blocks are units of their own, with weights that may be elsewhere by then.
+bool Decoder::leaves_last_norm(const Context& context) const {
+  return config_.norm_after_branches && context.blocks == nullptr;
+}
+
+/// `norm` of the residual stream and of what block `layer` gave for it.
+ResidualNorm Decoder::join(Context& context,
+                           const RmsNorm& norm,
+                           size_t layer,
+                           const std::vector<Tensor>& stream) const {
+  if (!leaves_last_norm(context)) return norm.forward_add(context, stream[1], stream[0]);
+  return norm.forward_add_normed(context, stream[1], blocks_[layer].mlp_post_norm, stream[0]);
+}
+
 /// From {residual stream} or {residual stream, what the last block's feed-forward adds to it} to {residual stream, what
 /// this block's adds}.
 std::vector<Tensor> Decoder::run_layer(Context& context,
@@ -160,14 +177,15 @@ std::vector<Tensor> Decoder::run_layer(Context& context,
                                        const ForwardPass& pass) const {
   const Block& block = blocks_[layer];
   ResidualNorm start = inputs.size() == 1 ? block.attention_norm.forward_pass(context, inputs[0])
-                                          : block.attention_norm.forward_add(context, inputs[1], inputs[0]);
+                                          : join(context, block.attention_norm, layer - 1, inputs);
   if (layer > 0) context.observe("hidden/" + std::to_string(layer), start.sum);
   Tensor attended = block.attention.forward(context, start.normed, pass);
-  if (config_.norm_after_branches) attended = block.attention_post_norm.forward(context, attended);
-  ResidualNorm middle = block.mlp_norm.forward_add(context, attended, start.sum);
+  ResidualNorm middle = config_.norm_after_branches
+                            ? block.mlp_norm.forward_add_normed(context, attended, block.attention_post_norm, start.sum)
+                            : block.mlp_norm.forward_add(context, attended, start.sum);
   Tensor branch = block.mlp.forward(context, middle.normed, pass);
-  if (config_.norm_after_branches) branch = block.mlp_post_norm.forward(context, branch);
-  return {middle.sum, branch};
+  bool norms_branch = config_.norm_after_branches && !leaves_last_norm(context);
+  return {middle.sum, norms_branch ? block.mlp_post_norm.forward(context, branch) : branch};
 }
 
 Tensor Decoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
@@ -184,7 +202,7 @@ Tensor Decoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
       return run_layer(running, layer, in, *pass);
     });
   }
-  ResidualNorm last = final_norm_.forward_add(context, stream[1], stream[0]);
+  ResidualNorm last = join(context, final_norm_, blocks_.size() - 1, stream);
   context.observe("hidden/" + std::to_string(blocks_.size()), last.sum);
   context.observe("final", last.normed);
   return enter_tensor_parallel(context, last.normed, batch.num_tokens());

@@ -67,6 +67,13 @@ ResidualNorm RmsNorm::forward_add(Context& context, const Tensor& x, const Tenso
   return add_rms_norm(context, x, residual, weight->value, options);
 }
 
+ResidualNorm RmsNorm::forward_add_normed(Context& context,
+                                         const Tensor& x,
+                                         const RmsNorm& inner,
+                                         const Tensor& residual) const {
+  return add_normed_rms_norm(context, x, inner.weight->value, residual, weight->value, options);
+}
+
 ResidualNorm RmsNorm::forward_pass(Context& context, const Tensor& x) const {
   return pass_rms_norm(context, x, weight->value, options);
 }
@@ -85,6 +92,9 @@ Tensor row_parallel(Context& context, const Tensor& x, const Linear& projection)
   // The bias is replicated and must enter the sum over ranks once: rank 0 adds it.
   LinearParameters parameters = projection.parameters();
   if (context.tensor_parallel != nullptr && context.tensor_parallel->rank() != 0) parameters.bias = nullptr;
+  if (projection.adapter == nullptr && !context.sequence_parallel) {
+    return linear_reduced_from_tp(context, x, parameters);
+  }
   Tensor y = with_adapter(context, linear(context, x, parameters), x, projection);
   return leave_tensor_parallel(context, y);
 }
@@ -98,21 +108,30 @@ Tensor VocabularyEmbedding::forward(Context& context, std::span<const int32_t> i
 Tensor SelfAttention::forward(Context& context, const Tensor& x, const ForwardPass& pass) const {
   Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
   std::vector<Tensor> qkv = column_parallel(context, whole, std::array{&q_proj, &k_proj, &v_proj});
+  if (pass.cache != nullptr) {
+    Tensor& keys = pass.cache->keys(layer);
+    Tensor& values = pass.cache->values(layer);
+    return row_parallel(
+        context,
+        rope_cached_attention(context, qkv[0], qkv[1], qkv[2], pass.rope_table, keys, values, pass.spans, options),
+        o_proj);
+  }
   Tensor q = rope(context, qkv[0], pass.rope_table, options.head_dim);
   Tensor k = rope(context, qkv[1], pass.rope_table, options.head_dim);
-  Tensor mixed =
-      pass.cache == nullptr
-          ? attention(context, q, k, qkv[2], pass.spans, options)
-          : cached_attention(
-                context, q, k, qkv[2], pass.cache->keys(layer), pass.cache->values(layer), pass.spans, options);
-  return row_parallel(context, mixed, o_proj);
+  return row_parallel(context, attention(context, q, k, qkv[2], pass.spans, options), o_proj);
 }
 
 Tensor GatedMlp::forward(Context& context, const Tensor& x, const ForwardPass& pass) const {
   Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
-  std::vector<Tensor> gate_up = column_parallel(context, whole, std::array{&gate_proj, &up_proj});
-  Tensor gated = gated_activation(context, gate_up[0], gate_up[1], activation);
-  return row_parallel(context, gated, down_proj);
+  return row_parallel(context, gated(context, whole), down_proj);
+}
+
+Tensor GatedMlp::gated(Context& context, const Tensor& x) const {
+  if (gate_proj.is_plain() && up_proj.is_plain()) {
+    return gated_linear(context, x, gate_proj.weight->value, up_proj.weight->value, activation);
+  }
+  std::vector<Tensor> gate_up = column_parallel(context, x, std::array{&gate_proj, &up_proj});
+  return gated_activation(context, gate_up[0], gate_up[1], activation);
 }
 
 }  // namespace weft

@@ -41,6 +41,8 @@ struct Linear {
   const LowRankAdapter* adapter = nullptr;
 
   LinearParameters parameters() const { return {&weight->value, bias != nullptr ? &bias->value : nullptr}; }
+  /// A weight and nothing else.
+  bool is_plain() const { return bias == nullptr && adapter == nullptr; }
 };
 
 /// Declares NAME.weight [out, in] and, with_bias, NAME.bias [out]. Biases of a column-split weight are replicated.
@@ -67,6 +69,11 @@ struct RmsNorm {
   Tensor forward(Context& context, const Tensor& x) const;
   /// {x + residual, its norm}
   ResidualNorm forward_add(Context& context, const Tensor& x, const Tensor& residual) const;
+  /// {inner's norm of x + residual, its norm}
+  ResidualNorm forward_add_normed(Context& context,
+                                  const Tensor& x,
+                                  const RmsNorm& inner,
+                                  const Tensor& residual) const;
   /// {x, its norm}
   ResidualNorm forward_pass(Context& context, const Tensor& x) const;
 };
@@ -101,6 +108,9 @@ struct GatedMlp {
 
   /// As for attention.
   Tensor forward(Context& context, const Tensor& x, const ForwardPass& pass) const;
+
+ private:
+  Tensor gated(Context& context, const Tensor& x) const;
 };
 
 }  // namespace weft

@@ -5,6 +5,7 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "ops/rope.h"
 
 namespace weft {
 namespace {
@@ -77,7 +78,7 @@ class AttentionNode final : public Node {
 
   AttentionNode(Inputs inputs, const Tensor& out, std::span<const AttentionSpan> spans, const AttentionOptions& options)
       : in_(std::move(inputs)),
-        out_(out),
+        out_(out.detach()),
         output_(out.grad_slot()),
         spans_(spans.begin(), spans.end()),
         options_(options) {}
@@ -86,7 +87,6 @@ class AttentionNode final : public Node {
   void backward(Context& context) override {
     Tensor dout = take_grad(output_);
     if (!dout) return;
-    Tensor out = out_.get(context);
     Tensor dq = context.empty(in_.q.shape(), in_.q.dtype());
     Tensor dk = context.empty(in_.k.shape(), in_.k.dtype());
     Tensor dv = context.empty(in_.v.shape(), in_.v.dtype());
@@ -102,7 +102,7 @@ class AttentionNode final : public Node {
     kernel({.q = in_.q.raw(),
             .k = in_.k.raw(),
             .v = in_.v.raw(),
-            .out = out.raw(),
+            .out = out_.raw(),
             .dout = dout.raw(),
             .log_sum_exp = in_.log_sum_exp.raw(),
             .dq = dq.raw(),
@@ -125,7 +125,7 @@ class AttentionNode final : public Node {
 
  private:
   Inputs in_;
-  Saved out_;
+  Tensor out_;
   std::shared_ptr<GradSlot> output_;
   std::vector<AttentionSpan> spans_;
   AttentionOptions options_;
@@ -167,24 +167,6 @@ void run_forward(Context& context,
           .dropout = dropout,
           .dtype = q.dtype()},
          context.stream());
-}
-
-/// With the statistics that backward needs: they are written (again).
-void run_recorded(Context& context,
-                  const AttentionNode::Inputs& inputs,
-                  Tensor& out,
-                  std::span<const AttentionSpan> spans,
-                  const AttentionOptions& options) {
-  Tensor log_sum_exp = inputs.log_sum_exp;
-  run_forward(context,
-              inputs.q,
-              out,
-              &log_sum_exp,
-              packed_sequences(inputs.k, inputs.v, spans, options.head_dim, inputs.bias),
-              inputs.k.size(1) / options.head_dim,
-              options,
-              inputs.bias,
-              inputs.dropout);
 }
 
 class DistanceBiasNode final : public Node {
@@ -262,6 +244,41 @@ void append_writes(const Tensor& source,
   }
 }
 
+bool can_rotate_into_cache(const Context& context, const Tensor& rope_table, int64_t head_dim) {
+  return context.kernels().rope.rotate_into_cache != nullptr && rope_table.size(1) == head_dim;
+}
+
+void rotate_into_cache(Context& context,
+                       Tensor& q,
+                       const CacheInputs& inputs,
+                       const Tensor& rope_table,
+                       std::span<const AttentionSpan> spans) {
+  int64_t num_kv_heads = inputs.key_cache.size(1), max_tokens = inputs.key_cache.size(2);
+  int64_t head_dim = inputs.key_cache.size(3);
+  std::vector<RotatedCacheWrite> writes;
+  for (const AttentionSpan& span : spans) {
+    WEFT_ASSERT(span.slot < inputs.key_cache.size(0) && span.past + span.length <= max_tokens, "the cache is full");
+    Tensor rows = q.slice(span.begin, span.begin + span.length);
+    Tensor keys = inputs.key_cache.slice(span.slot, span.slot + 1);
+    Tensor values = inputs.value_cache.slice(span.slot, span.slot + 1);
+    writes.push_back({.q = rows.raw(),
+                      .k = element(inputs.k, span.begin * inputs.k.size(1)),
+                      .v = element(inputs.v, span.begin * inputs.v.size(1)),
+                      .cos_sin = element(rope_table, span.begin * head_dim),
+                      .keys = keys.raw(),
+                      .values = values.raw(),
+                      .past = span.past,
+                      .count = span.length});
+  }
+  context.kernels().rope.rotate_into_cache({.sequences = writes,
+                                            .num_heads = q.size(1) / head_dim,
+                                            .num_kv_heads = num_kv_heads,
+                                            .head_dim = head_dim,
+                                            .head_stride = max_tokens * head_dim,
+                                            .dtype = q.dtype()},
+                                           context.stream());
+}
+
 }  // namespace
 
 AttentionDropout attention_dropout(const Context& context, const AttentionDropoutSite& site) {
@@ -325,35 +342,25 @@ Tensor attention(Context& context,
   Tensor out = context.empty(q.shape(), q.dtype());
   int64_t num_kv_heads = k.size(1) / options.head_dim;
   AttentionDropout dropout = attention_dropout(context, options.dropout);
-  if (!is_recording(context, {&q, &k, &v, &bias.values})) {
-    run_forward(context,
-                q,
-                out,
-                nullptr,
-                packed_sequences(k, v, sequences, options.head_dim, bias),
-                num_kv_heads,
-                options,
-                bias,
-                dropout);
-    return out;
+  bool records = is_recording(context, {&q, &k, &v, &bias.values});
+  Tensor log_sum_exp;
+  if (records) {
+    DType statistics_dtype = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
+    log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
   }
-  DType statistics_dtype = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  AttentionNode::Inputs inputs{.q = q, .k = k, .v = v, .log_sum_exp = {}, .bias = bias, .dropout = dropout};
-  inputs.log_sum_exp = context.empty({q.size(0), q.size(1) / options.head_dim}, statistics_dtype);
-  run_recorded(context, inputs, out, sequences, options);
+  run_forward(context,
+              q,
+              out,
+              records ? &log_sum_exp : nullptr,
+              packed_sequences(k, v, sequences, options.head_dim, bias),
+              num_kv_heads,
+              options,
+              bias,
+              dropout);
+  if (!records) return out;
   attach_slot(out);
-  AttentionNode::Inputs kept{.q = q.detach(),
-                             .k = k.detach(),
-                             .v = v.detach(),
-                             .log_sum_exp = inputs.log_sum_exp.detach(),
-                             .bias = {.values = bias.defined() ? bias.values.detach() : Tensor(), .zero = bias.zero},
-                             .dropout = dropout};
-  std::vector<AttentionSpan> spans(sequences.begin(), sequences.end());
-  offer_recipe(context, out, [kept = std::move(kept), spans = std::move(spans), options](Context& again) {
-    Tensor result = again.empty(kept.q.shape(), kept.q.dtype());
-    run_recorded(again, kept, result, spans, options);
-    return result;
-  });
+  AttentionNode::Inputs inputs{
+      .q = q, .k = k, .v = v, .log_sum_exp = std::move(log_sum_exp), .bias = bias, .dropout = dropout};
   context.tape->record(std::make_unique<AttentionNode>(std::move(inputs), out, sequences, options));
   return out;
 }
@@ -370,16 +377,30 @@ Tensor cached_attention(Context& context,
   check_attention(q, k, v, options.head_dim);
   WEFT_ASSERT(!is_recording(context, {&q, &k, &v}), "cached_attention has no backward");
   write_attention_caches(context, {.k = k, .v = v, .key_cache = key_cache, .value_cache = value_cache}, spans);
-  Tensor out = context.empty(q.shape(), q.dtype());
-  run_forward(context,
-              q,
-              out,
-              nullptr,
-              cached_sequences(key_cache, value_cache, spans, options.head_dim, bias),
-              key_cache.size(1),
-              options,
-              bias);
-  return out;
+  return cached_cross_attention(context, q, key_cache, value_cache, spans, options, bias);
+}
+
+Tensor rope_cached_attention(Context& context,
+                             const Tensor& q,
+                             const Tensor& k,
+                             const Tensor& v,
+                             const Tensor& rope_table,
+                             Tensor& key_cache,
+                             Tensor& value_cache,
+                             std::span<const AttentionSpan> spans,
+                             const AttentionOptions& options) {
+  check_attention(q, k, v, options.head_dim);
+  WEFT_ASSERT(!is_recording(context, {&q, &k, &v}), "cached_attention has no backward");
+  CacheInputs inputs{.k = k, .v = v, .key_cache = key_cache, .value_cache = value_cache};
+  Tensor rotated = q.detach();
+  if (can_rotate_into_cache(context, rope_table, options.head_dim)) {
+    rotate_into_cache(context, rotated, inputs, rope_table, spans);
+  } else {
+    rotated = rope(context, q, rope_table, options.head_dim);
+    rope(context, k, rope_table, options.head_dim);
+    write_attention_caches(context, inputs, spans);
+  }
+  return cached_cross_attention(context, rotated, key_cache, value_cache, spans, options);
 }
 
 Tensor cached_cross_attention(Context& context,

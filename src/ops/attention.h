@@ -73,6 +73,17 @@ Tensor cached_attention(Context& context,
                         const AttentionOptions& options,
                         const DistanceBias& bias = {});
 
+/// cached_attention of rope(q) and rope(k) (ops/rope.h), which must not be used after.
+Tensor rope_cached_attention(Context& context,
+                             const Tensor& q,
+                             const Tensor& k,
+                             const Tensor& v,
+                             const Tensor& rope_table,
+                             Tensor& key_cache,
+                             Tensor& value_cache,
+                             std::span<const AttentionSpan> sequences,
+                             const AttentionOptions& options);
+
 /// Attends to the key_count keys that each span's slot holds already. Has no backward.
 Tensor cached_cross_attention(Context& context,
                               const Tensor& q,

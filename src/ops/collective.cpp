@@ -1,6 +1,8 @@
 #include "ops/collective.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "autograd/tape.h"
 #include "core/error.h"
@@ -10,8 +12,30 @@
 namespace weft {
 namespace {
 
+/// Rows that a GPU's products are done in.
+constexpr int64_t kRowTile = 128;
+
 bool is_alone(const Context& context) {
   return context.tensor_parallel == nullptr || context.tensor_parallel->size() == 1;
+}
+
+/// For an x whose gradient is going to be summed over ranks.
+void let_put_off(const Context& context, GradSlot& slot) {
+  if (!context.tensor_parallel->overlaps()) return;
+  slot.put_off = std::make_shared<PutOff>();
+  slot.put_off->block = context.block;
+}
+
+bool has_put_off(const GradSlot& slot) {
+  return slot.put_off != nullptr && !slot.put_off->work.empty();
+}
+
+/// Sums x in place, and does what was put off beside it.
+void sum_beside_put_off(Context& context, Tensor& x, GradSlot& slot) {
+  if (!has_put_off(slot)) return context.tensor_parallel->all_reduce(x, ReduceOp::sum);
+  PendingCall sum = context.tensor_parallel->start_all_reduce(x, ReduceOp::sum);
+  for (auto& work : std::exchange(slot.put_off->work, {})) work(context);
+  sum.wait();
 }
 
 /// Sums or passes on the gradient, per the forward's conjugate.
@@ -25,7 +49,7 @@ class TransferNode final : public Node {
     Tensor grad = take_grad(output_);
     WEFT_ASSERT(grad.defined() || !reduce_, "{} got no gradient on this rank: the ranks would wait for it", name_);
     if (!grad) return;
-    if (reduce_) context.tensor_parallel->all_reduce(grad, ReduceOp::sum);
+    if (reduce_) sum_beside_put_off(context, grad, *output_);
     add_grad(context, input_, std::move(grad));
   }
 
@@ -59,12 +83,19 @@ Tensor padded_rows(Context& context, const Tensor& x, int64_t begin, int64_t cou
   return padded;
 }
 
-/// This rank's share of the sum over ranks.
-Tensor scatter_sum_of_ranks(Context& context, const Tensor& x) {
+/// This rank's share of the sum over ranks. What was put off till then at the slot of x (may be null) is done beside
+/// it.
+Tensor scatter_sum_of_ranks(Context& context, const Tensor& x, GradSlot* slot) {
   int64_t share = tokens_per_rank(context, x.size(0));
   Tensor padded = padded_rows(context, x, 0, share * context.tensor_parallel->size());
   Tensor y = context.empty({share, x.size(1)}, x.dtype());
-  context.tensor_parallel->reduce_scatter(padded, y, ReduceOp::sum);
+  if (slot == nullptr || !has_put_off(*slot)) {
+    context.tensor_parallel->reduce_scatter(padded, y, ReduceOp::sum);
+    return y;
+  }
+  PendingCall sum = context.tensor_parallel->start_reduce_scatter(padded, y, ReduceOp::sum);
+  for (auto& work : std::exchange(slot->put_off->work, {})) work(context);
+  sum.wait();
   return y;
 }
 
@@ -91,7 +122,7 @@ class TokenTransferNode final : public Node {
     add_grad(context,
              input_,
              backward_ == Backward::gather ? gather_rows_of_ranks(context, grad, num_tokens_)
-                                           : scatter_sum_of_ranks(context, grad));
+                                           : scatter_sum_of_ranks(context, grad, output_.get()));
   }
 
  private:
@@ -109,6 +140,7 @@ void record_token_transfer(Context& context,
                            const Tensor& x,
                            Tensor& y) {
   auto output = attach_slot(y);
+  if (backward == TokenTransferNode::Backward::scatter_sum) let_put_off(context, *output);
   context.tape->record(
       std::make_unique<TokenTransferNode>(name, backward, num_tokens, x.grad_slot(), std::move(output)));
 }
@@ -166,6 +198,7 @@ Tensor copy_to_tp(Context& context, const Tensor& x) {
   Tensor y = x.detach();
   auto output = attach_slot(y);
   output->recipe = x.grad_slot()->recipe;
+  let_put_off(context, *output);
   context.tape->record(std::make_unique<TransferNode>("copy_to_tp", true, x.grad_slot(), std::move(output)));
   return y;
 }
@@ -179,6 +212,24 @@ Tensor reduce_from_tp(Context& context, const Tensor& x) {
     auto output = attach_slot(y);
     context.tape->record(std::make_unique<TransferNode>("reduce_from_tp", false, x.grad_slot(), std::move(output)));
   }
+  return y;
+}
+
+Tensor linear_reduced_from_tp(Context& context,
+                              const Tensor& x,
+                              const LinearParameters& parameters,
+                              int64_t rows_worth_halving) {
+  if (is_alone(context) || !context.tensor_parallel->overlaps() || x.size(0) < rows_worth_halving) {
+    return reduce_from_tp(context, linear(context, x, parameters));
+  }
+  int64_t half = (x.size(0) + 1) / 2;
+  if (half > kRowTile) half = (half + kRowTile - 1) / kRowTile * kRowTile;
+  std::vector<PendingCall> sums;
+  // The identity backward of the sums needs no node.
+  Tensor y = linear_by_rows(context, x, parameters, half, [&](const Tensor& part) {
+    sums.push_back(context.tensor_parallel->start_all_reduce(part, ReduceOp::sum));
+  });
+  for (PendingCall& sum : sums) sum.wait();
   return y;
 }
 
@@ -197,7 +248,7 @@ Tensor gather_tokens_from_tp(Context& context, const Tensor& x, int64_t num_toke
 
 Tensor scatter_tokens_to_tp(Context& context, const Tensor& x) {
   if (is_alone(context)) return x;
-  Tensor y = scatter_sum_of_ranks(context, x);
+  Tensor y = scatter_sum_of_ranks(context, x, nullptr);
   if (is_recording(context, {&x})) {
     record_token_transfer(context, "scatter_tokens_to_tp", TokenTransferNode::Backward::gather, x.size(0), x, y);
   }

@@ -3,14 +3,22 @@
 #pragma once
 
 #include "autograd/context.h"
+#include "ops/linear.h"
 
 namespace weft {
 
-/// Identity forward, all-reduce backward: before column-parallel products.
+/// Identity forward, all-reduce backward: before column-parallel products. Where ranks' sums go on beside computing, it
+/// does so beside the products for the gradients of the weights that x is multiplied with.
 Tensor copy_to_tp(Context& context, const Tensor& x);
 /// All-reduce forward, identity backward: after row-parallel products. Works in place: the argument must not be used
 /// after.
 Tensor reduce_from_tp(Context& context, const Tensor& x);
+/// reduce_from_tp(linear(x)). From `rows_worth_halving` on in two halves, where ranks' sums go on beside computing: the
+/// sum of the first beside the product of the second.
+Tensor linear_reduced_from_tp(Context& context,
+                              const Tensor& x,
+                              const LinearParameters& parameters,
+                              int64_t rows_worth_halving = 4096);
 /// Sequence parallelism (Korthikanti et al., "Reducing activation recomputation in large transformer models", 2022):
 /// between tensor-parallel regions each rank holds ceil(tokens / size) rows, zeros past the end.
 ///

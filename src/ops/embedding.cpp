@@ -1,5 +1,6 @@
 #include "ops/embedding.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "autograd/tape.h"
@@ -76,15 +77,16 @@ class GatherRowsNode final : public Node {
 
 Tensor packed_lookup(
     Context& context, const Tensor& table, std::span<const int32_t> ids, int64_t row_begin, float factor) {
-  std::vector<int32_t> indices;
-  for (int32_t id : ids) {
-    int64_t row = id - row_begin;
-    indices.push_back(row >= 0 && row < table.size(0) ? static_cast<int32_t>(row) : -1);
+  auto is_here = [&](int32_t id) { return id >= row_begin && id < row_begin + table.size(0); };
+  // Passed on where they lie, if they can be: they may be late values.
+  std::vector<int32_t> rows;
+  if (row_begin != 0 || !std::ranges::all_of(ids, is_here)) {
+    for (int32_t id : ids) rows.push_back(is_here(id) ? static_cast<int32_t>(id - row_begin) : -1);
   }
   Tensor y = context.empty({static_cast<int64_t>(ids.size()), table.size(1)}, table.dtype());
   auto unpack = require_kernel(context.kernels().linear.unpack_rows, "unpack_rows", context.device.type);
   unpack({.packed = table.raw(),
-          .indices = indices.data(),
+          .indices = rows.empty() ? ids.data() : rows.data(),
           .rows = y.raw(),
           .num_indices = y.size(0),
           .out_features = table.size(0),

@@ -64,15 +64,13 @@ class RmsNormNode final : public Node {
   Slots slots_;
 };
 
-Tensor run_forward(Context& context,
-                   const Tensor& x,
-                   const Tensor* residual,
-                   Tensor* sum,
-                   const Tensor& weight,
-                   const RmsNormOptions& options) {
-  Tensor normed = context.empty(x.shape(), x.dtype());
-  auto kernel = require_kernel(context.kernels().rms_norm.forward, "rms_norm", context.device.type);
-  kernel({.x = x.raw(),
+RmsNormForwardArgs forward_args(const Tensor& x,
+                                const Tensor* residual,
+                                Tensor* sum,
+                                const Tensor& weight,
+                                Tensor& normed,
+                                const RmsNormOptions& options) {
+  return {.x = x.raw(),
           .residual = residual != nullptr ? residual->raw() : nullptr,
           .weight = weight.raw(),
           .sum = sum != nullptr ? sum->raw() : nullptr,
@@ -82,8 +80,18 @@ Tensor run_forward(Context& context,
           .eps = options.eps,
           .weight_offset = options.weight_offset,
           .round_before_weight = options.round_before_weight,
-          .dtype = x.dtype()},
-         context.stream());
+          .dtype = x.dtype()};
+}
+
+Tensor run_forward(Context& context,
+                   const Tensor& x,
+                   const Tensor* residual,
+                   Tensor* sum,
+                   const Tensor& weight,
+                   const RmsNormOptions& options) {
+  Tensor normed = context.empty(x.shape(), x.dtype());
+  auto kernel = require_kernel(context.kernels().rms_norm.forward, "rms_norm", context.device.type);
+  kernel(forward_args(x, residual, sum, weight, normed, options), context.stream());
   return normed;
 }
 
@@ -150,6 +158,26 @@ ResidualNorm add_rms_norm(
            {.x = x.grad_slot(), .residual = residual.grad_slot(), .sum = std::move(sum), .normed = {}},
            result.normed);
   }
+  return result;
+}
+
+ResidualNorm add_normed_rms_norm(Context& context,
+                                 const Tensor& x,
+                                 const Tensor& inner_weight,
+                                 const Tensor& residual,
+                                 const Tensor& weight,
+                                 const RmsNormOptions& options) {
+  auto kernel = context.kernels().rms_norm.forward_twice;
+  if (kernel == nullptr || is_recording(context, {&x, &inner_weight, &residual, &weight})) {
+    return add_rms_norm(context, rms_norm(context, x, inner_weight, options), residual, weight, options);
+  }
+  check_norm(x, weight);
+  check_norm(x, inner_weight);
+  WEFT_ASSERT(residual.shape() == x.shape() && residual.dtype() == x.dtype());
+  ResidualNorm result{.sum = context.empty(x.shape(), x.dtype()), .normed = context.empty(x.shape(), x.dtype())};
+  kernel({.outer = forward_args(x, &residual, &result.sum, weight, result.normed, options),
+          .inner_weight = inner_weight.raw()},
+         context.stream());
   return result;
 }
 

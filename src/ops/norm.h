@@ -26,6 +26,14 @@ struct ResidualNorm {
 ResidualNorm add_rms_norm(
     Context& context, const Tensor& x, const Tensor& residual, const Tensor& weight, const RmsNormOptions& options);
 
+/// add_rms_norm of rms_norm(x, inner_weight): one pass where nothing is recorded and the device can.
+ResidualNorm add_normed_rms_norm(Context& context,
+                                 const Tensor& x,
+                                 const Tensor& inner_weight,
+                                 const Tensor& residual,
+                                 const Tensor& weight,
+                                 const RmsNormOptions& options);
+
 /// x itself and its norm, for an x that already is the sum: the gradients of both are joined in one rounding.
 ResidualNorm pass_rms_norm(Context& context, const Tensor& x, const Tensor& weight, const RmsNormOptions& options);
 

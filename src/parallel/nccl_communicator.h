@@ -2,19 +2,19 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "parallel/activity.h"
 #include "parallel/communicator.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/stream_driver.h"
 
 namespace weft {
 
 struct NcclOptions {
-  /// The cudaStream_t on which the tensors are computed: communication is queued there too, so that nothing has to wait
-  /// for it. It and the tensors' memory must outlive the communicator.
+  /// The cudaStream_t on which the tensors are computed: calls are queued there too, so that the host does not wait for
+  /// them. It and the tensors' memory must outlive the communicator.
   void* stream = nullptr;
   /// This rank's GPU; each rank needs one of its own.
   int device_index = 0;
@@ -33,9 +33,10 @@ struct NcclOptions {
   bool use_when_alone = false;
   /// Told the name of every operation; may be null.
   std::shared_ptr<Activity> activity = nullptr;
-  /// Whether all work on the stream is done; throws if it failed. Empty: asks CUDA. With one given, CUDA's runtime is
-  /// not called at all: for tests without a GPU.
-  std::function<bool()> stream_is_idle = nullptr;
+  /// Whether started calls get a stream of their own; without it they are queued like all others.
+  bool overlap = true;
+  /// Null: CUDA's streams. With others CUDA's runtime is not called at all: for tests without a GPU.
+  std::shared_ptr<StreamDriver> streams = nullptr;
 };
 
 /// Why make_nccl_communicator would fail on this rank, in one line; empty if the library is there and new enough.
@@ -46,8 +47,10 @@ std::string nccl_version(const std::string& library = {});
 
 /// Collective over `bootstrap`, from which it makes a communicator of its own: that one carries start-up, barriers and
 /// tensors in host memory. A call with tensors on the GPU returns once it is queued on the stream: the result is in
-/// place for whatever is queued there next. An error of NCCL's throws Error(communication) and ends this communicator:
-/// what it has queued is aborted, and later calls throw the same. If one rank cannot start, all throw its message.
+/// place for whatever is queued there next. A started call waits for what is queued on the stream by then and runs on a
+/// stream beside it; wait() makes what is queued next wait for it, not the host. An error of NCCL's throws
+/// Error(communication) and ends this communicator: what it has queued is aborted, and later calls throw the same. If
+/// one rank cannot start, all throw its message.
 ///
 /// Sums and extremes are NCCL's: the same bits on every rank, but with more than two ranks bf16 sums may be rounded at
 /// each rank on the way, and a NaN may lose against a number in max and min. Groups must not be used by other threads

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/error.h"
@@ -30,6 +31,41 @@ void find(void* handle, const char* name, const std::string& path, Function& fun
 }
 
 }  // namespace
+
+ncclDataType_t nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return ncclFloat32;
+    case DType::bf16:
+      return ncclBfloat16;
+    case DType::f16:
+      return ncclFloat16;
+    case DType::f64:
+      return ncclFloat64;
+    case DType::i32:
+      return ncclInt32;
+    case DType::i64:
+      return ncclInt64;
+    case DType::u8:
+      return ncclUint8;
+  }
+  fail(ExitCode::communication, "NCCL does not move {} tensors", dtype_name(dtype));
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) {
+  if (op == ReduceOp::max) return ncclMax;
+  return op == ReduceOp::min ? ncclMin : ncclSum;
+}
+
+std::string nccl_error_text(const NcclLibrary& library, ncclResult_t result, ncclComm_t comm) {
+  std::string text = library.get_error_string(result);
+  const char* details = library.get_last_error(comm);
+  if (details != nullptr && *details != '\0') text += fmt::format(": {}", details);
+  std::replace_if(
+      text.begin(), text.end(), [](char letter) { return letter == '\n' || letter == '\t'; }, ' ');
+  text.erase(text.find_last_not_of(' ') + 1);
+  return printable(text, 400);
+}
 
 std::string nccl_version_text(int version) {
   return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);

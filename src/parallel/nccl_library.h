@@ -6,6 +6,9 @@
 
 #include <string>
 
+#include "core/dtype.h"
+#include "parallel/communicator.h"
+
 namespace weft {
 
 struct NcclLibrary {
@@ -33,6 +36,12 @@ struct NcclLibrary {
 /// It stays loaded until the process ends, since NCCL has threads of its own. Throws Error(communication) when there is
 /// none, it lacks a function, or it is older than 2.18.
 NcclLibrary load_nccl(const std::string& path);
+
+ncclDataType_t nccl_type(DType dtype);
+ncclRedOp_t nccl_op(ReduceOp op);
+
+/// "remote process exited or there was a network error: socket closed", in one line. `comm` may be null.
+std::string nccl_error_text(const NcclLibrary& library, ncclResult_t result, ncclComm_t comm);
 
 /// "2.28.9"
 std::string nccl_version_text(int version);

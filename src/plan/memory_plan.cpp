@@ -100,10 +100,11 @@ class Planner {
   int64_t element_bytes() const { return static_cast<int64_t>(dtype_bytes(dtype_)); }
 
   /// Alive together in a block: its input (residual stream and the branch of the block before), their sum and its
-  /// norm, the attention's output, the sum with it and its norm, gate, up, their product, and the output.
+  /// norm, the attention's output, the sum with it and its norm; gate, up and their product, or this and the output.
   int64_t block_activations(int64_t tokens) const {
     int64_t input = info_.num_layers > 1 ? 2 * widths_.hidden : 0;  // the first block's is the sum itself
-    int64_t feed_forward = input + 6 * widths_.hidden + 3 * widths_.feed_forward;
+    int64_t feed_forward =
+        input + std::max(5 * widths_.hidden + 3 * widths_.feed_forward, 6 * widths_.hidden + widths_.feed_forward);
     int64_t attention = input + 3 * widths_.hidden + 2 * widths_.query + 2 * widths_.key;
     int64_t rope_table = info_.head_dim * kFloatBytes;
     return tokens * (std::max(feed_forward, attention) * element_bytes() + rope_table);

@@ -133,8 +133,10 @@ PlannedTensor PlannedDecoder::gated_mlp(PlanContext& context,
                                         const PlannedTensor& x,
                                         const Pass& pass) {
   PlannedTensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
-  std::vector<PlannedTensor> gate_up = linear_group(context, whole, block.gate_up);
-  PlannedTensor gated = gated_activation(context, gate_up[0], gate_up[1]);
+  PlannedTensor gated = [&] {
+    std::vector<PlannedTensor> gate_up = linear_group(context, whole, block.gate_up);
+    return gated_activation(context, gate_up[0], gate_up[1]);
+  }();
   return leave_tensor_parallel(context, linear_group(context, gated, {&block.down, 1})[0]);
 }
 

@@ -136,14 +136,13 @@ PlannedTensor add_low_rank(PlanContext& context,
 struct AttentionNode {
   PlannedTensor q, k, v;
   PlannedMemory log_sum_exp;
-  PlannedSaved out;
+  PlannedMemory out;
   std::shared_ptr<PlannedSlot> output;
   AttentionSizes sizes;
 
   void operator()(PlanContext& context) const {
     PlannedMemory dout = take_grad(output);
     if (!dout) return;
-    PlannedMemory values = out.get(context);
     PlannedMemory dq = context.empty(q.memory.bytes());
     PlannedMemory dk = context.empty(k.memory.bytes());
     PlannedMemory dv = context.empty(v.memory.bytes());
@@ -371,19 +370,11 @@ PlannedTensor attention(PlanContext& context,
   context.touch(attention_forward_scratch(sizes));
   if (!records) return out;
   auto output = attach_slot(out);
-  offer_recipe(context,
-               out,
-               [kept = std::array{q.detach(), k.detach(), v.detach()}, log_sum_exp, bytes = out.memory.bytes(), sizes](
-                   PlanContext& again) {
-                 PlannedMemory result = again.empty(bytes);
-                 again.touch(attention_forward_scratch(sizes));
-                 return result;
-               });
   context.tape->record(AttentionNode{.q = q,
                                      .k = k,
                                      .v = v,
                                      .log_sum_exp = log_sum_exp,
-                                     .out = PlannedSaved(out),
+                                     .out = out.memory,
                                      .output = std::move(output),
                                      .sizes = sizes});
   return out;

@@ -1,6 +1,7 @@
 #include "plan/planned_shards.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace weft {
@@ -75,8 +76,18 @@ void PlannedShards::gather(Weights& weights) const {
   weights.whole = context_.empty(weight_bytes(weights.layout.size()), MemoryTag::weights);
 }
 
-void PlannedShards::release(Weights& weights) {
-  if (weights.part) weights.whole = {};
+void PlannedShards::gather(Group& group) const {
+  gather(group.trained);
+  gather(group.frozen);
+}
+
+void PlannedShards::prefetch(Group& group) const {
+  if (options_.overlap_reduction) gather(group);
+}
+
+void PlannedShards::release(Group& group) {
+  if (group.trained.part) group.trained.whole = {};
+  if (group.frozen.part) group.frozen.whole = {};
 }
 
 void PlannedShards::share_weights() const {
@@ -88,14 +99,8 @@ void PlannedShards::share_weights() const {
 }
 
 void PlannedShards::pass_whole_weights() {
-  for (auto& [block, group] : groups_) {
-    gather(group.trained);
-    gather(group.frozen);
-  }
-  for (auto& [block, group] : groups_) {
-    release(group.trained);
-    release(group.frozen);
-  }
+  for (auto& [block, group] : groups_) gather(group);
+  for (auto& [block, group] : groups_) release(group);
 }
 
 Recompute PlannedShards::recompute(int64_t block) const {
@@ -104,29 +109,29 @@ Recompute PlannedShards::recompute(int64_t block) const {
 }
 
 void PlannedShards::before_forward(PlanContext& /*context*/, int64_t block) {
-  Group& group = groups_.at(block);
-  gather(group.trained);
-  gather(group.frozen);
+  auto found = groups_.find(block);
+  Group& group = found->second;
+  gather(group);
+  if (auto next = std::next(found); next != groups_.end()) prefetch(next->second);
   if (block == kOuterBlock) open_gradients(group);
 }
 
 void PlannedShards::after_forward(PlanContext& /*context*/, int64_t block) {
   if (block == kOuterBlock) return;
-  release(groups_.at(block).trained);
-  release(groups_.at(block).frozen);
+  release(groups_.at(block));
 }
 
 void PlannedShards::before_backward(PlanContext& /*context*/, int64_t block) {
-  Group& group = groups_.at(block);
-  gather(group.trained);
-  gather(group.frozen);
+  auto found = groups_.find(block);
+  Group& group = found->second;
+  gather(group);
+  if (found != groups_.begin()) prefetch(std::prev(found)->second);
   open_gradients(group);
 }
 
 void PlannedShards::after_backward(PlanContext& /*context*/, int64_t block) {
   Group& group = groups_.at(block);
-  release(group.trained);
-  release(group.frozen);
+  release(group);
   close_gradients(group);
 }
 
@@ -138,20 +143,25 @@ void PlannedShards::open_gradients(Group& group) const {
 void PlannedShards::close_gradients(Group& group) {
   bool is_complete = is_last_micro_batch_ || options_.zero_stage >= 2;
   if (!shares_state() || group.trained.layout.empty() || !is_complete) return;
-  reduce(group);
+  start_reduction(group);
 }
 
-/// A block's sum is through when the next one's backward is: its thread has little to compute.
-void PlannedShards::reduce(Group& group) {
-  in_flight_ = std::exchange(group.grads, {});
-  if (group.has_sum) context_.empty(group.trained.layout.part_size() * kFloatBytes, MemoryTag::comm);
+void PlannedShards::start_reduction(Group& group) {
+  finish_reduction();
+  reduced_ = std::exchange(group.grads, {});
+  if (group.has_sum) more_ = context_.empty(group.trained.layout.part_size() * kFloatBytes, MemoryTag::comm);
   group.has_sum = true;
-  if (!options_.overlap_reduction) in_flight_ = {};
+  if (!options_.overlap_reduction) finish_reduction();
+}
+
+void PlannedShards::finish_reduction() {
+  reduced_ = {};
+  more_ = {};
 }
 
 void PlannedShards::begin_micro_batch(bool is_first, bool is_last) {
   is_last_micro_batch_ = is_last;
-  in_flight_ = {};
+  finish_reduction();
   if (!is_first) return;
   for (auto& [block, group] : groups_) group.has_sum = false;
 }

@@ -40,7 +40,7 @@ class PlannedShards final : public PlannedBlockHooks {
 
   void begin_micro_batch(bool is_first, bool is_last);
   void end_micro_batch(PlanContext& context) { after_backward(context, kOuterBlock); }
-  void finish_gradients() { in_flight_ = {}; }
+  void finish_gradients() { finish_reduction(); }
   void share_weights() const;
   /// With the weights of all blocks in place for a moment.
   void pass_whole_weights();
@@ -69,16 +69,19 @@ class PlannedShards final : public PlannedBlockHooks {
   void move_into_buffer(Weights& weights);
   void keep_part(Weights& weights);
   void gather(Weights& weights) const;
-  static void release(Weights& weights);
+  void gather(Group& group) const;
+  void prefetch(Group& group) const;
+  static void release(Group& group);
   void open_gradients(Group& group) const;
   void close_gradients(Group& group);
-  void reduce(Group& group);
+  void start_reduction(Group& group);
+  void finish_reduction();
 
   PlanContext context_;
   PlannedShardOptions options_;
   std::map<const Parameter*, PlannedMemory> values_;
   std::map<int64_t, Group> groups_;
-  PlannedMemory in_flight_;  // what the queue's thread reduces while backward goes on
+  PlannedMemory reduced_, more_;  // by the reduction that goes on beside backward: its input, and what it adds
   bool is_last_micro_batch_ = true;
 };
 

@@ -1,9 +1,12 @@
 #include "train/parameter_shards.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "parallel/background_communicator.h"
 
 namespace weft {
 namespace {
@@ -24,12 +27,7 @@ ParameterShards::ParameterShards(const Context& context,
                                  const std::vector<Parameter*>& trained,
                                  const std::vector<Parameter*>& frozen,
                                  const ShardOptions& options)
-    : context_(context),
-      mesh_(mesh),
-      place_(place),
-      options_(options),
-      queue_(options.overlap_reduction && mesh.data_parallel().size() > 1 &&
-             mesh.data_parallel().allows_concurrent_groups()) {
+    : context_(context), mesh_(mesh), place_(place), options_(options) {
   std::map<int64_t, std::pair<std::vector<Parameter*>, std::vector<Parameter*>>> by_block;
   by_block[kOuterBlock];
   for (Parameter* parameter : trained) by_block[parameter->block].first.push_back(parameter);
@@ -41,7 +39,9 @@ ParameterShards::ParameterShards(const Context& context,
     }
   }
   if (mesh.data_parallel().size() > 1) {
-    reduction_group_ = mesh.data_parallel().split(0, mesh.data_parallel().rank());
+    Communicator& ranks = mesh.data_parallel();
+    beside_ = options.overlap_reduction ? make_background_communicator(ranks) : ranks.split(0, ranks.rank());
+    overlaps_ = options.overlap_reduction && beside_->overlaps();
   }
   for (auto& [block, parameters] : by_block) {
     Group& group = groups_[block];
@@ -103,28 +103,45 @@ void ParameterShards::keep_part(Weights& weights) {
   weights.whole.release_memory();
 }
 
-void ParameterShards::gather(Weights& weights) {
+void ParameterShards::start_gather(Weights& weights) {
   if (!weights.part || weights.whole.has_memory()) return;
   weights.whole.acquire_memory();
-  mesh_.data_parallel().all_gather(weights.part, weights.whole);
+  weights.gathering = beside_->start_all_gather(weights.part, weights.whole);
+}
+
+void ParameterShards::gather(Weights& weights) {
+  start_gather(weights);
+  weights.gathering.wait();
+}
+
+void ParameterShards::gather(Group& group) {
+  gather(group.trained);
+  gather(group.frozen);
+}
+
+void ParameterShards::prefetch(Group& group) {
+  if (!overlaps_) return;
+  start_gather(group.trained);
+  start_gather(group.frozen);
 }
 
 void ParameterShards::release(Weights& weights) {
-  if (weights.part && weights.whole.has_memory()) weights.whole.release_memory();
+  if (!weights.part || !weights.whole.has_memory()) return;
+  weights.gathering.wait();
+  weights.whole.release_memory();
+}
+
+void ParameterShards::release(Group& group) {
+  release(group.trained);
+  release(group.frozen);
 }
 
 void ParameterShards::gather_all() {
-  for (auto& [block, group] : groups_) {
-    gather(group.trained);
-    gather(group.frozen);
-  }
+  for (auto& [block, group] : groups_) gather(group);
 }
 
 void ParameterShards::release_all() {
-  for (auto& [block, group] : groups_) {
-    release(group.trained);
-    release(group.frozen);
-  }
+  for (auto& [block, group] : groups_) release(group);
 }
 
 void ParameterShards::share_weights() {
@@ -147,32 +164,32 @@ Recompute ParameterShards::recompute(int64_t block) const {
 
 void ParameterShards::before_forward(Context& context, int64_t block) {
   if (!has_parameters(block)) return;
-  Group& group = groups_.at(block);
-  gather(group.trained);
-  gather(group.frozen);
+  auto found = groups_.find(block);
+  Group& group = found->second;
+  gather(group);
+  if (auto next = std::next(found); next != groups_.end()) prefetch(next->second);
   // The head's gradient arises in forward, with the loss.
   if (block == kOuterBlock && context.tape != nullptr) open_gradients(group);
 }
 
 void ParameterShards::after_forward(Context& /*context*/, int64_t block) {
   if (block == kOuterBlock || !has_parameters(block)) return;
-  release(groups_.at(block).trained);
-  release(groups_.at(block).frozen);
+  release(groups_.at(block));
 }
 
 void ParameterShards::before_backward(Context& /*context*/, int64_t block) {
   if (!has_parameters(block)) return;
-  Group& group = groups_.at(block);
-  gather(group.trained);
-  gather(group.frozen);
+  auto found = groups_.find(block);
+  Group& group = found->second;
+  gather(group);
+  if (found != groups_.begin()) prefetch(std::prev(found)->second);
   open_gradients(group);
 }
 
 void ParameterShards::after_backward(Context& /*context*/, int64_t block) {
   if (!has_parameters(block)) return;
   Group& group = groups_.at(block);
-  release(group.trained);
-  release(group.frozen);
+  release(group);
   close_gradients(group);
 }
 
@@ -220,28 +237,37 @@ void ParameterShards::close_gradients(Group& group) {
   }
   group.is_open = false;
   sum_over_tensor_parallel(group);
-  if (mesh_.data_parallel().size() > 1) queue_.add([this, &group] { reduce(group); });
+  if (mesh_.data_parallel().size() > 1) start_reduction(group);
 }
 
-void ParameterShards::reduce(Group& group) {
+/// One sum is on its way at a time: it has the whole backward of the next block, and what it holds stays bounded.
+void ParameterShards::start_reduction(Group& group) {
+  finish_reduction();
+  Reduction& reduction = reduction_.emplace(Reduction{.group = &group, .more = {}, .call = {}});
   if (!shares_state()) {
-    reduction_group_->all_reduce(group.grads, ReduceOp::sum);
-    return;
-  }
-  Tensor grads = std::move(group.grads);
-  group.grads = Tensor();
-  if (!group.has_sum) {
-    reduction_group_->reduce_scatter(grads, group.grad_part, ReduceOp::sum);
+    reduction.call = beside_->start_all_reduce(group.grads, ReduceOp::sum);
+  } else {
+    Tensor grads = std::exchange(group.grads, Tensor());
+    if (group.has_sum) reduction.more = context_.empty(group.grad_part.shape(), DType::f32, MemoryTag::comm);
+    const Tensor& sum = group.has_sum ? reduction.more : group.grad_part;
+    reduction.call = beside_->start_reduce_scatter(grads, sum, ReduceOp::sum);
     group.has_sum = true;
-    return;
   }
-  Tensor more = context_.empty(group.grad_part.shape(), DType::f32, MemoryTag::comm);
-  reduction_group_->reduce_scatter(grads, more, ReduceOp::sum);
+  if (!overlaps_) finish_reduction();
+}
+
+void ParameterShards::finish_reduction() {
+  if (!reduction_.has_value()) return;
+  Reduction reduction = std::move(*reduction_);
+  reduction_.reset();
+  reduction.call.wait();
+  if (!reduction.more) return;
+  Tensor& sum = reduction.group->grad_part;
   auto axpby = require_kernel(context_.kernels().elementwise.axpby, "add", context_.device.type);
-  axpby({.x = more.raw(),
-         .y_in = group.grad_part.raw(),
-         .y = group.grad_part.raw(),
-         .count = more.num_elements(),
+  axpby({.x = reduction.more.raw(),
+         .y_in = sum.raw(),
+         .y = sum.raw(),
+         .count = sum.num_elements(),
          .a = 1,
          .b = 1,
          .x_dtype = DType::f32,
@@ -264,7 +290,7 @@ void ParameterShards::begin_step() {
 void ParameterShards::begin_micro_batch(bool is_last) {
   is_last_micro_batch_ = is_last;
   // Backward of this micro-batch writes where the last one's reduction may still read.
-  queue_.wait();
+  finish_reduction();
 }
 
 void ParameterShards::end_micro_batch(Context& context) {
@@ -272,7 +298,7 @@ void ParameterShards::end_micro_batch(Context& context) {
 }
 
 void ParameterShards::finish_gradients() {
-  queue_.wait();
+  finish_reduction();
 }
 
 PieceSharing ParameterShards::sharing() const {

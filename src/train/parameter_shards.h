@@ -1,19 +1,19 @@
 // How data-parallel ranks share what training keeps of each parameter (ZeRO: Rajbhandari et al., 2020): stage 0 shares
 // nothing, 1 the optimizer state, 2 also the gradients, 3 also the parameters. Works on whole blocks of the model:
-// their gradients are reduced as soon as backward has left the block, on a thread of its own; under stage 3 their
-// weights are gathered when the block begins and let go when it ends.
+// their gradients are reduced as soon as backward has left the block; under stage 3 their weights are gathered before
+// the block begins and let go when it ends. Both go on beside the computing.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "autograd/block.h"
 #include "optimizer/optimizer.h"
 #include "parallel/mesh.h"
 #include "train/flat_layout.h"
-#include "train/work_queue.h"
 
 namespace weft {
 
@@ -26,7 +26,7 @@ struct ShardOptions {
   /// block by block, and each block is shared out before the next one is loaded. Null: all values are there.
   LoadBlock load_block = nullptr;
   DType dtype = DType::f32;
-  bool overlap_reduction = true;
+  bool overlap_reduction = true;  // and the gathers of weights
   Recompute recompute = Recompute::none;
   int64_t recompute_every = 1;
 };
@@ -73,6 +73,7 @@ class ParameterShards final : public BlockHooks {
     FlatLayout layout;
     Tensor whole;  // [layout.size()], without memory between uses under stage 3
     Tensor part;   // stage 3: [layout.part_size()], what this rank keeps
+    PendingCall gathering;
   };
   struct Group {
     Weights trained, frozen;
@@ -80,6 +81,12 @@ class ParameterShards final : public BlockHooks {
     Tensor grad_part;  // [layout.part_size()] f32: the sum of this rank's part (stages 1 to 3)
     bool has_sum = false;
     bool is_open = false;  // the slots point into `grads`
+  };
+  /// A sum over ranks that has been started.
+  struct Reduction {
+    Group* group;
+    Tensor more;  // to be added to the group's sum; undefined if it is the sum
+    PendingCall call;
   };
 
   int num_parts() const;
@@ -90,13 +97,19 @@ class ParameterShards final : public BlockHooks {
   void give_memory(Weights& weights);
   void move_into_buffer(Weights& weights);
   void keep_part(Weights& weights);
+  void start_gather(Weights& weights);
   void gather(Weights& weights);
-  void release(Weights& weights);
+  void gather(Group& group);
+  /// What the next block is likely to be, so that its weights are there when it begins.
+  void prefetch(Group& group);
+  static void release(Weights& weights);
+  static void release(Group& group);
   void open_gradients(Group& group);
   void close_gradients(Group& group);
   void clear_unwritten(Group& group);
   void sum_over_tensor_parallel(Group& group);
-  void reduce(Group& group);
+  void start_reduction(Group& group);
+  void finish_reduction();
   void add_pieces(Group& group, std::vector<OptimizerPiece>& pieces) const;
 
   Context context_;
@@ -105,9 +118,10 @@ class ParameterShards final : public BlockHooks {
   ShardOptions options_;
   std::map<int64_t, Group> groups_;
   std::map<int, std::unique_ptr<Communicator>> same_heads_;  // by the number of ranks that hold the same heads
-  std::unique_ptr<Communicator> reduction_group_;            // of the queue's thread alone
+  std::unique_ptr<Communicator> beside_;                     // data-parallel, for calls beside the computing
+  bool overlaps_ = false;
   bool is_last_micro_batch_ = true;
-  WorkQueue queue_;
+  std::optional<Reduction> reduction_;
 };
 
 }  // namespace weft

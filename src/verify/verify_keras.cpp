@@ -432,7 +432,7 @@ void verify_penalties(VerifySession& session) {
                          .segments = read_segments(session, "generate_penalty"),
                          .sources = read_source_ids(session, "generate_penalty"),
                          .choose = [&](std::span<const int32_t> ids, std::span<float> logits) {
-                           return sampler.sample(logits, ids, options, 0, 0);
+                           return sampler.sample(logits, {.past = ids, .options = &options});
                          }});
   }
 }

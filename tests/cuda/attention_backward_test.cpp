@@ -3,6 +3,9 @@
 #include <string>
 
 #include "cuda_test.h"
+#include "kernels/cuda/attention_cudnn.h"
+#include "kernels/cuda/attention_parts.h"
+#include "kernels/cuda/attention_tiles.h"
 
 namespace weft {
 namespace {
@@ -55,6 +58,9 @@ struct BiasRange {
   int64_t zero = 0, ahead = 0;
 };
 
+/// The kernels on CUDA; in one pass only where that is meant for the case.
+enum class Way : uint8_t { by_table, in_one_pass, in_two_passes };
+
 template <typename T>
 class Problem {
  public:
@@ -76,8 +82,9 @@ class Problem {
     for (const Length& one : test.lengths) limits_.push_back(random_limits(one, ++seed));
   }
 
-  /// On both sides; forward on the CPU only, so that both read the same.
-  void run() {
+  /// On both sides; forward on the CPU only, so that both read the same. False: CUDA did not go this way.
+  bool run(Way way = Way::by_table) {
+    bool has_run = true;
     on_both([&](const Side& side) {
       std::vector<AttentionSequence> sequences = sequences_on(side);
       if (side.type == DeviceType::cpu) {
@@ -85,7 +92,35 @@ class Problem {
         out.send();
         log_sum_exp.send();
       }
-      backward(side, sequences);
+      has_run = backward(side, sequences, way) && has_run;
+    });
+    return has_run;
+  }
+
+  /// Once more on CUDA, after what it wrote is forgotten.
+  void run_again(Way way) {
+    on_both([&](const Side& side) {
+      if (side.type == DeviceType::cpu) return;
+      for (Twin<T>* twin : {&dq, &dk, &dv}) {
+        std::vector<uint8_t> none(static_cast<size_t>(twin->size()) * sizeof(T), 0xff);
+        gpu()->copy_from_host(twin->on(side), none.data(), none.size());
+      }
+      backward(side, sequences_on(side), way);
+    });
+  }
+
+  /// On both sides; forward and backward on the GPU by the given calls.
+  template <typename Forward, typename Backward>
+  void run_both_passes(const Forward& forward_on_gpu, const Backward& backward_on_gpu) {
+    on_both([&](const Side& side) {
+      std::vector<AttentionSequence> sequences = sequences_on(side);
+      if (side.type == DeviceType::cpu) {
+        forward(side, sequences);
+        backward(side, sequences, Way::by_table);
+        return;
+      }
+      forward_on_gpu(forward_args(side, sequences), cuda::device_of(side.stream));
+      backward_on_gpu(backward_args(side, sequences), cuda::device_of(side.stream));
     });
   }
 
@@ -146,41 +181,55 @@ class Problem {
     return {.values = bias.on(side), .stride = range.stride()};
   }
 
-  void forward(const Side& side, std::span<const AttentionSequence> sequences) {
-    side.kernels().attention.forward({.q = begin(q, side),
-                                      .out = begin(out, side),
-                                      .log_sum_exp = log_sum_exp.on(side),
-                                      .sequences = sequences,
-                                      .num_heads = test.num_heads,
-                                      .num_kv_heads = test.num_kv_heads,
-                                      .head_dim = test.head_dim,
-                                      .mask = test.mask,
-                                      .bias = bias_on(side),
-                                      .dropout = dropout_of_a_rank(test.dropout),
-                                      .dtype = DTypeOf<T>::value},
-                                     side.stream);
+  AttentionForwardArgs forward_args(const Side& side, std::span<const AttentionSequence> sequences) {
+    return {.q = begin(q, side),
+            .out = begin(out, side),
+            .log_sum_exp = log_sum_exp.on(side),
+            .sequences = sequences,
+            .num_heads = test.num_heads,
+            .num_kv_heads = test.num_kv_heads,
+            .head_dim = test.head_dim,
+            .mask = test.mask,
+            .bias = bias_on(side),
+            .dropout = dropout_of_a_rank(test.dropout),
+            .dtype = DTypeOf<T>::value};
   }
 
-  void backward(const Side& side, std::span<const AttentionSequence> sequences) {
-    side.kernels().attention.backward({.q = begin(q, side),
-                                       .k = begin(k, side),
-                                       .v = begin(v, side),
-                                       .out = begin(out, side),
-                                       .dout = begin(dout, side),
-                                       .log_sum_exp = log_sum_exp.on(side),
-                                       .dq = begin(dq, side),
-                                       .dk = begin(dk, side),
-                                       .dv = begin(dv, side),
-                                       .sequences = sequences,
-                                       .num_heads = test.num_heads,
-                                       .num_kv_heads = test.num_kv_heads,
-                                       .head_dim = test.head_dim,
-                                       .mask = test.mask,
-                                       .bias = bias_on(side),
-                                       .dropout = dropout_of_a_rank(test.dropout),
-                                       .dbias = test.has_bias && test.wants_dbias ? dbias.on(side) : nullptr,
-                                       .dtype = DTypeOf<T>::value},
-                                      side.stream);
+  void forward(const Side& side, std::span<const AttentionSequence> sequences) {
+    side.kernels().attention.forward(forward_args(side, sequences), side.stream);
+  }
+
+  AttentionBackwardArgs backward_args(const Side& side, std::span<const AttentionSequence> sequences) {
+    return {.q = begin(q, side),
+            .k = begin(k, side),
+            .v = begin(v, side),
+            .out = begin(out, side),
+            .dout = begin(dout, side),
+            .log_sum_exp = log_sum_exp.on(side),
+            .dq = begin(dq, side),
+            .dk = begin(dk, side),
+            .dv = begin(dv, side),
+            .sequences = sequences,
+            .num_heads = test.num_heads,
+            .num_kv_heads = test.num_kv_heads,
+            .head_dim = test.head_dim,
+            .mask = test.mask,
+            .bias = bias_on(side),
+            .dropout = dropout_of_a_rank(test.dropout),
+            .dbias = test.has_bias && test.wants_dbias ? dbias.on(side) : nullptr,
+            .dtype = DTypeOf<T>::value};
+  }
+
+  bool backward(const Side& side, std::span<const AttentionSequence> sequences, Way way) {
+    AttentionBackwardArgs args = backward_args(side, sequences);
+    if (side.type == DeviceType::cpu || way == Way::by_table) {
+      side.kernels().attention.backward(args, side.stream);
+      return true;
+    }
+    cuda::CudaDevice& device = cuda::device_of(side.stream);
+    if (way == Way::in_one_pass) return cuda::attention_backward_wgmma(args, device);
+    cuda::attention_backward_two_passes(args, device);
+    return true;
   }
 
   std::vector<std::vector<int32_t>> limits_;
@@ -192,6 +241,13 @@ double allowed() {
   return std::is_same_v<T, float> ? norm_limit<T>() : 1.5e-2;
 }
 
+bool is_for_one_pass(const Case& test) {
+  bool is_hopper = static_cast<cuda::CudaDevice&>(*gpu()).architecture() == 90;
+  bool has_heads = test.head_dim > 64 && test.head_dim <= 128 && test.head_dim % 8 == 0 && test.misalignment == 0;
+  return is_hopper && has_heads && !test.has_bias && test.dropout == 0;
+}
+
+/// By each of the kernels that there are for the case.
 template <typename T>
 void expect_equal(const Case& test) {
   SCOPED_TRACE(describe(test));
@@ -201,7 +257,12 @@ void expect_equal(const Case& test) {
     for (int64_t i = 0; i < test.misalignment; ++i) twin->host()[static_cast<size_t>(i)] = static_cast<T>(3.0f);
     twin->send();
   }
-  problem.run();
+  bool is_in_one_pass = cuda::kUsesWgmmaBackward && std::is_same_v<T, bfloat16> && is_for_one_pass(test);
+  ASSERT_TRUE(problem.run(is_in_one_pass ? Way::in_one_pass : Way::in_two_passes)) << "not in one pass";
+  problem.expect_equal(allowed<T>());
+  if (!is_in_one_pass) return;
+  SCOPED_TRACE("in two passes");
+  problem.run_again(Way::in_two_passes);
   problem.expect_equal(allowed<T>());
 }
 
@@ -275,6 +336,20 @@ TYPED_TEST(AttentionBackwardOnCuda, OfFewHeadsAndLongSequences) {
                            .misalignment = 1});
 }
 
+// More tiles of keys than a GPU has room for at once, so that blocks wait for others in several rounds.
+TYPED_TEST(AttentionBackwardOnCuda, OfManyTiles) {
+  WEFT_NEEDS_GPU();
+  for (int64_t head_dim : {64, 128}) {
+    for (bool causal : {true, false}) {
+      expect_equal<TypeParam>({.lengths = {{600, 600}, {300, 300}, {100, 500}},
+                               .num_heads = 24,
+                               .num_kv_heads = head_dim == 64 ? 24 : 12,
+                               .head_dim = head_dim,
+                               .mask = {.scale = 0.1f, .window = causal ? 0 : 260, .causal = causal}});
+    }
+  }
+}
+
 TYPED_TEST(AttentionBackwardOnCuda, WithWindows) {
   WEFT_NEEDS_GPU();
   for (int64_t head_dim : {64, 128, 256}) {
@@ -292,7 +367,7 @@ TYPED_TEST(AttentionBackwardOnCuda, WithWindows) {
 
 TYPED_TEST(AttentionBackwardOnCuda, WithSoftCap) {
   WEFT_NEEDS_GPU();
-  for (int64_t head_dim : {32, 128, 256}) {
+  for (int64_t head_dim : {32, 64, 128, 256}) {
     for (float cap : {1.0f, 50.0f}) {
       expect_equal<TypeParam>({.lengths = self({150, 1, 90}),
                                .num_heads = 4,
@@ -473,7 +548,7 @@ TYPED_TEST(AttentionBackwardOnCuda, GivesTheSameBitsAgain) {
     Case test{.lengths = self({700, 65}),
               .num_heads = 8,
               .num_kv_heads = num_kv_heads,
-              .head_dim = 128,
+              .head_dim = num_kv_heads == 2 ? 64 : 128,
               .mask = {.scale = 0.1f}};
     SCOPED_TRACE(describe(test));
     Problem<TypeParam> first(test), second(test);
@@ -482,6 +557,120 @@ TYPED_TEST(AttentionBackwardOnCuda, GivesTheSameBitsAgain) {
     expect_same_bits(first.dq, second.dq);
     expect_same_bits(first.dk, second.dk);
     expect_same_bits(first.dv, second.dv);
+  }
+}
+
+cuda::CudnnAttention& cudnn() {
+  return cuda::cudnn_attention(static_cast<cuda::CudaDevice&>(*gpu()));
+}
+
+#define WEFT_NEEDS_CUDNN() \
+  WEFT_NEEDS_GPU();        \
+  if (!cudnn().is_available()) GTEST_SKIP() << "SKIPPED, not checked: " << cudnn().reason()
+
+enum class Library : uint8_t { own, cudnn, cudnn_deterministic };
+
+/// cuDNN rounds the gradients of each query head's keys before it adds those of a group.
+constexpr double kAllowedOfCudnn = 2e-2;
+
+void expect_equal_by(const Case& test, Library forward_way, Library backward_way) {
+  SCOPED_TRACE(describe(test) + " ways " + std::to_string(static_cast<int>(forward_way)) + " " +
+               std::to_string(static_cast<int>(backward_way)));
+  Problem<bfloat16> problem(test);
+  problem.run_both_passes(
+      [&](const AttentionForwardArgs& args, cuda::CudaDevice& device) {
+        if (forward_way == Library::own) return cuda::attention_forward_tiles(args, device);
+        EXPECT_TRUE(cudnn().forward(args, device)) << cudnn().reason();
+      },
+      [&](const AttentionBackwardArgs& args, cuda::CudaDevice& device) {
+        if (backward_way == Library::own) return cuda::attention_backward(args, device);
+        EXPECT_TRUE(cudnn().backward(args, backward_way == Library::cudnn_deterministic, device)) << cudnn().reason();
+      });
+  problem.expect_equal(kAllowedOfCudnn);
+}
+
+TEST(CudnnAttentionBackward, OfHeadSizesAndGroups) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t head_dim : {8, 72, 128, 256}) {
+    for (bool causal : {true, false}) {
+      expect_equal_by({.lengths = self({200, 200}),
+                       .num_heads = 6,
+                       .num_kv_heads = causal ? 2 : 6,
+                       .head_dim = head_dim,
+                       .mask = {.scale = 0.1f, .causal = causal}},
+                      Library::cudnn,
+                      Library::cudnn);
+    }
+  }
+}
+
+TEST(CudnnAttentionBackward, FollowsOurForwardAndOursFollowsIts) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t head_dim : {64, 128}) {
+    for (int64_t window : {0, 70}) {
+      Case test{
+          .lengths = self({300, 300}), .num_heads = 4, .head_dim = head_dim, .mask = {.scale = 0.1f, .window = window}};
+      expect_equal_by(test, Library::own, Library::cudnn);
+      expect_equal_by(test, Library::cudnn, Library::own);
+    }
+  }
+}
+
+TEST(CudnnAttentionBackward, OfMoreKeysThanQueriesInWindows) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t window : {0, 40}) {
+    expect_equal_by({.lengths = {{100, 333}, {100, 333}},
+                     .num_heads = 4,
+                     .head_dim = 128,
+                     .mask = {.scale = 0.1f, .window = window}},
+                    Library::cudnn,
+                    Library::cudnn);
+  }
+}
+
+TEST(CudnnAttentionBackward, WithSoftCap) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t head_dim : {128, 256}) {
+    for (int64_t window : {0, 100}) {
+      expect_equal_by({.lengths = self({300, 300}),
+                       .num_heads = 4,
+                       .head_dim = head_dim,
+                       .mask = {.scale = 0.1f, .soft_cap = 5, .window = window}},
+                      Library::cudnn,
+                      Library::cudnn);
+    }
+  }
+}
+
+TEST(CudnnAttentionBackward, IsTheSameAgainWhereThatIsAskedFor) {
+  WEFT_NEEDS_CUDNN();
+  Case test{.lengths = self({700, 700}), .num_heads = 8, .head_dim = 128, .mask = {.scale = 0.1f}};
+  expect_equal_by(test, Library::cudnn, Library::cudnn_deterministic);
+  Problem<bfloat16> first(test), second(test);
+  for (Problem<bfloat16>* problem : {&first, &second}) {
+    problem->run_both_passes(
+        [](const AttentionForwardArgs& args, cuda::CudaDevice& device) { cudnn().forward(args, device); },
+        [](const AttentionBackwardArgs& args, cuda::CudaDevice& device) { cudnn().backward(args, true, device); });
+  }
+  expect_same_bits(first.dq, second.dq);
+  expect_same_bits(first.dk, second.dk);
+  expect_same_bits(first.dv, second.dv);
+}
+
+TEST(CudnnAttentionBackward, LeavesOtherCallsAlone) {
+  WEFT_NEEDS_CUDNN();
+  for (const Case& test : {Case{.lengths = self({100, 90})},
+                           Case{.lengths = self({100}), .has_limits = true},
+                           Case{.lengths = self({100}), .has_bias = true},
+                           Case{.lengths = self({100}), .dropout = 0.1f},
+                           Case{.lengths = self({100}), .misalignment = 1}}) {
+    SCOPED_TRACE(describe(test));
+    Problem<bfloat16> problem(test);
+    problem.run_both_passes(
+        [](const AttentionForwardArgs& args, cuda::CudaDevice& device) { cuda::attention_forward_tiles(args, device); },
+        [](const AttentionBackwardArgs& args, cuda::CudaDevice& device) {
+          EXPECT_FALSE(cudnn().backward(args, false, device));
+        });
   }
 }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cuda_test.h"
+#include "kernels/cuda/attention_cudnn.h"
 #include "kernels/cuda/attention_parts.h"
 #include "kernels/cuda/attention_tiles.h"
 
@@ -526,6 +527,114 @@ TYPED_TEST(CudaAttention, WritesItsCache) {
         expect_same(cache, 0, 0, "cache");
       }
     }
+  }
+}
+
+cuda::CudnnAttention& cudnn() {
+  return cuda::cudnn_attention(static_cast<cuda::CudaDevice&>(*gpu()));
+}
+
+#define WEFT_NEEDS_CUDNN() \
+  WEFT_NEEDS_GPU();        \
+  if (!cudnn().is_available()) GTEST_SKIP() << "SKIPPED, not checked: " << cudnn().reason()
+
+void expect_by_cudnn_as_on_cpu(Case test) {
+  if (test.mask.scale == 1) test.mask.scale = 1 / std::sqrt(static_cast<float>(test.head_dim));
+  SCOPED_TRACE(describe(test) + " by cuDNN");
+  Problem<bfloat16> problem(test);
+  bool has_run = true;
+  on_both([&](const Side& side) {
+    AttentionForwardArgs args = problem.args(side);
+    if (side.type == DeviceType::cpu) return side.kernels().attention.forward(args, side.stream);
+    has_run = cudnn().forward(args, cuda::device_of(side.stream));
+  });
+  ASSERT_TRUE(has_run) << cudnn().reason();
+  expect_near_in_norm(problem.out(), norm_limit<bfloat16>());
+  expect_same(problem.out(), 0x1p-6, 0x1p-6);
+  // Its tanh is the processor's, of 11 bits.
+  double absolute = test.mask.soft_cap > 0 ? 2e-2 : 1e-3;
+  if (test.has_log_sum_exp) expect_same(problem.log_sum_exp(), 1e-4, absolute, "log_sum_exp");
+}
+
+TEST(CudnnAttention, OfHeadSizes) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t head_dim : {8, 72, 128, 256}) {
+    for (bool causal : {true, false}) {
+      expect_by_cudnn_as_on_cpu(
+          {.lengths = {{150, 0}, {150, 0}}, .head_dim = head_dim, .mask = {.causal = causal}, .is_packed = true});
+    }
+  }
+}
+
+TEST(CudnnAttention, OfGroupsInCaches) {
+  WEFT_NEEDS_CUDNN();
+  for (bool is_packed : {true, false}) {
+    for (bool has_log_sum_exp : {true, false}) {
+      expect_by_cudnn_as_on_cpu({.lengths = {{257, 0}, {257, 0}, {257, 0}},
+                                 .num_heads = 6,
+                                 .head_dim = 128,
+                                 .is_packed = is_packed,
+                                 .has_log_sum_exp = has_log_sum_exp});
+    }
+  }
+}
+
+TEST(CudnnAttention, OfMoreKeysThanQueries) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t window : {0, 50}) {
+    for (bool causal : {true, false}) {
+      if (window > 0 && !causal) continue;
+      expect_by_cudnn_as_on_cpu({.lengths = {{100, 233}, {100, 233}},
+                                 .num_heads = 4,
+                                 .head_dim = 128,
+                                 .mask = {.window = window, .causal = causal},
+                                 .is_packed = true});
+    }
+  }
+}
+
+TEST(CudnnAttention, InWindows) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t head_dim : {64, 256}) {
+    for (int64_t window : {2, 100, 1000}) {
+      expect_by_cudnn_as_on_cpu(
+          {.lengths = {{300, 0}, {300, 0}}, .head_dim = head_dim, .mask = {.window = window}, .is_packed = true});
+    }
+  }
+}
+
+TEST(CudnnAttention, WithSoftCap) {
+  WEFT_NEEDS_CUDNN();
+  for (int64_t head_dim : {128, 256}) {
+    for (int64_t window : {0, 100}) {
+      for (bool causal : {true, false}) {
+        if (window > 0 && !causal) continue;
+        expect_by_cudnn_as_on_cpu({.lengths = {{300, 0}, {300, 0}},
+                                   .num_heads = 4,
+                                   .head_dim = head_dim,
+                                   .mask = {.soft_cap = 5, .window = window, .causal = causal},
+                                   .is_packed = true});
+      }
+    }
+  }
+}
+
+TEST(CudnnAttention, LeavesOtherCallsAlone) {
+  WEFT_NEEDS_CUDNN();
+  const std::vector<Case> others = {{.lengths = {{100, 0}, {90, 0}}, .is_packed = true},
+                                    {.lengths = {{100, 0}}, .has_limits = true},
+                                    {.lengths = {{100, 0}}, .has_bias = true},
+                                    {.lengths = {{100, 0}}, .dropout = 0.1f},
+                                    {.lengths = {{100, 0}}, .head_dim = 20},
+                                    {.lengths = {{100, 0}}, .shift = 1},
+                                    {.lengths = {{100, -40}}}};
+  for (const Case& test : others) {
+    SCOPED_TRACE(describe(test));
+    Problem<bfloat16> problem(test);
+    cuda::CudaDevice& device = static_cast<cuda::CudaDevice&>(*gpu());
+    Side side{DeviceType::cuda, {.device = gpu()->device(), .num_threads = 1, .workspace = gpu().get()}};
+    EXPECT_FALSE(cudnn().forward(problem.args(side), device));
+    EXPECT_NE(cudnn().reason(), "");
   }
 }
 

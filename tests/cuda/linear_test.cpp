@@ -116,6 +116,60 @@ TYPED_TEST(CudaLinear, every_activation) {
   }
 }
 
+TYPED_TEST(CudaLinear, gated_products) {
+  WEFT_NEEDS_GPU();
+  using T = TypeParam;
+  struct Shape {
+    int64_t rows, in_features, out_features;
+  };
+  for (const Shape& shape :
+       std::vector<Shape>{{1, 2304, 9216}, {2, 576, 1536}, {1, 64, 5}, {2, 8, 1}, {1, 4096, 700}}) {
+    for (Activation kind : {Activation::silu, Activation::gelu_tanh}) {
+      SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.in_features) + " x " +
+                   std::to_string(shape.out_features));
+      int64_t weight_count = shape.in_features * shape.out_features, count = shape.rows * shape.out_features;
+      float scale = 1 / std::sqrt(static_cast<float>(shape.in_features));
+      Twin<T> x = Twin<T>::random(shape.rows * shape.in_features, 1);
+      Twin<T> gate = Twin<T>::random(weight_count, 2, scale), up = Twin<T>::random(weight_count, 3, scale);
+      Twin<T> opened(count), raised(count), y(count);
+      on_both([&](const Side& side) {
+        const LinearKernels& linear = side.kernels().linear;
+        if (linear.gated_forward != nullptr) {
+          EXPECT_TRUE(linear.gated_forward({.x = x.on(side),
+                                            .gate = gate.on(side),
+                                            .up = up.on(side),
+                                            .y = y.on(side),
+                                            .rows = shape.rows,
+                                            .in_features = shape.in_features,
+                                            .out_features = shape.out_features,
+                                            .activation = kind,
+                                            .dtype = DTypeOf<T>::value},
+                                           side.stream));
+          return;
+        }
+        const LinearWeight weights[] = {
+            {.weight = gate.on(side), .y = opened.on(side), .out_features = shape.out_features},
+            {.weight = up.on(side), .y = raised.on(side), .out_features = shape.out_features}};
+        linear.forward({.x = x.on(side),
+                        .weights = weights,
+                        .rows = shape.rows,
+                        .in_features = shape.in_features,
+                        .dtype = DTypeOf<T>::value,
+                        .y_dtype = DTypeOf<T>::value},
+                       side.stream);
+        side.kernels().activation.gated_forward({.gate = opened.on(side),
+                                                 .up = raised.on(side),
+                                                 .y = y.on(side),
+                                                 .count = count,
+                                                 .activation = kind,
+                                                 .dtype = DTypeOf<T>::value},
+                                                side.stream);
+      });
+      expect_near_in_norm(y, norm_limit<T>());
+    }
+  }
+}
+
 TYPED_TEST(CudaLinear, misaligned_arrays) {
   WEFT_NEEDS_GPU();
   for (int64_t rows : kRows) {

@@ -82,6 +82,46 @@ TYPED_TEST(NormOnCuda, rms_norm_forward) {
   }
 }
 
+TYPED_TEST(NormOnCuda, two_norms_and_the_addition_between_them) {
+  WEFT_NEEDS_GPU();
+  using T = TypeParam;
+  for (const Size& size : kSizes) {
+    SCOPED_TRACE(describe(size));
+    int64_t count = size.rows * size.width + size.offset, at = size.offset;
+    bool is_gemma = size.rows % 2 == 0;
+    Twin<T> x = Twin<T>::random(count, 1), residual = Twin<T>::random(count, 2);
+    Twin<T> inner = Twin<T>::random(size.width + at, 3, 0.3F, 1), weight = Twin<T>::random(size.width + at, 4, 0.3F, 1);
+    Twin<T> sum(count), y(count);
+    on_both([&](const Side& side) {
+      RmsNormForwardArgs args{.x = x.on(side) + at,
+                              .residual = residual.on(side) + at,
+                              .weight = weight.on(side) + at,
+                              .sum = sum.on(side) + at,
+                              .y = y.on(side) + at,
+                              .rows = size.rows,
+                              .width = size.width,
+                              .eps = 1e-5,
+                              .weight_offset = is_gemma ? 1.0F : 0.0F,
+                              .round_before_weight = !is_gemma,
+                              .dtype = DTypeOf<T>::value};
+      const RmsNormKernels& kernels = side.kernels().rms_norm;
+      if (kernels.forward_twice != nullptr) {
+        return kernels.forward_twice({.outer = args, .inner_weight = inner.on(side) + at}, side.stream);
+      }
+      RmsNormForwardArgs first = args;
+      first.residual = nullptr;
+      first.sum = nullptr;
+      first.weight = inner.on(side) + at;
+      kernels.forward(first, side.stream);
+      args.x = y.on(side) + at;
+      kernels.forward(args, side.stream);
+    });
+    // What is rounded differently in between is a rounding of the larger of the sum's terms.
+    expect_same(sum, 2 * rounding<T>(), 4 * rounding<T>(), "sum");
+    expect_same(y, 4 * rounding<T>(), 4 * rounding<T>(), "y");
+  }
+}
+
 /// What a backward test asks for.
 struct RmsOptions {
   bool has_dy = true, has_dsum = false, is_alias = false, accumulate_input = false;

@@ -1,4 +1,6 @@
 // Weights of 8 and 4 bits: the bits are the CPU's, rows come back as there, products are the CPU's up to rounding.
+#include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "cuda/cuda_test.h"
@@ -8,6 +10,9 @@
 
 namespace weft {
 namespace {
+
+// Before the first product reads it: the kernels that have to be asked for are the ones to be compared.
+[[maybe_unused]] const int kAsksForStream = setenv("WEFT_QUANTIZED_STREAM", "1", 0);
 
 /// A weight that each side packs for itself from the same rows on the host.
 class PackedTwin {
@@ -129,6 +134,154 @@ TEST(CudaQuantized, f32_results_of_bf16) {
   for (Layout layout : kLayouts) {
     for (int64_t rows : kRows) {
       check_forward<bfloat16, float>({.rows = rows, .in_features = 320, .out_features = {700}}, layout);
+    }
+  }
+}
+
+/// Weights of whole panels and not, of an odd number of groups, that the warps of a block share in all sorts of ways.
+TYPED_TEST(CudaQuantizedLinear, each_number_of_few_rows) {
+  WEFT_NEEDS_GPU();
+  for (Layout layout : kLayouts) {
+    for (int64_t rows = 1; rows <= 17; ++rows) {
+      for (int64_t depth : {8, 200, 2312}) {
+        check_forward<TypeParam>({.rows = rows, .in_features = depth, .out_features = {300, 33}, .with_bias = true},
+                                 layout);
+      }
+    }
+  }
+}
+
+/// So many panels that blocks have several, or that several blocks take turns; and the rows of Gemma 2 2B's.
+TYPED_TEST(CudaQuantizedLinear, several_panels_for_each_warp) {
+  WEFT_NEEDS_GPU();
+  for (Layout layout : kLayouts) {
+    for (int64_t rows : {1, 2, 3, 7, 16}) {
+      check_forward<TypeParam>({.rows = rows, .in_features = 96, .out_features = {20000, 3000}}, layout);
+      check_forward<TypeParam>({.rows = rows, .in_features = 32, .out_features = {40, 70001}}, layout);
+      check_forward<TypeParam>({.rows = rows, .in_features = 4104, .out_features = {16}}, layout);
+    }
+    check_forward<TypeParam>({.rows = 1, .in_features = 9216, .out_features = {2304}}, layout);
+    check_forward<TypeParam>({.rows = 3, .in_features = 2304, .out_features = {2048, 1024, 1024}}, layout);
+  }
+}
+
+struct GatedShape {
+  int64_t rows, in_features, out_features;
+};
+
+/// By the kernel of gated products where there is one for these arrays, else by two products and an activation.
+template <typename T>
+void multiply_gated(const Side& side, const GatedLinearArgs& args, T* opened, T* raised, bool& was_fused) {
+  const LinearKernels& linear = side.kernels().linear;
+  was_fused = linear.gated_forward != nullptr && linear.gated_forward(args, side.stream);
+  if (was_fused) return;
+  const LinearWeight weights[] = {
+      {.weight = args.gate, .y = opened, .out_features = args.out_features, .layout = args.layout},
+      {.weight = args.up, .y = raised, .out_features = args.out_features, .layout = args.layout}};
+  linear.forward({.x = args.x,
+                  .weights = weights,
+                  .rows = args.rows,
+                  .in_features = args.in_features,
+                  .dtype = args.dtype,
+                  .y_dtype = args.dtype},
+                 side.stream);
+  side.kernels().activation.gated_forward({.gate = opened,
+                                           .up = raised,
+                                           .y = args.y,
+                                           .count = args.rows * args.out_features,
+                                           .activation = args.activation,
+                                           .dtype = args.dtype},
+                                          side.stream);
+}
+
+template <typename T>
+void check_gated(const GatedShape& shape, Layout layout, Activation kind) {
+  SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.in_features) + " x " +
+               std::to_string(shape.out_features) + (layout == Layout::int4 ? " int4" : " int8"));
+  int64_t count = shape.rows * shape.out_features;
+  Twin<T> x = Twin<T>::random(shape.rows * shape.in_features, 1);
+  PackedTwin gate(shape.out_features, shape.in_features, layout, 2);
+  PackedTwin up(shape.out_features, shape.in_features, layout, 3);
+  Twin<T> opened(count), raised(count), y(count);
+  bool was_fused = false;
+  on_both([&](const Side& side) {
+    multiply_gated(side,
+                   {.x = x.on(side),
+                    .gate = gate.view(side).weight,
+                    .up = up.view(side).weight,
+                    .y = y.on(side),
+                    .rows = shape.rows,
+                    .in_features = shape.in_features,
+                    .out_features = shape.out_features,
+                    .activation = kind,
+                    .dtype = DTypeOf<T>::value,
+                    .layout = layout},
+                   opened.on(side),
+                   raised.on(side),
+                   was_fused);
+  });
+  if (std::is_same_v<T, float> || shape.rows > 16) {
+    EXPECT_FALSE(was_fused);
+  }
+  expect_near_in_norm(y, norm_limit<T>());
+}
+
+TYPED_TEST(CudaQuantizedLinear, gated_products) {
+  WEFT_NEEDS_GPU();
+  for (Layout layout : kLayouts) {
+    for (int64_t rows : kRows) {
+      check_gated<TypeParam>({rows, 576, 1536}, layout, Activation::silu);
+      check_gated<TypeParam>({rows, 72, 51}, layout, Activation::gelu_tanh);
+    }
+    check_gated<TypeParam>({1, 2304, 9216}, layout, Activation::gelu_tanh);
+    check_gated<TypeParam>({4, 32, 20000}, layout, Activation::silu);
+    check_gated<TypeParam>({16, 32, 20000}, layout, Activation::silu);
+  }
+}
+
+/// As a graph, where weights are read before the kernels before have ended, to the same bits.
+TEST(CudaQuantized, products_in_a_step_that_runs_as_a_graph) {
+  WEFT_NEEDS_GPU();
+  constexpr int64_t kWidth = 1056, kHidden = 3000;
+  Side side{DeviceType::cuda, {.device = gpu()->device(), .num_threads = 1, .workspace = gpu().get()}};
+  for (Layout layout : kLayouts) {
+    for (int64_t rows : {1, 4, 16}) {
+      Twin<bfloat16> x = Twin<bfloat16>::random(rows * kWidth, 1);
+      PackedTwin gate(kHidden, kWidth, layout, 2), up(kHidden, kWidth, layout, 3), down(kWidth, kHidden, layout, 4);
+      Twin<bfloat16> opened(rows * kHidden), raised(rows * kHidden), hidden(rows * kHidden), y(rows * kWidth);
+      auto step = [&] {
+        bool was_fused = false;
+        multiply_gated(side,
+                       {.x = x.on(side),
+                        .gate = gate.view(side).weight,
+                        .up = up.view(side).weight,
+                        .y = hidden.on(side),
+                        .rows = rows,
+                        .in_features = kWidth,
+                        .out_features = kHidden,
+                        .dtype = DType::bf16,
+                        .layout = layout},
+                       opened.on(side),
+                       raised.on(side),
+                       was_fused);
+        LinearWeight weight = down.view(side);
+        weight.y = y.on(side);
+        side.kernels().linear.forward({.x = hidden.on(side),
+                                       .weights = {&weight, 1},
+                                       .rows = rows,
+                                       .in_features = kHidden,
+                                       .dtype = DType::bf16,
+                                       .y_dtype = DType::bf16},
+                                      side.stream);
+      };
+      step();
+      std::vector<bfloat16> expected = y.device_values();
+      for (int i = 0; i < 6; ++i) {
+        gpu()->run_step(200 + static_cast<uint64_t>(layout) * 20 + static_cast<uint64_t>(rows), step, {});
+        std::vector<bfloat16> values = y.device_values();
+        EXPECT_EQ(std::memcmp(values.data(), expected.data(), values.size() * sizeof(bfloat16)), 0)
+            << "step " << i << ", rows " << rows;
+      }
     }
   }
 }

@@ -1,4 +1,5 @@
 #include "kernels/rope.h"
+#include "kernels/attention.h"
 
 #include "cuda_test.h"
 
@@ -82,6 +83,113 @@ TYPED_TEST(RopeOnCuda, rotates_as_the_cpu_does) {
                                    side.stream);
       });
       expect_same(x, std::is_same_v<T, float> ? 1e-6 : 0x1p-7, 3e-6, "x");
+    }
+  }
+}
+
+/// Sequences of different lengths, past numbers of tokens of their own; the caches have more tokens than are written.
+template <typename T>
+struct CachedHeads {
+  static constexpr int64_t kCapacity = 50;
+  int64_t count_of_slots, num_heads, num_kv_heads, head_dim;
+  int64_t rows = 0;
+  Twin<T> q, k, v, keys, values;
+  Twin<float> cos_sin;
+
+  CachedHeads(int64_t slots, int64_t query_heads, int64_t key_heads, int64_t width)
+      : count_of_slots(slots),
+        num_heads(query_heads),
+        num_kv_heads(key_heads),
+        head_dim(width),
+        rows(total_rows(slots)),
+        q(Twin<T>::random(rows * num_heads * head_dim, 1)),
+        k(Twin<T>::random(rows * num_kv_heads * head_dim, 2)),
+        v(Twin<T>::random(rows * num_kv_heads * head_dim, 3)),
+        keys(Twin<T>::constant(slots * num_kv_heads * kCapacity * head_dim, 0.5F)),
+        values(Twin<T>::constant(slots * num_kv_heads * kCapacity * head_dim, 0.25F)),
+        cos_sin(Twin<float>::random(rows * head_dim, 4)) {}
+
+  static int64_t length(int64_t slot) { return slot == 0 ? 1 : slot % 41; }
+  static int64_t total_rows(int64_t slots) {
+    int64_t total = 0;
+    for (int64_t slot = 0; slot < slots; ++slot) total += length(slot);
+    return total;
+  }
+
+  void run(const Side& side, bool interleaved) {
+    std::vector<RotatedCacheWrite> writes;
+    int64_t row = 0, kv_width = num_kv_heads * head_dim;
+    for (int64_t slot = 0; slot < count_of_slots; row += length(slot), ++slot) {
+      writes.push_back({.q = q.on(side) + row * num_heads * head_dim,
+                        .k = k.on(side) + row * kv_width,
+                        .v = v.on(side) + row * kv_width,
+                        .cos_sin = cos_sin.on(side) + row * head_dim,
+                        .keys = keys.on(side) + slot * kv_width * kCapacity,
+                        .values = values.on(side) + slot * kv_width * kCapacity,
+                        .past = slot % 9,
+                        .count = length(slot)});
+    }
+    const RopeKernels& rope = side.kernels().rope;
+    if (rope.rotate_into_cache != nullptr) {
+      return rope.rotate_into_cache({.sequences = writes,
+                                     .num_heads = num_heads,
+                                     .num_kv_heads = num_kv_heads,
+                                     .head_dim = head_dim,
+                                     .head_stride = kCapacity * head_dim,
+                                     .interleaved = interleaved,
+                                     .dtype = DTypeOf<T>::value},
+                                    side.stream);
+    }
+    rotate_all(side, q.on(side), num_heads, interleaved);
+    rotate_all(side, k.on(side), num_kv_heads, interleaved);
+    for (const RotatedCacheWrite& one : writes) {
+      write(side, one.k, one.keys, one);
+      write(side, one.v, one.values, one);
+    }
+  }
+
+ private:
+  void rotate_all(const Side& side, T* x, int64_t heads, bool interleaved) {
+    side.kernels().rope.rotate({.x = x,
+                                .cos_sin = cos_sin.on(side),
+                                .rows = rows,
+                                .num_heads = heads,
+                                .head_dim = head_dim,
+                                .rotary_dim = head_dim,
+                                .interleaved = interleaved,
+                                .dtype = DTypeOf<T>::value},
+                               side.stream);
+  }
+  void write(const Side& side, const void* source, void* cache, const RotatedCacheWrite& one) {
+    CacheWriteArgs args{.source = source,
+                        .cache = cache,
+                        .past = one.past,
+                        .count = one.count,
+                        .num_kv_heads = num_kv_heads,
+                        .head_dim = head_dim,
+                        .head_stride = kCapacity * head_dim,
+                        .dtype = DTypeOf<T>::value};
+    side.kernels().attention.cache_write({&args, 1}, side.stream);
+  }
+};
+
+TYPED_TEST(RopeOnCuda, rotates_into_a_cache) {
+  WEFT_NEEDS_GPU();
+  using T = TypeParam;
+  struct Shape {
+    int64_t slots, num_heads, num_kv_heads, head_dim;
+  };
+  for (const Shape& shape :
+       std::vector<Shape>{{1, 8, 4, 256}, {1, 32, 8, 128}, {3, 9, 3, 64}, {2, 2, 1, 6}, {110, 4, 2, 80}}) {
+    for (bool interleaved : {false, true}) {
+      SCOPED_TRACE(std::to_string(shape.slots) + " sequences, heads of " + std::to_string(shape.head_dim) +
+                   (interleaved ? ", interleaved" : ""));
+      CachedHeads<T> heads(shape.slots, shape.num_heads, shape.num_kv_heads, shape.head_dim);
+      on_both([&](const Side& side) { heads.run(side, interleaved); });
+      double rounding = std::is_same_v<T, float> ? 1e-6 : 0x1p-7;
+      expect_same(heads.q, rounding, 3e-6, "q");
+      expect_same(heads.keys, rounding, 3e-6, "keys");
+      expect_same(heads.values, 0, 0, "values");
     }
   }
 }

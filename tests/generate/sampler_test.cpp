@@ -91,7 +91,7 @@ int32_t sample_once(std::vector<float> logits,
                     const SamplerOptions& options,
                     uint64_t step = 0) {
   Sampler sampler(static_cast<int64_t>(logits.size()));
-  return sampler.sample(logits, past, options, 0, step);
+  return sampler.sample(logits, {.past = past, .options = &options, .sequence = 0, .step = step});
 }
 
 TEST(Argmax, FirstOfEqualsAtEveryLengthAndPlace) {
@@ -134,7 +134,8 @@ TEST(Sampler, DrawsWhatTheReferenceDrawsForEveryFilter) {
         ReferenceSampler reference(logits, {}, options);
         for (uint64_t step = 0; step < 8; ++step) {
           std::vector<float> copy = logits;
-          EXPECT_EQ(sampler.sample(copy, {}, options, 2, step), reference.draw(uniform_of(options.seed, 2, step)))
+          EXPECT_EQ(sampler.sample(copy, {.past = {}, .options = &options, .sequence = 2, .step = step}),
+                    reference.draw(uniform_of(options.seed, 2, step)))
               << "V " << vocab_size << " spread " << spread << " T " << options.temperature << " k " << options.top_k
               << " p " << options.top_p << " min p " << options.min_p;
         }
@@ -264,9 +265,9 @@ TEST(Sampler, PenaltyLeavesNoTraceInTheNextCall) {
   options.penalty_range = {1, 9};
   std::vector<int32_t> past = {0, 0, 0};
   std::vector<float> logits = {4.0f, 3.0f, 1.0f};
-  EXPECT_EQ(sampler.sample(logits, past, options, 0, 0), 1);
+  EXPECT_EQ(sampler.sample(logits, {.past = past, .options = &options, .sequence = 0, .step = 0}), 1);
   logits = {4.0f, 3.0f, 1.0f};
-  EXPECT_EQ(sampler.sample(logits, {}, options, 0, 1), 0);
+  EXPECT_EQ(sampler.sample(logits, {.past = {}, .options = &options, .sequence = 0, .step = 1}), 0);
 }
 
 TEST(Sampler, DrawDependsOnSeedSequenceAndStepOnly) {
@@ -278,7 +279,7 @@ TEST(Sampler, DrawDependsOnSeedSequenceAndStepOnly) {
     std::vector<int32_t> ids;
     for (uint64_t step = 0; step < 20; ++step) {
       std::vector<float> copy = logits;
-      ids.push_back(sampler.sample(copy, {}, options, sequence, step));
+      ids.push_back(sampler.sample(copy, {.past = {}, .options = &options, .sequence = sequence, .step = step}));
     }
     return ids;
   };

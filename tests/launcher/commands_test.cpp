@@ -79,6 +79,7 @@ TEST_F(Commands, SamplingIsDecidedByTheSeedAlone) {
   std::string reference = generate(prompts + "--seed 5 --batch 3").out;
   EXPECT_EQ(generate(prompts + "--seed 5 --batch 1").out, reference);
   EXPECT_EQ(generate(prompts + "--seed 5 --batch 2 --prefill-chunk 1").out, reference);
+  EXPECT_EQ(generate(prompts + "--seed 5 --batch 2 --device guarded").out, reference);
   EXPECT_NE(generate(prompts + "--seed 6").out, reference);
 }
 
@@ -120,13 +121,16 @@ TEST_F(Commands, TheSeedsPenaltiesGiveTheSeedsTokens) {
       {"--temperature 2 --greedy", "65 2 2 65 65 65 94 103 2\n" + middle + "107 59 20 117 114 33 33 33 37\n"},
   };
   for (const Case& each : cases) {
-    Outcome outcome = weft(fmt::format(
-        "generate --model '{}' --family llama --compat bert4keras3 --dtype f32 --quiet --ids '44 31 109 80 24 0 0' "
-        "'26 43 7 0 0 0 0' '49 94 10 119 71 108 27' --max-new-tokens 9 --ignore-end --padded-length 16 "
-        "--penalty-window-mode block {}",
-        (kData / "seed/llama-gqa").string(),
-        each.flags));
-    EXPECT_EQ(outcome.out, each.answers) << each.flags << outcome.err;
+    for (const char* device : {"cpu", "guarded"}) {
+      Outcome outcome = weft(fmt::format(
+          "generate --model '{}' --family llama --compat bert4keras3 --dtype f32 --quiet --ids '44 31 109 80 24 0 0' "
+          "'26 43 7 0 0 0 0' '49 94 10 119 71 108 27' --max-new-tokens 9 --ignore-end --padded-length 16 "
+          "--penalty-window-mode block --device {} {}",
+          (kData / "seed/llama-gqa").string(),
+          device,
+          each.flags));
+      EXPECT_EQ(outcome.out, each.answers) << device << ": " << each.flags << outcome.err;
+    }
   }
 }
 

@@ -103,7 +103,7 @@ TEST(Recompute, KeepsWhatItSays) {
   double sums = 2 * kHidden;
   EXPECT_EQ(kept_elements(Recompute::none, nullptr, true),
             sums + 2 * kHidden + products + kQuery + kHeads + kFeedForward);
-  EXPECT_EQ(kept_elements(Recompute::selective, nullptr, true), sums + products + kHeads);
+  EXPECT_EQ(kept_elements(Recompute::selective, nullptr, true), sums + products + kQuery + kHeads);
   EXPECT_EQ(kept_elements(Recompute::block, nullptr, true), kHidden);
 }
 
@@ -113,7 +113,7 @@ TEST(Recompute, FrozenWeightsKeepNoInputs) {
   double products = kQuery + 2 * kKeyValue + 2 * kFeedForward;
   // Of the norms' results only the one that q_proj's adapter reads; attention keeps its own result.
   EXPECT_EQ(kept_elements(Recompute::none, &lora, false), 3 * kHidden + products + kQuery + kHeads + kRank);
-  EXPECT_EQ(kept_elements(Recompute::selective, &lora, false), 2 * kHidden + products + kHeads + kRank);
+  EXPECT_EQ(kept_elements(Recompute::selective, &lora, false), 2 * kHidden + products + kQuery + kHeads + kRank);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "ops/elementwise.h"
 #include "parallel/thread_communicator.h"
 #include "support/grad_check.h"
+#include "support/late_communicator.h"
 
 namespace weft {
 namespace {
@@ -145,6 +146,92 @@ TEST(Collective, ASplitTensorHasZerosPastTheEnd) {
       EXPECT_EQ(dx.data<double>()[i], expected.data<double>()[i % 4]);
     }
   });
+}
+
+/// The same with started collectives that are made when they are waited for.
+void on_late_ranks(int size, const std::function<void(Context&, Communicator&)>& body) {
+  on_ranks(size, [&](Context& context, Communicator& group) {
+    std::shared_ptr<Communicator> own = group.split(0, group.rank());
+    auto late = testing::make_late_communicator(std::move(own));
+    context.tensor_parallel = late.get();
+    body(context, *late);
+  });
+}
+
+/// Looks at a weight's gradient when backward comes by.
+class Probe final : public Node {
+ public:
+  Probe(const Tensor& weight, bool& has_gradient) : weight_(weight), has_gradient_(has_gradient) {}
+  std::string_view name() const override { return "probe"; }
+  void backward(Context& /*context*/) override { has_gradient_ = weight_.grad_slot()->tensor.defined(); }
+
+ private:
+  Tensor weight_;
+  bool& has_gradient_;
+};
+
+TEST(Collective, GradientsOfWeightsAreComputedBesideTheSumOfTheInputsGradient) {
+  for (int64_t block : {int64_t{0}, kOuterBlock}) {
+    on_late_ranks(2, [&](Context& context, Communicator& group) {
+      Tensor x = with_slot(random_tensor(context, {4, 3}, 1));
+      Tensor weight = with_slot(random_tensor(context, {5, 3}, 2 + static_cast<uint64_t>(group.rank())));
+      Tensor dy = random_tensor(context, {4, 5}, 7);
+      context.block = 0;
+      Tensor inside = copy_to_tp(context, x);
+      bool has_gradient = false;
+      context.tape->record(std::make_unique<Probe>(weight, has_gradient));
+      // A block's gradients must be there when it ends, wherever its input comes from.
+      context.block = block;
+      Tensor y = linear(context, inside, {.weight = &weight});
+      add_grad(context, y.grad_slot(), dy);
+      context.tape->backward(context);
+      EXPECT_EQ(has_gradient, block != 0);
+
+      Tensor dx = take_grad(x.grad_slot()), dw = take_grad(weight.grad_slot());
+      Tensor first = random_tensor(context, {5, 3}, 2), second = random_tensor(context, {5, 3}, 3);
+      for (int64_t r = 0; r < 4; ++r) {
+        for (int64_t c = 0; c < 3; ++c) {
+          double expected = 0;
+          for (int64_t n = 0; n < 5; ++n) {
+            expected +=
+                dy.data<double>()[r * 5 + n] * (first.data<double>()[n * 3 + c] + second.data<double>()[n * 3 + c]);
+          }
+          EXPECT_NEAR(dx.data<double>()[r * 3 + c], expected, 1e-12);
+        }
+      }
+      for (int64_t n = 0; n < 5; ++n) {
+        for (int64_t c = 0; c < 3; ++c) {
+          double expected = 0;
+          for (int64_t r = 0; r < 4; ++r) expected += dy.data<double>()[r * 5 + n] * x.data<double>()[r * 3 + c];
+          EXPECT_NEAR(dw.data<double>()[n * 3 + c], expected, 1e-12);
+        }
+      }
+    });
+  }
+}
+
+TEST(Collective, AProductInHalvesIsSummedLikeAWhole) {
+  for (int64_t rows : {8, 9}) {
+    on_late_ranks(3, [&](Context& context, Communicator& group) {
+      auto rank = static_cast<uint64_t>(group.rank());
+      Tensor x = with_slot(random_tensor(context, {rows, 4}, 1 + rank));
+      Tensor weight = with_slot(random_tensor(context, {5, 4}, 11 + rank));
+      Tensor dy = random_tensor(context, {rows, 5}, 30);
+      std::vector<Tensor> results;
+      for (int64_t worth_halving : {int64_t{100}, int64_t{2}}) {
+        Tensor y = linear_reduced_from_tp(context, x, {.weight = &weight}, worth_halving);
+        add_grad(context, y.grad_slot(), dy);
+        context.tape->backward(context);
+        results.insert(results.end(), {y, take_grad(x.grad_slot()), take_grad(weight.grad_slot())});
+      }
+      for (size_t i = 0; i < 3; ++i) {
+        ASSERT_EQ(results[i].shape(), results[i + 3].shape());
+        for (int64_t e = 0; e < results[i].num_elements(); ++e) {
+          EXPECT_NEAR(results[i].data<double>()[e], results[i + 3].data<double>()[e], 1e-12);
+        }
+      }
+    });
+  }
 }
 
 }  // namespace

@@ -19,13 +19,15 @@ struct Backend {
   bool compares_calls = true;
   /// Whether a receiver notices that something else was sent.
   bool compares_messages = true;
+  /// Whether a NaN wins in extremes.
+  bool keeps_nan = true;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Backend& backend) {
   return out << backend.name;
 }
 
-/// Defined by single_and_threads_backends.cpp, mpi_backends.cpp, nccl_backends.cpp and
+/// Defined by single_and_threads_backends.cpp, mpi_backends.cpp, nccl_backends.cpp, gpu_nccl_backends.cpp and
 /// gpu_backends.cpp.
 std::vector<Backend> backends();
 

@@ -7,130 +7,50 @@
 #include <limits>
 
 #include "core/error.h"
+#include "parallel/background_communicator.h"
+#include "parallel/conformance_values.h"
 #include "parallel/mesh.h"
 
 namespace weft {
 namespace {
 
-const std::vector<DType> kReducible = {DType::f32, DType::bf16, DType::f64, DType::i32, DType::i64};
-const std::vector<DType> kAll = {DType::f32, DType::bf16, DType::f16, DType::f64, DType::i32, DType::i64, DType::u8};
-
-/// None at all, then below and above what goes through shared memory, not divisible by the number of ranks.
-std::vector<int64_t> counts(DType dtype) {
-  if (dtype == DType::f32 || dtype == DType::bf16) return {0, 1, 2, 5, 576, 4608, 65537, 1234567};
-  return {0, 3, 4609, 150001};
-}
-
-Tensor make(const Shape& shape, DType dtype) {
-  return Tensor::zeros(make_cpu_allocator(), shape, dtype);
-}
-
-/// Multiples of 1/64 in [-4, 4): their f32 sums are exact, so that bf16 results have one right answer.
-double value(int rank, int64_t index) {
-  const uint64_t mixed = (static_cast<uint64_t>(rank) * 7919 + static_cast<uint64_t>(index) + 1) * 0x9e3779b97f4a7c15u;
-  return static_cast<double>(static_cast<int64_t>(mixed >> 55) - 256) / 64.0;
-}
-
-/// The value as this dtype holds it.
-double stored(DType dtype, double exact) {
-  switch (dtype) {
-    case DType::bf16:
-      return static_cast<float>(bfloat16(static_cast<float>(exact)));
-    case DType::f16:
-      return static_cast<float>(float16(static_cast<float>(exact)));
-    case DType::i32:
-    case DType::i64:
-      return std::trunc(exact * 64);
-    case DType::u8:
-      return std::trunc(exact * 16 + 64);
-    case DType::f32:
-    case DType::f64:
-      return exact;
-  }
-  return 0;
-}
-
-void set(Tensor& tensor, int64_t i, double held) {
-  switch (tensor.dtype()) {
-    case DType::f32:
-      tensor.data<float>()[i] = static_cast<float>(held);
-      break;
-    case DType::bf16:
-      tensor.data<bfloat16>()[i] = bfloat16(static_cast<float>(held));
-      break;
-    case DType::f16:
-      tensor.data<float16>()[i] = float16(static_cast<float>(held));
-      break;
-    case DType::f64:
-      tensor.data<double>()[i] = held;
-      break;
-    case DType::i32:
-      tensor.data<int32_t>()[i] = static_cast<int32_t>(held);
-      break;
-    case DType::i64:
-      tensor.data<int64_t>()[i] = static_cast<int64_t>(held);
-      break;
-    case DType::u8:
-      tensor.data<uint8_t>()[i] = static_cast<uint8_t>(held);
-      break;
-  }
-}
-
-double get(const Tensor& tensor, int64_t i) {
-  switch (tensor.dtype()) {
-    case DType::f32:
-      return tensor.data<float>()[i];
-    case DType::bf16:
-      return static_cast<float>(tensor.data<bfloat16>()[i]);
-    case DType::f16:
-      return static_cast<float>(tensor.data<float16>()[i]);
-    case DType::f64:
-      return tensor.data<double>()[i];
-    case DType::i32:
-      return tensor.data<int32_t>()[i];
-    case DType::i64:
-      return static_cast<double>(tensor.data<int64_t>()[i]);
-    case DType::u8:
-      return tensor.data<uint8_t>()[i];
-  }
-  return 0;
-}
-
-Tensor filled(DType dtype, int64_t count, int rank) {
-  Tensor tensor = make({count}, dtype);
-  for (int64_t i = 0; i < count; ++i) set(tensor, i, stored(dtype, value(rank, i)));
-  return tensor;
-}
-
-double expected_reduction(DType dtype, ReduceOp op, int size, int64_t i) {
-  double result = stored(dtype, value(0, i));
-  for (int rank = 1; rank < size; ++rank) {
-    const double next = stored(dtype, value(rank, i));
-    if (op == ReduceOp::sum) result += next;
-    if (op == ReduceOp::max) result = std::max(result, next);
-    if (op == ReduceOp::min) result = std::min(result, next);
-  }
-  return dtype == DType::bf16 ? stored(dtype, result) : result;
-}
-
-template <typename Expected>
-void expect_elements(const Tensor& tensor, const std::string& what, Expected expected) {
-  for (int64_t i = 0; i < tensor.num_elements(); ++i) {
-    if (get(tensor, i) == expected(i)) continue;
-    ADD_FAILURE() << what << ": element " << i << " of " << tensor.num_elements() << " is " << get(tensor, i)
-                  << ", expected " << expected(i);
-    return;
-  }
-}
-
-std::string describe(const Communicator& world, DType dtype, int64_t count) {
-  return fmt::format("rank {}/{} {} x {}", world.rank(), world.size(), dtype_name(dtype), count);
-}
-
 class CommunicatorTest : public testing::TestWithParam<Backend> {
  protected:
   void run(const std::function<void(Communicator&)>& body) { GetParam().run(body); }
 };
+
+/// All kinds at a time, waited for from last to first.
+void expect_started_calls(Communicator& world, DType dtype, int64_t count) {
+  const int size = world.size();
+  const std::string what = "started " + describe(world, dtype, count);
+  Tensor sum = filled(dtype, count, world.rank());
+  Tensor part = filled(dtype, count, world.rank());
+  Tensor all = make({count * size}, dtype);
+  Tensor whole = filled(dtype, count * size, world.rank());
+  Tensor own = make({count}, dtype);
+  PendingCall reduced = world.start_all_reduce(sum, ReduceOp::sum);
+  PendingCall gathered = world.start_all_gather(part, all);
+  PendingCall scattered = world.start_reduce_scatter(whole, own, ReduceOp::sum);
+  scattered.wait();
+  gathered.wait();
+  reduced.wait();
+  expect_elements(sum, what, [&](int64_t i) { return expected_reduction(dtype, ReduceOp::sum, size, i); });
+  expect_elements(all, what, [&](int64_t i) { return stored(dtype, value(static_cast<int>(i / count), i % count)); });
+  expect_elements(
+      own, what, [&](int64_t i) { return expected_reduction(dtype, ReduceOp::sum, size, i + count * world.rank()); });
+}
+
+TEST_P(CommunicatorTest, StartedCallsGiveWhatCallsGive) {
+  run([](Communicator& world) {
+    auto background = make_background_communicator(world);
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      for (int64_t count : {1, 5, 4608, 65537}) {
+        expect_started_calls(world, dtype, count);
+        expect_started_calls(*background, dtype, count);
+      }
+    }
+  });
+}
 
 TEST_P(CommunicatorTest, AllReduceEqualsTheReductionRoundedOnce) {
   run([](Communicator& world) {
@@ -165,6 +85,7 @@ TEST_P(CommunicatorTest, AllReduceGivesTheSameBitsOnEveryRank) {
 }
 
 TEST_P(CommunicatorTest, MaximumAndMinimumKeepNan) {
+  if (!GetParam().keeps_nan) GTEST_SKIP();
   run([](Communicator& world) {
     for (int with_nan = 0; with_nan < world.size(); ++with_nan) {
       for (ReduceOp op : {ReduceOp::max, ReduceOp::min}) {

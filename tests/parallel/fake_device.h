@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "parallel/communicator.h"
+#include "parallel/fake_streams.h"
 
 namespace weft {
 
@@ -12,8 +13,21 @@ namespace weft {
 /// whoever reads one without taking it off ends there.
 inline constexpr uintptr_t kFakeDeviceBit = uintptr_t{1} << 62;
 
-/// Memory that says it lies on a GPU. Only its own copies can touch it.
+/// What freed memory is filled with, when the stream gets there: a NaN in all types of floats.
+inline constexpr int kFreedByte = 0xFF;
+
+/// Memory that says it lies on a GPU. Only its own copies can touch it. They run on a stream, and by its order freed
+/// blocks are used again, the last one first.
 std::shared_ptr<Allocator> make_fake_device();
+
+/// The stream of a fake device.
+FakeStream& fake_stream(Allocator& fake_device);
+
+/// The host's address of the fake GPU's memory: for work on a stream.
+template <typename T = void>
+T* real_address(const void* pointer) {
+  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(pointer) & ~kFakeDeviceBit);
+}
 
 /// The communicator with its tensors on `device`: copies each tensor there, lets `inner` work on the copy, and takes
 /// the result back. So the conformance test, which knows host memory, tests `inner` on device memory.

@@ -10,13 +10,13 @@ Backend with_checks(const std::string& name, bool check_calls) {
           .run =
               [check_calls](const auto& body) {
                 auto bootstrap = make_mpi_communicator();
-                int stream = 0;
-                auto nccl = make_nccl_communicator(
-                    *bootstrap,
-                    {.stream = &stream, .library = NCCL_STAND_IN, .check_calls = check_calls, .stream_is_idle = [] {
-                       return true;
-                     }});
-                body(*on_device(std::move(nccl), make_fake_device()));
+                auto gpu = make_fake_device();
+                auto nccl = make_nccl_communicator(*bootstrap,
+                                                   {.stream = &fake_stream(*gpu),
+                                                    .library = NCCL_STAND_IN,
+                                                    .check_calls = check_calls,
+                                                    .streams = make_fake_streams()});
+                body(*on_device(std::move(nccl), gpu));
               },
           .compares_calls = check_calls,
           .compares_messages = false};

@@ -1,12 +1,15 @@
 // A library with the functions of NCCL that Weft calls, for tests on machines without GPUs: the "device" memory is that
-// of fake_device.h, and the ranks are processes or threads of one machine that meet in shared memory. As with
-// non-blocking communicators of the real one, a call returns ncclInProgress and is done by another thread; unlike it, a
-// call is settled only when its data has moved. Sums are exact where NCCL rounds at every rank, and NaN wins.
+// of fake_device.h, streams are those of fake_streams.h, and the ranks are processes or threads of one machine that
+// meet in shared memory. As with non-blocking communicators of the real one, a call returns ncclInProgress and is
+// queued by another thread; its data moves when the stream gets there. Two calls of a communicator at a time are an
+// error, where NCCL would put them in order. Sums are exact where NCCL rounds at every rank, and NaN wins.
 //
 // Environment variables, read when a communicator is made:
 //   WEFT_STAND_IN_FAIL_AT   the n-th call of the communicator fails, with a message of two lines
 //   WEFT_STAND_IN_LATE_AT   the n-th call succeeds, and fails 300 ms later
-//   WEFT_STAND_IN_HANG_AT   the n-th call never ends
+//   WEFT_STAND_IN_HANG_AT   the n-th call is never queued
+//   WEFT_STAND_IN_STUCK_AT  the n-th call is queued and never ends
+//   WEFT_STAND_IN_DELAY_MS  every call takes so much longer on its stream; till then its output is NaN
 //   WEFT_STAND_IN_START_MS  the communicator starts that much later
 //   WEFT_STAND_IN_VERSION   what ncclGetVersion says
 #include <fcntl.h>
@@ -15,7 +18,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -23,104 +25,26 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "core/dtype.h"
-#include "parallel/fake_device.h"
+#include "parallel/fake_streams.h"
+#include "parallel/nccl_stand_in_mover.h"
 
-namespace {
-
-constexpr int kMaxRanks = 4;
-constexpr size_t kChunk = size_t{64} << 10;
-
-struct Mailbox {
-  std::atomic<uint64_t> num_written;
-  std::atomic<uint64_t> num_read;
-  std::byte data[kChunk];
-};
-
-/// What the ranks share; zero when made.
-struct Region {
-  std::array<std::atomic<uint64_t>, kMaxRanks> num_meetings;
-  std::byte slots[kMaxRanks][kChunk];
-  Mailbox mailboxes[kMaxRanks][kMaxRanks];  // by sender, then receiver
-};
-
-int number_from(const char* name) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? 0 : std::atoi(text);
-}
-
-size_t type_bytes(ncclDataType_t type) {
-  if (type == ncclUint8) return 1;
-  if (type == ncclBfloat16 || type == ncclFloat16) return 2;
-  return type == ncclInt64 || type == ncclFloat64 ? 8 : 4;
-}
-
-bool is_device(const void* pointer) {
-  return (reinterpret_cast<uintptr_t>(pointer) & weft::kFakeDeviceBit) != 0;
-}
-
-std::byte* real(const void* pointer) {
-  return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(pointer) & ~weft::kFakeDeviceBit);
-}
-
-template <typename T>
-T combine(ncclRedOp_t op, T left, T right) {
-  if (op == ncclSum) return left + right;
-  if (right != right) return right;
-  return (op == ncclMax ? left < right : right < left) ? right : left;
-}
-
-template <typename T, typename Accumulator>
-void reduce(ncclRedOp_t op, const Region& region, int size, size_t count, std::byte* to) {
-  for (size_t i = 0; i < count; ++i) {
-    auto at = [&](int rank) {
-      T value;
-      std::memcpy(&value, region.slots[rank] + i * sizeof(T), sizeof(T));
-      return static_cast<Accumulator>(value);
-    };
-    Accumulator sum = at(0);
-    for (int rank = 1; rank < size; ++rank) sum = combine(op, sum, at(rank));
-    const T rounded = static_cast<T>(sum);
-    std::memcpy(to + i * sizeof(T), &rounded, sizeof(T));
-  }
-}
-
-ncclResult_t reduce(ncclDataType_t type, ncclRedOp_t op, const Region& region, int size, size_t count, std::byte* to) {
-  if (type == ncclFloat32) return reduce<float, float>(op, region, size, count, to), ncclSuccess;
-  if (type == ncclBfloat16) return reduce<weft::bfloat16, float>(op, region, size, count, to), ncclSuccess;
-  if (type == ncclFloat64) return reduce<double, double>(op, region, size, count, to), ncclSuccess;
-  if (type == ncclInt32) return reduce<int32_t, int32_t>(op, region, size, count, to), ncclSuccess;
-  if (type == ncclInt64) return reduce<int64_t, int64_t>(op, region, size, count, to), ncclSuccess;
-  return ncclInvalidArgument;
-}
-
-std::mutex last_error_mutex;
-std::string last_error;
-
-void set_last_error(const std::string& text) {
-  std::lock_guard lock(last_error_mutex);
-  last_error = text;
-}
-
-}  // namespace
+using namespace weft::stand_in;
 
 struct ncclComm {
-  int rank = 0;
-  int size = 1;
+  std::shared_ptr<Mover> mover = std::make_shared<Mover>();
   std::string name;
-  Region* region = nullptr;
   std::atomic<int> state{ncclInProgress};
-  std::atomic<bool> aborted{false};
-  uint64_t num_meetings = 0;
   int num_calls = 0;
   int fail_at = number_from("WEFT_STAND_IN_FAIL_AT");
   int late_at = number_from("WEFT_STAND_IN_LATE_AT");
   int hang_at = number_from("WEFT_STAND_IN_HANG_AT");
+  int stuck_at = number_from("WEFT_STAND_IN_STUCK_AT");
   std::mutex mutex;
   std::condition_variable changed;
   std::function<ncclResult_t()> job;
@@ -153,14 +77,13 @@ struct ncclComm {
   }
 
   /// A call of the user's.
-  ncclResult_t submit(cudaStream_t stream,
-                      std::initializer_list<const void*> buffers,
-                      std::function<ncclResult_t()> next) {
+  ncclResult_t submit(cudaStream_t stream, Work work) {
     if (state != ncclSuccess) {
       set_last_error("the communicator is not ready for a call");
       return ncclInvalidArgument;
     }
-    if (stream == nullptr || !std::all_of(buffers.begin(), buffers.end(), is_device)) {
+    if (stream == nullptr || !(work.from == nullptr || is_device(work.from)) ||
+        !(work.to == nullptr || is_device(work.to))) {
       set_last_error("a stream or buffer is not the device's");
       return ncclInvalidArgument;
     }
@@ -177,53 +100,28 @@ struct ncclComm {
         return ncclRemoteError;
       });
     }
-    return start(std::move(next));
-  }
-
-  template <typename Ready>
-  bool wait_until(Ready ready) const {
-    for (int round = 0; !ready(); ++round) {
-      if (aborted) return false;
-      if (round < 200) {
-        std::this_thread::yield();
-      } else {
-        std::this_thread::sleep_for(std::chrono::microseconds(20));
-      }
+    if (num_calls == stuck_at) {
+      work.move = [](const Mover& stuck, const std::byte*, std::byte*) {
+        stuck.wait_until([] { return false; });
+        return ncclRemoteError;
+      };
     }
-    return true;
-  }
-
-  bool meet() {
-    ++num_meetings;
-    region->num_meetings[static_cast<size_t>(rank)] = num_meetings;
-    return wait_until([this] {
-      return std::all_of(region->num_meetings.begin(), region->num_meetings.begin() + size, [this](const auto& other) {
-        return other >= num_meetings;
-      });
+    ++mover->num_unfinished;
+    return start([mover = mover, stream, work] {
+      reinterpret_cast<weft::FakeStream*>(stream)->enqueue([mover, work] { do_work(*mover, work); });
+      return ncclSuccess;
     });
   }
 
-  /// Every rank shows `from`; then `take` reads the slots.
-  template <typename Take>
-  bool exchange(const std::byte* from, size_t bytes, Take take) {
-    if (from != nullptr) std::memcpy(region->slots[rank], from, bytes);
-    if (!meet()) return false;
-    take();
-    return meet();
-  }
-
   ncclResult_t open_region() {
-    const int delay = number_from("WEFT_STAND_IN_START_MS");
-    const auto begin = std::chrono::steady_clock::now();
-    const auto is_time = [&] { return std::chrono::steady_clock::now() - begin >= std::chrono::milliseconds(delay); };
-    if (!wait_until(is_time)) return ncclRemoteError;
+    if (!mover->pass(std::chrono::milliseconds(number_from("WEFT_STAND_IN_START_MS")))) return ncclRemoteError;
     const int descriptor = shm_open(name.c_str(), O_RDWR, 0600);
     if (descriptor < 0) return ncclSystemError;
     void* mapped = mmap(nullptr, sizeof(Region), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     close(descriptor);
     if (mapped == MAP_FAILED) return ncclSystemError;
-    region = static_cast<Region*>(mapped);
-    return meet() ? ncclSuccess : ncclRemoteError;
+    mover->region = static_cast<Region*>(mapped);
+    return mover->meet() ? ncclSuccess : ncclRemoteError;
   }
 
   ~ncclComm() {
@@ -233,8 +131,7 @@ struct ncclComm {
       changed.notify_one();
     }
     thread.join();
-    if (region != nullptr) munmap(region, sizeof(Region));
-    if (rank == 0) shm_unlink(name.c_str());
+    if (mover->rank == 0) shm_unlink(name.c_str());
   }
 };
 
@@ -276,20 +173,24 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t* config) {
   if (size > kMaxRanks || config->blocking != 0) return ncclInvalidArgument;
   *comm = new ncclComm;
-  (*comm)->rank = rank;
-  (*comm)->size = size;
+  (*comm)->mover->rank = rank;
+  (*comm)->mover->size = size;
   (*comm)->name = id.internal;
   (*comm)->thread = std::thread([made = *comm] { made->run(); });
   return (*comm)->start([made = *comm] { return made->open_region(); });
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
-  *state = static_cast<ncclResult_t>(comm->state.load());
+  const int error = comm->mover->error;
+  *state = static_cast<ncclResult_t>(error != ncclSuccess ? error : comm->state.load());
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
-  return comm->state == ncclSuccess ? comm->start([] { return ncclSuccess; }) : ncclInvalidArgument;
+  if (comm->state != ncclSuccess) return ncclInvalidArgument;
+  return comm->start([mover = comm->mover] {
+    return mover->wait_until([&] { return mover->num_unfinished == 0; }) ? ncclSuccess : ncclRemoteError;
+  });
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
@@ -298,7 +199,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
-  comm->aborted = true;
+  comm->mover->aborted = true;
   delete comm;
   return ncclSuccess;
 }
@@ -321,29 +222,32 @@ ncclResult_t ncclAllReduce(const void* from,
                            ncclRedOp_t op,
                            ncclComm_t comm,
                            cudaStream_t stream) {
-  return comm->submit(stream, {from, to}, [=] {
+  const size_t all = count * type_bytes(type);
+  const auto move = [=](Mover& mover, const std::byte* source, std::byte* target) {
     ncclResult_t result = ncclSuccess;
-    const bool has_ended = for_each_chunk(count * type_bytes(type), [&](size_t offset, size_t bytes) {
-      return comm->exchange(real(from) + offset, bytes, [&] {
-        result = reduce(type, op, *comm->region, comm->size, bytes / type_bytes(type), real(to) + offset);
+    const bool has_ended = for_each_chunk(all, [&](size_t offset, size_t bytes) {
+      return mover.exchange(source + offset, bytes, [&] {
+        result = reduce(type, op, *mover.region, mover.size, bytes / type_bytes(type), target + offset);
       });
     });
     return has_ended ? result : ncclRemoteError;
-  });
+  };
+  return comm->submit(stream, {from, all, to, all, move});
 }
 
 ncclResult_t ncclAllGather(
     const void* from, void* to, size_t count, ncclDataType_t type, ncclComm_t comm, cudaStream_t stream) {
   const size_t part = count * type_bytes(type);
-  return comm->submit(stream, {from, to}, [=] {
+  const auto move = [=](Mover& mover, const std::byte* source, std::byte* target) {
     return result_of(for_each_chunk(part, [&](size_t offset, size_t bytes) {
-      return comm->exchange(real(from) + offset, bytes, [&] {
-        for (int rank = 0; rank < comm->size; ++rank) {
-          std::memcpy(real(to) + static_cast<size_t>(rank) * part + offset, comm->region->slots[rank], bytes);
+      return mover.exchange(source + offset, bytes, [&] {
+        for (int rank = 0; rank < mover.size; ++rank) {
+          std::memcpy(target + static_cast<size_t>(rank) * part + offset, mover.region->slots[rank], bytes);
         }
       });
     }));
-  });
+  };
+  return comm->submit(stream, {from, part, to, part * static_cast<size_t>(comm->mover->size), move});
 }
 
 ncclResult_t ncclReduceScatter(const void* from,
@@ -354,55 +258,62 @@ ncclResult_t ncclReduceScatter(const void* from,
                                ncclComm_t comm,
                                cudaStream_t stream) {
   const size_t part = count * type_bytes(type);
-  return comm->submit(stream, {from, to}, [=] {
+  const auto move = [=](Mover& mover, const std::byte* source, std::byte* target) {
     ncclResult_t result = ncclSuccess;
     bool has_ended = true;
-    for (int rank = 0; rank < comm->size && has_ended; ++rank) {
+    for (int rank = 0; rank < mover.size && has_ended; ++rank) {
       has_ended = for_each_chunk(part, [&](size_t offset, size_t bytes) {
-        return comm->exchange(real(from) + static_cast<size_t>(rank) * part + offset, bytes, [&] {
-          if (rank != comm->rank) return;
-          result = reduce(type, op, *comm->region, comm->size, bytes / type_bytes(type), real(to) + offset);
+        return mover.exchange(source + static_cast<size_t>(rank) * part + offset, bytes, [&] {
+          if (rank != mover.rank) return;
+          result = reduce(type, op, *mover.region, mover.size, bytes / type_bytes(type), target + offset);
         });
       });
     }
     return has_ended ? result : ncclRemoteError;
-  });
+  };
+  return comm->submit(stream, {from, part * static_cast<size_t>(comm->mover->size), to, part, move});
 }
 
 ncclResult_t ncclBroadcast(
     const void* from, void* to, size_t count, ncclDataType_t type, int root, ncclComm_t comm, cudaStream_t stream) {
-  return comm->submit(stream, {from, to}, [=] {
-    return result_of(for_each_chunk(count * type_bytes(type), [&](size_t offset, size_t bytes) {
-      return comm->exchange(comm->rank == root ? real(from) + offset : nullptr, bytes, [&] {
-        std::memcpy(real(to) + offset, comm->region->slots[root], bytes);
+  const size_t all = count * type_bytes(type);
+  const auto move = [=](Mover& mover, const std::byte* source, std::byte* target) {
+    return result_of(for_each_chunk(all, [&](size_t offset, size_t bytes) {
+      return mover.exchange(mover.rank == root ? source + offset : nullptr, bytes, [&] {
+        std::memcpy(target + offset, mover.region->slots[root], bytes);
       });
     }));
-  });
+  };
+  return comm->submit(stream, {from, all, to, all, move});
 }
 
 ncclResult_t ncclSend(
     const void* from, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return comm->submit(stream, {from}, [=] {
-    Mailbox& mailbox = comm->region->mailboxes[comm->rank][peer];
-    return result_of(for_each_chunk(count * type_bytes(type), [&](size_t offset, size_t bytes) {
-      if (!comm->wait_until([&] { return mailbox.num_written == mailbox.num_read; })) return false;
-      std::memcpy(mailbox.data, real(from) + offset, bytes);
+  const size_t all = count * type_bytes(type);
+  const auto move = [=](Mover& mover, const std::byte* source, std::byte* /*target*/) {
+    Mailbox& mailbox = mover.region->mailboxes[mover.rank][peer];
+    return result_of(for_each_chunk(all, [&](size_t offset, size_t bytes) {
+      if (!mover.wait_until([&] { return mailbox.num_written == mailbox.num_read; })) return false;
+      std::memcpy(mailbox.data, source + offset, bytes);
       ++mailbox.num_written;
       return true;
     }));
-  });
+  };
+  return comm->submit(stream, {from, all, nullptr, 0, move});
 }
 
 ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return comm->submit(stream, {to}, [=] {
-    Mailbox& mailbox = comm->region->mailboxes[peer][comm->rank];
-    return result_of(for_each_chunk(count * type_bytes(type), [&](size_t offset, size_t bytes) {
-      if (!comm->wait_until([&] { return mailbox.num_written > mailbox.num_read; })) return false;
-      std::memcpy(real(to) + offset, mailbox.data, bytes);
+  const size_t all = count * type_bytes(type);
+  const auto move = [=](Mover& mover, const std::byte* /*source*/, std::byte* target) {
+    Mailbox& mailbox = mover.region->mailboxes[peer][mover.rank];
+    return result_of(for_each_chunk(all, [&](size_t offset, size_t bytes) {
+      if (!mover.wait_until([&] { return mailbox.num_written > mailbox.num_read; })) return false;
+      std::memcpy(target + offset, mailbox.data, bytes);
       ++mailbox.num_read;
       return true;
     }));
-  });
+  };
+  return comm->submit(stream, {nullptr, 0, to, all, move});
 }
 
 }  // extern "C"

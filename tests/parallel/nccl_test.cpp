@@ -2,13 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <thread>
 
-#include "core/error.h"
-#include "parallel/fake_device.h"
 #include "parallel/gpu_assignment.h"
-#include "parallel/nccl_communicator.h"
+#include "parallel/nccl_fixture.h"
 
 namespace weft {
 namespace {
@@ -16,73 +13,23 @@ namespace {
 using std::chrono::milliseconds;
 using testing::AllOf;
 using testing::HasSubstr;
-using testing::Not;
-
-/// An environment variable of this process, on one rank or all (-1), until the end of the test.
-class Setting {
- public:
-  Setting(const Communicator& world, const char* name, const std::string& value, int rank = -1) : name_(name) {
-    if (rank < 0 || rank == world.rank()) setenv(name, value.c_str(), 1);
-  }
-  ~Setting() { unsetenv(name_); }
-  Setting(const Setting&) = delete;
-  Setting& operator=(const Setting&) = delete;
-
- private:
-  const char* name_;
-};
-
-class NcclTest : public testing::Test {
- protected:
-  NcclOptions options() {
-    return {.stream = &stream_,
-            .device_index = world_->rank(),
-            .library = NCCL_STAND_IN,
-            .start_deadline = milliseconds(10'000),
-            .deadline = milliseconds(500),
-            .check_calls = false,
-            .activity = activity_,
-            .stream_is_idle = [] { return true; }};
-  }
-  std::unique_ptr<Communicator> make() { return make_nccl_communicator(*world_, options()); }
-  Tensor on_gpu(int64_t count) { return Tensor::zeros(gpu_, {count}, DType::f32); }
-  std::string gpu_name() const {
-    return fmt::format("on rank {} of {} (GPU {})", world_->rank(), world_->size(), world_->rank());
-  }
-
-  /// The message of the Error(communication) that `call` throws, in time.
-  template <typename Call>
-  std::string error_of(Call call, milliseconds within = milliseconds(5000)) {
-    const auto begin = std::chrono::steady_clock::now();
-    try {
-      call();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::communication);
-      EXPECT_LT(std::chrono::steady_clock::now() - begin, within);
-      EXPECT_THAT(error.what(), Not(HasSubstr("\n")));
-      return error.what();
-    }
-    ADD_FAILURE() << "rank " << world_->rank() << ": no error";
-    return {};
-  }
-
-  std::unique_ptr<Communicator> world_ = make_mpi_communicator();
-  std::shared_ptr<Allocator> gpu_ = make_fake_device();
-  std::shared_ptr<Activity> activity_ = std::make_shared<Activity>();
-  int stream_ = 0;
-};
 
 TEST_F(NcclTest, AnErrorIsOneLineAndNoRankHangs) {
   const Setting failing(*world_, "WEFT_STAND_IN_FAIL_AT", "2", 1);
   auto nccl = make();
   Tensor tensor = on_gpu(1000);
   nccl->all_reduce(tensor, ReduceOp::sum);
-  const std::string error = error_of([&] { nccl->all_reduce(tensor, ReduceOp::sum); });
-  EXPECT_THAT(error, HasSubstr("NCCL all_reduce failed " + gpu_name()));
+  const std::string error = error_of([&] {
+    nccl->all_reduce(tensor, ReduceOp::sum);
+    // Elsewhere the call is queued, and its stream waits for rank 1.
+    nccl->barrier();
+  });
   if (world_->rank() == 1) {
-    EXPECT_THAT(error, HasSubstr("remote process exited or there was a network error: injected by the test"));
+    EXPECT_THAT(error,
+                HasSubstr("NCCL all_reduce failed " + gpu_name() +
+                          ": remote process exited or there was a network error: injected by the test"));
   } else {
-    EXPECT_THAT(error, HasSubstr("have not answered for 0.5 s"));
+    EXPECT_THAT(error, HasSubstr("NCCL barrier failed " + gpu_name() + ": the calls before it have not ended for 0.5"));
   }
   EXPECT_EQ(error_of([&] { nccl->broadcast(tensor, 0); }, milliseconds(50)), error);
   EXPECT_EQ(error_of([&] { nccl->barrier(); }, milliseconds(50)), error);
@@ -93,7 +40,7 @@ TEST_F(NcclTest, AnErrorWhileTheGpuWorksEndsItsCalls) {
   const Setting late(*world_, "WEFT_STAND_IN_LATE_AT", "1");
   NcclOptions watchful = options();
   watchful.watch_interval = milliseconds(20);
-  watchful.stream_is_idle = [] { return false; };
+  watchful.streams = make_fake_streams([] { return false; });
   watchful.deadline = milliseconds(10'000);
   auto nccl = make_nccl_communicator(*world_, watchful);
   Tensor tensor = on_gpu(1);
@@ -104,13 +51,21 @@ TEST_F(NcclTest, AnErrorWhileTheGpuWorksEndsItsCalls) {
               AllOf(HasSubstr("NCCL all_reduce failed " + gpu_name()), HasSubstr("the network is down")));
 }
 
-TEST_F(NcclTest, ACallThatNeverEndsMeetsTheDeadlineOnEveryRank) {
-  const Setting hanging(*world_, "WEFT_STAND_IN_HANG_AT", "1", 0);
+TEST_F(NcclTest, ACallThatIsNeverQueuedMeetsTheDeadline) {
+  const Setting hanging(*world_, "WEFT_STAND_IN_HANG_AT", "1");
   auto nccl = make();
   Tensor part = on_gpu(10);
   Tensor all = on_gpu(10 * world_->size());
   EXPECT_THAT(error_of([&] { nccl->all_gather(part, all); }),
               AllOf(HasSubstr("NCCL all_gather failed " + gpu_name()), HasSubstr("have not answered for 0.5 s")));
+}
+
+TEST_F(NcclTest, ACallThatNeverEndsOnOneGpuMeetsTheDeadlineOnEveryRank) {
+  const Setting stuck(*world_, "WEFT_STAND_IN_STUCK_AT", "1", 0);
+  auto nccl = make();
+  Tensor tensor = on_gpu(10);
+  nccl->all_reduce(tensor, ReduceOp::sum);
+  EXPECT_THAT(error_of([&] { nccl->barrier(); }), HasSubstr("have not ended for 0.5 s"));
 }
 
 TEST_F(NcclTest, ARankThatStartsTooLateEndsTheStartOnEveryRankWithOneMessage) {
@@ -130,10 +85,10 @@ TEST_F(NcclTest, ARankThatStartsLateIsWaitedFor) {
 TEST_F(NcclTest, ABarrierWaitsForTheStreamButNotForever) {
   NcclOptions never_idle = options();
   int num_questions = 0;
-  never_idle.stream_is_idle = [&] {
+  never_idle.streams = make_fake_streams([&] {
     ++num_questions;
     return false;
-  };
+  });
   auto nccl = make_nccl_communicator(*world_, never_idle);
   EXPECT_THAT(error_of([&] { nccl->barrier(); }),
               AllOf(HasSubstr("NCCL barrier failed"), HasSubstr("have not ended for 0.5 s")));
@@ -141,7 +96,7 @@ TEST_F(NcclTest, ABarrierWaitsForTheStreamButNotForever) {
 
   NcclOptions idle_soon = options();
   num_questions = 0;
-  idle_soon.stream_is_idle = [&] { return ++num_questions == 5; };
+  idle_soon.streams = make_fake_streams([&] { return ++num_questions == 5; });
   make_nccl_communicator(*world_, idle_soon)->barrier();
   EXPECT_EQ(num_questions, 5);
 }
@@ -217,6 +172,7 @@ TEST_F(NcclTest, ARankThatLeavesWithAnExceptionDoesNotHoldUpItself) {
     if (world_->rank() == 0) fail_input("rank 0 cannot read its file");
     Tensor tensor = on_gpu(1);
     nccl->all_reduce(tensor, ReduceOp::sum);
+    nccl->barrier();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), world_->rank() == 0 ? ExitCode::bad_input : ExitCode::communication);
   }

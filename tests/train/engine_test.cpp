@@ -73,6 +73,28 @@ TEST(Engine, every_mesh_and_zero_stage_gives_the_same_curve) {
   }
 }
 
+TEST(Engine, started_collectives_are_waited_for) {
+  for (const char* name : {"llama", "gemma2", "uneven"}) {
+    for (MeshShape mesh : {MeshShape{2, 1}, MeshShape{1, 2}, MeshShape{2, 2}}) {
+      for (int stage = 0; stage <= (mesh.data > 1 ? 3 : 0); ++stage) {
+        for (Recompute recompute : {Recompute::none, Recompute::selective, Recompute::block}) {
+          Problem problem = small_problem(name);
+          problem.num_micro_batches = 2;
+          problem.sequence_parallel = mesh.tensor > 1 && stage % 2 == 0;
+          problem.options.zero_stage = stage;
+          problem.options.recompute = recompute;
+          problem.options.overlap_gradient_reduction = false;
+          Curve reference = train_on(problem, mesh);
+          problem.options.overlap_gradient_reduction = true;
+          expect_equal(train_on(problem, mesh), reference, name + (" on a thread, " + describe(mesh, stage)));
+          problem.late_calls = true;
+          expect_equal(train_on(problem, mesh), reference, name + (" late, " + describe(mesh, stage)));
+        }
+      }
+    }
+  }
+}
+
 TEST(Engine, accumulation_equals_the_big_batch) {
   Problem problem = small_problem("qwen");
   Curve reference = train_on(problem, {});

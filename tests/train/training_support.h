@@ -9,6 +9,7 @@
 #include "models/small_decoders.h"
 #include "parallel/mesh.h"
 #include "parallel/thread_communicator.h"
+#include "support/late_communicator.h"
 #include "train/engine.h"
 
 namespace weft::testing {
@@ -95,6 +96,7 @@ struct Problem {
   int64_t distinct_batches = 100;  // after which the rows come again
   bool sequence_parallel = false;
   bool loads_by_block = false;
+  bool late_calls = false;  // started collectives are made at the last moment
   uint64_t seed = 5;
 };
 
@@ -102,7 +104,7 @@ struct Problem {
 inline Curve train_on(const Problem& problem, MeshShape shape) {
   Curve curve;
   run_thread_ranks(shape.data * shape.tensor, [&](const std::shared_ptr<Communicator>& world) {
-    Mesh mesh(world, shape.tensor);
+    Mesh mesh(problem.late_calls ? make_late_communicator(world) : world, shape.tensor);
     Context context = make_cpu_context(1);
     if (shape.tensor > 1) context.tensor_parallel = &mesh.tensor_parallel();
     context.sequence_parallel = problem.sequence_parallel;

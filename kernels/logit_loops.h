@@ -2,10 +2,10 @@
 // compiled with -fno-trapping-math, which lets the comparisons become vector instructions.
 #pragma once
 
-#include <bit>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
+
+#include "kernels/exp_negative.h"
 
 namespace weft {
 
@@ -26,19 +26,6 @@ inline double block_sum(const float* values, size_t count, float least) {
 #pragma omp simd reduction(+ : sum)
   for (size_t i = 0; i < count; ++i) sum += values[i] >= least ? values[i] : 0.0f;
   return sum;
-}
-
-/// e^x for x <= 0, 0 below −87. Plain arithmetic only, so that it vectorises and every rank gets the same bits whatever
-/// its processor and C library.
-inline float exp_negative(float x) {
-  float clamped = x > -87.0f ? x : -87.0f;
-  auto exponent = static_cast<int32_t>(clamped * 1.44269504f - 0.5f);
-  auto n = static_cast<float>(exponent);
-  float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
-  float series =
-      1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))))));
-  float power = std::bit_cast<float>((exponent + 127) << 23);
-  return x > -87.0f ? series * power : 0.0f;
 }
 
 }  // namespace weft
