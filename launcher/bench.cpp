@@ -25,6 +25,7 @@ constexpr const char* kFooter = R"(Examples:
   weft bench load --model gemma-2-27b --as-rank 3/8
   weft bench tokenize --model SmolLM2-135M-Instruct --text book.txt
   weft bench encode --model all-MiniLM-L6-v2 --batch 256 --sequence 32
+  weft bench encode --model all-MiniLM-L6-v2 --text sentences.txt
   weft bench seq2seq --model configs/models/flan-t5-small.json --batch 8 --beams 4
   weft bench train --model SmolLM2-135M-Instruct --batch 4 --sequence 256 --lora 8
 
@@ -89,7 +90,7 @@ nlohmann::ordered_json to_json(const BenchCommand& command, const BenchResult& r
                                  {"dtype", options.common.dtype},
                                  {"quantize", options.common.quantize}};
   if (!command.as_rank.empty()) line["as_rank"] = command.as_rank;
-  if (command.kind == "encode") {
+  if (command.kind == "encode" && options.text_file.empty()) {
     line["batch"] = options.workload.batch;
     line["sequence"] = options.training.sequence_length;
   }
@@ -221,7 +222,10 @@ void add_bench_command(Command program, CommandContext& context) {
   command.add_option("--as-rank", options->as_rank, "load: as rank R of N would, R/N; also checks what it promises");
   add_sampling_options(command, options->options.sampling);
   add_training_options(command, options->options.training);
-  command.add_option("--text", options->options.text_file, "tokenize: the text (default: 1 MB of random tokens)");
+  command.add_option(
+      "--text",
+      options->options.text_file,
+      "tokenize: the text (default: 1 MB of random tokens); encode: texts, one a line (default: random ids)");
   command.add_flag("--json", options->prints_json, "Prints a JSON object");
   add_compute_options(command, options->options.common);
   add_output_options(command, options->options.common);

@@ -32,7 +32,7 @@ struct BenchOptions {
   int64_t num_beams = 1;                                          // seq2seq only; 1: greedy
   int repetitions = 0;                                            // resolved by the command
   TensorParallelPlace as_rank;  // load only: the share of rank `rank` of `size`; size 0: this launch's own
-  std::string text_file;        // tokenize only; empty: text of random tokens
+  std::string text_file;        // tokenize: empty: text of random tokens; encode: texts, one a line; empty: random ids
 };
 
 struct BenchResult {

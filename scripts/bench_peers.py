@@ -265,21 +265,39 @@ ENCODING_PROGRAMS = ("weft", "torch eager", "torch compiled", "onnxruntime", "op
 BF16_ENCODING_PROGRAMS = ("weft", "torch eager", "torch compiled", "openvino")  # the others compute in f32 on processors
 
 
+def write_texts(path: pathlib.Path, options: argparse.Namespace, count: int, length: int) -> str:
+    """The aphorisms of Debian's package fortunes whose lengths in tokens are nearest to `length`, a line each."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(options.cache / "minilm" / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    files = sorted((options.cache / "fortunes-labelled").glob("fortunes-*.jsonl"))
+    texts = list(dict.fromkeys(json.loads(line)["text"] for file in files for line in file.open(encoding="utf-8")))
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+    # Every second of twice as many: their lengths spread as those of sentences do.
+    nearest = sorted(range(len(texts)), key=lambda i: abs(lengths[i] - length))[: 2 * count : 2]
+    path.write_text("".join(texts[i] + "\n" for i in sorted(nearest)), encoding="utf-8")
+    return str(path)
+
+
 def make_encoding_measures(options: argparse.Namespace) -> list[Measure]:
-    """Vectors of random ids by all-MiniLM-L6-v2, tokenisation left out."""
+    """Sentence vectors by all-MiniLM-L6-v2: of texts with their tokenisation, and of random ids that all have one length."""
     folder = str(options.cache / "minilm")
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "encode_peer.py")
     measures = []
     for dtype, columns in (("f32", ENCODING_PROGRAMS), ("bf16", BF16_ENCODING_PROGRAMS)):
         for texts, length in ((256, 32), (64, 256)):
-            flags = ["--model", folder, "--dtype", dtype, "--threads", str(THREADS)]
-            weft = [options.weft, "bench", "encode", *flags, "--batch", str(texts), "--sequence", str(length), "--json"]
-            shape = ["--texts", str(texts), "--length", str(length)]
-            peers = {
-                name: [sys.executable, script, name.replace(" ", "-"), *flags, *shape] for name in columns if name != "weft"
+            file = options.cache / "peers" / f"texts_{length}.txt"
+            kinds = {
+                f"encode, {texts} texts of about {length} tokens, {dtype}": ["--text", write_texts(file, options, texts, length)],
+                f"encode, {texts} x {length} ids, {dtype}": ["--batch", str(texts), "--sequence", str(length)],
             }
-            name = f"encode, {texts} x {length}, {dtype}"
-            measures.append(Measure(name, "tokens/s", True, ">= the fastest peer", json_value, {"weft": weft, **peers}, columns))
+            for name, work in kinds.items():
+                flags = ["--model", folder, "--dtype", dtype, "--threads", str(THREADS), *work]
+                programs = {name: [sys.executable, script, name.replace(" ", "-"), *flags] for name in columns if name != "weft"}
+                programs["weft"] = [options.weft, "bench", "encode", *flags, "--json"]
+                measures.append(Measure(name, "tokens/s", True, ">= the fastest peer", json_value, programs, columns))
     return measures
 
 

@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib/steps.sh
-num_steps=10
+num_steps=11
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/weft
 peers=$cache/peers
@@ -82,6 +82,7 @@ once llama_cpp "llama.cpp, compiled for this processor" build_llama_cpp
 once driver "llama.cpp's driver" build_driver
 step "SmolLM2 in BF16" make_models
 step "all-MiniLM-L6-v2" scripts/fetch_minilm.sh
+step "Texts for it" scripts/fetch_labelled_fortunes.sh
 step "A T5 with random weights" make_t5
 once rwkv "The package rwkv" install_rwkv
 step "RWKV-6 of random weights" make_rwkv6
