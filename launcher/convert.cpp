@@ -178,9 +178,6 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   if (session.size() > 1) fail(ExitCode::usage, "convert runs on one rank; start it without mpirun");
   OpenedModel opened = open_model(model_options(options));
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
-  if (opened.definition.decoder && options.format != "safetensors") {
-    fail_input("{}: only safetensors are written of {} models", printable(opened.path), opened.info().family);
-  }
   opened.reader->verify_checksums(0, 1);
   Context context = make_cpu_context(1);
   MergedWeights merged(opened, options.adapter, context);
@@ -199,6 +196,9 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   for (const Target& target : targets) check_copies(target, merged, opened.path);
   OutputFolder folder(options.out);
   folder.prepare();
+  // First, as a config may not be able to say everything.
+  write_converted_files(
+      opened, parse_format(options.format), tensors.empty() ? DType::f32 : tensors[0].dtype, folder.partial());
   std::unique_ptr<CheckpointWriter> writer =
       make_checkpoint_writer(options.format == "keras" ? "keras_hdf5" : options.format, folder.partial(), tensors);
   Progress progress("converting", total, !options.common.quiet);
@@ -211,8 +211,6 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
     writer->write(constant.name, 0, constant.shape.num_elements(), constant.values.data(), DType::f32);
   }
   writer->finish();
-  write_converted_files(
-      opened, parse_format(options.format), tensors.empty() ? DType::f32 : tensors[0].dtype, folder.partial());
   folder.publish();
   log::info("{}: {} tensors of {} as {}", options.out, tensors.size(), opened.path, options.format);
   return ExitCode::ok;

@@ -78,6 +78,7 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   OutputFolder folder(options.out);
   if (session.rank() == 0) {
     folder.prepare();
+    write_model_files(base, dtype, "", folder.partial());  // first, as a config may not be able to say everything
     create_safetensors(folder.partial(), *layout);
   }
   ranks->barrier();
@@ -96,7 +97,6 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   writer.sync();
   ranks->barrier();
   if (session.rank() == 0) {
-    write_model_files(base, dtype, "", folder.partial());
     folder.publish();
     log::info("{}: {} with {} merged, {}", options.out, base.path, options.adapter, options.common.dtype);
   }

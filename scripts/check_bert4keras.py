@@ -23,8 +23,8 @@ import numpy  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEFT = os.environ.get("WEFT", str(ROOT / "build/release/weft"))
 # `weft convert` writes these families, and those of T5, for bert4keras3; it reads all.
-FAMILIES = ("albert", "albert_unshared", "bert", "deberta", "electra", "gau", "gpt", "gpt2", "gpt2_ml", "nezha", "roberta", "roformer",
-            "roformer_v2")
+FAMILIES = ("albert", "albert_unshared", "bert", "deberta", "electra", "gau", "gemma", "gemma2", "gpt", "gpt2", "gpt2_ml", "llama",
+            "nezha", "qwen", "roberta", "roformer", "roformer_v2", "yi")
 
 
 def convert(*arguments: str) -> None:

@@ -231,17 +231,4 @@ std::unique_ptr<LanguageModel> make_decoder(const DecoderConfig& config, TensorP
   return std::make_unique<Decoder>(config, place);
 }
 
-ModelDefinition decoder_definition(const DecoderConfig& config, const DecoderWeights& weights) {
-  return {.info = config.info,
-          .make = [config](TensorParallelPlace place) { return make_decoder(config, place); },
-          .weights =
-              [weights, family = config.info.family](ModelFormat format) {
-                if (format == ModelFormat::tensorflow) fail_input("{} has no TensorFlow checkpoints", family);
-                return format == ModelFormat::huggingface ? weights.huggingface
-                       : format == ModelFormat::gguf      ? weights.gguf
-                                                          : weights.keras_hdf5;
-              },
-          .decoder = config};
-}
-
 }  // namespace weft

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "models/model.h"
+#include "models/rope_settings.h"
 #include "nn/layers.h"
 
 namespace weft {
@@ -23,12 +24,13 @@ struct DecoderConfig {
       false;                   // Gemma2: attention and feed-forward outputs are normed before the residual addition
   double embedding_scale = 1;  // Gemma: sqrt(hidden_size)
   Activation activation = Activation::silu;
-  double attention_scale = 0;             // multiplies q·k; usually 1 / sqrt(head_dim)
-  double attention_soft_cap = 0;          // 0: none
-  double logit_soft_cap = 0;              // 0: none
-  float attention_dropout = 0;            // of attention weights
-  std::vector<int64_t> windows;           // a layer's sliding window, 0 for full attention; empty: full everywhere
-  std::vector<double> inverse_frequency;  // [head_dim / 2]
+  double attention_scale = 0;     // multiplies q·k; usually 1 / sqrt(head_dim)
+  double attention_soft_cap = 0;  // 0: none
+  double logit_soft_cap = 0;      // 0: none
+  float attention_dropout = 0;    // of attention weights
+  std::vector<int64_t> windows;   // a layer's sliding window, 0 for full attention; empty: full everywhere
+  RopeSettings rope;
+  std::vector<double> inverse_frequency;  // [head_dim / 2], by the rope settings
 };
 
 std::unique_ptr<LanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place);

@@ -1,10 +1,10 @@
 #include "models/decoder_config.h"
 
 #include <cmath>
-#include <numbers>
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
+#include "models/rope_settings.h"
 
 namespace weft {
 namespace {
@@ -12,7 +12,6 @@ namespace {
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxHeads = 65536;
 constexpr int64_t kDefaultContext = 8192;
-constexpr double kMaxTheta = 1e12;
 
 void read_heads(DecoderConfig& config,
                 const ModelConfig& source,
@@ -67,7 +66,7 @@ DecoderConfig read_huggingface(const ModelConfig& source, bool tied_by_default) 
   read_heads(config, source, "num_attention_heads", "num_key_value_heads", "head_dim");
   config.attention_dropout = static_cast<float>(source.number_or("attention_dropout", 0, 0, 0.999));
   read_end_ids(info, source, "eos_token_id");
-  config.inverse_frequency = huggingface_inverse_frequency(source, info.head_dim);
+  config.rope = read_huggingface_rope(source);
   return config;
 }
 
@@ -86,40 +85,9 @@ DecoderConfig read_seed(const ModelSource& from, bool tied_by_default) {
   config.attention_dropout = static_cast<float>(source.number_or("attention_probs_dropout_prob", 0, 0, 0.999));
   config.qkv_bias = source.boolean_or("use_bias", false);
   config.output_bias = source.boolean_or("o_bias", config.qkv_bias);
-  double theta = source.number_or("max_wavelength", 10000, 1, kMaxTheta);
-  double divisor = from.compat ? source.number_or("scaling_factor", 1, 1e-3, 1e6) : 1;
-  config.inverse_frequency = inverse_frequency(theta, info.head_dim, divisor);
+  config.rope = read_seed_rope(from);
+  read_end_ids(info, source, "eos_token_id");
   return config;
-}
-
-/// Llama 3.1 files hold the scaling of its frequencies as a tensor of divisors.
-void divide_by_rope_factors(std::vector<double>& frequencies, const CheckpointReader& reader) {
-  const TensorInfo* info = reader.find("rope_freqs.weight");
-  if (info == nullptr) return;
-  if (info->shape != Shape{static_cast<int64_t>(frequencies.size())}) {
-    fail_input("{}: rope_freqs.weight is {}, expected [{}]", info->file, to_string(info->shape), frequencies.size());
-  }
-  std::vector<double> factors(frequencies.size());
-  reader.read("rope_freqs.weight", factors.data(), DType::f64);
-  for (size_t i = 0; i < factors.size(); ++i) frequencies[i] /= factors[i];
-}
-
-std::vector<double> gguf_inverse_frequency(const ModelSource& from, int64_t head_dim) {
-  const ModelConfig& source = from.config;
-  if (source.size_or(gguf_key(from, "rope.dimension_count"), head_dim) != head_dim) {
-    fail_input("{}: rotary positions on only part of a head are not supported for this family", source.path());
-  }
-  auto frequencies =
-      inverse_frequency(source.number_or(gguf_key(from, "rope.freq_base"), 10000, 1, kMaxTheta), head_dim);
-  std::string scaling = source.string_or(gguf_key(from, "rope.scaling.type"), "none");
-  if (scaling == "linear") {
-    double factor = source.number_or(gguf_key(from, "rope.scaling.factor"), 1, 1e-3, 1e6);
-    for (double& frequency : frequencies) frequency /= factor;
-  } else if (scaling != "none") {
-    fail_input("{}: rope scaling '{}' is not supported; known are none and linear", source.path(), printable(scaling));
-  }
-  if (from.reader != nullptr) divide_by_rope_factors(frequencies, *from.reader);
-  return frequencies;
 }
 
 DecoderConfig read_gguf(const ModelSource& from) {
@@ -143,31 +111,8 @@ DecoderConfig read_gguf(const ModelSource& from) {
              gguf_key(from, "attention.key_length").c_str());
   read_end_ids(info, source, "tokenizer.ggml.eos_token_id");
   config.norm.eps = source.number_or(gguf_key(from, "attention.layer_norm_rms_epsilon"), 1e-6, 0, 1);
-  config.inverse_frequency = gguf_inverse_frequency(from, info.head_dim);
+  config.rope = read_gguf_rope(from, info.head_dim);
   return config;
-}
-
-/// transformers 5 writes rope_parameters, 4 writes rope_theta beside rope_scaling.
-std::string rope_key(const ModelConfig& config, std::string_view name) {
-  return (config.has("rope_parameters") ? "rope_parameters." : "rope_scaling.") + std::string(name);
-}
-
-void scale_llama3(const ModelConfig& config, std::vector<double>& frequencies) {
-  double factor = config.number_or(rope_key(config, "factor"), 8, 1, 1e6);
-  double low = config.number_or(rope_key(config, "low_freq_factor"), 1, 1e-6, 1e6);
-  double high = config.number_or(rope_key(config, "high_freq_factor"), 4, 1e-6, 1e6);
-  double original = config.number_or(rope_key(config, "original_max_position_embeddings"), 8192, 1, 1e9);
-  if (high <= low) fail_input("{}: rope scaling needs high_freq_factor > low_freq_factor", config.path());
-  for (double& frequency : frequencies) {
-    double wavelength = 2 * std::numbers::pi / frequency;
-    if (wavelength < original / high) continue;
-    if (wavelength > original / low) {
-      frequency /= factor;
-    } else {
-      double smooth = (original / wavelength - low) / (high - low);
-      frequency = (1 - smooth) * frequency / factor + smooth * frequency;
-    }
-  }
 }
 
 }  // namespace
@@ -176,37 +121,12 @@ std::string gguf_key(const ModelSource& source, std::string_view name) {
   return source.config.string_or("general.architecture", "llama") + "." + std::string(name);
 }
 
-std::vector<double> inverse_frequency(double theta, int64_t head_dim, double exponent_divisor) {
-  std::vector<double> frequencies;
-  for (int64_t m = 0; m < head_dim / 2; ++m) {
-    frequencies.push_back(
-        std::pow(theta, -2.0 * static_cast<double>(m) / exponent_divisor / static_cast<double>(head_dim)));
-  }
-  return frequencies;
-}
-
-std::vector<double> huggingface_inverse_frequency(const ModelConfig& config, int64_t head_dim) {
-  const char* theta_key = config.has("rope_parameters") ? "rope_parameters.rope_theta" : "rope_theta";
-  auto frequencies = inverse_frequency(config.number_or(theta_key, 10000, 1, kMaxTheta), head_dim);
-  std::string type =
-      config.string_or(rope_key(config, "rope_type"), config.string_or(rope_key(config, "type"), "default"));
-  if (type == "llama3") {
-    scale_llama3(config, frequencies);
-  } else if (type == "linear") {
-    double factor = config.number_or(rope_key(config, "factor"), 1, 1e-3, 1e6);
-    for (double& frequency : frequencies) frequency /= factor;
-  } else if (type != "default") {
-    fail_input(
-        "{}: rope scaling '{}' is not supported; known are default, linear and llama3", config.path(), printable(type));
-  }
-  return frequencies;
-}
-
 DecoderConfig read_common(const ModelSource& source, bool tied_by_default) {
   DecoderConfig config = source.format == ModelFormat::huggingface ? read_huggingface(source.config, tied_by_default)
                          : source.format == ModelFormat::gguf      ? read_gguf(source)
                                                                    : read_seed(source, tied_by_default);
   config.info.family = source.family;
+  config.inverse_frequency = rope_frequencies(config.rope, config.info.head_dim);
   config.attention_scale = 1 / std::sqrt(static_cast<double>(config.info.head_dim));
   return config;
 }

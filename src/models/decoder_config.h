@@ -6,14 +6,8 @@
 
 namespace weft {
 
-/// Sizes, rotary frequencies, end ids, tied embedding (as the config says, `tied_by_default` when it does not).
+/// Sizes, rotary positions, end ids, tied embedding (as the config says, `tied_by_default` when it does not).
 DecoderConfig read_common(const ModelSource& source, bool tied_by_default);
-
-/// theta^(−2m/dim), scaled as rope_parameters / rope_scaling say: "default", "linear" or "llama3" (Llama 3.1).
-std::vector<double> huggingface_inverse_frequency(const ModelConfig& config, int64_t head_dim);
-
-/// theta^(−2m/dim); with bert4keras3's arithmetic the exponent is divided by `scaling_factor` as well.
-std::vector<double> inverse_frequency(double theta, int64_t head_dim, double exponent_divisor = 1);
 
 /// A GGUF key of this architecture: "llama." + name.
 std::string gguf_key(const ModelSource& source, std::string_view name);

@@ -65,19 +65,11 @@ struct Family {
   std::function<std::string(const CheckpointReader& reader)> derive_config = nullptr;
 };
 
-/// The names of a decoder's weights in the formats that decoders come in.
-struct DecoderWeights {
-  WeightMap huggingface;
-  WeightMap keras_hdf5;
-  WeightMap gguf;
-};
 /// Rows of every parameter of a model under its own name, if a safetensors checkpoint has it so and not as the format
 /// has it (`theirs`, or null where the family does not exist there).
 std::optional<WeightMap> own_names(const ModelSource& source,
                                    const std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace)>& make,
                                    const std::optional<WeightMap>& theirs);
-
-ModelDefinition decoder_definition(const DecoderConfig& config, const DecoderWeights& weights);
 
 Family llama_family();
 Family qwen2_family();

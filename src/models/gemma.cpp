@@ -2,9 +2,11 @@
 // (Gemma team, "Gemma: Open Models Based on Gemini Research and Technology", 2024).
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "models/decoder_config.h"
+#include "models/decoder_formats.h"
 
 namespace weft {
 namespace {
@@ -47,19 +49,27 @@ WeightMap gemma_gguf_weights() {
   return map;
 }
 
+void add_huggingface_keys(const DecoderConfig& config, nlohmann::ordered_json& keys) {
+  keys["architectures"] = {"GemmaForCausalLM"};
+  keys["hidden_activation"] = "gelu_pytorch_tanh";
+  keys["attention_bias"] = config.qkv_bias;
+}
+
 }  // namespace
 
 Family gemma_family() {
-  return {
-      .name = "gemma",
-      .huggingface_types = {"gemma"},
-      .seed_names = {"gemma"},
-      .gguf_architectures = {"gemma"},
-      .define = [](const ModelSource& source) {
-        return decoder_definition(
-            read_gemma(source),
-            {.huggingface = huggingface_weights(), .keras_hdf5 = gemma_keras_weights(), .gguf = gemma_gguf_weights()});
-      }};
+  return {.name = "gemma",
+          .huggingface_types = {"gemma"},
+          .seed_names = {"gemma"},
+          .gguf_architectures = {"gemma"},
+          .define = [](const ModelSource& source) {
+            return decoder_definition(source.format,
+                                      read_gemma(source),
+                                      {.huggingface = huggingface_weights(),
+                                       .keras_hdf5 = gemma_keras_weights(),
+                                       .gguf = gemma_gguf_weights(),
+                                       .add_huggingface_keys = add_huggingface_keys});
+          }};
 }
 
 }  // namespace weft

@@ -1,15 +1,33 @@
 // Gemma 2: Gemma with norms after both branches, soft caps on scores and logits, and a sliding window in every other
 // layer (Gemma team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024).
 
+#include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "models/decoder_config.h"
+#include "models/decoder_formats.h"
 
 namespace weft {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 constexpr double kMaxCap = 1e6;
+constexpr int64_t kReleasedWindow = 4096;
+
+/// transformers' query_pre_attn_scalar.
+double pre_attention_scalar(const DecoderConfig& config) {
+  constexpr double kDigits = 1e6;  // those of the scale are no more exact
+  return std::round(kDigits / (config.attention_scale * config.attention_scale)) / kDigits;
+}
+
+int64_t window_of(const DecoderConfig& config) {
+  int64_t widest = config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
+  return widest > 0 ? widest : kReleasedWindow;
+}
 
 std::vector<int64_t> alternate_windows(int64_t window, int64_t num_layers) {
   std::vector<int64_t> windows;
@@ -23,7 +41,7 @@ void read_huggingface(const ModelConfig& source, DecoderConfig& config) {
       1 / std::sqrt(source.number_or("query_pre_attn_scalar", static_cast<double>(config.info.head_dim), 1e-6, 1e9));
   config.attention_soft_cap = source.number_or("attn_logit_softcapping", 0, 0, kMaxCap);
   config.logit_soft_cap = source.number_or("final_logit_softcapping", 0, 0, kMaxCap);
-  int64_t window = source.size_or("sliding_window", 4096, int64_t{1} << 30);
+  int64_t window = source.size_or("sliding_window", kReleasedWindow, int64_t{1} << 30);
   config.windows = alternate_windows(window, config.info.num_layers);
   std::vector<std::string> types = source.strings("layer_types");
   if (types.empty()) return;
@@ -56,8 +74,8 @@ void read_seed(const ModelSource& from, DecoderConfig& config) {
   // bert4keras3 lacks the cap on the logits; every Gemma 2 was trained with 30.
   config.logit_soft_cap = from.compat ? 0 : source.number_or("final_logit_softcapping", 30, 0, kMaxCap);
   if (source.boolean_or("use_sliding_window_attention", false)) {
-    config.windows =
-        alternate_windows(source.size_or("sliding_window_size", 4096, int64_t{1} << 30), config.info.num_layers);
+    config.windows = alternate_windows(source.size_or("sliding_window_size", kReleasedWindow, int64_t{1} << 30),
+                                       config.info.num_layers);
   }
 }
 
@@ -65,8 +83,9 @@ void read_gguf(const ModelSource& from, DecoderConfig& config) {
   const ModelConfig& source = from.config;
   config.attention_soft_cap = source.number_or(gguf_key(from, "attn_logit_softcapping"), 50, 0, kMaxCap);
   config.logit_soft_cap = source.number_or(gguf_key(from, "final_logit_softcapping"), 30, 0, kMaxCap);
-  config.windows = alternate_windows(source.size_or(gguf_key(from, "attention.sliding_window"), 4096, int64_t{1} << 30),
-                                     config.info.num_layers);
+  config.windows =
+      alternate_windows(source.size_or(gguf_key(from, "attention.sliding_window"), kReleasedWindow, int64_t{1} << 30),
+                        config.info.num_layers);
   // The format does not hold query_pre_attn_scalar. Of the released sizes only 27b, the one with 46 layers, departs
   // from head_dim.
   if (config.info.num_layers == 46) {
@@ -128,6 +147,43 @@ WeightMap gemma2_gguf_weights() {
   return map;
 }
 
+void add_huggingface_keys(const DecoderConfig& config, Json& keys) {
+  keys["architectures"] = {"Gemma2ForCausalLM"};
+  keys["hidden_activation"] = "gelu_pytorch_tanh";
+  keys["attention_bias"] = config.qkv_bias;
+  keys["query_pre_attn_scalar"] = pre_attention_scalar(config);
+  keys["attn_logit_softcapping"] = config.attention_soft_cap > 0 ? Json(config.attention_soft_cap) : Json();
+  keys["final_logit_softcapping"] = config.logit_soft_cap > 0 ? Json(config.logit_soft_cap) : Json();
+  keys["sliding_window"] = window_of(config);
+  Json types = Json::array();
+  for (size_t layer = 0; layer < static_cast<size_t>(config.info.num_layers); ++layer) {
+    bool slides = layer < config.windows.size() && config.windows[layer] > 0;
+    types.push_back(slides ? "sliding_attention" : "full_attention");
+  }
+  keys["layer_types"] = std::move(types);
+}
+
+/// bert4keras3 scales by the head's size or by that of hidden_size / heads, and its window is in every other layer.
+void add_keras_keys(const DecoderConfig& config, Json& keys) {
+  auto is_scale = [&](int64_t size) { return pre_attention_scalar(config) == static_cast<double>(size); };
+  bool by_head = is_scale(config.info.head_dim);
+  if (!by_head && !is_scale(config.info.hidden_size / config.info.num_heads)) {
+    fail_input("bert4keras3 has no key for this model's query_pre_attn_scalar, {}", pre_attention_scalar(config));
+  }
+  bool has_window =
+      std::any_of(config.windows.begin(), config.windows.end(), [](int64_t window) { return window > 0; });
+  if (has_window && config.windows != alternate_windows(window_of(config), config.info.num_layers)) {
+    fail_input("bert4keras3 has a sliding window in every other layer from the first; this model's layers differ");
+  }
+  keys["query_head_dim_normalize"] = by_head;
+  keys["use_post_ffw_norm"] = keys["use_post_attention_norm"] = true;
+  keys["use_sliding_window_attention"] = has_window;
+  keys["sliding_window_size"] = window_of(config);
+  if (config.attention_soft_cap > 0) keys["logit_soft_cap"] = config.attention_soft_cap;
+  keys["final_logit_softcapping"] = config.logit_soft_cap;
+  if (config.logit_soft_cap > 0) log::warning("bert4keras3 does not cap logits; Weft reads 'final_logit_softcapping'");
+}
+
 }  // namespace
 
 Family gemma2_family() {
@@ -136,10 +192,13 @@ Family gemma2_family() {
           .seed_names = {"gemma2"},
           .gguf_architectures = {"gemma2"},
           .define = [](const ModelSource& source) {
-            return decoder_definition(read_gemma2(source),
+            return decoder_definition(source.format,
+                                      read_gemma2(source),
                                       {.huggingface = huggingface_weights(),
                                        .keras_hdf5 = gemma2_keras_weights(),
-                                       .gguf = gemma2_gguf_weights()});
+                                       .gguf = gemma2_gguf_weights(),
+                                       .add_huggingface_keys = add_huggingface_keys,
+                                       .add_keras_keys = add_keras_keys});
           }};
 }
 

@@ -2,8 +2,11 @@
 // SiLU-gated feed-forward (Touvron et al., "LLaMA", 2023; Llama team, "The Llama 3 Herd of Models", 2024). Yi and
 // SmolLM2 differ in sizes only.
 
+#include <nlohmann/json.hpp>
+
 #include "core/error.h"
 #include "models/decoder_config.h"
+#include "models/decoder_formats.h"
 #include "models/llama_weights.h"
 
 namespace weft {
@@ -16,6 +19,9 @@ DecoderConfig read_llama(const ModelSource& source) {
     if (source.config.boolean_or("mlp_bias", false))
       fail_input("{}: mlp_bias is not supported for Llama", source.config.path());
     config.qkv_bias = config.output_bias = source.config.boolean_or("attention_bias", false);
+    config.activation = parse_activation(source.config.string_or("hidden_act", "silu"));
+  }
+  if (source.format == ModelFormat::keras_hdf5) {
     config.activation = parse_activation(source.config.string_or("hidden_act", "silu"));
   }
   // bert4keras3 norms with 1e-6 whatever the model was trained with; its configs do not hold the epsilon, and Llama 3's
@@ -31,19 +37,28 @@ WeightMap llama_gguf_weights() {
   return map;
 }
 
+void add_huggingface_keys(const DecoderConfig& config, nlohmann::ordered_json& keys) {
+  keys["architectures"] = {"LlamaForCausalLM"};
+  keys["hidden_act"] = activation_name(config.activation);
+  keys["attention_bias"] = config.qkv_bias;
+}
+
 }  // namespace
 
 Family llama_family() {
-  return {
-      .name = "llama",
-      .huggingface_types = {"llama"},
-      .seed_names = {"llama", "yi"},
-      .gguf_architectures = {"llama"},
-      .define = [](const ModelSource& source) {
-        return decoder_definition(
-            read_llama(source),
-            {.huggingface = huggingface_weights(), .keras_hdf5 = llama_keras_weights(), .gguf = llama_gguf_weights()});
-      }};
+  return {.name = "llama",
+          .huggingface_types = {"llama"},
+          .seed_names = {"llama", "yi"},
+          .gguf_architectures = {"llama"},
+          .define = [](const ModelSource& source) {
+            return decoder_definition(source.format,
+                                      read_llama(source),
+                                      {.huggingface = huggingface_weights(),
+                                       .keras_hdf5 = llama_keras_weights(),
+                                       .gguf = llama_gguf_weights(),
+                                       .add_huggingface_keys = add_huggingface_keys,
+                                       .add_keras_keys = add_llama_keras_keys});
+          }};
 }
 
 }  // namespace weft

@@ -1,6 +1,12 @@
-// bert4keras3 has one class for Llama, Yi and Qwen: one set of Keras names serves the two families.
+// bert4keras3 has one class for Llama, Yi and Qwen: one set of Keras names and keys serves the two families.
 #pragma once
 
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "models/decoder.h"
+#include "models/model_config.h"
 #include "models/weight_map.h"
 
 namespace weft {
@@ -27,6 +33,14 @@ inline WeightMap llama_keras_weights() {
                    {"model.norm.weight", "layers/llama_layer_norm{#2L}/vars/0"},
                    {"lm_head.weight", "layers/dense/vars/0", kTranspose}},
           .ignored = {"*seed_generator*"}};
+}
+
+/// What bert4keras3's class reads beside what all decoders have.
+inline void add_llama_keras_keys(const DecoderConfig& config, nlohmann::ordered_json& keys) {
+  keys["hidden_act"] = seed_activation_name(config.activation);
+  bool has_window =
+      std::any_of(config.windows.begin(), config.windows.end(), [](int64_t window) { return window > 0; });
+  if (has_window) fail_input("bert4keras3 has no sliding windows for this family");
 }
 
 }  // namespace weft

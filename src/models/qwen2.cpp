@@ -1,8 +1,11 @@
 // Qwen1.5 and Qwen2: Llama's decoder with biases on q, k and v, and optionally a sliding window in the upper layers
 // (Yang et al., "Qwen2 Technical Report", 2024).
 
+#include <nlohmann/json.hpp>
+
 #include "core/error.h"
 #include "models/decoder_config.h"
+#include "models/decoder_formats.h"
 #include "models/llama_weights.h"
 
 namespace weft {
@@ -21,8 +24,10 @@ DecoderConfig read_qwen2(const ModelSource& source) {
   DecoderConfig config = read_common(source, false);
   config.norm.round_before_weight = true;
   if (source.format != ModelFormat::keras_hdf5) config.qkv_bias = true;
-  if (source.format == ModelFormat::huggingface) {
+  if (source.format != ModelFormat::gguf) {
     config.activation = parse_activation(source.config.string_or("hidden_act", "silu"));
+  }
+  if (source.format == ModelFormat::huggingface) {
     config.windows = read_windows(source.config, config.info.num_layers);
   }
   return config;
@@ -34,19 +39,27 @@ WeightMap qwen2_gguf_weights() {
   return map;
 }
 
+void add_huggingface_keys(const DecoderConfig& config, nlohmann::ordered_json& keys) {
+  keys["architectures"] = {"Qwen2ForCausalLM"};
+  keys["hidden_act"] = activation_name(config.activation);
+}
+
 }  // namespace
 
 Family qwen2_family() {
-  return {
-      .name = "qwen2",
-      .huggingface_types = {"qwen2"},
-      .seed_names = {"qwen"},
-      .gguf_architectures = {"qwen2"},
-      .define = [](const ModelSource& source) {
-        return decoder_definition(
-            read_qwen2(source),
-            {.huggingface = huggingface_weights(), .keras_hdf5 = llama_keras_weights(), .gguf = qwen2_gguf_weights()});
-      }};
+  return {.name = "qwen2",
+          .huggingface_types = {"qwen2"},
+          .seed_names = {"qwen"},
+          .gguf_architectures = {"qwen2"},
+          .define = [](const ModelSource& source) {
+            return decoder_definition(source.format,
+                                      read_qwen2(source),
+                                      {.huggingface = huggingface_weights(),
+                                       .keras_hdf5 = llama_keras_weights(),
+                                       .gguf = qwen2_gguf_weights(),
+                                       .add_huggingface_keys = add_huggingface_keys,
+                                       .add_keras_keys = add_llama_keras_keys});
+          }};
 }
 
 }  // namespace weft

@@ -2,11 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <set>
 
-#include "checkpoint/reader.h"
+#include "launcher/compare_tensors.h"
 #include "launcher/small_encoders.h"
 
 namespace weft {
@@ -18,30 +17,6 @@ using ::testing::AllOf;
 using testing::contents;
 using ::testing::HasSubstr;
 using testing::Outcome;
-
-/// All tensors of `actual` are in `expected` with the same type, shape and bits; what only `expected` has is returned.
-std::set<std::string> compare_tensors(const fs::path& actual, const fs::path& expected) {
-  auto made = open_checkpoint(actual.string());
-  auto given = open_checkpoint(expected.string());
-  std::set<std::string> left(given->names().begin(), given->names().end());
-  for (const std::string& name : made->names()) {
-    if (given->find(name) == nullptr) {
-      ADD_FAILURE() << name << " is not in " << expected;
-      continue;
-    }
-    left.erase(name);
-    EXPECT_EQ(made->info(name).dtype, given->info(name).dtype) << name;
-    EXPECT_EQ(made->info(name).shape, given->info(name).shape) << name;
-    std::vector<float> a = values_of(*made, name), b = values_of(*given, name);
-    // NEZHA's table is no weight: each program computes it.
-    if (name.find("relative_position_embedding") != std::string::npos) {
-      EXPECT_THAT(a, ::testing::Pointwise(::testing::FloatNear(1e-5F), b)) << name;
-      continue;
-    }
-    EXPECT_TRUE(a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0) << name;
-  }
-  return left;
-}
 
 struct RoundTrip {
   std::string golden_case;
@@ -252,7 +227,7 @@ TEST_F(EncoderCommands, ConvertRefusesWhatItCannotWrite) {
   refused(of_case("seed/gau_alpha-mlm", "gau_alpha") + " --to safetensors", 3, HasSubstr("gau_alpha"));
   refused(of_case("seed/bert-condln", "bert") + " --to safetensors", 3, HasSubstr("condition"));
   refused(of_case("hf/roformer", "roformer") + " --to keras", 3, HasSubstr("embed_positions"));
-  refused(of_case("hf/llama_gqa", "llama") + " --to keras", 3, HasSubstr("only safetensors"));
+  refused(of_case("hf/llama_gqa", "llama") + " --to tensorflow", 3, HasSubstr("no TensorFlow checkpoints"));
   expect_one_line_error(weft("convert --quiet --model bert --to keras --out bert"), 3, HasSubstr("exists already"));
 }
 

@@ -1,12 +1,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "core/error.h"
 #include "models/decoder_config.h"
 #include "models/family.h"
 #include "models/model_config.h"
+#include "models/rope_settings.h"
 
 namespace weft {
 namespace {
@@ -60,6 +62,23 @@ TEST(Config, BothSpellingsOfTheLlama31ScalingAgree) {
   double frequency = std::pow(500000.0, -2.0 / 16);
   double smooth = (64 / (2 * std::numbers::pi / frequency) - 1) / 3;
   EXPECT_DOUBLE_EQ(old_spelling[1], (1 - smooth) * frequency / 8 + smooth * frequency);
+}
+
+TEST(Config, TheDivisorsOfAGgufFileAreWrittenAsTheRuleTheyComeFrom) {
+  constexpr int64_t kHeadDim = 64;
+  RopeSettings rule{.theta = 500000, .scaling = RopeSettings::Scaling::llama3, .factor = 32};
+  std::vector<double> scaled = rope_frequencies(rule, kHeadDim), plain = rope_frequencies({.theta = 500000}, kHeadDim);
+  RopeSettings stored{.theta = 500000};
+  for (size_t i = 0; i < scaled.size(); ++i) {
+    stored.divisors.push_back(static_cast<double>(static_cast<float>(plain[i] / scaled[i])));
+  }
+  nlohmann::ordered_json config;
+  add_rope_scaling(stored, kHeadDim, config);
+  EXPECT_EQ(config.dump(),
+            R"({"rope_scaling":{"rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
+            R"("original_max_position_embeddings":8192}})");
+  stored.divisors[3] = 2;
+  EXPECT_THROW(add_rope_scaling(stored, kHeadDim, config), Error);
 }
 
 TEST(Config, AbsurdValuesAreNamed) {

@@ -24,7 +24,7 @@ DecoderConfig wide_decoder() {
   config.info.intermediate_size = 128;
   config.info.head_dim = 32;
   config.attention_scale = 1 / std::sqrt(32.0);
-  config.inverse_frequency = inverse_frequency(10000, 32);
+  config.inverse_frequency = rope_frequencies({}, 32);
   return config;
 }
 

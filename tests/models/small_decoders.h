@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "models/decoder.h"
-#include "models/decoder_config.h"
+#include "models/decoder_formats.h"
 #include "models/registry.h"
 
 namespace weft::testing {
@@ -30,7 +30,7 @@ inline DecoderConfig small_decoder(int64_t num_heads, int64_t num_kv_heads) {
                  .tied_embedding = false,
                  .end_ids = {}};
   config.attention_scale = 1 / std::sqrt(6.0);
-  config.inverse_frequency = inverse_frequency(10000, 6);
+  config.inverse_frequency = rope_frequencies({}, 6);
   return config;
 }
 

@@ -31,7 +31,7 @@ DecoderConfig llama() {
   config.info.intermediate_size = 304;
   config.info.num_layers = 4;
   config.info.tied_embedding = true;
-  config.inverse_frequency = inverse_frequency(10000, 16);
+  config.inverse_frequency = rope_frequencies({}, 16);
   return config;
 }
 
@@ -45,7 +45,7 @@ DecoderConfig gemma2() {
   config.norm_after_branches = true;
   config.qkv_bias = true;
   config.logit_soft_cap = 30;
-  config.inverse_frequency = inverse_frequency(10000, 32);
+  config.inverse_frequency = rope_frequencies({}, 32);
   return config;
 }
 
@@ -135,7 +135,7 @@ class TrainingPlanned : public ::testing::TestWithParam<TrainingCase> {};
 TEST_P(TrainingPlanned, AgreesWithTheRun) {
   const TrainingCase& one = GetParam();
   OpenedModel opened;
-  opened.definition = decoder_definition(one.shape(), {});
+  opened.definition = decoder_definition(ModelFormat::huggingface, one.shape(), {});
   TrainingPlanner planner(opened, one.lora, one.setup.tensor);
   std::vector<Measured> ranks = train_all(one);
   int64_t largest = 0;

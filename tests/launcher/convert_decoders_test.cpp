@@ -1,0 +1,136 @@
+// weft convert on tiny decoders: Hugging Face, bert4keras3 and GGUF.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "launcher/compare_tensors.h"
+#include "launcher/small_encoders.h"
+
+namespace weft {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::AllOf;
+using testing::contents;
+using ::testing::HasSubstr;
+using testing::Outcome;
+
+class ConvertDecoders : public testing::CommandTest {
+ protected:
+  /// Converts into a new folder; what it warned of is in warnings_.
+  fs::path convert(const fs::path& model, const std::string& flags, const std::string& format) {
+    fs::path out = folder_ / fmt::format("{}_{}", format, num_conversions_++);
+    Outcome outcome = weft(
+        fmt::format("convert --quiet --model '{}' {} --to {} --out '{}'", model.string(), flags, format, out.string()));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    warnings_ = outcome.err;
+    return out;
+  }
+
+  void expect_verified(const fs::path& model, const fs::path& golden_case) {
+    Outcome outcome = weft(
+        fmt::format("verify --quiet --model '{}' --golden '{}'", model.string(), (golden_case / "golden.h5").string()));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.out << outcome.err;
+  }
+
+  /// A case of hf/ under its name in the test's folder, with other settings.
+  fs::path with_config(const std::string& name, const json& changes) const {
+    fs::path model = folder_ / name;
+    fs::create_directory(model);
+    json config = json::parse(contents(kData / "hf" / name / "config.json"));
+    config.update(changes);
+    std::ofstream(model / "config.json") << config;
+    fs::copy(kData / "hf" / name / "model.safetensors", model / "model.safetensors");
+    return model;
+  }
+
+  std::string warnings_;
+  int num_conversions_ = 0;
+};
+
+class HuggingFaceDecoders : public ConvertDecoders, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(HuggingFaceDecoders, GoToKerasAndComeBack) {
+  fs::path first = kData / "hf" / GetParam();
+  fs::path keras = convert(first, "", "keras");
+  fs::path back = convert(keras, "", "safetensors");
+  EXPECT_EQ(warnings_, "");
+  for (const std::string& left : compare_tensors(back, first)) EXPECT_EQ(left, "lm_head.weight");  // tied
+  expect_verified(keras, first);
+  expect_verified(back, first);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families,
+                         HuggingFaceDecoders,
+                         ::testing::Values("llama_gqa", "llama31_rope", "qwen2", "gemma"),
+                         [](const auto& name) { return std::string(name.param); });
+
+class SeedDecoders : public ConvertDecoders,
+                     public ::testing::WithParamInterface<std::pair<const char*, const char*>> {};
+
+TEST_P(SeedDecoders, GoToSafetensorsAndComeBack) {
+  auto [name, family] = GetParam();
+  fs::path first = kData / "seed" / name;
+  fs::path middle = convert(first, fmt::format("--family {}", family), "safetensors");
+  fs::path back = convert(middle, "", "keras");
+  for (const std::string& left : compare_tensors(back, first)) EXPECT_THAT(left, HasSubstr("seed_generator"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families,
+                         SeedDecoders,
+                         ::testing::Values(std::pair{"llama-gqa", "llama"},
+                                           std::pair{"llama-bf16", "llama"},
+                                           std::pair{"yi-gqa", "yi"},
+                                           std::pair{"qwen1.5-mha", "qwen"},
+                                           std::pair{"qwen2-tied", "qwen"},
+                                           std::pair{"gemma-mqa", "gemma"},
+                                           std::pair{"gemma2-window", "gemma2"},
+                                           std::pair{"gemma2-hiddennorm", "gemma2"}),
+                         [](const auto& trip) {
+                           std::string name = trip.param.first;
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+                           return name;
+                         });
+
+TEST_F(ConvertDecoders, SaysWhatBert4kerasDoesNotKnow) {
+  fs::path keras = convert(kData / "hf/llama31_rope", "", "keras");
+  EXPECT_THAT(warnings_, AllOf(HasSubstr("norms with"), HasSubstr("rope_scaling")));
+  json config = json::parse(contents(keras / "config.json"));
+  EXPECT_EQ(config.at("rope_scaling").at("rope_type"), "llama3");
+  EXPECT_LT(config.at("num_attention_heads"), config.at("query_head"));
+}
+
+TEST_F(ConvertDecoders, Gemma2GoesToKerasAndComesBackWhereItsScaleIsThatOfTheHead) {
+  fs::path first = with_config("gemma2", {{"query_pre_attn_scalar", 16}});
+  fs::path keras = convert(first, "", "keras");
+  EXPECT_THAT(warnings_, HasSubstr("final_logit_softcapping"));
+  fs::path back = convert(keras, "", "safetensors");
+  EXPECT_EQ(warnings_, "");
+  for (const std::string& left : compare_tensors(back, first)) EXPECT_EQ(left, "lm_head.weight");
+  json before = json::parse(contents(first / "config.json")), after = json::parse(contents(back / "config.json"));
+  for (const char* key : {"query_pre_attn_scalar",
+                          "attn_logit_softcapping",
+                          "final_logit_softcapping",
+                          "sliding_window",
+                          "layer_types",
+                          "rms_norm_eps"}) {
+    EXPECT_EQ(after.at(key), before.at(key)) << key;
+  }
+}
+
+TEST_F(ConvertDecoders, RefuseWhatBert4kerasCannotExpress) {
+  auto refused = [&](const std::string& name, const json& changes, const ::testing::Matcher<std::string>& says) {
+    with_config(name, changes);
+    expect_one_line_error(weft("convert --quiet --to keras --out new --model " + name), 3, says);
+    EXPECT_FALSE(fs::exists(folder_ / "new"));
+    EXPECT_FALSE(fs::exists(folder_ / "new.partial"));
+  };
+  refused("gemma2", {{"query_pre_attn_scalar", 7}}, HasSubstr("query_pre_attn_scalar"));
+  refused(
+      "qwen2", {{"use_sliding_window", true}, {"sliding_window", 4}, {"max_window_layers", 1}}, HasSubstr("window"));
+}
+
+}  // namespace
+}  // namespace weft
