@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test and check.
 #
-#   scripts/test.sh          everything; lint of what the last 25 commits changed
+#   scripts/test.sh          everything; lint of what the last 10 commits changed
 #   scripts/test.sh quick    release build and its tests only
 #   scripts/test.sh --again  everything, also the slow checks that already passed on exactly these sources; lint of all
 #
@@ -20,7 +20,7 @@ mkdir -p "$stamps"
 # The tests that run concurrently inside one process, for the thread sanitizer.
 tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|train)_test$'
 
-lint_since=(--since HEAD~25)
+lint_since=(--since HEAD~10)
 
 main() {
   case "${1:-}" in

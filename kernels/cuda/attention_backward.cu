@@ -144,7 +144,7 @@ void attention_backward(const AttentionBackwardArgs& args, CudaDevice& device) {
   require(args.num_kv_heads > 0 && args.num_heads % args.num_kv_heads == 0,
           "attention_backward",
           "heads in multiples of kv heads");
-  if (kUsesWgmmaBackward && attention_backward_wgmma(args, device)) return;
+  if (attention_backward_wgmma(args, device)) return;
   attention_backward_two_passes(args, device);
 }
 

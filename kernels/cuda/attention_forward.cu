@@ -65,8 +65,7 @@ void attention_forward_tiles(const AttentionForwardArgs& args, CudaDevice& devic
           "query heads that are a multiple of the key heads");
   if (args.dtype == DType::f32) return attention_forward_f32(args, device);
   if (args.dtype != DType::bf16) fail_dtype("attention", args.dtype);
-  bool may_use_wgmma = kUsesWgmma && !args.dropout.drops();
-  if (may_use_wgmma && suits_wgmma(args, device) && attention_forward_wgmma(args, device)) return;
+  if (!args.dropout.drops() && suits_wgmma(args, device) && attention_forward_wgmma(args, device)) return;
   attention_forward_mma(args, device);
 }
 

@@ -99,18 +99,12 @@ void attention_forward_mma(const AttentionForwardArgs& args, CudaDevice& device)
 /// What attention_forward_mma does where weights are dropped.
 void attention_forward_mma_dropout(const AttentionForwardArgs& args, CudaDevice& device);
 
-/// False leaves all of bf16 to attention_forward_mma.
-inline constexpr bool kUsesWgmma = true;
-
 /// That of bf16 for many queries on compute capability 9.0a. False, with nothing done: not on this device, or not for
 /// heads of this size, or these addresses and strides.
 bool attention_forward_wgmma(const AttentionForwardArgs& args, CudaDevice& device);
 
 /// The backward pass of both dtypes for all heads and devices.
 void attention_backward_two_passes(const AttentionBackwardArgs& args, CudaDevice& device);
-
-/// Whether attention_backward_wgmma is used and tested.
-inline constexpr bool kUsesWgmmaBackward = true;
 
 /// The backward pass of bf16 on compute capability 9.0a. False, with no gradient touched: not on this device, or not
 /// for heads of this size, biases, dropped weights, these addresses, or sequences so short that they would mostly be

@@ -257,7 +257,7 @@ void expect_equal(const Case& test) {
     for (int64_t i = 0; i < test.misalignment; ++i) twin->host()[static_cast<size_t>(i)] = static_cast<T>(3.0f);
     twin->send();
   }
-  bool is_in_one_pass = cuda::kUsesWgmmaBackward && std::is_same_v<T, bfloat16> && is_for_one_pass(test);
+  bool is_in_one_pass = std::is_same_v<T, bfloat16> && is_for_one_pass(test);
   ASSERT_TRUE(problem.run(is_in_one_pass ? Way::in_one_pass : Way::in_two_passes)) << "not in one pass";
   problem.expect_equal(allowed<T>());
   if (!is_in_one_pass) return;

@@ -198,7 +198,7 @@ void expect_tiles_as_on_cpu(Case test) {
     expect_as_on_cpu<T>(test, Way::by_f32);
   } else {
     expect_as_on_cpu<T>(test, Way::by_mma);
-    if (cuda::kUsesWgmma && test.dropout == 0) expect_as_on_cpu<T>(test, Way::by_wgmma);
+    if (test.dropout == 0) expect_as_on_cpu<T>(test, Way::by_wgmma);
   }
 }
 
@@ -462,8 +462,7 @@ TYPED_TEST(CudaAttention, OfQueriesThatSeeNoKey) {
     if (side.type == DeviceType::cpu) return;
     cuda::CudaDevice& device = cuda::device_of(side.stream);
     AttentionForwardArgs args = problem.args(side);
-    bool has_run =
-        cuda::kUsesWgmma && std::is_same_v<TypeParam, bfloat16> && cuda::attention_forward_wgmma(args, device);
+    bool has_run = std::is_same_v<TypeParam, bfloat16> && cuda::attention_forward_wgmma(args, device);
     if (!has_run) cuda::attention_forward_tiles(args, device);
   });
   std::vector<TypeParam> out = problem.out().device_values();
