@@ -116,13 +116,16 @@ std::string cut_vocabulary(const std::string& text, const std::vector<int64_t>& 
   return cut;
 }
 
-/// Where the tokenizer lies: beside the weights, or beside the config.
-void copy_tokenizer_files(const OpenedModel& opened, const std::string& from, const std::string& folder) {
+/// From `named`, or where that is empty from beside the weights and beside the config.
+void copy_tokenizer_files(const OpenedModel& opened, const std::string& named, const std::string& folder) {
+  const std::string& from = named.empty() ? opened.path : named;
   if (is_plain_file(from) && from.ends_with(".gguf")) {
     return write_whole_file(folder + "/tokenizer.gguf", gguf_without_tensors(from));
   }
+  std::vector<fs::path> sources = {folder_of(from)};
+  if (named.empty()) sources.push_back(folder_of(opened.config->path()));
   std::vector<int64_t> kept = opened.config->integers("keep_tokens");
-  for (const fs::path& source : {folder_of(from), folder_of(opened.config->path())}) {
+  for (const fs::path& source : sources) {
     for (const char* name : kCopiedFiles) {
       if (!is_plain_file(source / name) || path_exists(folder + "/" + name)) continue;
       bool is_whole_tokenizer = std::string_view(name) == "tokenizer.json";
@@ -146,14 +149,14 @@ void write_model_files(const OpenedModel& opened,
                        const std::string& tokenizer,
                        const std::string& folder) {
   write_whole_file(folder + "/config.json", model_config_json(opened, dtype));
-  copy_tokenizer_files(opened, tokenizer.empty() ? opened.path : tokenizer, folder);
+  copy_tokenizer_files(opened, tokenizer, folder);
 }
 
 void write_converted_files(const OpenedModel& opened, ModelFormat format, DType dtype, const std::string& folder) {
   Json config = converted_config(opened, format, dtype);
   write_whole_file(folder + (format == ModelFormat::tensorflow ? "/bert_config.json" : "/config.json"),
                    config.dump(2) + "\n");
-  copy_tokenizer_files(opened, opened.path, folder);
+  copy_tokenizer_files(opened, "", folder);
 }
 
 }  // namespace weft
