@@ -3,6 +3,7 @@
 
 #include "checkpoint/reader.h"
 #include "models/encoder_config.h"
+#include "ops/activation.h"
 
 namespace weft {
 namespace {
@@ -34,6 +35,10 @@ ModelDefinition define_electra(const ModelSource& source) {
   config.prefix = "electra";
   EncoderNames names = names_of(source);
   find_heads(source, names, config);
+  // transformers' generators have erf's gelu here, whatever hidden_act says.
+  if (source.format == ModelFormat::huggingface && config.info.has_language_model_head) {
+    config.head_activation = Activation::gelu_erf;
+  }
   bool is_generator = source.config.boolean_or("generator", false);
   if (source.format == ModelFormat::tensorflow) {
     config.info.has_language_model_head = config.info.has_language_model_head && is_generator;

@@ -4,6 +4,7 @@
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
+#include "models/kept_tokens.h"
 #include "ops/activation.h"
 
 namespace weft {
@@ -58,35 +59,6 @@ void read_condition(const ModelSource& source, EncoderConfig& config) {
   config.condition.activation = parse_activation(source.config.string_or("layer_norm_cond_hidden_act", "linear"));
 }
 
-std::shared_ptr<const RowSelection> read_selection(const ModelSource& source, int64_t vocab_size) {
-  std::vector<int64_t> kept = source.config.integers("keep_tokens");
-  std::vector<ModelConfig::WeightedIds> compound = source.config.weighted_ids("compound_tokens");
-  if (kept.empty() && compound.empty()) return nullptr;
-  auto check = [&](int64_t id, int64_t limit, const char* key) {
-    if (id < 0 || id >= limit) {
-      fail_input("{}: '{}' names token {}, expected 0 to {}", source.config.path(), key, id, limit - 1);
-    }
-  };
-  auto selection = std::make_shared<RowSelection>();
-  selection->source_rows = vocab_size;
-  if (kept.empty()) {
-    for (int64_t id = 0; id < vocab_size; ++id) kept.push_back(id);
-  }
-  for (int64_t id : kept) {
-    check(id, vocab_size, "keep_tokens");
-    selection->rows.push_back({.ids = {id}, .weights = {}});
-  }
-  for (const ModelConfig::WeightedIds& one : compound) {
-    RowSelection::Row row{.ids = {}, .weights = one.weights};
-    for (int64_t id : one.ids) {
-      check(id, static_cast<int64_t>(kept.size()), "compound_tokens");
-      row.ids.push_back(kept[static_cast<size_t>(id)]);
-    }
-    selection->rows.push_back(std::move(row));
-  }
-  return selection;
-}
-
 bool has_task_layer(const CheckpointReader& reader, TaskHead::Kind kind) {
   std::string layer = kind == TaskHead::Kind::question_answering ? "qa_outputs"
                       : kind == TaskHead::Kind::global_pointer   ? "global_pointer.dense"
@@ -95,14 +67,6 @@ bool has_task_layer(const CheckpointReader& reader, TaskHead::Kind kind) {
     if (reader.find(name) != nullptr) return true;
   }
   return false;
-}
-
-void cut_vocabulary(WeightMap& map, const EncoderConfig& config, const std::shared_ptr<const RowSelection>& selection) {
-  if (selection == nullptr) return;
-  for (WeightRow& row : map.rows) {
-    bool is_table = row.ours == config.prefix + ".embeddings.word_embeddings.weight";
-    if (is_table || row.ours == "cls.predictions.bias") row.selection = selection;
-  }
 }
 
 }  // namespace
@@ -185,12 +149,14 @@ ModelDefinition encoder_definition(const ModelSource& source,
                                    const std::function<WeightMap(ModelFormat format)>& names,
                                    bool has_huggingface) {
   EncoderConfig config = from;
-  std::shared_ptr<const RowSelection> selection = read_selection(source, config.info.vocab_size);
+  std::shared_ptr<const RowSelection> selection = read_kept_tokens(source, config.info.vocab_size);
   if (selection != nullptr) config.info.vocab_size = static_cast<int64_t>(selection->rows.size());
-  // Only the files that the model came from hold the whole vocabulary, and of those not the seed's own.
   auto weights = [config, names, selection, own = source.format](ModelFormat format) {
     WeightMap map = names(format);
-    if (format == own && own != ModelFormat::keras_hdf5) cut_vocabulary(map, config, selection);
+    if (format == own) {
+      cut_vocabulary(
+          map, own, {config.prefix + ".embeddings.word_embeddings.weight", "cls.predictions.bias"}, selection);
+    }
     return map;
   };
   std::optional<WeightMap> theirs;

@@ -2,6 +2,7 @@
 // 2021); and UMT5 (Chung et al., 2023), whose layers have tables of positions of their own.
 
 #include "checkpoint/reader.h"
+#include "models/kept_tokens.h"
 #include "models/model_config.h"
 #include "models/t5_config.h"
 #include "models/t5_weights.h"
@@ -12,6 +13,8 @@ namespace {
 ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
   EncoderDecoderConfig config = read_t5(source, has_bias_per_layer);
   const ModelConfig& from = source.config;
+  std::shared_ptr<const RowSelection> selection = read_kept_tokens(source, config.info.vocab_size);
+  if (selection != nullptr) config.info.vocab_size = static_cast<int64_t>(selection->rows.size());
   T5Names names;
   if (source.format == ModelFormat::tensorflow && source.reader != nullptr) {
     names.has_rms_norm_names = source.reader->find("encoder/rms_norm/scale") != nullptr;
@@ -25,7 +28,12 @@ ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
   auto make = [config](TensorParallelPlace place) { return make_encoder_decoder(config, place); };
   return {.info = config.info,
           .make = make,
-          .weights = [config, names](ModelFormat format) { return t5_weights(config, names, format); },
+          .weights =
+              [config, names, selection, own = source.format](ModelFormat format) {
+                WeightMap map = t5_weights(config, names, format);
+                if (format == own) cut_vocabulary(map, own, {"shared.weight", "lm_head.weight"}, selection);
+                return map;
+              },
           .config =
               [config, has_huggingface_keys](ModelFormat format) {
                 bool has_its_keys = (format == ModelFormat::huggingface) == has_huggingface_keys;

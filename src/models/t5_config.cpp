@@ -41,13 +41,15 @@ Halves find_halves(const ModelSource& source) {
       halves.output_matrix = has_any(reader, {"decoder/logits/kernel"});
       break;
     case ModelFormat::keras_hdf5: {
-      // The tables of both stacks come first; dense layers otherwise only map a smaller embedding.
-      bool has_mapping = source.config.has("embedding_size");
+      // Dense layers otherwise only map a smaller embedding: at the start of each stack and before the output.
+      int64_t hidden = source.config.size(source.config.has("d_model") ? "d_model" : "hidden_size");
+      bool has_mapping = source.config.size_or("embedding_size", hidden) != hidden;
+      int64_t mappings = has_mapping ? 1 + (halves.encoder ? 1 : 0) + (halves.decoder ? 1 : 0) : 0;
       int64_t dense = 0;
       while (reader.find("layers/dense" + (dense == 0 ? "" : "_" + std::to_string(dense)) + "/vars/0") != nullptr) {
         ++dense;
       }
-      halves.output_matrix = has_mapping ? dense == 4 : dense == 1;
+      halves.output_matrix = halves.decoder && dense > mappings;
       break;
     }
     default:

@@ -260,7 +260,9 @@ void read_selected(Reading reading, int64_t begin, int64_t end, std::byte* into)
     std::fill(mean.begin(), mean.end(), 0.0f);
     for (size_t k = 0; k < wanted.ids.size(); ++k) {
       std::array<int64_t, 2> rows = {wanted.ids[k], wanted.ids[k] + 1};
-      if (is_matrix) {
+      if (is_matrix && reading.source.transform == WeightTransform::transpose) {
+        reading.box({reading.range(1, 0, 0), rows}, row.data());
+      } else if (is_matrix) {
         reading.box({rows, reading.range(1, 0, 0)}, row.data());
       } else {
         reading.box({rows}, row.data());

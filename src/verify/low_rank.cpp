@@ -16,6 +16,31 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+/// The block that a parameter's name numbers; −1: none.
+int64_t block_of(std::string_view name) {
+  for (size_t dot = name.find('.'); dot != std::string_view::npos; dot = name.find('.', dot + 1)) {
+    int64_t number = 0;
+    if (std::from_chars(name.data() + dot + 1, name.data() + name.size(), number).ec == std::errc()) return number;
+  }
+  return -1;
+}
+
+/// Whether a layer "Transformer-3-FeedForward", "Transformer-FeedForward" (of blocks that share their weights) or
+/// "Decoder-Transformer-3-MultiHeadCrossAttention" may hold a parameter of this name.
+bool may_hold(std::string_view layer, std::string_view parameter) {
+  constexpr std::string_view kBlock = "Transformer-";
+  size_t at = layer.find(kBlock);
+  std::string_view rest = layer.substr(at + kBlock.size());
+  int64_t number = 0;
+  bool has_number = std::from_chars(rest.data(), rest.data() + rest.size(), number).ec == std::errc();
+  if (has_number && block_of(parameter) != number) return false;
+  std::string_view stack = layer.substr(0, at);
+  if (stack.empty()) return true;
+  bool is_cross = layer.find("CrossAttention") != std::string_view::npos;
+  return parameter.starts_with(stack == "Encoder-" ? "encoder." : "decoder.") &&
+         is_cross == (parameter.find("EncDecAttention") != std::string_view::npos);
+}
+
 /// "Transformer-3-FeedForward/i0_dense" to the parameter of layer 3 that is stored under …/i0_dense/…; "" when there is
 /// none.
 std::string parameter_of(const std::string& path, const OpenedModel& opened, const LanguageModel& model) {
@@ -33,21 +58,23 @@ std::string parameter_of(const std::string& path, const OpenedModel& opened, con
   }
   static constexpr std::pair<const char*, const char*> kNamed[] = {
       {"Decoder-Output-LM", "lm_head.weight"},
+      {"Embedding-Mapping", ".embeddings_project.weight"},
       {"MLM-Dense", "cls.predictions.transform.dense.weight"},
-      {"NSP-Proba", "cls.seq_relationship.weight"}};
+      {"NSP-Proba", "cls.seq_relationship.weight"},
+      {"Output-Mapping", "cls.predictions.mapping.weight"},
+      {"Pooler-Dense", ".pooler.dense.weight"}};
   for (const auto& [layer, name] : kNamed) {
-    if (path == layer) return name;
+    if (path != layer) continue;
+    for (const Parameter& parameter : model.parameters().all()) {
+      if (ends_with(parameter.name, name)) return parameter.name;
+    }
   }
-  constexpr std::string_view kBlock = "Transformer-";
   size_t slash = path.find('/');
-  if (path.rfind(kBlock, 0) != 0 || slash == std::string::npos) return "";
-  int layer = 0;
-  std::from_chars(path.data() + kBlock.size(), path.data() + slash, layer);
-  std::string number = "." + std::to_string(layer) + ".";
+  if (path.find("Transformer-") == std::string::npos || slash == std::string::npos) return "";
   std::string part = path.substr(slash) + "/";
   std::string_view kind = path.find("FeedForward") != std::string::npos ? "feed_forward" : "attention";
   for (const Parameter& parameter : model.parameters().all()) {
-    if (parameter.name.find(number) == std::string::npos) continue;
+    if (!may_hold(path.substr(0, slash), parameter.name)) continue;
     std::string theirs = find_source(map, parameter, model.info().num_layers).theirs;
     if (theirs.find(kind) != std::string::npos && theirs.find(part) != std::string::npos) {
       return parameter.name;

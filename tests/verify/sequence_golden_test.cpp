@@ -21,6 +21,7 @@ const std::vector<GoldenCase>& cases() {
                              "t5-mt5.1.1",
                              "t5-pegasus",
                              "t5-embsize",
+                             "t5-keeptokens",
                              "t5_encoder-t5.1.1",
                              "t5_decoder-t5.1.1",
                              "gpt-lm",
@@ -50,7 +51,9 @@ class SequenceGolden : public ::testing::TestWithParam<size_t> {
     VerifyReport report = testing::verify_on_ranks(cases()[GetParam()], num_ranks, DType::f32);
     EXPECT_TRUE(report.passed()) << to_text(report);
     for (const NotCompared& entry : report.not_compared) {
-      EXPECT_EQ(entry.name, "generate/hf_right_padded_new_tokens") << entry.reason;
+      bool may_stay = entry.name == "generate/hf_right_padded_new_tokens" ||
+                      entry.reason.find("before its vocabulary was cut") != std::string::npos;
+      EXPECT_TRUE(may_stay) << entry.name << ": " << entry.reason;
     }
   }
 };
