@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
+#include "models/rope_settings.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
+#include "ops/rope.h"
 
 namespace weft {
 namespace {
@@ -17,6 +20,7 @@ struct StackPass {
   std::vector<AttentionSpan> spans;        // sequences
   std::vector<AttentionSpan> cross_spans;  // their sources
   KvCache* cache = nullptr;
+  Tensor rope_table;             // of the tokens' positions; undefined where positions are a bias
   std::vector<int32_t> buckets;  // of distances from `lowest` on
   int64_t lowest = 0;
 };
@@ -74,7 +78,8 @@ class EncoderDecoder final : public LanguageModel {
   void check(const Batch& batch, const KvCache* cache) const;
 
   Tensor embed(Context& context, const Stack& stack, const std::vector<int32_t>& ids, const Tensor& offset) const;
-  StackPass start(const Stack& stack, const Batch& batch, KvCache* cache) const;
+  StackPass start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const;
+  void add_positions(Context& context, const Stack& stack, int64_t highest, StackPass& pass) const;
   Tensor encode(Context& context, const Batch& batch);
   Tensor run_stack(Context& context,
                    const Stack& stack,
@@ -160,7 +165,8 @@ void EncoderDecoder::add_stack(Stack& stack, int64_t num_layers) {
                                 .shard = {},
                                 .with_bias = true});
   }
-  if (!config_.has_bias_per_layer) stack.bias_table = add_bias_table(stack.name + ".block.0");
+  bool shares_table = !config_.has_bias_per_layer && !config_.is_rotary;
+  if (shares_table) stack.bias_table = add_bias_table(stack.name + ".block.0");
   for (int64_t layer = 0; layer < num_layers; ++layer) {
     parameters_.set_block(stack.first_block + layer);
     stack.blocks.push_back(make_block(stack, layer));
@@ -272,7 +278,7 @@ Tensor EncoderDecoder::embed(Context& context,
   return drop(context, x, config_.dropout, stack.first_site, static_cast<int64_t>(ids.size()));
 }
 
-StackPass EncoderDecoder::start(const Stack& stack, const Batch& batch, KvCache* cache) const {
+StackPass EncoderDecoder::start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const {
   StackPass pass;
   int64_t highest = 0;
   if (!stack.is_decoder) {
@@ -305,10 +311,25 @@ StackPass EncoderDecoder::start(const Stack& stack, const Batch& batch, KvCache*
       if (config_.has_cross_bias) highest = std::max(highest, span.key_count - 1);
     }
   }
-  DistanceBuckets buckets{
-      .num_buckets = config_.num_buckets, .max_distance = config_.max_distance, .is_bidirectional = !stack.is_decoder};
-  pass.buckets = buckets.buckets(pass.lowest, highest);
+  add_positions(context, stack, highest, pass);
   return pass;
+}
+
+void EncoderDecoder::add_positions(Context& context, const Stack& stack, int64_t highest, StackPass& pass) const {
+  if (!config_.is_rotary) {
+    DistanceBuckets buckets{.num_buckets = config_.num_buckets,
+                            .max_distance = config_.max_distance,
+                            .is_bidirectional = !stack.is_decoder};
+    pass.buckets = buckets.buckets(pass.lowest, highest);
+    return;
+  }
+  std::vector<int32_t> positions(static_cast<size_t>(pass.num_tokens));
+  for (const AttentionSpan& span : pass.spans) {
+    auto begin = positions.begin() + span.begin;
+    std::iota(begin, begin + span.length, static_cast<int32_t>(span.past));
+  }
+  pass.rope_table =
+      rope_table(context, positions, rope_frequencies({}, config_.info.head_dim), embedding_table_->value.dtype());
 }
 
 std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
@@ -322,12 +343,16 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
   ResidualNorm first = layer == 0 ? block.attention_norm.forward_pass(context, inputs[0])
                                   : block.attention_norm.forward_add(context, inputs[1], inputs[0]);
   if (layer > 0) context.observe(observed(stack, "hidden/" + std::to_string(layer)), first.sum);
-  DistanceBias bias = block.bias_table != nullptr
-                          ? distance_bias(context, block.bias_table->value, pass.buckets, pass.lowest)
-                          : DistanceBias{.values = inputs[shared++], .zero = -pass.lowest};
+  DistanceBias bias;
+  if (block.bias_table != nullptr) {
+    bias = distance_bias(context, block.bias_table->value, pass.buckets, pass.lowest);
+  } else if (stack.bias_table != nullptr) {
+    bias = {.values = inputs[shared++], .zero = -pass.lowest};
+  }
   uint32_t site = block_site(stack.first_site, layer);
   auto dropped = [&](const Tensor& x, uint32_t at) { return drop(context, x, config_.dropout, at, pass.num_tokens); };
-  Tensor attended = block.attention.forward(context, first.normed, pass.num_tokens, pass.spans, bias, pass.cache);
+  Tensor attended =
+      block.attention.forward(context, first.normed, pass.num_tokens, pass.spans, bias, pass.rope_table, pass.cache);
   attended = dropped(attended, site);
   ResidualNorm middle;
   if (stack.is_decoder) {
@@ -389,7 +414,7 @@ Tensor EncoderDecoder::encode(Context& context, const Batch& batch) {
     return enter_tensor_parallel(
         context, context.sequence_parallel ? split_tokens_to_tp(context, states) : states, states.size(0));
   }
-  auto pass = std::make_shared<const StackPass>(start(encoder_, batch, nullptr));
+  auto pass = std::make_shared<const StackPass>(start(context, encoder_, batch, nullptr));
   Context numbered = context;
   numbered.first_token = batch.first_source_token;
   Tensor embedded = embed(numbered, encoder_, batch.source_ids, {});
@@ -411,7 +436,7 @@ void EncoderDecoder::cache_sources(Context& context, const Tensor& source, const
 Tensor EncoderDecoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
   check(batch, cache);
   if (config_.num_decoder_layers == 0) {
-    auto pass = std::make_shared<const StackPass>(start(encoder_, batch, nullptr));
+    auto pass = std::make_shared<const StackPass>(start(context, encoder_, batch, nullptr));
     return run_stack(context, encoder_, embed(context, encoder_, batch.ids, batch.embedding_offset), {}, pass);
   }
   Tensor source;
@@ -420,7 +445,7 @@ Tensor EncoderDecoder::hidden(Context& context, const Batch& batch, KvCache* cac
     cache_sources(context, source, batch, *cache);
     source = {};
   }
-  auto pass = std::make_shared<const StackPass>(start(decoder_, batch, cache));
+  auto pass = std::make_shared<const StackPass>(start(context, decoder_, batch, cache));
   Tensor embedded = embed(context, decoder_, batch.ids, batch.embedding_offset);
   Tensor out = run_stack(context, decoder_, embedded, source, pass);
   return config_.info.has_language_model_head ? out : scaled(context, out);

@@ -20,6 +20,7 @@ struct EncoderDecoderConfig {
   int64_t embedding_size = 0;      // other than hidden_size: dense layers between
   int64_t num_buckets = 32;
   int64_t max_distance = 128;
+  bool is_rotary = false;              // MisakaT5: self-attention rotates queries and keys instead
   bool has_bias_per_layer = false;     // UMT5: each layer has a table of its own; else those of a stack share one
   bool has_cross_bias = false;         // the decoder's table serves cross-attention too
   bool has_cached_cross_bias = false;  // and so it does through a cache (not in bert4keras3)

@@ -1,5 +1,6 @@
 // T5 and T5 v1.1 (Raffel et al., 2020), Flan-T5 (Chung et al., 2022), ChatYuan, mT5 (Xue et al., 2021), T5-PEGASUS (Su,
-// 2021); and UMT5 (Chung et al., 2023), whose layers have tables of positions of their own.
+// 2021); MisakaT5, bert4keras3's T5 with rotary positions; and UMT5 (Chung et al., 2023), whose layers have tables of
+// positions of their own.
 
 #include "checkpoint/reader.h"
 #include "models/kept_tokens.h"
@@ -52,6 +53,7 @@ Family t5_family() {
                          "t5.1.1",
                          "mt5.1.1",
                          "t5_pegasus",
+                         "misakat5",
                          "t5_encoder",
                          "t5_decoder",
                          "t5.1.0_encoder",

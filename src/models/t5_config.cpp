@@ -15,6 +15,9 @@ namespace {
 
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxHeads = 4096;
+// What weft convert writes of MisakaT5, whose name alone says it in bert4keras3.
+constexpr const char* kPositionsKey = "position_embedding_type";
+constexpr const char* kRotary = "rotary";
 
 bool has_any(const CheckpointReader& reader, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(), [&](const char* name) { return reader.find(name) != nullptr; });
@@ -149,6 +152,7 @@ Json seed_config(const EncoderDecoderConfig& config) {
   if (config.max_distance != usual.max_distance) json["relative_attention_max_distance"] = config.max_distance;
   if (config.eps != usual.eps) json["layer_norm_epsilon"] = config.eps;
   if (encoders > 0 && decoders > 0 && decoders != encoders) json["num_decoder_layers"] = decoders;
+  if (config.is_rotary) json[kPositionsKey] = kRotary;
   return json;
 }
 
@@ -189,6 +193,11 @@ Json huggingface_config(const EncoderDecoderConfig& config) {
         "the decoder's table of positions serves cross-attention too, which Weft reads from the config "
         "('cross_position_bias') and transformers does not know");
   }
+  if (config.is_rotary) {
+    json[kPositionsKey] = kRotary;
+    log::warning("positions are rotary, which Weft reads from the config ('{}') and transformers does not know",
+                 kPositionsKey);
+  }
   if (config.embedding_size != info.hidden_size) {
     json["embedding_size"] = config.embedding_size;
     log::warning("the embedding is narrower than the model ('embedding_size'), which transformers does not know");
@@ -215,8 +224,12 @@ EncoderDecoderConfig read_t5(const ModelSource& source, bool has_bias_per_layer)
   info.tied_embedding = !halves.output_matrix;
   // bert4keras3 and what was trained with it (T5-PEGASUS) have a bias in cross-attention, scaled outputs and erf's
   // gelu.
-  bool is_seeds_own = source.compat || source.alias == "t5_pegasus";
-  config.has_cross_bias = from.boolean_or("cross_position_bias", is_seeds_own);
+  config.is_rotary = source.alias == "misakat5" || from.string_or(kPositionsKey, "") == kRotary;
+  bool is_seeds_own = source.compat || source.alias == "t5_pegasus" || config.is_rotary;
+  config.has_cross_bias = !config.is_rotary && from.boolean_or("cross_position_bias", is_seeds_own);
+  if (config.is_rotary && config.info.head_dim % 2 != 0) {
+    fail_input("{}: head size {} is odd; rotary positions need pairs", from.path(), config.info.head_dim);
+  }
   config.has_cached_cross_bias = config.has_cross_bias && !source.compat;
   info.imitates_seed_cache = source.compat;
   bool is_scaled = is_seeds_own && !from.has("d_model") ? from.boolean_or("logit_scale", true)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "ops/collective.h"
+#include "ops/rope.h"
 
 namespace weft {
 
@@ -13,9 +14,13 @@ Tensor BiasedAttention::forward(Context& context,
                                 int64_t num_tokens,
                                 std::span<const AttentionSpan> spans,
                                 const DistanceBias& bias,
+                                const Tensor& rope_table,
                                 KvCache* cache) const {
   Tensor whole = enter_tensor_parallel(context, x, num_tokens);
   std::vector<Tensor> qkv = column_parallel(context, whole, std::array{&q, &k, &v});
+  if (rope_table) {
+    for (size_t i : {0, 1}) qkv[i] = rope(context, qkv[i], rope_table, options.head_dim, true);
+  }
   Tensor mixed =
       cache == nullptr
           ? attention(context, qkv[0], qkv[1], qkv[2], spans, options, bias)

@@ -12,19 +12,21 @@
 
 namespace weft {
 
-/// Attention to the tokens of the sequence itself, or, with keys from elsewhere, to its source; no positions but a bias
-/// by distance.
+/// Attention to the tokens of the sequence itself, or, with keys from elsewhere, to its source; positions are a bias by
+/// distance, or rotate queries and keys.
 struct BiasedAttention {
   Linear q, k, v, o;
   AttentionOptions options;
   int64_t layer = 0;  // of the cache
 
-  /// x and the result lie outside the tensor-parallel region. With a cache new keys and values are written to it.
+  /// x and the result lie outside the tensor-parallel region. With a cache new keys and values are written to it. With
+  /// a `rope_table` of the tokens' positions neighbours in queries and keys are rotated.
   Tensor forward(Context& context,
                  const Tensor& x,
                  int64_t num_tokens,
                  std::span<const AttentionSpan> spans,
                  const DistanceBias& bias,
+                 const Tensor& rope_table,
                  KvCache* cache) const;
   /// Keys and values of sources, inside the tensor-parallel region as `source` [source tokens, H] is.
   struct SourceKeys {

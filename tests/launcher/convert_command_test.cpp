@@ -155,6 +155,18 @@ TEST_F(EncoderCommands, ConvertSaysWhatTransformersDoesNotKnow) {
   for (const std::string& left : compare_tensors(keras, first)) EXPECT_THAT(left, HasSubstr("seed_generator"));
 }
 
+TEST_F(EncoderCommands, ConvertKeepsRotaryPositionsOfT5) {
+  fs::path first = kData / "seed/misakat5-lm";
+  Outcome outcome =
+      weft(fmt::format("convert --quiet --family misakat5 --to safetensors --out new --model '{}'", first.string()));
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("'position_embedding_type'"));
+  Outcome verified = weft(fmt::format("verify --quiet --model new --golden '{}'", (first / "golden.h5").string()));
+  EXPECT_EQ(verified.exit_code, 0) << verified.out << verified.err;
+  fs::path keras = convert(folder_ / "new", "", "keras");
+  for (const std::string& left : compare_tensors(keras, first)) EXPECT_THAT(left, HasSubstr("seed_generator"));
+}
+
 TEST_F(EncoderCommands, ConvertedToBf16TheValuesAreRounded) {
   fs::path bf16 = convert(kData / "hf/bert", "--dtype bf16", "safetensors");
   fs::path again = convert(convert(bf16, "", "tensorflow"), "--family bert", "safetensors");

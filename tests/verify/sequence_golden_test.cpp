@@ -20,6 +20,7 @@ const std::vector<GoldenCase>& cases() {
                              "t5-flan",
                              "t5-mt5.1.1",
                              "t5-pegasus",
+                             "misakat5-lm",
                              "t5-embsize",
                              "t5-keeptokens",
                              "t5_encoder-t5.1.1",
