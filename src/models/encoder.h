@@ -86,6 +86,7 @@ struct EncoderConfig {
   bool segment_attention = false;        // prefix pattern: a token sees the segments up to its own
   bool shares_blocks = false;            // ALBERT: one block, applied num_layers times
   bool residual_scores = false;          // RealFormer
+  bool sums_residual_scores = true;      // the scores that a block passes on have those passed to it in them
   ConditionConfig condition;
   bool has_pooler = false, has_pair_head = false, has_replaced_head = false;
   bool has_head_transform = true;  // dense, activation, norm before the output layer

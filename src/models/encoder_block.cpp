@@ -1,6 +1,7 @@
 #include "models/encoder_block.h"
 
 #include "core/error.h"
+#include "ops/elementwise.h"
 
 namespace weft {
 namespace {
@@ -16,6 +17,7 @@ class PostNormBlock final : public EncoderBlock {
                 int64_t layer)
       : relative_(std::move(relative)),
         residual_scores_(config.residual_scores),
+        sums_residual_scores_(config.sums_residual_scores),
         parts_(add_block_parts(store, config, layer)) {
     std::string name = block_name(config, layer);
     int64_t hidden = config.info.hidden_size;
@@ -42,7 +44,8 @@ class PostNormBlock final : public EncoderBlock {
     Tensor branch = parts_.feed_forward(context, middle, pass, layer);
     Tensor out = mlp_norm_.forward_add(context, branch, middle, pass);
     if (!residual_scores_) return {out};
-    return {out, mixed.scores};
+    if (previous == nullptr || sums_residual_scores_) return {out, mixed.scores};
+    return {out, add(context, mixed.scores, scale(context, *previous, -1))};
   }
 
   std::vector<Linear*> linears() override { return parts_.linears(); }
@@ -50,6 +53,7 @@ class PostNormBlock final : public EncoderBlock {
  private:
   std::shared_ptr<const RelativePositions> relative_;
   bool residual_scores_;
+  bool sums_residual_scores_;
   BlockParts parts_;
   PostNorm attention_norm_;
   PostNorm mlp_norm_;

@@ -98,6 +98,8 @@ EncoderConfig read_encoder(const ModelSource& source) {
   config.segments_in_token_table = from.boolean_or("shared_segment_embeddings", false);
   config.segment_attention = from.boolean_or("segment_attention", false);
   config.residual_scores = from.boolean_or("residual_attention_scores", false);
+  // bert4keras3 passes on each block's own scores only.
+  config.sums_residual_scores = !source.compat;
   if (from.is_string("with_pool")) config.pool_activation = parse_activation(from.string_or("with_pool", "tanh"));
   return config;
 }
