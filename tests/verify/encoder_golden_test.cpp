@@ -26,6 +26,7 @@ const std::vector<GoldenCase>& cases() {
                              "bert-hierarchical",
                              "bert-keeptokens",
                              "bert-realformer",
+                             "bert-realformer-deep",
                              "bert-positions",
                              "bert-sharedseg",
                              "bert-noseg",
