@@ -1,5 +1,6 @@
 #include "verify/verify_training_run.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include "optimizer/schedule.h"
 #include "parallel/communicator.h"
 #include "train/engine.h"
+#include "verify/model_run.h"
 #include "verify/training_golden.h"
 
 namespace weft {
@@ -279,7 +281,9 @@ class TrainingRun {
     Tolerance tolerance{Measure::absolute, 2e-4};
     compare_parameters("final", "weights", tolerance, read_state("master"));
     compare_parameters("ema_final", "averages", tolerance, read_state("ema"));
-    if (run_.is_lora) compare_adapter(tolerance);
+    if (!run_.is_lora) return;
+    compare_adapter(tolerance);
+    compare_adapted_logits(tolerance);
   }
 
   /// Against the adapter that PEFT saved in the end.
@@ -294,6 +298,37 @@ class TrainingRun {
       reader->read(name, reference.values.data(), DType::f32);
       compare_whole("lora/after/" + name, "weights", tolerance, whole(*parameter, read_state("master")), reference);
     }
+  }
+
+  /// Of the first step's batch, by the model with the adapter that PEFT saved in the end.
+  void compare_adapted_logits(const Tolerance& tolerance) {
+    std::string dataset = group() + "/logits_after_batch0";
+    if (!golden_.has(dataset)) return;
+    TensorParallelPlace place{mesh_.tensor_parallel().rank(), mesh_.tensor_parallel().size()};
+    auto model = opened_.make(place);  // what was trained may lie in shards
+    load_parameters(context_, opened_, *model, {.dtype = DType::f32, .num_threads = options_.num_threads});
+    auto adapter = load_adapter(context_, *model, open_adapter(adapter_folder("after").string()), DType::f32);
+    adapter->attach();
+    Batch batch = source_.micro_batches(0, Accumulation::none, 0, 1).front().batch;
+    TokenValues logits = run_forward(context_, *model, batch).at("logits");
+    GoldenTensor reference = golden_.tensor(dataset);
+    auto rows = static_cast<int64_t>(batch.sequences.size());
+    if (reference.shape.rank() != 3 || reference.shape[0] != rows || reference.width() != logits.width) {
+      fail_input("golden file {}: {} is {}, expected [{}, tokens, {}]",
+                 golden_.path(),
+                 dataset,
+                 to_string(reference.shape),
+                 rows,
+                 logits.width);
+    }
+    Difference difference;
+    for (int64_t row = 0; row < rows; ++row) {
+      const BatchSequence& sequence = batch.sequences[static_cast<size_t>(row)];
+      for (int64_t i = 0; i < std::min(sequence.length, reference.shape[1]); ++i) {
+        difference.add(logits.row(sequence.begin + i), reference.row(row * reference.shape[1] + i));
+      }
+    }
+    add(dataset, "logits", tolerance, difference);
   }
 
   VerifyReport finish() {
