@@ -3,8 +3,10 @@
 #include <functional>
 #include <optional>
 
+#include "tokenizer/base64.h"
 #include "tokenizer/bert_text.h"
 #include "tokenizer/json_fields.h"
+#include "tokenizer/sentencepiece_normalizer.h"
 #include "tokenizer/text_template.h"
 #include "tokenizer/unicode.h"
 
@@ -80,6 +82,14 @@ std::unique_ptr<Normalizer> read_bert_normalizer(const JsonFields& fields) {
                                .rules = BertRules::tokenizer_json});
 }
 
+std::unique_ptr<Normalizer> read_precompiled(const JsonFields& fields) {
+  const std::optional<std::string> bytes = decode_base64(fields.string("precompiled_charsmap"));
+  if (!bytes || bytes->empty()) {
+    fail_input("{}: 'precompiled_charsmap' is {}; the file is damaged", fields.where(), bytes ? "empty" : "not base64");
+  }
+  return make_precompiled(Charsmap(*bytes, fields.where()));
+}
+
 std::unique_ptr<Normalizer> read_normalizer_stage(const JsonFields& fields) {
   const std::string type = fields.string("type");
   if (type == "BertNormalizer") return read_bert_normalizer(fields);
@@ -92,6 +102,7 @@ std::unique_ptr<Normalizer> read_normalizer_stage(const JsonFields& fields) {
   if (type == "Strip") return make_strip(fields.boolean_or("strip_left", true), fields.boolean_or("strip_right", true));
   if (type == "Prepend") return make_prepend(fields.string("prepend"));
   if (type == "Nmt") return make_nmt();
+  if (type == "Precompiled") return read_precompiled(fields);
   if (type == "ByteLevel") return make_byte_level_normalizer();
   if (type == "Replace") {
     const json& pattern = fields.require("pattern");
@@ -99,11 +110,10 @@ std::unique_ptr<Normalizer> read_normalizer_stage(const JsonFields& fields) {
     if (is_literal) return make_replace(fields.object("pattern").string("String"), fields.string("content"));
     return make_replace(read_matcher(fields), fields.string("content"));
   }
-  fail_type(
-      fields,
-      "normalizer",
-      "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, Nmt, ByteLevel, BertNormalizer and "
-      "Sequence");
+  fail_type(fields,
+            "normalizer",
+            "NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, Nmt, Precompiled, ByteLevel, "
+            "BertNormalizer and Sequence");
 }
 
 /// `prepend_scheme`, or `add_prefix_space` in older files.
@@ -132,15 +142,15 @@ std::unique_ptr<PreTokenizer> read_split(const JsonFields& fields) {
   return make_split(read_matcher(fields), behavior, invert);
 }
 
-void read_pre_tokenizer_stage(const JsonFields& fields, bool is_last, PreTokenizerPlan& plan) {
+void read_pre_tokenizer_stage(const JsonFields& fields, bool may_leave_bytes, PreTokenizerPlan& plan) {
   const std::string type = fields.string("type");
   PreTokenizers& stages = plan.stages;
   if (type == "ByteLevel") {
     const ByteLevelOptions options{.add_prefix_space = fields.boolean_or("add_prefix_space", true),
                                    .use_regex = fields.boolean_or("use_regex", true),
-                                   .spell_bytes = !is_last};
+                                   .spell_bytes = !may_leave_bytes};
     append_byte_level(options, stages);
-    plan.is_byte_level = is_last;
+    plan.is_byte_level = may_leave_bytes;
   } else if (type == "Split") {
     stages.push_back(read_split(fields));
   } else if (type == "Digits") {
@@ -311,12 +321,12 @@ NormalizerChain read_normalizer(const json& description, const std::string& wher
   return NormalizerChain(std::move(stages));
 }
 
-PreTokenizerPlan read_pre_tokenizer(const json& description, const std::string& where) {
+PreTokenizerPlan read_pre_tokenizer(const json& description, bool reads_bytes, const std::string& where) {
   std::vector<const json*> descriptions;
   flatten(description, "pretokenizers", where, descriptions);
   PreTokenizerPlan plan;
   for (const json* stage : descriptions) {
-    read_pre_tokenizer_stage(JsonFields(*stage, where), stage == descriptions.back(), plan);
+    read_pre_tokenizer_stage(JsonFields(*stage, where), reads_bytes && stage == descriptions.back(), plan);
   }
   return plan;
 }

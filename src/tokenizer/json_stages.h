@@ -19,9 +19,10 @@ NormalizerChain read_normalizer(const nlohmann::json& description, const std::st
 
 struct PreTokenizerPlan {
   PreTokenizers stages;
-  bool is_byte_level = false;  // the last stage is ByteLevel: the model works on bytes
+  bool is_byte_level = false;  // the last stage is ByteLevel and the model works on bytes instead of their spelling
 };
-PreTokenizerPlan read_pre_tokenizer(const nlohmann::json& description, const std::string& where);
+/// `reads_bytes`: the model can do that.
+PreTokenizerPlan read_pre_tokenizer(const nlohmann::json& description, bool reads_bytes, const std::string& where);
 
 struct SpecialIds {
   std::vector<int32_t> before;

@@ -11,6 +11,28 @@ namespace weft {
 
 namespace {
 
+/// A text under construction and where its bytes come from.
+struct AlignedWriter {
+  AlignedWriter(std::string_view from, std::string& bytes, std::vector<uint32_t>& places)
+      : text(from), buffer(bytes), sources(places) {
+    buffer.clear();
+    sources.clear();
+  }
+  void keep(size_t begin, size_t end) {
+    buffer.append(text.substr(begin, end - begin));
+    for (size_t i = begin; i < end; ++i) sources.push_back(static_cast<uint32_t>(i));
+  }
+  /// The reference has a replacement come from the last character of what it replaces.
+  void replace(std::string_view content, size_t end) {
+    buffer.append(content);
+    sources.resize(buffer.size(), end == 0 ? 0 : static_cast<uint32_t>(end - 1));
+  }
+
+  std::string_view text;
+  std::string& buffer;
+  std::vector<uint32_t>& sources;
+};
+
 class Strip : public Normalizer {
  public:
   Strip(bool left, bool right) : left_(left), right_(right) {}
@@ -30,6 +52,12 @@ class Strip : public Normalizer {
     }
     return {begin, static_cast<size_t>(end - begin)};
   }
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    const std::string_view kept = normalize(text, buffer);
+    const auto begin = static_cast<size_t>(kept.data() - text.data());
+    AlignedWriter(text, buffer, sources).keep(begin, begin + kept.size());
+    return true;
+  }
 
  private:
   bool left_;
@@ -44,6 +72,12 @@ class Prepend : public Normalizer {
     buffer.assign(prefix_);
     buffer.append(text);
     return buffer;
+  }
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    AlignedWriter writer(text, buffer, sources);
+    if (!text.empty()) writer.replace(prefix_, 0);
+    writer.keep(0, text.size());
+    return true;
   }
 
  private:
@@ -67,6 +101,17 @@ class ReplaceByte : public Normalizer {
     buffer.append(text.substr(begin));
     return buffer;
   }
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    AlignedWriter writer(text, buffer, sources);
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (text[i] == byte_) {
+        writer.replace(content_, i + 1);
+      } else {
+        writer.keep(i, i + 1);
+      }
+    }
+    return true;
+  }
 
  private:
   char byte_;
@@ -82,24 +127,40 @@ class Replace : public Normalizer {
     if (!match) return text;
     buffer.clear();
     size_t copied = 0;
-    while (match) {
+    for (; match; match = next_match(text, *match)) {
       buffer.append(text.substr(copied, match->begin - copied));
       buffer.append(content_);
       copied = match->end;
-      size_t from = match->end;
-      if (match->begin == match->end) {
-        if (from == text.size()) break;
-        const char* next = text.data() + from;
-        next_character(next);
-        from = static_cast<size_t>(next - text.data());
-      }
-      match = matcher_->find(text, from);
     }
     buffer.append(text.substr(copied));
     return buffer;
   }
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    AlignedWriter writer(text, buffer, sources);
+    size_t copied = 0;
+    for (std::optional<TextSpan> match = matcher_->find(text, 0); match; match = next_match(text, *match)) {
+      if (text.empty()) return false;  // what is put there comes from nowhere
+      writer.keep(copied, match->begin);
+      writer.replace(content_, match->end);
+      copied = match->end;
+    }
+    writer.keep(copied, text.size());
+    return true;
+  }
 
  private:
+  /// Behind an empty match a character is left out.
+  std::optional<TextSpan> next_match(std::string_view text, TextSpan match) const {
+    size_t from = match.end;
+    if (match.begin == match.end) {
+      if (from == text.size()) return std::nullopt;
+      const char* next = text.data() + from;
+      next_character(next);
+      from = static_cast<size_t>(next - text.data());
+    }
+    return matcher_->find(text, from);
+  }
+
   std::unique_ptr<Matcher> matcher_;
   std::string content_;
 };

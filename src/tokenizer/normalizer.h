@@ -11,14 +11,16 @@
 
 namespace weft {
 
+class Charsmap;
+
 /// Valid UTF-8 in, valid UTF-8 out. Immutable.
 class Normalizer {
  public:
   virtual ~Normalizer() = default;
   /// Returns `text` itself when nothing changes, else the result, written to `buffer`.
   virtual std::string_view normalize(std::string_view text, std::string& buffer) const = 0;
-  /// Writes the result to `buffer` and, for each of its bytes, where the character that it comes from begins in `text`
-  /// (shorter than 4 GiB). False where a normalizer cannot say.
+  /// Writes the result to `buffer` and, for each of its bytes, a byte of the character in `text` (shorter than 4 GiB)
+  /// that it comes from. False where a normalizer cannot say.
   virtual bool normalize_aligned(std::string_view /*text*/,
                                  std::string& /*buffer*/,
                                  std::vector<uint32_t>& /*sources*/) const {
@@ -46,6 +48,8 @@ std::unique_ptr<Normalizer> make_replace(std::string literal, std::string conten
 std::unique_ptr<Normalizer> make_replace(std::unique_ptr<Matcher> matcher, std::string content);
 /// Sentencepiece's clean-up of control characters and exotic spaces.
 std::unique_ptr<Normalizer> make_nmt();
+/// Sentencepiece's table as `tokenizers` applies it, which is not how sentencepiece does. The table is not empty.
+std::unique_ptr<Normalizer> make_precompiled(Charsmap charsmap);
 /// Bytes spelled in the byte alphabet.
 std::unique_ptr<Normalizer> make_byte_level_normalizer();
 

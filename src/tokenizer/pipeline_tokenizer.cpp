@@ -1,7 +1,6 @@
 #include "tokenizer/pipeline_tokenizer.h"
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 
 #include "core/error.h"
@@ -22,6 +21,7 @@ class ModelSink : public PieceSink {
   ModelSink(const WordModel& model, ModelScratch& scratch, std::vector<int32_t>& ids)
       : model_(model), scratch_(scratch), ids_(ids) {}
   void accept(const Piece& piece) override { model_.encode(piece.text, piece.readable_end, scratch_, ids_); }
+  void add_token(int32_t id) { ids_.push_back(id); }
 
  private:
   const WordModel& model_;
@@ -29,32 +29,24 @@ class ModelSink : public PieceSink {
   std::vector<int32_t>& ids_;
 };
 
-/// Encodes pieces that lie in a segment of known origin.
+/// Encodes pieces of known origin.
 class OffsetSink : public PieceSink {
  public:
   OffsetSink(const WordModel& model, std::string_view original, std::vector<int32_t>& ids)
       : model_(model), original_(original), ids_(ids) {}
 
-  /// The segment must outlive the pieces.
-  void set_segment(const AlignedText& segment) { segment_ = &segment; }
-
   void accept(const Piece& piece) override {
-    const std::string& bytes = segment_->bytes;
-    const std::less_equal<const char*> precedes;  // pre-tokenizers may rewrite a piece, which then lies elsewhere
-    const bool is_inside = precedes(bytes.data(), piece.text.data()) &&
-                           precedes(piece.text.data() + piece.text.size(), bytes.data() + bytes.size());
     const size_t num_spans = spans_.size();
-    is_complete_ = is_complete_ && is_inside && model_.encode_with_spans(piece.text, ids_, spans_);
+    is_complete_ = is_complete_ && piece.sources != nullptr && model_.encode_with_spans(piece.text, ids_, spans_);
     if (!is_complete_) return;
-    const auto offset = static_cast<size_t>(piece.text.data() - bytes.data());
     for (size_t i = num_spans; i < spans_.size(); ++i) {
-      spans_[i] = to_original(*segment_, offset + spans_[i].begin, offset + spans_[i].end);
+      spans_[i] = to_original(piece.sources, spans_[i].begin, spans_[i].end);
     }
   }
 
   void add_token(int32_t id, const AlignedText& text, size_t begin, size_t end) {
     ids_.push_back(id);
-    spans_.push_back(to_original(text, begin, end));
+    spans_.push_back(to_original(text.sources.data(), begin, end));
   }
 
   /// False once a stage could not say where a piece comes from.
@@ -62,16 +54,17 @@ class OffsetSink : public PieceSink {
   std::vector<TokenSpan> take_spans() { return std::move(spans_); }
 
  private:
-  TokenSpan to_original(const AlignedText& text, size_t begin, size_t end) const {
-    const size_t last = text.sources[end - 1];
-    return {text.sources[begin], last + static_cast<size_t>(read_utf8(original_.substr(last)).length)};
+  TokenSpan to_original(const uint32_t* sources, size_t begin, size_t end) const {
+    // A normal form may have changed the order.
+    const auto [first_source, last_source] = std::minmax_element(sources + begin, sources + end);
+    const size_t last = *last_source;
+    return {*first_source, last + static_cast<size_t>(read_utf8(original_.substr(last)).length)};
   }
 
   const WordModel& model_;
   std::string_view original_;
   std::vector<int32_t>& ids_;
   std::vector<TokenSpan> spans_;
-  const AlignedText* segment_ = nullptr;
   bool is_complete_ = true;
 };
 
@@ -188,12 +181,13 @@ class PipelineTokenizer : public Tokenizer {
     std::unique_ptr<Scratch> scratch = pool_.take(
         [&] { return std::make_unique<Scratch>(Scratch{.model = parts_.model->make_scratch(), .buffers = {}}); });
     const Matchers& added = matchers(specials);
+    ModelSink sink(model(specials), *scratch->model, ids);
     added.raw.split(
         text,
         [&](size_t begin, size_t end) {
-          encode_segment(text, {.begin = begin, .end = end}, added.normalized, *scratch, ids);
+          encode_segment(text, {.begin = begin, .end = end}, added.normalized, scratch->buffers, sink);
         },
-        [&](int32_t id, size_t, size_t) { ids.push_back(id); });
+        [&](int32_t id, size_t, size_t) { sink.add_token(id); });
     give_back(std::move(scratch));
     if (add_special_tokens) ids.insert(ids.end(), parts_.suffix_ids.begin(), parts_.suffix_ids.end());
     return ids;
@@ -205,7 +199,7 @@ class PipelineTokenizer : public Tokenizer {
     const AlignedText repaired = align_repaired(text);
     const Matchers& added = matchers(specials);
     ids.clear();
-    OffsetSink sink(*parts_.model, text, ids);
+    OffsetSink sink(model(specials), text, ids);
     added.raw.split(
         repaired.bytes,
         [&](size_t begin, size_t end) { encode_segment_with_offsets(repaired, begin, end, added.normalized, sink); },
@@ -242,22 +236,23 @@ class PipelineTokenizer : public Tokenizer {
   }
 
  private:
-  const Matchers& matchers(SpecialsInText specials) const {
-    const bool recognises =
-        specials == SpecialsInText::as_in_file ? parts_.recognises_specials : specials == SpecialsInText::recognised;
-    return recognises ? all_added_ : plain_added_;
+  bool recognises(SpecialsInText specials) const {
+    return specials == SpecialsInText::as_in_file ? parts_.recognises_specials : specials == SpecialsInText::recognised;
+  }
+  const Matchers& matchers(SpecialsInText specials) const { return recognises(specials) ? all_added_ : plain_added_; }
+  const WordModel& model(SpecialsInText specials) const {
+    return recognises(specials) || !parts_.plain_model ? *parts_.model : *parts_.plain_model;
   }
 
   void encode_segment(std::string_view text,
                       TextSpan span,
                       const AddedTokenMatcher& normalized_added,
-                      Scratch& scratch,
-                      std::vector<int32_t>& ids) const {
+                      std::string (&buffers)[2],
+                      ModelSink& sink) const {
     const std::string_view segment = text.substr(span.begin, span.end - span.begin);
-    const std::string_view normalized = parts_.normalizer.normalize(segment, scratch.buffers);
+    const std::string_view normalized = parts_.normalizer.normalize(segment, buffers);
     const bool is_unchanged = normalized.data() == segment.data();
     const char* readable_end = is_unchanged ? text.data() + text.size() : normalized.data() + normalized.size();
-    ModelSink sink(*parts_.model, *scratch.model, ids);
     normalized_added.split(
         normalized,
         [&](size_t begin, size_t end) {
@@ -265,7 +260,7 @@ class PipelineTokenizer : public Tokenizer {
           const Piece piece{normalized.substr(begin, end - begin), readable_end, is_text_start};
           run_pre_tokenizers(parts_.pre_tokenizers, piece, sink);
         },
-        [&](int32_t id, size_t, size_t) { ids.push_back(id); });
+        [&](int32_t id, size_t, size_t) { sink.add_token(id); });
   }
 
   void encode_segment_with_offsets(const AlignedText& text,
@@ -277,13 +272,15 @@ class PipelineTokenizer : public Tokenizer {
                         {text.sources.begin() + static_cast<std::ptrdiff_t>(segment_begin),
                          text.sources.begin() + static_cast<std::ptrdiff_t>(segment_end)}};
     if (!parts_.normalizer.normalize_aligned(segment)) fail_offsets(parts_);
-    sink.set_segment(segment);
     const std::string_view bytes = segment.bytes;
     normalized_added.split(
         bytes,
         [&](size_t begin, size_t end) {
           const bool is_text_start = segment_begin == 0 && begin == 0;
-          const Piece piece{bytes.substr(begin, end - begin), bytes.data() + bytes.size(), is_text_start};
+          const Piece piece{bytes.substr(begin, end - begin),
+                            bytes.data() + bytes.size(),
+                            is_text_start,
+                            segment.sources.data() + begin};
           run_pre_tokenizers(parts_.pre_tokenizers, piece, sink);
         },
         [&](int32_t id, size_t begin, size_t end) { sink.add_token(id, segment, begin, end); });

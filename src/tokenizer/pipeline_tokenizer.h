@@ -24,6 +24,8 @@ struct PipelineParts {
   std::string type;
   std::unique_ptr<Vocabulary> vocabulary;  // model and added tokens
   std::unique_ptr<WordModel> model;        // may refer to the vocabulary
+  std::unique_ptr<WordModel>
+      plain_model;  // where special tokens are plain text, with scratch of `model`; null: `model`
   std::vector<AddedToken> added_tokens;
   NormalizerChain normalizer;
   PreTokenizers pre_tokenizers;

@@ -149,9 +149,11 @@ class ScannerSplit : public PreTokenizer {
     const char* begin = piece.text.data();
     const char* end = begin + piece.text.size();
     bool is_text_start = piece.is_text_start;
+    const uint32_t* sources = piece.sources;
     while (begin < end) {
       const char* word_end = scanner_->next_word(begin, end);
-      next.accept({{begin, static_cast<size_t>(word_end - begin)}, piece.readable_end, is_text_start});
+      next.accept({{begin, static_cast<size_t>(word_end - begin)}, piece.readable_end, is_text_start, sources});
+      if (sources != nullptr) sources += word_end - begin;
       begin = word_end;
       is_text_start = false;
     }
@@ -206,7 +208,10 @@ class Metaspace : public PreTokenizer {
         text.push_back(c);
       }
     }
-    const Piece changed{text, text.data() + text.size(), piece.is_text_start};
+    std::vector<uint32_t> sources;
+    if (piece.sources != nullptr) sources = spread_sources(piece, wants_prefix && !has_prefix);
+    const Piece changed{
+        text, text.data() + text.size(), piece.is_text_start, piece.sources == nullptr ? nullptr : sources.data()};
     if (splitter_) {
       splitter_->split(changed, next);
     } else {
@@ -215,6 +220,15 @@ class Metaspace : public PreTokenizer {
   }
 
  private:
+  /// Those of the changed piece. What is put first comes from the first character.
+  std::vector<uint32_t> spread_sources(const Piece& piece, bool has_new_prefix) const {
+    std::vector<uint32_t> sources(has_new_prefix ? options_.replacement.size() : 0, piece.sources[0]);
+    for (size_t i = 0; i < piece.text.size(); ++i) {
+      sources.insert(sources.end(), piece.text[i] == ' ' ? options_.replacement.size() : 1, piece.sources[i]);
+    }
+    return sources;
+  }
+
   MetaspaceOptions options_;
   std::unique_ptr<PreTokenizer> splitter_;
 };

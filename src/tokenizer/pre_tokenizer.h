@@ -17,10 +17,14 @@ namespace weft {
 struct Piece {
   std::string_view text;
   const char* readable_end = nullptr;
-  bool is_text_start = false;  // nothing of the input lies before it
+  bool is_text_start = false;         // nothing of the input lies before it
+  const uint32_t* sources = nullptr;  // where each byte's character begins in the input; null: not known
 
   Piece part(size_t begin, size_t end) const {
-    return {text.substr(begin, end - begin), readable_end, is_text_start && begin == 0};
+    return {text.substr(begin, end - begin),
+            readable_end,
+            is_text_start && begin == 0,
+            sources == nullptr ? nullptr : sources + begin};
   }
 };
 

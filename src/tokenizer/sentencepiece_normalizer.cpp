@@ -67,8 +67,9 @@ void Charsmap::validate(const std::string& where) const {
   }
 }
 
-Charsmap::Replacement Charsmap::find(std::string_view text) const {
-  Replacement longest;
+template <bool is_shortest_enough>
+Charsmap::Replacement Charsmap::search(std::string_view text) const {
+  Replacement last;
   size_t node = offset_of(units_[0]);
   for (size_t length = 1; length <= text.size(); ++length) {
     const auto byte = static_cast<unsigned char>(text[length - 1]);
@@ -76,9 +77,19 @@ Charsmap::Replacement Charsmap::find(std::string_view text) const {
     if (byte == 0 || label_of(units_[node]) != byte) break;
     const uint32_t unit = units_[node];
     node ^= offset_of(unit);
-    if (has_value_child(unit)) longest = {length, replacements_.data() + value_of(units_[node])};
+    if (!has_value_child(unit)) continue;
+    last = {length, replacements_.data() + value_of(units_[node])};
+    if (is_shortest_enough) break;
   }
-  return longest;
+  return last;
+}
+
+Charsmap::Replacement Charsmap::find(std::string_view text) const {
+  return search</*is_shortest_enough=*/false>(text);
+}
+
+Charsmap::Replacement Charsmap::find_shortest(std::string_view text) const {
+  return search</*is_shortest_enough=*/true>(text);
 }
 
 SentencepieceNormalizer::Step SentencepieceNormalizer::next_step(std::string_view text) const {

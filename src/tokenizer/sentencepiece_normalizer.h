@@ -23,12 +23,16 @@ class Charsmap {
     size_t length = 0;  // of what is replaced; 0: nothing at the text's start is
     std::string_view content;
   };
-  /// The longest string of the table that `text` starts with.
+  /// The longest string of the table that `text` starts with. Only for a table that is not empty.
   Replacement find(std::string_view text) const;
+  /// The shortest one.
+  Replacement find_shortest(std::string_view text) const;
   bool empty() const { return units_.empty(); }
 
  private:
   void validate(const std::string& where) const;
+  template <bool is_shortest_enough>
+  Replacement search(std::string_view text) const;
 
   std::vector<uint32_t> units_;
   std::string replacements_;

@@ -24,12 +24,6 @@ using weft::sentencepiece::Model;
 using weft::sentencepiece::Trainer;
 using Piece = Model::Piece;
 
-// The cost of a text grows with the longest piece; published models stay below 100 bytes.
-constexpr size_t kMaxPieceBytes = 1024;
-// The unigram model's trie counts its nodes in 24 bits; published models have up to 3 MB.
-constexpr size_t kMaxVocabularyBytes = size_t{1} << 24;
-// Sums of scores must stay finite; published models use 0 to about -10^6.
-constexpr float kMaxScore = 1e9F;
 // Positions in a text are 32 bits wide.
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
@@ -54,7 +48,7 @@ void validate_piece(const Piece& piece, int index, const std::string& where) {
                text.size(),
                kMaxPieceBytes);
   }
-  if (!std::isfinite(piece.score()) || std::fabs(piece.score()) > kMaxScore) {
+  if (!std::isfinite(piece.score()) || std::fabs(piece.score()) > kMaxPieceScore) {
     fail_input("{}: piece {} '{}' has score {}; the file is damaged", where, index, printable(text), piece.score());
   }
   if (piece.type() == Piece::BYTE && byte_of_piece(text) < 0) {
@@ -207,7 +201,8 @@ std::unique_ptr<WordModel> make_unigram(const Model& model, const Vocabulary& vo
       unknown_id = i;
     }
   }
-  return std::make_unique<UnigramModel>(pieces, unknown_id, std::move(byte_ids));
+  return std::make_unique<UnigramModel>(pieces,
+                                        UnigramOptions{.unknown_id = unknown_id, .byte_ids = std::move(byte_ids)});
 }
 
 std::unique_ptr<WordModel> make_bpe(const Model& model, const Vocabulary& vocabulary) {

@@ -86,7 +86,8 @@ bool is_sentencepiece(const fs::path& file) {
   return file.extension() == ".model" || file.extension() == ".spm";
 }
 
-/// Whether a tokenizer.json says "type": "Unigram", which is T5's and ALBERT's kind. Nothing else has that value.
+/// Whether a tokenizer.json says "type": "Unigram", which is T5's and ALBERT's kind. Nothing else has that value. Such
+/// a file was made from a sentencepiece model and treats some texts otherwise.
 bool is_unigram_json(std::string_view text) {
   constexpr std::string_view kValue = "\"Unigram\"";
   for (size_t at = text.find(kValue); at != std::string_view::npos; at = text.find(kValue, at + 1)) {
@@ -110,10 +111,6 @@ std::shared_ptr<const Tokenizer> load_json_file(const fs::path& file, const Toke
   const std::string text = read_whole_file(file.string());
   if (is_unigram_json(text)) {
     if (const auto model = sentencepiece_model_in(file.parent_path())) return load_tokenizer_file(*model);
-    fail_input(
-        "{}: of type Unigram, which Weft reads from the sentencepiece model it was made from; put that (spiece.model, "
-        "sentencepiece.bpe.model) beside it",
-        file.string());
   }
   return load_tokenizer_json_text(text, file.string(), settings);
 }

@@ -86,7 +86,8 @@ class Tokenizer {
                            std::optional<std::string_view> second = std::nullopt,
                            const EncodePairOptions& options = {}) const;
   /// As encode() without special tokens added; also says where each token comes from. A token for what the vocabulary
-  /// lacks spans its whole word. Throws Error(bad_input) for tokenizers that cannot say (all but WordPiece now).
+  /// lacks spans its whole word, or all such characters that follow each other. Throws Error(bad_input) for tokenizers
+  /// that cannot say (all but WordPiece and many of a tokenizer.json of type Unigram now).
   virtual std::vector<TokenSpan> encode_with_offsets(std::string_view text,
                                                      std::vector<int32_t>& ids,
                                                      SpecialsInText specials = SpecialsInText::as_in_file) const;

@@ -21,16 +21,20 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
 
   bool null() override { return add_value(nullptr); }
   bool boolean(bool value) override { return add_value(value); }
-  bool number_float(number_float_t value, const string_t&) override { return add_value(value); }
+  bool number_float(number_float_t value, const string_t&) override {
+    return table_ == Table::pieces ? add_score(value) : add_value(value);
+  }
   bool binary(binary_t&) override { return false; }
 
   bool number_integer(number_integer_t value) override { return add_number(value); }
   bool number_unsigned(number_unsigned_t value) override {
+    if (table_ == Table::pieces) return add_score(static_cast<double>(value));
     if (value > static_cast<number_unsigned_t>(INT64_MAX)) return refuse("a number above 2^63", key_);
     return add_number(static_cast<number_integer_t>(value));
   }
 
   bool string(string_t& value) override {
+    if (table_ == Table::pieces) return add_piece(value);
     if (table_ != Table::merges) return add_value(std::move(value));
     if (depth_ == kTableDepth + 1) return add_half_merge(value);
     return add_merge(value);
@@ -42,9 +46,13 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
   }
   bool start_array(std::size_t) override {
     if (is_at("merges")) return start_table(Table::merges);
-    if (table_ == Table::merges) {
-      num_halves_ = 0;
-      return ++depth_ <= kTableDepth + 1 || refuse("merge", std::to_string(document_.merges.size()));
+    if (is_at("vocab")) {
+      document_.has_scores = true;
+      return start_table(Table::pieces);
+    }
+    if (table_ == Table::merges || table_ == Table::pieces) {
+      num_parts_ = 0;
+      return ++depth_ <= kTableDepth + 1 || refuse_entry();
     }
     return start_container(json::array());
   }
@@ -54,9 +62,11 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
   }
   bool end_object() override { return end_container(); }
   bool end_array() override {
-    if (table_ == Table::merges && depth_ == kTableDepth + 1) {
+    if ((table_ == Table::merges || table_ == Table::pieces) && depth_ == kTableDepth + 1) {
+      if (num_parts_ != 2) return refuse_entry();
       --depth_;
-      return num_halves_ == 2 || refuse("merge", std::to_string(document_.merges.size()));
+      num_parts_ = 0;
+      return true;
     }
     return end_container();
   }
@@ -72,11 +82,16 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
   }
 
  private:
-  enum class Table : uint8_t { none, vocabulary, merges };
+  enum class Table : uint8_t { none, vocabulary, pieces, merges };
   static constexpr size_t kTableDepth = 3;  // inside {"model": {"vocab": {
 
   [[nodiscard]] bool refuse(std::string_view what, std::string_view which) const {
     fail_input("{}: {} '{}' cannot be used; the file is damaged", document_.where, what, printable(which));
+  }
+
+  [[nodiscard]] bool refuse_entry() const {
+    if (table_ == Table::merges) return refuse("merge", std::to_string(document_.merges.size()));
+    return refuse("entry of model.vocab", std::to_string(document_.vocabulary.size() - (num_parts_ > 0 ? 1 : 0)));
   }
 
   bool is_at(std::string_view table_key) const {
@@ -131,18 +146,33 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
   }
 
   bool add_number(number_integer_t value) {
+    if (table_ == Table::pieces) return add_score(static_cast<double>(value));
     if (table_ != Table::vocabulary) return add_value(value);
     document_.vocabulary.push_back({.text = store(key_), .id = value});
     return true;
   }
 
+  bool add_piece(std::string_view text) {
+    if (depth_ != kTableDepth + 1 || num_parts_ != 0) return refuse_entry();
+    ++num_parts_;
+    document_.vocabulary.push_back({.text = store(text), .id = static_cast<int64_t>(document_.vocabulary.size())});
+    return true;
+  }
+
+  bool add_score(double score) {
+    if (depth_ != kTableDepth + 1 || num_parts_ != 1) return refuse_entry();
+    ++num_parts_;
+    document_.vocabulary.back().score = score;
+    return true;
+  }
+
   bool add_half_merge(std::string_view text) {
-    if (++num_halves_ == 1) {
+    if (++num_parts_ == 1) {
       document_.merges.push_back({.left = store(text), .right = {}});
     } else {
       document_.merges.back().right = store(text);
     }
-    return num_halves_ <= 2 || refuse("merge", text);
+    return num_parts_ <= 2 || refuse("merge", text);
   }
 
   bool add_merge(std::string_view text) {
@@ -170,7 +200,7 @@ class DocumentBuilder : public nlohmann::json_sax<json> {
   size_t depth_ = 0;
   bool is_in_model_ = false;
   Table table_ = Table::none;
-  int num_halves_ = 0;
+  int num_parts_ = 0;  // of the merge or entry being read
 };
 
 }  // namespace

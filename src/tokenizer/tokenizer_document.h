@@ -18,6 +18,7 @@ struct TokenizerDocument {
   struct Token {
     Text text;
     int64_t id = 0;
+    double score = 0;
   };
   /// Written ["a", "b"] or "a b".
   struct Merge {
@@ -29,7 +30,8 @@ struct TokenizerDocument {
 
   std::string where;  // the file, for messages
   std::string arena;
-  std::vector<Token> vocabulary;  // model.vocab where it is an object
+  std::vector<Token> vocabulary;  // model.vocab
+  bool has_scores = false;        // it is a list of [token, score] by id
   std::vector<Merge> merges;      // model.merges
   std::shared_ptr<nlohmann::json> rest;
 };

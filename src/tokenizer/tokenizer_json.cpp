@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "core/error.h"
 #include "tokenizer/bpe.h"
@@ -10,6 +12,7 @@
 #include "tokenizer/json_stages.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/tokenizer_document.h"
+#include "tokenizer/unigram.h"
 #include "tokenizer/wordpiece.h"
 
 namespace weft {
@@ -109,16 +112,85 @@ std::unique_ptr<WordModel> read_wordpiece_model(const JsonFields& model, const V
   return std::make_unique<WordPieceModel>(vocabulary, options);
 }
 
+/// The ids of <0x00> to <0xFF>, -1 for those that the vocabulary lacks.
+std::vector<int32_t> find_byte_ids(const Vocabulary& vocabulary) {
+  std::vector<int32_t> ids(256);
+  for (size_t byte = 0; byte < ids.size(); ++byte) ids[byte] = vocabulary.find(fmt::format("<0x{:02X}>", byte));
+  return ids;
+}
+
+void check_piece(std::string_view text, int64_t id, double score, const std::string& where) {
+  if (text.size() > kMaxPieceBytes) {
+    fail_input(
+        "{}: piece {} '{}' has {} bytes; the limit is {}", where, id, printable(text, 40), text.size(), kMaxPieceBytes);
+  }
+  if (std::fabs(score) > kMaxPieceScore) {
+    fail_input("{}: piece {} '{}' has score {}; the file is damaged", where, id, printable(text), score);
+  }
+}
+
+/// Of pieces that occur twice the later one counts, as in the reference.
+UnigramModel read_unigram_model(const TokenizerDocument& document,
+                                const JsonFields& model,
+                                const Vocabulary& vocabulary,
+                                const std::vector<AddedToken>& added_tokens) {
+  std::unordered_set<std::string_view> specials;
+  for (const AddedToken& token : added_tokens) {
+    if (token.is_special) specials.insert(token.content);
+  }
+  std::vector<UnigramPiece> pieces;
+  pieces.reserve(document.vocabulary.size());
+  size_t num_bytes = 0;
+  for (const TokenizerDocument::Token& token : document.vocabulary) {
+    const std::string_view text = document.view(token.text);
+    check_piece(text, token.id, token.score, model.where());
+    num_bytes += text.size();
+    pieces.push_back({.text = text,
+                      .id = static_cast<int32_t>(token.id),
+                      .score = token.score,
+                      .is_special = specials.contains(text)});
+  }
+  if (num_bytes >= kMaxVocabularyBytes) {
+    fail_input("{}: pieces of {} bytes in all; the limit is {}", model.where(), num_bytes, kMaxVocabularyBytes - 1);
+  }
+  const int64_t unknown_id = model.integer("unk_id");
+  if (unknown_id < 0 || unknown_id >= vocabulary.size()) {
+    fail_input("{}: 'unk_id' is {}, expected 0 to {}", model.where(), unknown_id, vocabulary.size() - 1);
+  }
+  UnigramOptions options{.rules = UnigramRules::tokenizer_json, .unknown_id = static_cast<int32_t>(unknown_id)};
+  if (model.boolean_or("byte_fallback", false)) options.byte_ids = find_byte_ids(vocabulary);
+  return {pieces, std::move(options)};
+}
+
+/// Older files leave the type out.
+std::string type_of_model(const TokenizerDocument& document, const JsonFields& model) {
+  return model.string_or("type", document.has_scores ? "Unigram" : "BPE");
+}
+
 void read_model(const TokenizerDocument& document, const JsonFields& model, bool is_byte_level, PipelineParts& parts) {
-  const std::string type = model.string_or("type", "BPE");  // older files leave it out
-  if (type == "BPE") {
+  const std::string type = type_of_model(document, model);
+  const bool is_unigram = type == "Unigram";
+  if (is_unigram != document.has_scores && (is_unigram || type == "BPE" || type == "WordPiece")) {
+    fail_input("{}: a model of type '{}', but its vocab is {}",
+               model.where(),
+               type,
+               is_unigram ? "no list of [piece, score]" : "a list");
+  }
+  if (is_unigram) {
+    const UnigramModel unigram = read_unigram_model(document, model, *parts.vocabulary, parts.added_tokens);
+    parts.type = "unigram";
+    parts.plain_model = unigram.without_specials();
+    parts.model = std::make_unique<UnigramModel>(unigram);
+  } else if (type == "BPE") {
     parts.type = is_byte_level ? "byte_level_bpe" : "bpe";
     parts.model = read_bpe_model(document, model, *parts.vocabulary, is_byte_level);
   } else if (type == "WordPiece") {
     parts.type = "wordpiece";
     parts.model = read_wordpiece_model(model, *parts.vocabulary);
   } else {
-    fail_input("{}: model of type '{}' is not supported; known are BPE and WordPiece", model.where(), printable(type));
+    fail_input("{}: model of type '{}' is not supported; known are BPE, WordPiece and Unigram",
+               model.where(),
+               printable(type));
   }
 }
 
@@ -139,10 +211,12 @@ PipelineParts read_tokenizer_json(std::string_view text, const std::string& wher
   PipelineParts parts;
   parts.where = where;
   parts.vocabulary = read_vocabulary(document);
-  PreTokenizerPlan plan = read_pre_tokenizer(stage_of(root, "pre_tokenizer"), where + ": pre_tokenizer");
+  const bool is_bpe = type_of_model(document, model) == "BPE";
+  PreTokenizerPlan plan =
+      read_pre_tokenizer(stage_of(root, "pre_tokenizer"), /*reads_bytes=*/is_bpe, where + ": pre_tokenizer");
+  parts.added_tokens = read_added_tokens(root, document.vocabulary.size());
   read_model(document, model, plan.is_byte_level, parts);
   parts.pre_tokenizers = std::move(plan.stages);
-  parts.added_tokens = read_added_tokens(root, document.vocabulary.size());
   for (const AddedToken& token : parts.added_tokens) parts.vocabulary->add(token.content, token.id);
   parts.normalizer = read_normalizer(stage_of(root, "normalizer"), where + ": normalizer");
   SpecialIds special =
@@ -162,7 +236,8 @@ std::shared_ptr<const Tokenizer> load_tokenizer_json_text(std::string_view text,
   parts.bos_id = resolve_bos(settings, view);
   if (!parts.bos_id && !parts.prefix_ids.empty()) parts.bos_id = parts.prefix_ids.front();
   parts.end_ids = resolve_end_ids(settings, view);
-  if (parts.end_ids.empty() && parts.type == "wordpiece") parts.end_ids = parts.suffix_ids;
+  // Those of language models have nothing behind a text.
+  if (parts.end_ids.empty() && (parts.type == "wordpiece" || parts.type == "unigram")) parts.end_ids = parts.suffix_ids;
   parts.chat_template = settings.chat_template;
   return make_pipeline_tokenizer(std::move(parts));
 }

@@ -134,6 +134,21 @@ size_t Utf8Joiner::incomplete_tail() const {
   return 0;
 }
 
+size_t grapheme_length(std::string_view text) {
+  const char* position = text.data();
+  const char* end = position + text.size();
+  auto character = static_cast<utf8proc_int32_t>(next_character(position));
+  utf8proc_int32_t state = 0;
+  while (position < end) {
+    const char* next = position;
+    const auto following = static_cast<utf8proc_int32_t>(next_character(next));
+    if (utf8proc_grapheme_break_stateful(character, following, &state)) break;
+    character = following;
+    position = next;
+  }
+  return static_cast<size_t>(position - text.data());
+}
+
 CharacterClass wide_character_class(char32_t character) {
   switch (category(character)) {
     case UTF8PROC_CATEGORY_LU:

@@ -74,6 +74,9 @@ inline const char* previous_character(const char* begin, const char* position) {
   return position;
 }
 
+/// Length of the extended grapheme cluster (Unicode annex 29) that valid UTF-8, which is not empty, starts with.
+size_t grapheme_length(std::string_view text);
+
 /// \p{L}, \p{N}, \s (White_Space) or none of them: the classes of the byte-level BPE patterns.
 enum class CharacterClass : uint8_t { letter, number, space, other };
 

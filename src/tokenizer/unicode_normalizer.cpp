@@ -35,14 +35,29 @@ void decompose(char32_t character, bool is_compatibility, std::vector<utf8proc_i
   out.insert(out.end(), parts.begin(), parts.begin() + size);
 }
 
+/// A character and where in the text it comes from.
+struct SourcedCharacter {
+  utf8proc_int32_t character = 0;
+  uint32_t source = 0;
+};
+
+utf8proc_int32_t character_of(utf8proc_int32_t character) {
+  return character;
+}
+utf8proc_int32_t character_of(const SourcedCharacter& sourced) {
+  return sourced.character;
+}
+
 /// Canonical ordering: each run of marks sorted by combining class, stably.
-void order_marks(std::vector<utf8proc_int32_t>& characters) {
-  const auto is_mark_class = [](utf8proc_int32_t c) { return c >= 0x300 && combining_class(c) != 0; };
+template <typename Character>
+void order_marks(std::vector<Character>& characters) {
+  const auto class_of = [](const Character& c) { return combining_class(character_of(c)); };
+  const auto is_mark_class = [&](const Character& c) { return character_of(c) >= 0x300 && class_of(c) != 0; };
   for (auto begin = characters.begin(); begin != characters.end();) {
     begin = std::find_if(begin, characters.end(), is_mark_class);
     const auto end = std::find_if_not(begin, characters.end(), is_mark_class);
     if (end - begin > 1) {
-      std::stable_sort(begin, end, [](auto a, auto b) { return combining_class(a) < combining_class(b); });
+      std::stable_sort(begin, end, [&](const auto& a, const auto& b) { return class_of(a) < class_of(b); });
     }
     begin = end;
   }
@@ -117,6 +132,27 @@ class UnicodeNormalizer : public Normalizer {
     if (!is_changed) return text;
     buffer.append(copied, static_cast<size_t>(end - copied));
     return buffer;
+  }
+
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    if (composes_) return false;  // what is composed comes from several characters
+    std::vector<utf8proc_int32_t> parts;
+    std::vector<SourcedCharacter> characters;
+    const char* end = text.data() + text.size();
+    for (const char* position = text.data(); position < end;) {
+      const auto source = static_cast<uint32_t>(position - text.data());
+      parts.clear();
+      decompose(next_character(position), is_compatibility_, parts);
+      for (const utf8proc_int32_t part : parts) characters.push_back({part, source});
+    }
+    order_marks(characters);
+    buffer.clear();
+    sources.clear();
+    for (const SourcedCharacter& sourced : characters) {
+      append_utf8(static_cast<char32_t>(sourced.character), buffer);
+      sources.resize(buffer.size(), sourced.source);
+    }
+    return true;
   }
 
  private:

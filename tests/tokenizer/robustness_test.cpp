@@ -41,7 +41,8 @@ TEST(BrokenTokenizerJson, UnknownStageTypesAreNamed) {
   }
   json tokenizer = small_tokenizer();
   tokenizer["model"]["type"] = "Unigram2";
-  EXPECT_THAT(loading(tokenizer), fails_with("model of type 'Unigram2' is not supported; known are BPE and WordPiece"));
+  EXPECT_THAT(loading(tokenizer),
+              fails_with("model of type 'Unigram2' is not supported; known are BPE, WordPiece and Unigram"));
 }
 
 TEST(BrokenTokenizerJson, DamagedTablesAreNamed) {
@@ -60,6 +61,89 @@ TEST(BrokenTokenizerJson, DamagedTablesAreNamed) {
   tokenizer["model"].erase("vocab");
   EXPECT_THAT(loading(tokenizer), fails_with("model.vocab has no tokens"));
   EXPECT_THAT([] { load_tokenizer_json_text("[1]", "file"); }, fails_with("expected a JSON object"));
+}
+
+json small_unigram() {
+  return json::parse(R"({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["a", -1.5], ["b", -2]]}})");
+}
+
+TEST(BrokenUnigramJson, EntriesThatAreNoPieceWithAScoreAreNumbered) {
+  for (const char* entry : {R"(["b"])", R"([])", R"([-2, "b"])", R"(["b", -2, 0])", R"(["b", "c"])", R"("b")", "-2"}) {
+    const std::string text = R"({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1], )" +
+                             std::string(entry) + R"(, ["c", -3]]}})";
+    EXPECT_THAT([&] { load_tokenizer_json_text(text, "file"); }, fails_with("entry of model.vocab '1' cannot be used"))
+        << entry;
+  }
+  for (const char* entry : {R"({"b": -2})", R"([["b"], -2])", R"(["b", null])", R"(["b", true])"}) {
+    const std::string text =
+        R"({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", -1], )" + std::string(entry) + "]}}";
+    EXPECT_THAT([&] { load_tokenizer_json_text(text, "file"); }, fails_with("cannot be used")) << entry;
+  }
+}
+
+TEST(BrokenUnigramJson, ScoresThatCannotBeAddedAreNamed) {
+  json tokenizer = small_unigram();
+  tokenizer["model"]["vocab"][1][1] = -1e10;
+  EXPECT_THAT(loading(tokenizer), fails_with("piece 1 'a' has score -10000000000; the file is damaged"));
+  for (const char* score : {"NaN", "-Infinity", "1e999"}) {
+    const std::string text =
+        R"({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", )" + std::string(score) + "]]}}";
+    EXPECT_THAT([&] { load_tokenizer_json_text(text, "file"); }, fails_with("not valid JSON at byte")) << score;
+  }
+}
+
+TEST(BrokenUnigramJson, AnUnknownIdOutsideTheVocabularyIsNamed) {
+  json tokenizer = small_unigram();
+  for (const int id : {-1, 3}) {
+    tokenizer["model"]["unk_id"] = id;
+    EXPECT_THAT(loading(tokenizer), fails_with("'unk_id' is " + std::to_string(id) + ", expected 0 to 2"));
+  }
+  tokenizer["model"]["unk_id"] = nullptr;
+  EXPECT_THAT(loading(tokenizer), fails_with("'unk_id' is missing"));
+}
+
+TEST(BrokenUnigramJson, AVocabularyOfAnotherTypeIsRefused) {
+  json tokenizer = small_unigram();
+  for (const char* type : {"BPE", "WordPiece"}) {
+    tokenizer["model"]["type"] = type;
+    EXPECT_THAT(loading(tokenizer), fails_with("but its vocab is a list")) << type;
+  }
+  tokenizer = small_tokenizer();
+  tokenizer["model"]["type"] = "Unigram";
+  EXPECT_THAT(loading(tokenizer), fails_with("but its vocab is no list of [piece, score]"));
+  tokenizer["model"]["vocab"] = json::array();
+  EXPECT_THAT(loading(tokenizer), fails_with("model.vocab has no tokens"));
+}
+
+TEST(BrokenUnigramJson, PiecesThatAreTooLongAreRefused) {
+  json tokenizer = small_unigram();
+  tokenizer["model"]["vocab"][1][0] = std::string(1025, 'a');
+  EXPECT_THAT(loading(tokenizer), fails_with("has 1025 bytes; the limit is 1024"));
+  for (int i = 0; i < 16384; ++i)
+    tokenizer["model"]["vocab"][i] = {std::to_string(10000 + i) + std::string(1019, 'a'), -1};
+  EXPECT_THAT(loading(tokenizer), fails_with("bytes in all; the limit is 16777215"));
+}
+
+TEST(BrokenUnigramJson, DamagedNormalizationTablesAreNamed) {
+  json tokenizer = small_unigram();
+  tokenizer["normalizer"] = {{"type", "Precompiled"}};
+  EXPECT_THAT(loading(tokenizer), fails_with("'precompiled_charsmap' is missing"));
+  tokenizer["normalizer"]["precompiled_charsmap"] = "";
+  EXPECT_THAT(loading(tokenizer), fails_with("'precompiled_charsmap' is empty"));
+  for (const char* text : {"A", "AAA", "AAAA=", "AA=A", "A===", "====", "AA==AAAA", "AAAA\n", "AB==", "AA-_"}) {
+    tokenizer["normalizer"]["precompiled_charsmap"] = text;
+    EXPECT_THAT(loading(tokenizer), fails_with("'precompiled_charsmap' is not base64")) << text;
+  }
+  tokenizer["normalizer"]["precompiled_charsmap"] = "AAQAAGE=";
+  EXPECT_THAT(loading(tokenizer), fails_with("has 5 bytes and a trie of 1024; the file is damaged"));
+}
+
+TEST(BrokenUnigramJson, EveryTruncationIsAnError) {
+  const std::string text = small_unigram().dump();
+  for (size_t size = 0; size < text.size(); ++size) {
+    EXPECT_THAT([&] { load_tokenizer_json_text(text.substr(0, size), "file"); }, fails_with("not valid JSON at byte"))
+        << size;
+  }
 }
 
 TEST(BrokenTokenizerJson, EveryTruncationIsAnError) {
@@ -154,6 +238,7 @@ TEST(HostileText, TimeGrowsWithTheLengthAloneOnAnyText) {
                                      &test::smollm2_tokenizer(),
                                      &test::sentencepiece_bpe_tokenizer(),
                                      &test::sentencepiece_unigram_tokenizer(),
+                                     &test::t5_tokenizer(),
                                      &test::minilm_tokenizer(),
                                      &test::minilm_vocabulary_tokenizer()}) {
     for (const std::string& unit : units) {

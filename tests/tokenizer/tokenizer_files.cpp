@@ -162,6 +162,12 @@ const Tokenizer& sentencepiece_unigram_tokenizer() {
   return *tokenizer;
 }
 
+const Tokenizer& t5_tokenizer() {
+  static const auto tokenizer =
+      load_tokenizer(write_file("t5_unigram/tokenizer.json", json::parse(unigram_golden())[0]["tokenizer"].dump()));
+  return *tokenizer;
+}
+
 const Tokenizer& minilm_tokenizer() {
   static const auto tokenizer = load_tokenizer(write_file("minilm/tokenizer.json", minilm_json(/*is_cased=*/false)));
   return *tokenizer;
@@ -174,6 +180,19 @@ const Tokenizer& minilm_cased_tokenizer() {
 const Tokenizer& minilm_vocabulary_tokenizer() {
   static const auto tokenizer = load_tokenizer(tokenizer_data("minilm_wordpiece"));
   return *tokenizer;
+}
+
+std::string unigram_golden() {
+  json golden = json::parse(read_file(unpack("unigram.json")));
+  for (json& example : golden["cases"]) {
+    json& normalizer = example["tokenizer"]["normalizer"];
+    if (normalizer.is_null()) continue;
+    if (normalizer["type"] != "Sequence") normalizer = {{"type", "Sequence"}, {"normalizers", {normalizer}}};
+    for (json& stage : normalizer["normalizers"]) {
+      if (stage["type"] == "Precompiled") stage["precompiled_charsmap"] = golden["charsmap"];
+    }
+  }
+  return golden["cases"].dump();
 }
 
 std::vector<GoldenRow> read_golden(const std::string& folder, const std::string& file) {

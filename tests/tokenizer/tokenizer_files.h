@@ -35,6 +35,11 @@ const Tokenizer& minilm_tokenizer();
 const Tokenizer& minilm_cased_tokenizer();
 /// The same vocabulary as vocab.txt.
 const Tokenizer& minilm_vocabulary_tokenizer();
+/// A tokenizer.json of type Unigram as transformers saves it for T5.
+const Tokenizer& t5_tokenizer();
+
+/// The list of unigram.json.xz (make_unigram_golden.py), complete tokenizers in it.
+std::string unigram_golden();
 
 struct GoldenRow {
   std::string label;  // the row's number in its file

@@ -14,7 +14,6 @@
 namespace weft {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
@@ -264,17 +263,6 @@ TEST(SentencepieceOfALanguageModel, BeginsTextsUnlessItsConfigSaysOtherwise) {
   settings.add_bos_token = true;
   EXPECT_THAT([&] { encoded_with(settings, "spm_unigram"); },
               ThrowsMessage<Error>(HasSubstr("add_bos_token, but the model has no begin piece")));
-}
-
-TEST(LoadTokenizer, PrefersTheSentencepieceModelToAUnigramTokenizerJson) {
-  test::write_file("t5/tokenizer.json", R"({"model": {"type": "Unigram", "vocab": [["a", 0]]}})");
-  const std::string path =
-      test::write_file("t5/spiece.model", test::read_file(test::tokenizer_data("spm_unigram/spm.model")));
-  EXPECT_EQ(load_tokenizer(path.substr(0, path.rfind('/')))->type(), "unigram");
-  const std::string alone =
-      test::write_file("t5_alone/tokenizer.json", R"({"model": {"type": "Unigram", "vocab": [["a", 0]]}})");
-  EXPECT_THAT([&] { load_tokenizer(alone); },
-              ThrowsMessage<Error>(AllOf(HasSubstr("Unigram"), HasSubstr("spiece.model"))));
 }
 
 TEST(WordPieceRoles, AreFoundByTheirNames) {
