@@ -84,12 +84,12 @@ int32_t UnigramModel::find_piece(std::string_view text) const {
   return is_found(piece) ? piece.id : -1;
 }
 
+template <bool keeps_floats>
 void UnigramModel::extend_paths(std::string_view text,
                                 size_t begin,
                                 size_t character_end,
                                 UnigramScratch& scratch) const {
   const Trie& trie = *trie_;
-  const bool keeps_floats = options_.rules == UnigramRules::sentencepiece;
   const double score_until_begin = scratch.best_until[begin].score;
   // Sentencepiece adds and compares in double, but keeps a float.
   const auto offer = [&](size_t end, int32_t id, double candidate) {
@@ -139,12 +139,18 @@ void UnigramModel::segment(std::string_view word,
     fail_input("a text of {} bytes without a place to cut it; at most {} at a time", word.size(), kMaxWordBytes);
   }
   scratch.best_until.assign(word.size() + 1, {.score = 0, .id = -1, .begin = -1});
+  const bool keeps_floats = options_.rules == UnigramRules::sentencepiece;
   const char* position = word.data();
   const char* end = position + word.size();
   while (position < end) {
     const auto begin = static_cast<size_t>(position - word.data());
     next_character(position);
-    extend_paths(word, begin, static_cast<size_t>(position - word.data()), scratch);
+    const auto character_end = static_cast<size_t>(position - word.data());
+    if (keeps_floats) {
+      extend_paths<true>(word, begin, character_end, scratch);
+    } else {
+      extend_paths<false>(word, begin, character_end, scratch);
+    }
   }
   append_best(word, scratch, ids, spans);
 }

@@ -94,6 +94,7 @@ class UnigramModel : public WordModel {
 
   bool is_found(const Node& node) const { return node.id >= 0 && !(skips_specials_ && node.is_special); }
   int32_t find_piece(std::string_view text) const;
+  template <bool keeps_floats>
   void extend_paths(std::string_view text, size_t begin, size_t character_end, UnigramScratch& scratch) const;
   void append_best(std::string_view text,
                    const UnigramScratch& scratch,
