@@ -39,6 +39,7 @@ std::vector<TokenisedText> random_texts(const ModelInfo& info, const BenchOption
 
 std::vector<TokenisedText> tokenise(const Tokenizer& tokenizer, const std::vector<std::string>& lines) {
   std::vector<TokenisedText> texts;
+  texts.reserve(lines.size());
   for (const std::string& line : lines) texts.push_back({.ids = tokenizer.encode(line, true)});
   return texts;
 }
