@@ -197,8 +197,8 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   OutputFolder folder(options.out);
   folder.prepare();
   // First, as a config may not be able to say everything.
-  write_converted_files(
-      opened, parse_format(options.format), tensors.empty() ? DType::f32 : tensors[0].dtype, folder.partial());
+  DType dtype = tensors.empty() ? DType::f32 : tensors[0].dtype;
+  write_model_files(opened, parse_format(options.format), dtype, "", folder.partial());
   std::unique_ptr<CheckpointWriter> writer =
       make_checkpoint_writer(options.format == "keras" ? "keras_hdf5" : options.format, folder.partial(), tensors);
   Progress progress("converting", total, !options.common.quiet);

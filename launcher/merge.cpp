@@ -78,7 +78,8 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   OutputFolder folder(options.out);
   if (session.rank() == 0) {
     folder.prepare();
-    write_model_files(base, dtype, "", folder.partial());  // first, as a config may not be able to say everything
+    // First, as a config may not be able to say everything.
+    write_model_files(base, ModelFormat::huggingface, dtype, "", folder.partial());
     create_safetensors(folder.partial(), *layout);
   }
   ranks->barrier();

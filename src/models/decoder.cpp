@@ -1,5 +1,7 @@
 #include "models/decoder.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "models/batch_inputs.h"
 #include "models/family.h"
@@ -226,6 +228,10 @@ std::vector<NamedLinear> Decoder::linears() {
 }
 
 }  // namespace
+
+int64_t widest_window(const DecoderConfig& config) {
+  return config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
+}
 
 std::unique_ptr<LanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place) {
   return std::make_unique<Decoder>(config, place);

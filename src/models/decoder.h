@@ -33,6 +33,9 @@ struct DecoderConfig {
   std::vector<double> inverse_frequency;  // [head_dim / 2], by the rope settings
 };
 
+/// 0 where no layer has one.
+int64_t widest_window(const DecoderConfig& config);
+
 std::unique_ptr<LanguageModel> make_decoder(const DecoderConfig& config, TensorParallelPlace place);
 
 }  // namespace weft

@@ -19,52 +19,47 @@ double eps_of(const DecoderConfig& config) {
   return as_written(static_cast<float>(config.norm.eps));
 }
 
-void add_end_ids(const ModelInfo& info, Json& json) {
-  if (!info.end_ids.empty()) json["eos_token_id"] = info.end_ids;
-}
-
-Json huggingface_config(const DecoderConfig& config) {
+/// What both kinds of config.json spell alike.
+Json common_config(const DecoderConfig& config) {
   const ModelInfo& info = config.info;
   Json json = {{"model_type", info.family},
                {"vocab_size", info.vocab_size},
                {"hidden_size", info.hidden_size},
                {"intermediate_size", info.intermediate_size},
                {"num_hidden_layers", info.num_layers},
-               {"num_attention_heads", info.num_heads},
+               {"max_position_embeddings", info.max_positions},
+               {"rms_norm_eps", eps_of(config)}};
+  add_rope_scaling(config.rope, info.head_dim, json);
+  if (!info.end_ids.empty()) json["eos_token_id"] = info.end_ids;
+  return json;
+}
+
+Json huggingface_config(const DecoderConfig& config) {
+  const ModelInfo& info = config.info;
+  Json json = common_config(config);
+  json.update({{"num_attention_heads", info.num_heads},
                {"num_key_value_heads", info.num_kv_heads},
                {"head_dim", info.head_dim},
-               {"max_position_embeddings", info.max_positions},
-               {"rms_norm_eps", eps_of(config)},
                {"rope_theta", config.rope.theta},
                {"attention_dropout", as_written(config.attention_dropout)},
-               {"tie_word_embeddings", info.tied_embedding}};
-  add_rope_scaling(config.rope, info.head_dim, json);
-  add_end_ids(info, json);
+               {"tie_word_embeddings", info.tied_embedding}});
   return json;
 }
 
 /// In bert4keras3 `num_attention_heads` counts the key/value heads.
 Json keras_config(const DecoderConfig& config) {
   const ModelInfo& info = config.info;
-  Json json = {{"model_type", info.family},
-               {"vocab_size", info.vocab_size},
-               {"hidden_size", info.hidden_size},
-               {"intermediate_size", info.intermediate_size},
-               {"num_hidden_layers", info.num_layers},
-               {"query_head", info.num_heads},
+  Json json = common_config(config);
+  json.update({{"query_head", info.num_heads},
                {"num_attention_heads", info.num_kv_heads},
                {"attention_head_size", info.head_dim},
-               {"max_position_embeddings", info.max_positions},
                {"max_wavelength", config.rope.theta},
                {"use_bias", config.qkv_bias},
                {"o_bias", config.output_bias},
                {"share_emebding", info.tied_embedding},  // spelt so
                {"attention_probs_dropout_prob", as_written(config.attention_dropout)},
                {"dropout_rate", 0.0},
-               {"type_vocab_size", 0},
-               {"rms_norm_eps", eps_of(config)}};
-  add_rope_scaling(config.rope, info.head_dim, json);
-  add_end_ids(info, json);
+               {"type_vocab_size", 0}});
   double eps = eps_of(config);
   if (eps != kSeedEps)
     log::warning("bert4keras3 norms with {} whatever its config says; this model has {}", kSeedEps, eps);

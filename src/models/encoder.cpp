@@ -1,12 +1,12 @@
 #include "models/encoder.h"
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
 #include "models/encoder_block.h"
+#include "models/rope_settings.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
@@ -15,16 +15,7 @@
 namespace weft {
 namespace {
 
-constexpr double kRotaryBase = 10000;
 constexpr uint32_t kTaskSite = 1 << 20;
-
-std::vector<double> rotary_frequencies(int64_t head_dim) {
-  std::vector<double> frequencies;
-  for (int64_t m = 0; m < head_dim / 2; ++m) {
-    frequencies.push_back(std::pow(kRotaryBase, -2.0 * static_cast<double>(m) / static_cast<double>(head_dim)));
-  }
-  return frequencies;
-}
 
 class Encoder final : public LanguageModel {
  public:
@@ -218,7 +209,7 @@ void Encoder::check(const Batch& batch, const KvCache* cache) const {
 Tensor Encoder::make_rope_table(Context& context, const std::vector<int32_t>& positions) const {
   DType dtype = tokens_.table->value.dtype();
   int64_t width = config_.info.head_dim;
-  if (config_.rotary_table == nullptr) return rope_table(context, positions, rotary_frequencies(width), dtype);
+  if (config_.rotary_table == nullptr) return rope_table(context, positions, rope_frequencies({}, width), dtype);
   DType table_dtype = dtype == DType::f64 ? DType::f64 : DType::f32;
   Tensor table = context.empty({static_cast<int64_t>(positions.size()), width}, table_dtype);
   std::vector<float> rows;

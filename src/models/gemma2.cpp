@@ -1,7 +1,6 @@
 // Gemma 2: Gemma with norms after both branches, soft caps on scores and logits, and a sliding window in every other
 // layer (Gemma team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024).
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -25,7 +24,7 @@ double pre_attention_scalar(const DecoderConfig& config) {
 }
 
 int64_t window_of(const DecoderConfig& config) {
-  int64_t widest = config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
+  int64_t widest = widest_window(config);
   return widest > 0 ? widest : kReleasedWindow;
 }
 
@@ -170,8 +169,7 @@ void add_keras_keys(const DecoderConfig& config, Json& keys) {
   if (!by_head && !is_scale(config.info.hidden_size / config.info.num_heads)) {
     fail_input("bert4keras3 has no key for this model's query_pre_attn_scalar, {}", pre_attention_scalar(config));
   }
-  bool has_window =
-      std::any_of(config.windows.begin(), config.windows.end(), [](int64_t window) { return window > 0; });
+  bool has_window = widest_window(config) > 0;
   if (has_window && config.windows != alternate_windows(window_of(config), config.info.num_layers)) {
     fail_input("bert4keras3 has a sliding window in every other layer from the first; this model's layers differ");
   }

@@ -19,9 +19,8 @@ DecoderConfig read_llama(const ModelSource& source) {
     if (source.config.boolean_or("mlp_bias", false))
       fail_input("{}: mlp_bias is not supported for Llama", source.config.path());
     config.qkv_bias = config.output_bias = source.config.boolean_or("attention_bias", false);
-    config.activation = parse_activation(source.config.string_or("hidden_act", "silu"));
   }
-  if (source.format == ModelFormat::keras_hdf5) {
+  if (source.format != ModelFormat::gguf) {
     config.activation = parse_activation(source.config.string_or("hidden_act", "silu"));
   }
   // bert4keras3 norms with 1e-6 whatever the model was trained with; its configs do not hold the epsilon, and Llama 3's

@@ -1,7 +1,6 @@
 // bert4keras3 has one class for Llama, Yi and Qwen: one set of Keras names and keys serves the two families.
 #pragma once
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -38,9 +37,7 @@ inline WeightMap llama_keras_weights() {
 /// What bert4keras3's class reads beside what all decoders have.
 inline void add_llama_keras_keys(const DecoderConfig& config, nlohmann::ordered_json& keys) {
   keys["hidden_act"] = seed_activation_name(config.activation);
-  bool has_window =
-      std::any_of(config.windows.begin(), config.windows.end(), [](int64_t window) { return window > 0; });
-  if (has_window) fail_input("bert4keras3 has no sliding windows for this family");
+  if (widest_window(config) > 0) fail_input("bert4keras3 has no sliding windows for this family");
 }
 
 }  // namespace weft

@@ -145,18 +145,13 @@ std::string model_config_json(const OpenedModel& opened, DType dtype) {
 }
 
 void write_model_files(const OpenedModel& opened,
+                       ModelFormat format,
                        DType dtype,
                        const std::string& tokenizer,
                        const std::string& folder) {
-  write_whole_file(folder + "/config.json", model_config_json(opened, dtype));
-  copy_tokenizer_files(opened, tokenizer, folder);
-}
-
-void write_converted_files(const OpenedModel& opened, ModelFormat format, DType dtype, const std::string& folder) {
-  Json config = converted_config(opened, format, dtype);
   write_whole_file(folder + (format == ModelFormat::tensorflow ? "/bert_config.json" : "/config.json"),
-                   config.dump(2) + "\n");
-  copy_tokenizer_files(opened, "", folder);
+                   converted_config(opened, format, dtype).dump(2) + "\n");
+  copy_tokenizer_files(opened, tokenizer, folder);
 }
 
 }  // namespace weft

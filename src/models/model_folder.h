@@ -12,13 +12,13 @@ namespace weft {
 /// Error(bad_input) for what it cannot express.
 std::string model_config_json(const OpenedModel& opened, DType dtype);
 
-/// Writes config.json and copies the tokenizer's files, those that lie in `tokenizer` (a folder or a file in it; empty:
-/// the model's). From a GGUF file its metadata, which hold the tokenizer, become tokenizer.gguf. Throws
-/// Error(bad_input).
-void write_model_files(const OpenedModel& opened, DType dtype, const std::string& tokenizer, const std::string& folder);
-
-/// The same for weights in another format: the config with `model_type` where transformers wants it, under the name
-/// that the format's programs look for. Throws Error(bad_input) where no config of that format can be made.
-void write_converted_files(const OpenedModel& opened, ModelFormat format, DType dtype, const std::string& folder);
+/// Writes the config of a format, under the name that the format's programs look for, and copies the tokenizer's files,
+/// those that lie in `tokenizer` (a folder or a file in it; empty: the model's). From a GGUF file its metadata, which
+/// hold the tokenizer, become tokenizer.gguf. Throws Error(bad_input) where no config of that format can be made.
+void write_model_files(const OpenedModel& opened,
+                       ModelFormat format,
+                       DType dtype,
+                       const std::string& tokenizer,
+                       const std::string& folder);
 
 }  // namespace weft

@@ -125,7 +125,8 @@ void Save::write() {
 
 /// What makes a folder with weights one that other programs open.
 void Save::describe_weights(const std::string& folder, DType dtype) const {
-  if (subject_.adapter == nullptr) return write_model_files(subject_.base, dtype, subject_.tokenizer, folder);
+  if (subject_.adapter == nullptr)
+    return write_model_files(subject_.base, ModelFormat::huggingface, dtype, subject_.tokenizer, folder);
   write_whole_file(folder + "/adapter_config.json",
                    adapter_config_json(subject_.adapter->options(),
                                        subject_.adapter->parameters(),
