@@ -265,32 +265,39 @@ ENCODING_PROGRAMS = ("weft", "torch eager", "torch compiled", "onnxruntime", "op
 BF16_ENCODING_PROGRAMS = ("weft", "torch eager", "torch compiled", "openvino")  # the others compute in f32 on processors
 
 
-def write_texts(path: pathlib.Path, options: argparse.Namespace, count: int, length: int) -> str:
-    """The aphorisms of Debian's package fortunes whose lengths in tokens are nearest to `length`, a line each."""
+ENCODING_SHAPES = ((256, 32), (64, 256))  # texts, tokens of each
+
+
+def write_texts(cache: pathlib.Path) -> dict[int, str]:
+    """Length → file with those aphorisms of Debian's package fortunes whose lengths in tokens are nearest to it, a line each."""
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_file(str(options.cache / "minilm" / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(cache / "minilm" / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    files = sorted((options.cache / "fortunes-labelled").glob("fortunes-*.jsonl"))
+    files = sorted((cache / "fortunes-labelled").glob("fortunes-*.jsonl"))
     texts = list(dict.fromkeys(json.loads(line)["text"] for file in files for line in file.open(encoding="utf-8")))
     lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-    # Every second of twice as many: their lengths spread as those of sentences do.
-    nearest = sorted(range(len(texts)), key=lambda i: abs(lengths[i] - length))[: 2 * count : 2]
-    path.write_text("".join(texts[i] + "\n" for i in sorted(nearest)), encoding="utf-8")
-    return str(path)
+    written = {}
+    for count, length in ENCODING_SHAPES:
+        # Every second of twice as many: their lengths spread as those of sentences do.
+        nearest = sorted(range(len(texts)), key=lambda i: abs(lengths[i] - length))[: 2 * count : 2]
+        path = cache / "peers" / f"texts_{length}.txt"
+        path.write_text("".join(texts[i] + "\n" for i in sorted(nearest)), encoding="utf-8")
+        written[length] = str(path)
+    return written
 
 
 def make_encoding_measures(options: argparse.Namespace) -> list[Measure]:
     """Sentence vectors by all-MiniLM-L6-v2: of texts with their tokenisation, and of random ids that all have one length."""
     folder = str(options.cache / "minilm")
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "encode_peer.py")
+    files = write_texts(options.cache)
     measures = []
     for dtype, columns in (("f32", ENCODING_PROGRAMS), ("bf16", BF16_ENCODING_PROGRAMS)):
-        for texts, length in ((256, 32), (64, 256)):
-            file = options.cache / "peers" / f"texts_{length}.txt"
+        for texts, length in ENCODING_SHAPES:
             kinds = {
-                f"encode, {texts} texts of about {length} tokens, {dtype}": ["--text", write_texts(file, options, texts, length)],
+                f"encode, {texts} texts of about {length} tokens, {dtype}": ["--text", files[length]],
                 f"encode, {texts} x {length} ids, {dtype}": ["--batch", str(texts), "--sequence", str(length)],
             }
             for name, work in kinds.items():

@@ -39,7 +39,7 @@ class RandomTexts:
         self.longest = length
         self.num_tokens = texts * length
 
-    def batches(self, size: int) -> list[Batch]:
+    def batches(self, size: int, length: int | None = None) -> list[Batch]:
         places = numpy.arange(len(self.ids))
         cut = [places[begin : begin + size] for begin in range(0, len(places), size)]
         return [Batch(rows, self.ids[rows], None, [self.longest] * len(rows)) for rows in cut]
@@ -119,6 +119,10 @@ def torch_vectors(model, batch: Batch) -> numpy.ndarray:
         return model(torch.from_numpy(batch.ids), mask).float().numpy()
 
 
+def input_names(is_padded: bool) -> list[str]:
+    return ["input_ids", "attention_mask"] if is_padded else ["input_ids"]
+
+
 def onnx_file(folder: str, is_padded: bool) -> str:
     """The model in ONNX, exported at the first call and kept beside the weights."""
     path = pathlib.Path(folder) / "peers" / ("model_with_mask.onnx" if is_padded else "model.onnx")
@@ -127,7 +131,7 @@ def onnx_file(folder: str, is_padded: bool) -> str:
 
         path.parent.mkdir(exist_ok=True)
         dims = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
-        names = ["input_ids", "attention_mask"] if is_padded else ["input_ids"]
+        names = input_names(is_padded)
         inputs = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in names)
         program = torch.onnx.export(
             sentence_model(folder), inputs, input_names=names, dynamic_shapes=tuple({**dims} for _ in names), dynamo=True, optimize=True
@@ -137,7 +141,7 @@ def onnx_file(folder: str, is_padded: bool) -> str:
 
 
 def onnx_inputs(batch: Batch) -> dict[str, numpy.ndarray]:
-    return {"input_ids": batch.ids} if batch.mask is None else {"input_ids": batch.ids, "attention_mask": batch.mask}
+    return dict(zip(input_names(batch.mask is not None), (batch.ids, batch.mask)))
 
 
 # Each gives its ways to encode: name → function that gives the vectors of all texts.
@@ -184,7 +188,7 @@ def openvino_ways(options: argparse.Namespace, texts: Texts) -> dict[str, Callab
         """With a length every batch is padded to it: fixed shapes are its fastest."""
         model = core.read_model(onnx_file(options.model, texts.is_padded))
         if length is not None:
-            model.reshape({name: [size, length] for name in onnx_inputs(texts.batches(size)[0])})
+            model.reshape({name: [size, length] for name in input_names(texts.is_padded)})
         settings = {
             "INFERENCE_PRECISION_HINT": options.dtype,
             "INFERENCE_NUM_THREADS": options.threads,
@@ -195,7 +199,7 @@ def openvino_ways(options: argparse.Namespace, texts: Texts) -> dict[str, Callab
         queue.set_callback(lambda request, index: vectors.__setitem__(index, request.get_output_tensor().data.copy()))
 
         def encode():
-            batches = texts.batches(size, length) if texts.is_padded else texts.batches(size)
+            batches = texts.batches(size, length)
             for index, batch in enumerate(batches):
                 queue.start_async(onnx_inputs(batch), index)
             queue.wait_all()
