@@ -16,16 +16,11 @@ using testing::contents;
 using ::testing::HasSubstr;
 using testing::Outcome;
 
-class ConvertDecoders : public testing::CommandTest {
+class ConvertDecoders : public EncoderCommands {
  protected:
   /// Converts into a new folder; what it warned of is in warnings_.
   fs::path convert(const fs::path& model, const std::string& flags, const std::string& format) {
-    fs::path out = folder_ / fmt::format("{}_{}", format, num_conversions_++);
-    Outcome outcome = weft(
-        fmt::format("convert --quiet --model '{}' {} --to {} --out '{}'", model.string(), flags, format, out.string()));
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    warnings_ = outcome.err;
-    return out;
+    return EncoderCommands::convert(model, flags, format, &warnings_);
   }
 
   void expect_verified(const fs::path& model, const fs::path& golden_case) {
@@ -36,17 +31,12 @@ class ConvertDecoders : public testing::CommandTest {
 
   /// A case of hf/ under its name in the test's folder, with other settings.
   fs::path with_config(const std::string& name, const json& changes) const {
-    fs::path model = folder_ / name;
-    fs::create_directory(model);
-    json config = json::parse(contents(kData / "hf" / name / "config.json"));
-    config.update(changes);
-    std::ofstream(model / "config.json") << config;
-    fs::copy(kData / "hf" / name / "model.safetensors", model / "model.safetensors");
+    fs::path model = make_model(name, "hf/" + name);
+    change_config(model, changes);
     return model;
   }
 
   std::string warnings_;
-  int num_conversions_ = 0;
 };
 
 class HuggingFaceDecoders : public ConvertDecoders, public ::testing::WithParamInterface<const char*> {};

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tokenizer/loaders.h"
+#include "tokenizer/reference_rows.h"
 #include "tokenizer/tokenizer_files.h"
 
 namespace weft {
@@ -22,15 +23,7 @@ TEST_P(TokenizerStages, GiveTheReferenceIdsAndTexts) {
   const json& example = stage_cases()[GetParam()];
   const auto tokenizer = load_tokenizer_json_text(example["tokenizer"].dump(), example["name"].get<std::string>());
   ASSERT_GT(example["rows"].size(), 50);
-  for (const json& row : example["rows"]) {
-    const auto text = row["text"].get<std::string>();
-    const auto ids = row["ids"].get<std::vector<int32_t>>();
-    const auto ids_special = row["ids_special"].get<std::vector<int32_t>>();
-    EXPECT_EQ(tokenizer->encode(text, false), ids) << row["text"].dump();
-    EXPECT_EQ(tokenizer->encode(text, true), ids_special) << row["text"].dump();
-    EXPECT_EQ(tokenizer->decode(ids, false), row["decode"].get<std::string>()) << row["text"].dump();
-    EXPECT_EQ(tokenizer->decode(ids_special, true), row["decode_skip"].get<std::string>()) << row["text"].dump();
-  }
+  test::expect_reference_rows(*tokenizer, example["rows"]);
 }
 
 INSTANTIATE_TEST_SUITE_P(References,

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tokenizer/loaders.h"
+#include "tokenizer/reference_rows.h"
 #include "tokenizer/tokenizer_files.h"
 
 namespace weft {
@@ -39,15 +40,7 @@ TEST_P(UnigramGolden, GivesTheReferenceIdsAndTexts) {
   const auto tokenizer = load(example()["tokenizer"]);
   EXPECT_EQ(tokenizer->type(), "unigram");
   ASSERT_GT(example()["rows"].size(), 100);
-  for (const json& row : example()["rows"]) {
-    const auto text = row["text"].get<std::string>();
-    const auto ids = row["ids"].get<std::vector<int32_t>>();
-    const auto ids_special = row["ids_special"].get<std::vector<int32_t>>();
-    EXPECT_EQ(tokenizer->encode(text, false), ids) << row["text"].dump();
-    EXPECT_EQ(tokenizer->encode(text, true), ids_special) << row["text"].dump();
-    EXPECT_EQ(tokenizer->decode(ids, false), row["decode"].get<std::string>()) << row["text"].dump();
-    EXPECT_EQ(tokenizer->decode(ids_special, true), row["decode_skip"].get<std::string>()) << row["text"].dump();
-  }
+  test::expect_reference_rows(*tokenizer, example()["rows"]);
 }
 
 TEST_P(UnigramGolden, GivesTheReferencePairs) {
