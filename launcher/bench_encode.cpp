@@ -9,7 +9,7 @@
 #include "generate/sentence_encoder.h"
 #include "launcher/bench_runs.h"
 #include "launcher/mpi_session.h"
-#include "tokenizer/tokenizer.h"
+#include "launcher/tokenise_texts.h"
 
 namespace weft {
 namespace {
@@ -34,13 +34,6 @@ std::vector<TokenisedText> random_texts(const ModelInfo& info, const BenchOption
       text.ids.push_back(static_cast<int32_t>(key.bits(index++) % static_cast<uint32_t>(info.vocab_size)));
     }
   }
-  return texts;
-}
-
-std::vector<TokenisedText> tokenise(const Tokenizer& tokenizer, const std::vector<std::string>& lines) {
-  std::vector<TokenisedText> texts;
-  texts.reserve(lines.size());
-  for (const std::string& line : lines) texts.push_back({.ids = tokenizer.encode(line, true)});
   return texts;
 }
 
@@ -73,12 +66,12 @@ double count_tokens(const std::vector<TokenisedText>& texts) {
 BenchResult bench_encode(const BenchOptions& options, MpiSession& session) {
   bool is_from_file = !options.text_file.empty();
   auto loaded =
-      load_model_for_inference(options.common, session, is_from_file ? TokenizerUse::all_ranks : TokenizerUse::nowhere);
+      load_model_for_inference(options.common, session, is_from_file ? TokenizerUse::rank_zero : TokenizerUse::nowhere);
   const ModelInfo& info = loaded->model->info();
   std::vector<std::string> lines;
-  if (is_from_file) lines = split_lines(read_text(options.text_file, "text"));
+  if (is_from_file && session.rank() == 0) lines = split_lines(read_text(options.text_file, "text"));
   auto make_texts = [&](int repetition) {
-    return is_from_file ? tokenise(*loaded->tokenizer, lines) : random_texts(info, options, repetition);
+    return is_from_file ? tokenise_texts(*loaded, lines, 0) : random_texts(info, options, repetition);
   };
   std::vector<TokenisedText> texts = make_texts(0);
   if (texts.empty()) fail_input("{}: holds no text", printable(options.text_file));

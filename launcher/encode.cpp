@@ -18,8 +18,8 @@
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
+#include "launcher/tokenise_texts.h"
 #include "parallel/communicator.h"
-#include "tokenizer/tokenizer.h"
 
 namespace weft {
 namespace {
@@ -53,27 +53,12 @@ Pooling parse_pooling(const std::string& name) {
   return name == "cls" ? Pooling::cls : name == "pooled" ? Pooling::pooled : Pooling::mean;
 }
 
-/// Token ids of all texts on all ranks, cut to what the model holds.
+/// Cut to what the model holds, unless --max-length says otherwise.
 std::vector<TokenisedText> tokenise(const EncodeCommand& options,
                                     const InferenceModel& loaded,
                                     const std::vector<std::string>& texts) {
-  std::vector<std::vector<int32_t>> lists;
-  if (loaded.mesh->world().rank() == 0) {
-    int64_t limit = options.max_length > 0 ? options.max_length : loaded.model->info().max_positions;
-    size_t cut = 0;
-    for (const std::string& text : texts) {
-      std::vector<int32_t>& ids = lists.emplace_back(loaded.tokenizer->encode(text, true));
-      if (limit == 0 || static_cast<int64_t>(ids.size()) <= limit) continue;
-      ++cut;
-      ids = loaded.tokenizer->encode_pair(text, std::nullopt, {.max_length = static_cast<size_t>(limit)}).ids;
-    }
-    if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, texts.size(), limit);
-  }
-  broadcast_ids(loaded.context, loaded.mesh->world(), lists);
-  std::vector<TokenisedText> tokenised;
-  tokenised.reserve(lists.size());
-  for (std::vector<int32_t>& ids : lists) tokenised.push_back({.ids = std::move(ids)});
-  return tokenised;
+  int64_t limit = options.max_length > 0 ? options.max_length : loaded.model->info().max_positions;
+  return tokenise_texts(loaded, texts, limit);
 }
 
 /// Vectors of all texts, on rank 0: data-parallel ranks share them out.
