@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEFT = os.environ.get("WEFT", str(ROOT / "build/release/weft"))
 # `weft convert` writes these families, and those of T5, for bert4keras3; it reads all.
 FAMILIES = ("albert", "albert_unshared", "bert", "deberta", "electra", "gau", "gemma", "gemma2", "gpt", "gpt2", "gpt2_ml", "llama",
-            "nezha", "qwen", "roberta", "roformer", "roformer_v2", "yi")
+            "misakat5", "nezha", "qwen", "roberta", "roformer", "roformer_v2", "yi")
 
 
 def convert(*arguments: str) -> None:
