@@ -255,7 +255,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   });
   GenerationHooks hooks;
   hooks.should_stop = [&] { return interrupt.is_set_on_rank_zero(loaded->context); };
-  if (is_rank_zero) hooks.on_token = [](size_t, int32_t, std::string_view text) { write_answer(text); };
+  if (is_rank_zero) hooks.on_token = [](const DrawnToken& token) { write_answer(token.text); };
   for (;; ++request.sequence) {
     interrupt.clear();
     std::vector<int32_t> prompt = input.next_prompt();

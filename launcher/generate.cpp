@@ -10,6 +10,7 @@
 
 #include "core/log.h"
 #include "generate/beam_search.h"
+#include "generate/request_support.h"
 #include "launcher/beam_options.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
@@ -91,11 +92,15 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   return ids;
 }
 
-std::vector<int32_t> encode_prompt(const GenerateOptions& options,
-                                   const Tokenizer* tokenizer,
+std::vector<int32_t> ids_of_prompt(const GenerateOptions& options,
+                                   const InferenceModel& loaded,
                                    const std::string& prompt) {
   if (options.uses_ids) return parse_ids(prompt);
-  if (!options.is_chat) return tokenizer->encode(prompt, !options.is_raw && options.sessions.from.empty());
+  const Tokenizer* tokenizer = loaded.tokenizer.get();
+  bool is_plain = options.is_raw || !options.sessions.from.empty();
+  if (!options.is_chat) {
+    return is_plain ? tokenizer->encode(prompt, false) : encode_prompt(*tokenizer, loaded.model->info(), prompt);
+  }
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", prompt});
@@ -229,7 +234,7 @@ std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& opt
   Communicator& ranks = loaded.mesh->tensor_parallel();
   if (ranks.rank() == 0) {
     lists.push_back(end_ids_of(loaded, options.is_chat));
-    for (const std::string& prompt : prompts) lists.push_back(encode_prompt(options, loaded.tokenizer.get(), prompt));
+    for (const std::string& prompt : prompts) lists.push_back(ids_of_prompt(options, loaded, prompt));
   }
   broadcast_ids(loaded.context, ranks, lists);
   if (options.sampling.ignores_end) lists[0].clear();
@@ -311,7 +316,7 @@ void draw_answers(const GenerateOptions& options,
   GenerationHooks hooks;
   hooks.should_stop = answering.should_stop;
   if (answering.is_printing) {
-    hooks.on_token = [&](size_t, int32_t, std::string_view text) { answering.printer.on_token(text); };
+    hooks.on_token = [&](const DrawnToken& token) { answering.printer.on_token(token.text); };
     hooks.on_finish = [&](size_t index, const GenerationResult& result) { answering.printer.on_finish(index, result); };
   }
   if (!options.sessions.from.empty()) go_on_from_session(options.sessions.from, generator, requests[0]);

@@ -8,6 +8,7 @@
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
 #include "core/log.h"
+#include "generate/request_support.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -99,7 +100,7 @@ void check_samples(const RunConfig& source, const TrainingRun& run) {
   const config::SampleConfig& samples = source.message().samples();
   int64_t positions = run.model->info().max_positions;
   for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
-    auto tokens = static_cast<int64_t>(run.tokenizer->encode(samples.prompts(i), true).size());
+    auto tokens = static_cast<int64_t>(encode_prompt(*run.tokenizer, run.model->info(), samples.prompts(i)).size());
     bool fits = positions == 0 || tokens + samples.max_new_tokens() <= positions;
     if (tokens > 0 && fits) continue;
     fail_input("{}: {} tokens and samples.max_new_tokens {} do not fit the model's {} positions",

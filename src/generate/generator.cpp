@@ -71,34 +71,122 @@ Generator::Generator(Context& context, LanguageModel& model, const GeneratorOpti
 
 Generator::~Generator() = default;
 
+namespace {
+
+/// Requests that are all there from the start.
+class GivenRequests final : public RequestFeed {
+ public:
+  explicit GivenRequests(std::span<const GenerationRequest> requests) : requests_(requests) {}
+
+  Update next(int64_t places, bool) override {
+    Update update;
+    auto count = std::min(static_cast<size_t>(places), requests_.size());
+    update.requests.assign(requests_.begin(), requests_.begin() + static_cast<std::ptrdiff_t>(count));
+    requests_ = requests_.subspan(count);
+    update.is_closed = requests_.empty();
+    return update;
+  }
+
+ private:
+  std::span<const GenerationRequest> requests_;
+};
+
+}  // namespace
+
 std::vector<GenerationResult> Generator::run(std::span<const GenerationRequest> requests,
                                              const GenerationHooks& hooks) {
   for (size_t index = 0; index < requests.size(); ++index) check(requests[index], index);
   std::vector<GenerationResult> results(requests.size());
   if (requests.empty()) return results;
-  results_ = &results;
+  int64_t tokens = 0;
+  int64_t source_tokens = 0;
+  for (size_t index = 0; index < requests.size(); ++index) {
+    results[index].finish_reason = FinishReason::interrupted;
+    source_tokens = std::max(source_tokens, std::ssize(requests[index].source));
+    const std::vector<int32_t>& prompt = requests[index].prompt;
+    int64_t limit = answer_limit(model_.info(), prompt, requests[index].max_new_tokens);
+    tokens = std::max(tokens, std::ssize(prompt) + limit);
+  }
+  reserve(std::ssize(requests), tokens, source_tokens);
+  GenerationHooks collecting = hooks;
+  collecting.on_finish = [&](size_t index, const GenerationResult& result) {
+    results[index] = result;
+    if (hooks.on_finish) hooks.on_finish(index, result);
+  };
+  GivenRequests feed(requests);
+  serve(feed, collecting);
+  return results;
+}
+
+void Generator::serve(RequestFeed& feed, const GenerationHooks& hooks) {
   hooks_ = &hooks;
   drop_pass_ahead();  // of a run that failed
+  waiting_.clear();
   active_.clear();
   for (Slot& slot : slots_) slot.sequence = nullptr;
-  reserve_cache(requests);
-  auto batch_limit = static_cast<size_t>(options_.max_batch);
-  size_t next = 0;
-  while (next < requests.size() || !active_.empty()) {
+  RequestFeed::Update update;
+  for (size_t index = 0; !update.is_closed || !waiting_.empty() || !active_.empty();) {
     if (hooks.should_stop && hooks.should_stop()) {
-      for (; next < requests.size(); ++next) results[next].finish_reason = FinishReason::interrupted;
-      for (auto& sequence : active_) finish(*sequence, FinishReason::interrupted);
-      remove_finished();
+      interrupt();
       break;
     }
-    while (next < requests.size() && active_.size() < batch_limit) {
-      admit(requests, next);
-      ++next;
+    if (!update.is_closed) {
+      int64_t busy = std::ssize(active_) + std::ssize(waiting_);
+      update = feed.next(std::max<int64_t>(options_.max_batch - busy, 0), busy == 0);
+      for (size_t cancelled : update.cancelled) cancel(cancelled);
+      for (GenerationRequest& request : update.requests) {
+        check(request, index);
+        waiting_.push_back(std::make_unique<Sequence>(std::move(request), index++, options_.tokenizer, model_.info()));
+      }
     }
-    step();
+    admit_waiting();
+    if (!active_.empty()) step();
   }
   drop_pass_ahead();
-  return results;
+}
+
+void Generator::cancel(size_t index) {
+  auto place = std::ranges::find(waiting_, index, [](const auto& sequence) { return sequence->index; });
+  if (place != waiting_.end()) {
+    finish(**place, FinishReason::interrupted);
+    waiting_.erase(place);
+    return;
+  }
+  for (auto& sequence : active_) {
+    if (sequence->index == index) finish(*sequence, FinishReason::interrupted);
+  }
+  for (auto& sequence : active_) {
+    if (sequence->donor && sequence->donor->is_finished) sequence->donor = nullptr;
+  }
+  remove_finished();
+}
+
+void Generator::interrupt() {
+  for (auto& sequence : active_) finish(*sequence, FinishReason::interrupted);
+  for (auto& sequence : waiting_) finish(*sequence, FinishReason::interrupted);
+  remove_finished();
+  waiting_.clear();
+}
+
+void Generator::admit_waiting() {
+  while (!waiting_.empty() && std::ssize(active_) < options_.max_batch) {
+    if (!make_room()) break;
+    admit(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+/// For the sequence that waits longest. False: not while others are being answered.
+bool Generator::make_room() {
+  const Sequence& sequence = *waiting_.front();
+  auto source_tokens = std::ssize(sequence.request.source);
+  bool is_there = cache_ && std::ssize(active_) < cache_->num_slots() &&
+                  sequence.max_tokens() <= cache_->max_tokens() && source_tokens <= cache_->max_source_tokens();
+  if (is_there) return true;
+  // What was computed of sources is not copied.
+  if (model_.info().has_source && !active_.empty()) return false;
+  reserve(std::ssize(active_) + std::ssize(waiting_), sequence.max_tokens(), source_tokens);
+  return true;
 }
 
 void Generator::check(const GenerationRequest& request, size_t index) const {
@@ -108,24 +196,17 @@ void Generator::check(const GenerationRequest& request, size_t index) const {
   if (!request.stop_strings.empty() && !options_.tokenizer) fail(ExitCode::usage, "stop strings need a tokenizer");
 }
 
-/// Makes the cache hold the longest request. One that grows at least doubles, so that a long conversation copies
-/// little.
-void Generator::reserve_cache(std::span<const GenerationRequest> requests) {
-  int64_t tokens = 0;
-  int64_t source_tokens = 0;
-  for (const GenerationRequest& request : requests) {
-    source_tokens = std::max(source_tokens, static_cast<int64_t>(request.source.size()));
-    tokens = std::max(tokens,
-                      static_cast<int64_t>(request.prompt.size()) +
-                          answer_limit(model_.info(), request.prompt, request.max_new_tokens));
-  }
-  int64_t num_slots = std::min<int64_t>(options_.max_batch, static_cast<int64_t>(requests.size()));
+/// A cache that grows at least doubles, so that a long conversation copies little.
+void Generator::reserve(int64_t answers, int64_t tokens, int64_t source_tokens) {
+  int64_t num_slots = std::min(options_.max_batch, answers);
   if (cache_) {
-    bool holds_sources = cache_->max_source_tokens() >= source_tokens;
-    if (cache_->num_slots() >= num_slots && cache_->max_tokens() >= tokens && holds_sources) return;
+    bool has_slots = cache_->num_slots() >= num_slots;
+    bool has_tokens = cache_->max_tokens() >= tokens;
+    if (has_slots && has_tokens && cache_->max_source_tokens() >= source_tokens) return;
     source_tokens = std::max(source_tokens, cache_->max_source_tokens());
+    if (!has_slots) num_slots = std::min(options_.max_batch, std::max(num_slots, 2 * cache_->num_slots()));
     num_slots = std::max(num_slots, cache_->num_slots());
-    if (cache_->max_tokens() < tokens) tokens = std::max(tokens, 2 * cache_->max_tokens());
+    if (!has_tokens) tokens = std::max(tokens, 2 * cache_->max_tokens());
     tokens = std::max(tokens, cache_->max_tokens());
   }
   make_cache(num_slots, tokens, source_tokens);
@@ -137,7 +218,9 @@ void Generator::make_cache(int64_t num_slots, int64_t tokens, int64_t source_tok
   auto cache = std::make_unique<KvCache>(
       context_, model_.kv_cache_shape(options_.cache_dtype), num_slots, tokens, num_slots, source_tokens);
   for (size_t slot = 0; slot < slots_.size(); ++slot) {
-    copy_cache(*cache_, *cache, static_cast<int64_t>(slot), static_cast<int64_t>(slots_[slot].tokens.size()));
+    const Sequence* sequence = slots_[slot].sequence;
+    int64_t held = sequence != nullptr ? sequence->cached : std::ssize(slots_[slot].tokens);
+    copy_cache(*cache_, *cache, static_cast<int64_t>(slot), held);
   }
   cache_ = std::move(cache);
   slots_.resize(static_cast<size_t>(num_slots));
@@ -187,9 +270,8 @@ Session Generator::load_session(const std::string& path) {
   return last_;
 }
 
-void Generator::admit(std::span<const GenerationRequest> requests, size_t index) {
-  auto sequence = std::make_unique<Sequence>(requests[index], index, options_.tokenizer);
-  sequence->limit = answer_limit(model_.info(), requests[index].prompt, requests[index].max_new_tokens);
+void Generator::admit(std::unique_ptr<Sequence> sequence) {
+  sequence->start = GenerationClock::now();
   find_shared_prefix(*sequence);
   stats_.reused_tokens += std::max(sequence->cached, sequence->shared);
   Slot& slot = slots_[static_cast<size_t>(sequence->slot)];
@@ -240,7 +322,7 @@ void Generator::find_shared_prefix(Sequence& sequence) {
   }
 }
 
-void Generator::accept(Sequence& sequence, int32_t id) {
+void Generator::accept(Sequence& sequence, int32_t id, const TokenLogprobs* logprobs) {
   if (sequence.num_new() == 0) sequence.first_token = GenerationClock::now();
   sequence.tokens.push_back(id);
   const auto& end_ids = sequence.request.end_ids;
@@ -252,8 +334,9 @@ void Generator::accept(Sequence& sequence, int32_t id) {
     if (is_last) text += sequence.filter.push(sequence.decoder->finish());
     if (is_last) text += sequence.filter.finish();
   }
-  (*results_)[sequence.index].text += text;
-  if (hooks_->on_token) hooks_->on_token(sequence.index, id, text);
+  sequence.result.text += text;
+  if (logprobs != nullptr) sequence.result.logprobs.push_back(*logprobs);
+  if (hooks_->on_token) hooks_->on_token({.request = sequence.index, .id = id, .text = text, .logprobs = logprobs});
   if (sequence.filter.found()) {
     finish(sequence, FinishReason::stop);
   } else if (is_last) {
@@ -262,7 +345,7 @@ void Generator::accept(Sequence& sequence, int32_t id) {
 }
 
 void Generator::finish(Sequence& sequence, FinishReason reason) {
-  GenerationResult& result = (*results_)[sequence.index];
+  GenerationResult& result = sequence.result;
   auto prompt_length = static_cast<std::ptrdiff_t>(sequence.request.prompt.size());
   result.ids.assign(sequence.tokens.begin() + prompt_length, sequence.tokens.end());
   result.finish_reason = reason;

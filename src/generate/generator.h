@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 
 #include "generate/sampler.h"
 #include "generate/session.h"
+#include "generate/token_logprobs.h"
 #include "models/model.h"
 #include "tokenizer/tokenizer.h"
 
@@ -29,6 +31,7 @@ struct GenerationRequest {
   int64_t min_new_tokens = 0;  // before this many, no end id is drawn
   std::vector<int32_t> end_ids;
   std::vector<std::string> stop_strings;  // the answer ends before the first of them; needs a tokenizer
+  int64_t num_logprobs = -1;  // of the likeliest tokens beside each drawn one's; negative: no log probabilities
 };
 
 enum class FinishReason : uint8_t { length, end, stop, interrupted };
@@ -52,9 +55,18 @@ struct GenerationResult {
   std::string text;          // without it and without special tokens; empty without a tokenizer
   FinishReason finish_reason = FinishReason::length;
   int64_t prompt_tokens = 0;
-  double first_token_seconds = 0;  // from its turn to the first token
-  double decode_seconds = 0;       // from the first token to the last
-  double score = 0;                // of beam search: what the answers of a request are compared by
+  double first_token_seconds = 0;       // from its turn to the first token
+  double decode_seconds = 0;            // from the first token to the last
+  double score = 0;                     // of beam search: what the answers of a request are compared by
+  std::vector<TokenLogprobs> logprobs;  // one an id, where the request asks for them
+};
+
+/// A token as it is drawn.
+struct DrawnToken {
+  size_t request = 0;
+  int32_t id = 0;
+  std::string_view text;                    // what became certain with it (may be empty); none with the end id
+  const TokenLogprobs* logprobs = nullptr;  // where the request asks for them
 };
 
 /// Totals over all calls of run.
@@ -74,12 +86,26 @@ struct GeneratorOptions {
 };
 
 struct GenerationHooks {
-  /// Every token as it is drawn; `text` is what became certain with it (may be empty), none with the end id.
-  std::function<void(size_t request, int32_t id, std::string_view text)> on_token;
+  std::function<void(const DrawnToken& token)> on_token;
   /// Every result when it is complete, in the order of finishing.
   std::function<void(size_t request, const GenerationResult& result)> on_finish;
   /// Asked before every step; on true all answers end as they are. Must give the same answer on every rank.
   std::function<bool()> should_stop;
+};
+
+/// Where requests come from while others are being answered. They are numbered in the order of their coming.
+class RequestFeed {
+ public:
+  struct Update {
+    std::vector<GenerationRequest> requests;  // any number
+    std::vector<size_t> cancelled;            // whose answers end as they are
+    bool is_closed = false;                   // nothing more will come
+  };
+
+  virtual ~RequestFeed() = default;
+  /// Asked before every step, while not closed. `places`: answers that could begin now. `is_idle`: nothing is being
+  /// answered, so it may wait. Must give the same on every rank.
+  virtual Update next(int64_t places, bool is_idle) = 0;
 };
 
 /// Every rank runs the same requests and takes the same decisions, since all see the same logits. What the cache holds
@@ -94,6 +120,17 @@ class Generator {
   /// One result a request, in order. Throws Error(bad_input) for a prompt that is empty, beyond the context or has
   /// unknown ids, and Error(usage) for options without a meaning, before anything is computed.
   std::vector<GenerationResult> run(std::span<const GenerationRequest> requests, const GenerationHooks& hooks = {});
+
+  /// Answers what the feed gives until it is closed and all is answered, or `should_stop` says so. Throws as run does;
+  /// a feed that takes requests from outside checks them first.
+  void serve(RequestFeed& feed, const GenerationHooks& hooks);
+
+  /// Throws what run would throw for a request. `index` is for the message.
+  void check(const GenerationRequest& request, size_t index) const;
+
+  /// Makes room for that many answers at a time of so many tokens, prompts among them, and sources; never less than
+  /// there is. Not while answers grow.
+  void reserve(int64_t answers, int64_t tokens, int64_t source_tokens);
 
   const GenerationStats& stats() const { return stats_; }
 
@@ -121,13 +158,15 @@ class Generator {
     Sequence* sequence = nullptr;
   };
 
-  void check(const GenerationRequest& request, size_t index) const;
   void check_sessions() const;
   std::string rank_path(const std::string& session) const;
   void check_same_session(const std::string& path) const;
-  void reserve_cache(std::span<const GenerationRequest> requests);
   void make_cache(int64_t num_slots, int64_t tokens, int64_t source_tokens);
-  void admit(std::span<const GenerationRequest> requests, size_t index);
+  bool make_room();
+  void cancel(size_t index);
+  void interrupt();
+  void admit_waiting();
+  void admit(std::unique_ptr<Sequence> sequence);
   void find_shared_prefix(Sequence& sequence);
   void step();
   Pass queue_pass(const Pass* before);
@@ -143,7 +182,7 @@ class Generator {
   void choose_on_device(const Pass& pass, const Pass* before, Tensor& logits);
   void draw(Pass& pass);
   void drop_pass_ahead();
-  void accept(Sequence& sequence, int32_t id);
+  void accept(Sequence& sequence, int32_t id, const TokenLogprobs* logprobs = nullptr);
   void finish(Sequence& sequence, FinishReason reason);
   void remove_finished();
 
@@ -153,8 +192,8 @@ class Generator {
   Sampler sampler_;
   std::unique_ptr<KvCache> cache_;
   std::vector<Slot> slots_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> active_;
-  std::vector<GenerationResult>* results_ = nullptr;
   const GenerationHooks* hooks_ = nullptr;
   GenerationStats stats_;
   Session last_;  // what ended last, in slot last_slot_
@@ -164,6 +203,7 @@ class Generator {
   Batch batch_;
   std::vector<int32_t> rows_;
   std::vector<float> converted_row_;
+  std::vector<float> logits_before_;  // the sampler
   SampleBatch choices_;
 
   // The pass after the one whose results are read, where the device need not wait for the host.

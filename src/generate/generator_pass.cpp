@@ -107,6 +107,8 @@ TokenRequest Generator::token_request(const Sequence& sequence, bool has_late_id
 void Generator::plan_choice(Pass& pass, const Pass* before) {
   const KernelTable& table = context_.kernels();
   if (pass.sampled.empty()) return;
+  auto wants_logits = [](const Sequence* sequence) { return sequence->request.num_logprobs >= 0; };
+  if (std::ranges::any_of(pass.sampled, wants_logits)) return;
   bool is_ahead = before != nullptr;
   bool is_argmax = std::ranges::all_of(pass.sampled, [&](const Sequence* sequence) {
     return is_plain_argmax(sequence->request, sequence->num_new() + (is_ahead ? 1 : 0));
@@ -233,7 +235,15 @@ void Generator::draw(Pass& pass) {
       continue;
     }
     std::span<float> values = row_of_logits(pass.results, static_cast<int64_t>(row), converted_row_);
-    accept(sequence, sampler_.sample(values, token_request(sequence, false)));
+    int64_t num_logprobs = sequence.request.num_logprobs;
+    if (num_logprobs >= 0) logits_before_.assign(values.begin(), values.end());
+    int32_t id = sampler_.sample(values, token_request(sequence, false));
+    if (num_logprobs < 0) {
+      accept(sequence, id);
+    } else {
+      TokenLogprobs logprobs = token_logprobs(logits_before_, id, num_logprobs);
+      accept(sequence, id, &logprobs);
+    }
   }
 }
 

@@ -7,6 +7,11 @@
 
 namespace weft {
 
+std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const ModelInfo& info, std::string_view text) {
+  bool is_continued = !info.has_source && info.attention == AttentionPattern::causal;
+  return is_continued ? tokenizer.encode_beginning(text) : tokenizer.encode(text, true);
+}
+
 void check_prompt(const ModelInfo& info,
                   std::span<const int32_t> prompt,
                   std::span<const int32_t> source,

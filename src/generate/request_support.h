@@ -3,11 +3,17 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "models/model.h"
+#include "tokenizer/tokenizer.h"
 
 namespace weft {
+
+/// A text as a model generates from it. A causal one goes on behind it, so the tokens that close a text are left out; a
+/// source is closed.
+std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const ModelInfo& info, std::string_view text);
 
 /// Throws Error(bad_input) for a prompt (of an encoder-decoder a source) that is empty, beyond the context or has
 /// unknown ids. `index` is for the message.

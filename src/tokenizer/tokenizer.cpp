@@ -185,6 +185,15 @@ PairEncoding Tokenizer::encode_pair(std::string_view first,
   return fill_template(text_template(true), {.first = first_ids, .second = &second_ids}, options);
 }
 
+std::vector<int32_t> Tokenizer::encode_beginning(std::string_view text) const {
+  std::vector<int32_t> ids = encode(text, true);
+  const TextTemplate pieces = text_template(false);
+  auto is_special = [](const TemplatePiece& piece) { return piece.kind == TemplatePiece::Kind::special_token; };
+  auto closing = std::find_if_not(pieces.rbegin(), pieces.rend(), is_special) - pieces.rbegin();
+  ids.resize(ids.size() - static_cast<size_t>(closing));
+  return ids;
+}
+
 TextTemplate Tokenizer::text_template(bool is_pair) const {
   TextTemplate pieces;
   if (bos_id()) pieces.push_back({.id = *bos_id()});

@@ -79,6 +79,9 @@ class Tokenizer {
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const {
     return encode(text, add_special_tokens, SpecialsInText::as_in_file);
   }
+  /// Ids of a text that something is to follow: with the special tokens that stand before a text, without those that
+  /// close it ([SEP], </s>).
+  std::vector<int32_t> encode_beginning(std::string_view text) const;
   /// One text or two with their special tokens and segment ids: [CLS] first [SEP] second [SEP] for BERT, with segment 1
   /// from the second text on. While it is too long the longer text loses a token (the first one on a tie). Throws
   /// Error(bad_input) when max_length cannot hold the special tokens alone.

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "generate/generator.h"
+#include "generate/request_support.h"
 #include "tokenizer/tokenizer.h"
 #include "train/step_batches.h"
 
@@ -215,7 +216,7 @@ class Trainer {
       std::vector<GenerationRequest> requests;
       for (const std::string& prompt : options_.sample_prompts) {
         GenerationRequest& request = requests.emplace_back();
-        set_text(request, parts_.model.info(), parts_.tokenizer->encode(prompt, true));
+        set_text(request, parts_.model.info(), encode_prompt(*parts_.tokenizer, parts_.model.info(), prompt));
         request.max_new_tokens = options_.max_sample_tokens;
         request.end_ids = parts_.tokenizer->end_ids();
       }

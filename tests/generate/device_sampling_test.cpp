@@ -123,7 +123,7 @@ TEST(DeviceSamplingLoop, QueuesTheNextPassBeforeAnyTokenIsKnown) {
     model.num_passes = 0;
     int64_t known = 0;
     GenerationHooks hooks;
-    hooks.on_token = [&](size_t, int32_t, std::string_view) {
+    hooks.on_token = [&](const DrawnToken&) {
       ++known;
       EXPECT_EQ(model.num_passes, std::min(known + 1, request.max_new_tokens)) << "request " << request.sequence;
     };

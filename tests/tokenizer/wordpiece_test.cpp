@@ -158,6 +158,19 @@ TEST(EncodePair, WorksForEveryKindOfTokenizer) {
   EXPECT_EQ(pair.ids.size(), 2 * alone.size() - 1);
 }
 
+TEST(EncodeBeginning, LeavesOutWhatClosesAText) {
+  EXPECT_THAT(tokenizer().encode_beginning("a b"), ElementsAre(101, 1037, 1038));
+  EXPECT_THAT(test::minilm_tokenizer().encode_beginning("a b"), ElementsAre(101, 1037, 1038));
+  EXPECT_THAT(test::llama3_tokenizer().encode_beginning("Hello world"), ElementsAre(128000, 9906, 1917));
+  Ids closed = test::t5_tokenizer().encode("the people", true);
+  EXPECT_EQ(closed.back(), 1);
+  closed.pop_back();
+  EXPECT_EQ(test::t5_tokenizer().encode_beginning("the people"), closed);
+  EXPECT_EQ(test::rwkv_tokenizer().encode_beginning("Hello"), test::rwkv_tokenizer().encode("Hello", true));
+  EXPECT_EQ(test::sentencepiece_bpe_tokenizer().encode_beginning("Hello"),
+            test::sentencepiece_bpe_tokenizer().encode("Hello", true));
+}
+
 TEST(SpecialTokensInText, AreTextUnlessAskedForInAVocabularyFile) {
   const auto with = [](SpecialsInText specials) { return tokenizer().encode("a [MASK] b", false, specials); };
   EXPECT_THAT(with(SpecialsInText::recognised), ElementsAre(1037, 103, 1038));
