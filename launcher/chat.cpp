@@ -241,6 +241,7 @@ ExitCode run_chat(const ChatOptions& options, MpiSession& session) {
   std::unique_ptr<Conversation> conversation;
   if (is_rank_zero) conversation = std::make_unique<Conversation>(options, *loaded->tokenizer);
   if (!options.sampling.ignores_end) request.end_ids = agreed_end_ids(*loaded, options.format);
+  request.end_ids.insert(request.end_ids.end(), options.sampling.end_ids.begin(), options.sampling.end_ids.end());
   GeneratorOptions generator_options{
       .cache_dtype = loaded->dtype, .max_batch = 1, .tokenizer = loaded->tokenizer.get()};
   std::optional<Generator> generator(std::in_place, loaded->context, *loaded->model, generator_options);

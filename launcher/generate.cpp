@@ -1,23 +1,26 @@
 // weft generate: continues prompts.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "core/log.h"
 #include "generate/beam_search.h"
 #include "generate/request_support.h"
+#include "launcher/answer_printer.h"
 #include "launcher/beam_options.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
+#include "launcher/line_feed.h"
 #include "launcher/mpi_session.h"
 #include "launcher/sampling_options.h"
+#include "launcher/shared_feed.h"
 #include "tokenizer/chat_template.h"
 
 namespace weft {
@@ -29,6 +32,7 @@ constexpr const char* kFooter = R"(Examples:
   weft generate --model Qwen2-7B --prompt-file questions.txt --chat --batch 16 --json > answers.jsonl
   weft generate --model SmolLM2-135M --adapter runs/bible/checkpoints/step-00000200 --prompt "In the beginning"
   weft generate --model SmolLM2-135M-Instruct --chat "Name a colour" --beams 4 --num-return-sequences 4 --json
+  tail -f questions.txt | weft generate --model SmolLM2-135M-Instruct --chat --follow --json
   cat article.txt | weft generate --model Meta-Llama-3-8B --prompt-file - --whole-file --max-new-tokens 200
   weft launch -n 2 -- generate --model SmolLM2-135M-Instruct --chat "Hello"     (two ranks share the weights)
   weft generate --model rwkv-6 --prompt-file book.txt --whole-file --save-session book.session
@@ -54,6 +58,9 @@ struct GenerateOptions {
   bool uses_ids = false;
   bool prints_json = false;
   bool is_streaming_off = false;
+  bool follows = false;
+  std::string chat_format;
+  int64_t num_logprobs = -1;
 };
 
 /// The prompts of the command line, then those of the file.
@@ -104,98 +111,36 @@ std::vector<int32_t> ids_of_prompt(const GenerateOptions& options,
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", prompt});
-  return tokenizer->encode(render_chat(*tokenizer, messages, true), false);
+  return tokenizer->encode(render_chat(*tokenizer, messages, true, options.chat_format), false);
 }
 
-/// Prints answers in the order of the prompts as they become complete, or one answer as it grows.
-class AnswerPrinter {
- public:
-  AnswerPrinter(const GenerateOptions& options, const std::vector<std::string>& prompts, size_t num_answers)
-      : options_(options), prompts_(prompts), results_(num_answers), is_complete_(num_answers) {
-    is_streaming_ = num_answers == 1 && !options.prints_json && !options.is_streaming_off && !options.uses_ids &&
-                    !options.beams.is_searching();
-  }
-
-  void on_token(std::string_view text) {
-    if (!is_streaming_ || text.empty()) return;
-    write(text);
-  }
-
-  void on_finish(size_t index, const GenerationResult& result) {
-    results_[index] = std::make_unique<GenerationResult>(result);
-    is_complete_[index] = true;
-    print_complete();
-  }
-
-  /// A beam search may find fewer answers than were asked for.
-  void on_finish(size_t prompt, const BeamResults& results) {
-    auto wanted = static_cast<size_t>(options_.num_return_sequences);
-    for (size_t place = 0; place < wanted; ++place) {
-      size_t index = prompt * wanted + place;
-      if (place < results.size()) results_[index] = std::make_unique<GenerationResult>(results[place]);
-      is_complete_[index] = true;
-    }
-    print_complete();
-  }
-
- private:
-  void print_complete() {
-    for (; next_ < results_.size() && is_complete_[next_]; ++next_) {
-      if (results_[next_]) print(next_, *results_[next_]);
-      results_[next_].reset();
-    }
-  }
-
-  void print(size_t index, const GenerationResult& result) {
-    if (options_.prints_json) {
-      write(to_json(index, result) + "\n");
-    } else if (options_.uses_ids) {
-      write(fmt::format("{}\n", fmt::join(result.ids, " ")));
-    } else {
-      if (!is_streaming_) write(result.text);
-      if (!result.text.ends_with('\n')) write("\n");
-    }
-  }
-
-  std::string to_json(size_t index, const GenerationResult& result) const {
-    auto num_tokens = static_cast<double>(result.ids.size());
-    auto sequences = static_cast<size_t>(options_.num_return_sequences);
-    nlohmann::ordered_json object = {
-        {"prompt", prompts_[index / sequences]},
-        {"sequence", index % sequences},
-        {"text", result.text},
-        {"ids", result.ids},
-        {"finish_reason", finish_reason_name(result.finish_reason)},
-        {"prompt_tokens", result.prompt_tokens},
-        {"new_tokens", result.ids.size()},
-        {"first_token_seconds", result.first_token_seconds},
-        {"tokens_per_second", result.decode_seconds > 0 ? (num_tokens - 1) / result.decode_seconds : 0.0},
-    };
-    if (options_.beams.is_searching()) object["score"] = result.score;
-    return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  }
-
-  static void write(std::string_view text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
-  }
-
-  const GenerateOptions& options_;
-  const std::vector<std::string>& prompts_;
-  std::vector<std::unique_ptr<GenerationResult>> results_;
-  std::vector<bool> is_complete_;
-  size_t next_ = 0;
-  bool is_streaming_ = false;
-};
+/// A stream of prompts may bring more; what is given whole and is one answer is printed as it grows.
+AnswerFormat answer_format(const GenerateOptions& options, size_t num_answers, const Tokenizer* tokenizer) {
+  return {.is_json = options.prints_json,
+          .is_ids = options.uses_ids,
+          .is_streaming = num_answers == 1 && !options.prints_json && !options.is_streaming_off && !options.uses_ids &&
+                          !options.beams.is_searching(),
+          .has_score = options.beams.is_searching(),
+          .answers_a_prompt = static_cast<size_t>(options.num_return_sequences),
+          .tokenizer = tokenizer};
+}
 
 void check_usage(const GenerateOptions& options) {
   auto refuse = [](std::string_view what) { fail(ExitCode::usage, "generate: {}", what); };
-  bool has_prompt = !options.positional_prompts.empty() || !options.prompts.empty() || !options.prompt_file.empty();
-  if (!has_prompt && options.sessions.from.empty()) {
+  bool is_given = !options.positional_prompts.empty() || !options.prompts.empty() || !options.prompt_file.empty();
+  if (options.follows && is_given) refuse("--follow takes its prompts from standard input alone");
+  if (options.follows && (options.sessions.is_used() || options.beams.is_searching())) {
+    refuse("--follow goes with neither sessions nor beams");
+  }
+  if (options.num_logprobs >= 0 && (!options.prints_json || options.beams.is_searching())) {
+    refuse("--logprobs needs --json and answers without beams");
+  }
+  if (!is_given && !options.follows && options.sessions.from.empty()) {
     refuse("no prompt; give it as an argument, with --prompt, or with --prompt-file (- is standard input)");
   }
   if (options.uses_ids && options.is_chat) refuse("--ids and --chat exclude each other");
-  if (!options.system.empty() && !options.is_chat) refuse("--system needs --chat");
+  bool has_chat_options = !options.system.empty() || !options.chat_format.empty();
+  if (has_chat_options && !options.is_chat) refuse("--system and --chat-format need --chat");
   if (options.sessions.is_used() && (options.num_return_sequences > 1 || options.beams.is_searching())) {
     refuse("a session is of one answer, without beams");
   }
@@ -217,10 +162,12 @@ TokenizerUse tokenizer_use(const GenerateOptions& options) {
   return options.uses_ids ? TokenizerUse::nowhere : TokenizerUse::rank_zero;
 }
 
-std::vector<int32_t> end_ids_of(const InferenceModel& loaded, bool is_chat) {
+std::vector<int32_t> end_ids_of(const InferenceModel& loaded, const GenerateOptions& options) {
   std::vector<int32_t> ids = loaded.model->info().end_ids;
   if (!loaded.tokenizer) return ids;
-  const std::vector<int32_t> more = is_chat ? chat_end_ids(*loaded.tokenizer) : loaded.tokenizer->end_ids();
+  const Tokenizer& tokenizer = *loaded.tokenizer;
+  const std::vector<int32_t> more =
+      options.is_chat ? chat_end_ids(tokenizer, options.chat_format) : tokenizer.end_ids();
   ids.insert(ids.end(), more.begin(), more.end());
   return ids;
 }
@@ -233,12 +180,30 @@ std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& opt
   std::vector<std::vector<int32_t>> lists;
   Communicator& ranks = loaded.mesh->tensor_parallel();
   if (ranks.rank() == 0) {
-    lists.push_back(end_ids_of(loaded, options.is_chat));
+    lists.push_back(end_ids_of(loaded, options));
     for (const std::string& prompt : prompts) lists.push_back(ids_of_prompt(options, loaded, prompt));
   }
   broadcast_ids(loaded.context, ranks, lists);
   if (options.sampling.ignores_end) lists[0].clear();
+  lists[0].insert(lists[0].end(), options.sampling.end_ids.begin(), options.sampling.end_ids.end());
   return lists;
+}
+
+/// Adds the requests of one prompt; `count` is of those before it.
+void add_requests(const GenerateOptions& options,
+                  const ModelInfo& info,
+                  const std::vector<int32_t>& end_ids,
+                  const std::vector<int32_t>& prompt,
+                  size_t count,
+                  std::vector<GenerationRequest>& requests) {
+  for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
+    GenerationRequest request = request_from_flags(options.sampling);
+    set_text(request, info, prompt);
+    request.end_ids = end_ids;
+    request.num_logprobs = options.num_logprobs;
+    request.sequence = count + static_cast<size_t>(copy);
+    requests.push_back(std::move(request));
+  }
 }
 
 std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
@@ -246,13 +211,7 @@ std::vector<GenerationRequest> make_requests(const GenerateOptions& options,
                                              const std::vector<std::vector<int32_t>>& lists) {
   std::vector<GenerationRequest> requests;
   for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
-    for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
-      GenerationRequest request = request_from_flags(options.sampling);
-      set_text(request, info, lists[prompt]);
-      request.end_ids = lists[0];
-      request.sequence = requests.size();
-      requests.push_back(std::move(request));
-    }
+    add_requests(options, info, lists[0], lists[prompt], requests.size(), requests);
   }
   return requests;
 }
@@ -300,6 +259,23 @@ void go_on_from_session(const std::string& path, Generator& generator, Generatio
        printable(path));
 }
 
+GeneratorOptions generator_options(const GenerateOptions& options, const InferenceModel& loaded) {
+  return {.cache_dtype = loaded.dtype,
+          .max_batch = options.batch,
+          .prefill_chunk = options.prefill_chunk,
+          .tokenizer = loaded.tokenizer.get()};
+}
+
+GenerationHooks hooks_of(const Answering& answering) {
+  GenerationHooks hooks;
+  hooks.should_stop = answering.should_stop;
+  if (answering.is_printing) {
+    hooks.on_token = [&](const DrawnToken& token) { answering.printer.on_token(token); };
+    hooks.on_finish = [&](size_t index, const GenerationResult& result) { answering.printer.on_finish(index, result); };
+  }
+  return hooks;
+}
+
 void draw_answers(const GenerateOptions& options,
                   InferenceModel& loaded,
                   std::vector<GenerationRequest> requests,
@@ -307,22 +283,41 @@ void draw_answers(const GenerateOptions& options,
   if (options.sessions.is_used() && requests.size() != 1) {
     fail(ExitCode::usage, "generate: a session is of one prompt, not {}", requests.size());
   }
-  Generator generator(loaded.context,
-                      *loaded.model,
-                      {.cache_dtype = loaded.dtype,
-                       .max_batch = options.batch,
-                       .prefill_chunk = options.prefill_chunk,
-                       .tokenizer = loaded.tokenizer.get()});
-  GenerationHooks hooks;
-  hooks.should_stop = answering.should_stop;
-  if (answering.is_printing) {
-    hooks.on_token = [&](const DrawnToken& token) { answering.printer.on_token(token.text); };
-    hooks.on_finish = [&](size_t index, const GenerationResult& result) { answering.printer.on_finish(index, result); };
-  }
+  Generator generator(loaded.context, *loaded.model, generator_options(options, loaded));
+  GenerationHooks hooks = hooks_of(answering);
   if (!options.sessions.from.empty()) go_on_from_session(options.sessions.from, generator, requests[0]);
   generator.run(requests, hooks);
   log_stats(generator.stats(), requests.size());
   if (!options.sessions.to.empty()) generator.save_session(options.sessions.to);
+}
+
+/// Answers lines of standard input as they come; one that cannot be answered is no end of the others.
+void follow_prompts(const GenerateOptions& options,
+                    InferenceModel& loaded,
+                    const std::vector<int32_t>& end_ids,
+                    const Answering& answering) {
+  Generator generator(loaded.context, *loaded.model, generator_options(options, loaded));
+  size_t num_requests = 0;
+  auto add = [&](const std::string& line, std::vector<GenerationRequest>& requests) {
+    std::vector<GenerationRequest> added;
+    try {
+      std::vector<int32_t> prompt = ids_of_prompt(options, loaded, line);
+      add_requests(options, loaded.model->info(), end_ids, prompt, num_requests, added);
+      for (size_t i = 0; i < added.size(); ++i) generator.check(added[i], num_requests + i);
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::bad_input) throw;
+      answering.printer.add_unusable_prompt(line, error.what());
+      return;
+    }
+    num_requests += added.size();
+    answering.printer.add_prompt(line);
+    std::ranges::move(added, std::back_inserter(requests));
+  };
+  Communicator& ranks = loaded.mesh->tensor_parallel();
+  LineFeed lines(add, ranks.size() == 1 ? -1 : SharedFeed::kPollMs);
+  SharedFeed feed(loaded.context, ranks, ranks.rank() == 0 ? &lines : nullptr);
+  generator.serve(feed, hooks_of(answering));
+  log_stats(generator.stats(), num_requests);
 }
 
 void search_answers(const GenerateOptions& options,
@@ -349,15 +344,19 @@ ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   check_usage(options);
   check_session_flags(options.sessions, options.common);
   std::vector<std::string> prompts;
-  if (session.rank() == 0) prompts = collect_prompts(options);
+  if (session.rank() == 0 && !options.follows) prompts = collect_prompts(options);
   auto loaded = load_model_for_inference(options.common, session, tokenizer_use(options));
   std::vector<std::vector<int32_t>> lists = encode_on_all_ranks(options, *loaded, prompts);
-  AnswerPrinter printer(options, prompts, (lists.size() - 1) * static_cast<size_t>(options.num_return_sequences));
+  size_t num_answers = options.follows ? 0 : (lists.size() - 1) * static_cast<size_t>(options.num_return_sequences);
+  AnswerPrinter printer(answer_format(options, num_answers, loaded->tokenizer.get()));
+  for (std::string& prompt : prompts) printer.add_prompt(std::move(prompt));
   InterruptFlag interrupt(true);
   bool was_interrupted = false;
   auto should_stop = [&] { return was_interrupted = interrupt.is_set_on_rank_zero(loaded->context); };
   Answering answering{.printer = printer, .should_stop = should_stop, .is_printing = session.rank() == 0};
-  if (options.beams.is_searching()) {
+  if (options.follows) {
+    follow_prompts(options, *loaded, lists[0], answering);
+  } else if (options.beams.is_searching()) {
     search_answers(options, *loaded, make_beam_requests(options, loaded->model->info(), lists), answering);
   } else {
     draw_answers(options, *loaded, make_requests(options, loaded->model->info(), lists), answering);
@@ -370,13 +369,26 @@ void add_options(Command command, GenerateOptions& options) {
   command.add_option("prompts", options.positional_prompts, "Prompts");
   command.add_option("-p,--prompt", options.prompts, "A prompt (repeatable)").one_value_each();
   command.add_option("--prompt-file", options.prompt_file, "File with a prompt a line; - is standard input");
-  command.add_flag("--whole-file", options.takes_whole_file, "The whole file is one prompt");
+  Option whole = command.add_flag("--whole-file", options.takes_whole_file, "The whole file is one prompt");
+  command
+      .add_flag("--follow",
+                options.follows,
+                "Answers the lines of standard input as they come, several at a time, until it ends")
+      .excludes(whole);
   command.add_flag("--chat", options.is_chat, "Puts each prompt into the model's chat format");
   command.add_option("--system", options.system, "System message, with --chat");
+  command.add_option("--chat-format",
+                     options.chat_format,
+                     "Name of a built-in chat format (chatml, llama3, …) instead of the model's own, with --chat");
   Option ids = command.add_flag("--ids", options.uses_ids, "Prompts are token ids; the answers are printed as ids too");
   command.add_flag("--raw", options.is_raw, "Adds no special tokens to prompts").excludes(ids);
   command.add_flag(
       "--json", options.prints_json, "One JSON object a line: prompt, text, ids, finish_reason, tokens_per_second, …");
+  command
+      .add_option("--logprobs",
+                  options.num_logprobs,
+                  "With --json: each token's log probability, and the N likeliest tokens beside it")
+      .check_range(0, 1000);
   command.add_flag("--no-stream", options.is_streaming_off, "Prints an answer when it is complete");
   command.add_option("--batch", options.batch, "Answers, or beams, that grow at a time")
       .check_range(1, 4096)

@@ -48,6 +48,8 @@ void add_sampling_options(Command command, SamplingFlags& flags) {
   command.add_option("--max-new-tokens", flags.max_new_tokens, "Tokens of an answer at most").show_default();
   command.add_option("--min-new-tokens", flags.min_new_tokens, "Tokens before an answer may end").show_default();
   command.add_flag("--ignore-end", flags.ignores_end, "Goes on after the model's end token");
+  command.add_option("--end-id", flags.end_ids, "Token id that ends an answer, beside the model's own (repeatable)")
+      .one_value_each();
   command.add_option("--stop", flags.stop_strings, "Text before which an answer ends (repeatable)").one_value_each();
   command.add_flag("--greedy", flags.is_greedy, "Takes the likeliest token whatever the other flags say")
       .group(kSampling);

@@ -17,6 +17,7 @@ struct SamplingFlags {
   int64_t max_new_tokens = 128;
   int64_t min_new_tokens = 0;
   bool ignores_end = false;
+  std::vector<int32_t> end_ids;
   std::vector<std::string> stop_strings;
   std::vector<int64_t> penalty_range;
   std::string window_mode = "sliding";

@@ -73,6 +73,53 @@ TEST_F(Commands, JsonHasOneObjectAnAnswer) {
   EXPECT_EQ(count, 4);
 }
 
+TEST_F(Commands, FollowAnswersEveryLineInOrderAndGoesOnAfterOneItCannotUse) {
+  std::string flags = "--ids --ignore-end --max-new-tokens 16 --follow";
+  std::string lines = "135 109 109 31 96 76 48\n\n10 52 80 153\n7 9999\n98 43 146 147 14";
+  std::string second = kAnswers.substr(kAnswers.find('\n') + 1);
+  size_t border = kAnswers.size() - second.size() + second.find('\n') + 1;
+  std::string expected = kAnswers.substr(0, border) + "\n" + kAnswers.substr(border);
+  for (const char* more : {"", " --batch 1", " --batch 2"}) {
+    Outcome outcome = generate(flags + more, lines);
+    EXPECT_EQ(outcome.exit_code, 0);
+    EXPECT_EQ(outcome.out, expected);
+    EXPECT_THAT(outcome.err, AllOf(HasSubstr("9999"), HasSubstr("0 to 159")));
+  }
+  Outcome shared =
+      shell("timeout 120 WEFT launch -n 2 -- generate --model tiny_llama --dtype f32 --quiet " + flags, lines);
+  EXPECT_EQ(shared.exit_code, 0) << shared.err;
+  EXPECT_EQ(shared.out, expected);
+  Outcome objects = generate(flags + " --json --num-return-sequences 2 --temperature 1", "10 52\n7 9999\n");
+  std::istringstream stream(objects.out);
+  std::vector<json> answers;
+  for (std::string line; std::getline(stream, line);) answers.push_back(json::parse(line));
+  ASSERT_EQ(answers.size(), 3u);
+  EXPECT_EQ(answers[1].at("sequence"), 1);
+  EXPECT_EQ(answers[2].at("prompt"), "7 9999");
+  EXPECT_THAT(answers[2].at("error").get<std::string>(), HasSubstr("9999"));
+  expect_one_line_error(generate("--follow 'a prompt'"), 2, HasSubstr("standard input"));
+  expect_one_line_error(generate("--follow --beams 2", "x"), 2, HasSubstr("--follow"));
+}
+
+TEST_F(Commands, LogprobsAreOfEveryToken) {
+  Outcome outcome = generate("--json --logprobs 2 --ids --ignore-end --max-new-tokens 3 " + kPrompt);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  json list = json::parse(outcome.out).at("logprobs");
+  ASSERT_EQ(list.size(), 3u);
+  for (const json& token : list) {
+    EXPECT_LT(token.at("logprob"), 0);
+    EXPECT_EQ(token.at("top").at(0).at("id"), token.at("id"));
+    EXPECT_EQ(token.at("top").size(), 2u);
+    EXPECT_GE(token.at("top").at(0).at("logprob"), token.at("top").at(1).at("logprob"));
+  }
+  expect_one_line_error(generate("--logprobs 2 x"), 2, HasSubstr("--json"));
+}
+
+TEST_F(Commands, EndIdsEndAnAnswer) {
+  std::string flags = "--ids --max-new-tokens 16 --ignore-end --end-id 157 --end-id 44 ";
+  EXPECT_EQ(generate(flags + kPrompt).out, "102 140 63 157\n");
+}
+
 TEST_F(Commands, SamplingIsDecidedByTheSeedAlone) {
   std::string prompts =
       " --ids '1 2 3' '4 5' '6 7 8 9' --temperature 1.3 --top-p 0.95 --ignore-end --max-new-tokens 12 ";
