@@ -38,6 +38,7 @@ void add_answer_command(Command program, CommandContext& context);
 void add_classify_command(Command program, CommandContext& context);
 void add_convert_command(Command program, CommandContext& context);
 void add_doctor_command(Command program, CommandContext& context);
+void add_serve_command(Command program, CommandContext& context);
 void add_launch_command(Command program, CommandContext& context);
 
 }  // namespace weft

@@ -26,6 +26,7 @@ Exit codes: 0 done, 1 internal failure, 2 wrong command line, 3 unusable input, 
 void add_commands(Command program, CommandContext& context) {
   add_generate_command(program, context);
   add_chat_command(program, context);
+  add_serve_command(program, context);
   add_perplexity_command(program, context);
   add_tokenize_command(program, context);
   add_train_command(program, context);

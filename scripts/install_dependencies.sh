@@ -10,7 +10,7 @@ packages=(
   libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev
   libprotobuf-dev protobuf-compiler
   libopenmpi-dev openmpi-bin
-  libhdf5-dev libsentencepiece-dev libdnnl-dev libutf8proc-dev libpcre2-dev libxxhash-dev
+  libhdf5-dev libsentencepiece-dev libdnnl-dev libutf8proc-dev libpcre2-dev libxxhash-dev libcpp-httplib-dev
   libgtest-dev libgmock-dev
   python3 python3-pip python3-venv unzip
 )

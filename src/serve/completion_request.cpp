@@ -1,0 +1,237 @@
+#include <algorithm>
+#include <initializer_list>
+#include <limits>
+#include <random>
+#include <set>
+#include <string_view>
+
+#include "core/error.h"
+#include "generate/request_support.h"
+#include "serve/completion_api.h"
+#include "tokenizer/chat_template.h"
+
+namespace weft {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kMaxChoices = 128;
+constexpr int64_t kMaxTop = 20;
+constexpr size_t kMaxStops = 64;
+
+/// The fields of a request's body. Remembers which were asked for, so that the rest can be refused.
+class Fields {
+ public:
+  explicit Fields(const std::string& body) : object_(Json::parse(body, nullptr, false)) {
+    if (object_.is_discarded()) fail_input("the request's body is no JSON");
+    if (!object_.is_object()) fail_input("the request's body is no JSON object");
+  }
+
+  /// Null where the field is absent or null.
+  const Json* find(const std::string& name) {
+    known_.insert(name);
+    auto place = object_.find(name);
+    return place == object_.end() || place->is_null() ? nullptr : &*place;
+  }
+
+  double number(const std::string& name, double otherwise, double least, double most) {
+    const Json* value = find(name);
+    if (value == nullptr) return otherwise;
+    bool is_usable = value->is_number() && value->get<double>() >= least && value->get<double>() <= most;
+    if (!is_usable) fail_input("'{}' must be a number from {} to {}", name, least, most);
+    return value->get<double>();
+  }
+
+  int64_t integer(const std::string& name, int64_t otherwise, int64_t least, int64_t most) {
+    const Json* value = find(name);
+    if (value == nullptr) return otherwise;
+    bool is_usable = value->is_number_integer() && value->get<int64_t>() >= least && value->get<int64_t>() <= most;
+    if (!is_usable) fail_input("'{}' must be an integer from {} to {}", name, least, most);
+    return value->get<int64_t>();
+  }
+
+  bool boolean(const std::string& name, bool otherwise) {
+    const Json* value = find(name);
+    if (value == nullptr) return otherwise;
+    if (!value->is_boolean()) fail_input("'{}' must be true or false", name);
+    return value->get<bool>();
+  }
+
+  /// Fields that say nothing about the answer.
+  void pass_over(std::initializer_list<const char*> names) { known_.insert(names.begin(), names.end()); }
+
+  /// Fields that ask for what there is not, unless they hold a value that asks for nothing.
+  void refuse(const std::string& name, std::initializer_list<Json> neutral) {
+    const Json* value = find(name);
+    if (value == nullptr || std::ranges::find(neutral, *value) != neutral.end()) return;
+    fail_input("'{}' is not supported by this server", name);
+  }
+
+  void refuse_unknown() const {
+    for (const auto& [name, value] : object_.items()) {
+      if (!known_.contains(name)) fail_input("unknown field '{}'", printable(name));
+    }
+  }
+
+ private:
+  Json object_;
+  std::set<std::string> known_;
+};
+
+SamplerOptions read_sampling(Fields& fields, int64_t vocab_size) {
+  constexpr double kLargest = 1e4;
+  SamplerOptions sampling;
+  sampling.temperature = fields.number("temperature", 1, 0, kLargest);
+  sampling.greedy = sampling.temperature == 0;
+  sampling.top_p = fields.number("top_p", 1, 0, 1);
+  sampling.min_p = fields.number("min_p", 0, 0, 1);
+  // −1 is none to other servers.
+  sampling.top_k = std::max<int64_t>(0, fields.integer("top_k", 0, -1, vocab_size));
+  sampling.penalty = fields.number("repetition_penalty", 1, 1e-3, kLargest);
+  int64_t seed = fields.integer("seed", -1, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
+  bool has_seed = fields.find("seed") != nullptr;
+  sampling.seed =
+      has_seed ? static_cast<uint64_t>(seed) : std::random_device()() + (uint64_t{std::random_device()()} << 32);
+  return sampling;
+}
+
+std::vector<std::string> read_stops(Fields& fields) {
+  const Json* stop = fields.find("stop");
+  if (stop == nullptr) return {};
+  if (stop->is_string()) return {stop->get<std::string>()};
+  bool is_list = stop->is_array() && stop->size() <= kMaxStops &&
+                 std::ranges::all_of(*stop, [](const Json& text) { return text.is_string(); });
+  if (!is_list) fail_input("'stop' must be a string or a list of at most {} strings", kMaxStops);
+  return stop->get<std::vector<std::string>>();
+}
+
+std::vector<int32_t> read_ids(const Json& list, const char* field) {
+  bool is_list = list.is_array() && std::ranges::all_of(list, [](const Json& id) { return id.is_number_integer(); });
+  if (!is_list) fail_input("'{}' must be text or a list of token ids", field);
+  return list.get<std::vector<int32_t>>();
+}
+
+std::vector<std::vector<int32_t>> read_prompts(Fields& fields, const ServedModel& model) {
+  const Json* prompt = fields.find("prompt");
+  if (prompt == nullptr) fail_input("'prompt' is missing");
+  auto ids_of = [&](const Json& one) {
+    return one.is_string() ? encode_prompt(*model.tokenizer, *model.info, one.get<std::string>())
+                           : read_ids(one, "prompt");
+  };
+  bool is_several = prompt->is_array() && !prompt->empty() && !prompt->front().is_number();
+  if (!is_several) return {ids_of(*prompt)};
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Json& one : *prompt) prompts.push_back(ids_of(one));
+  return prompts;
+}
+
+/// A string, or parts of type text.
+std::string read_content(const Json& content) {
+  if (content.is_string()) return content.get<std::string>();
+  std::string text;
+  bool is_usable = content.is_array();
+  for (size_t i = 0; is_usable && i < content.size(); ++i) {
+    const Json& part = content[i];
+    is_usable =
+        part.is_object() && part.value("type", "") == "text" && part.contains("text") && part["text"].is_string();
+    if (is_usable) text += part["text"].get<std::string>();
+  }
+  if (!is_usable) fail_input("a message's 'content' must be text");
+  return text;
+}
+
+std::vector<int32_t> read_conversation(Fields& fields, const ServedModel& model) {
+  const Json* list = fields.find("messages");
+  if (list == nullptr || !list->is_array() || list->empty()) fail_input("'messages' must be a list of messages");
+  std::vector<ChatMessage> messages;
+  for (const Json& message : *list) {
+    bool is_usable =
+        message.is_object() && message.contains("role") && message["role"].is_string() && message.contains("content");
+    if (!is_usable) fail_input("a message is an object with 'role' and 'content'");
+    std::string role = message["role"];
+    messages.push_back({role == "developer" ? "system" : role, read_content(message["content"])});
+  }
+  return model.tokenizer->encode(render_chat(*model.tokenizer, messages, true, model.chat_format), false);
+}
+
+void set_limits(Fields& fields, const ServedModel& model, GenerationRequest& request) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  auto used = std::ssize(request.prompt);
+  if (model.context > 0 && std::max(used, std::ssize(request.source)) >= model.context) {
+    fail_input("the prompt has {} tokens, but this server's context is {} tokens for prompt and answer together",
+               std::max(used, std::ssize(request.source)),
+               model.context);
+  }
+  const char* field = fields.find("max_completion_tokens") != nullptr ? "max_completion_tokens" : "max_tokens";
+  fields.pass_over({"max_tokens"});
+  request.max_new_tokens = fields.integer(field, model.max_new_tokens, 1, kMost);
+  if (model.context > 0) request.max_new_tokens = std::min(request.max_new_tokens, model.context - used);
+  request.min_new_tokens = fields.integer("min_tokens", 0, 0, kMost);
+}
+
+int64_t read_logprobs(Fields& fields, CompletionKind kind) {
+  if (kind == CompletionKind::completion) return fields.integer("logprobs", -1, 0, kMaxTop);
+  int64_t top = fields.integer("top_logprobs", 0, 0, kMaxTop);
+  return fields.boolean("logprobs", false) ? top : -1;
+}
+
+void refuse_rest(Fields& fields, CompletionKind kind) {
+  fields.pass_over({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
+  for (const char* name : {"presence_penalty", "frequency_penalty"}) fields.refuse(name, {0, 0.0});
+  fields.refuse("logit_bias", {Json::object()});
+  if (kind == CompletionKind::completion) {
+    fields.refuse("echo", {false});
+    fields.refuse("suffix", {""});
+    fields.refuse("best_of", {1});
+  } else {
+    fields.refuse("tools", {Json::array()});
+    fields.refuse("tool_choice", {"none", "auto"});
+    fields.refuse("response_format", {{{"type", "text"}}});
+    fields.pass_over({"parallel_tool_calls"});
+  }
+  fields.refuse_unknown();
+}
+
+}  // namespace
+
+CompletionRequest read_completion_request(CompletionKind kind, const std::string& body, const ServedModel& model) {
+  Fields fields(body);
+  CompletionRequest result{.kind = kind, .requests = {}};
+  result.num_choices = fields.integer("n", 1, 1, kMaxChoices);
+  result.is_streamed = fields.boolean("stream", false);
+  if (const Json* options = fields.find("stream_options")) {
+    result.includes_usage = options->is_object() && options->value("include_usage", false);
+  }
+  GenerationRequest pattern;
+  pattern.sampling = read_sampling(fields, model.info->vocab_size);
+  pattern.stop_strings = read_stops(fields);
+  pattern.num_logprobs = read_logprobs(fields, kind);
+  if (!fields.boolean("ignore_eos", false)) {
+    pattern.end_ids = kind == CompletionKind::chat ? model.chat_end_ids : model.end_ids;
+  }
+  if (const Json* ids = fields.find("stop_token_ids")) {
+    if (ids->size() > kMaxStops)
+      fail_input("'stop_token_ids' holds {} ids, at most {} are taken", ids->size(), kMaxStops);
+    for (int32_t id : read_ids(*ids, "stop_token_ids")) pattern.end_ids.push_back(id);
+  }
+  std::vector<std::vector<int32_t>> prompts;
+  if (kind == CompletionKind::chat) {
+    prompts.push_back(read_conversation(fields, model));
+  } else {
+    prompts = read_prompts(fields, model);
+  }
+  for (const std::vector<int32_t>& prompt : prompts) {
+    GenerationRequest request = pattern;
+    set_text(request, *model.info, prompt);
+    set_limits(fields, model, request);
+    for (int64_t choice = 0; choice < result.num_choices; ++choice) {
+      request.sequence = result.requests.size();
+      result.requests.push_back(request);
+    }
+  }
+  refuse_rest(fields, kind);
+  return result;
+}
+
+}  // namespace weft
