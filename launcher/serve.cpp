@@ -58,7 +58,8 @@ int64_t resolve_context(const ServeOptions& options, const ModelInfo& info) {
 std::string resolve_name(const ServeOptions& options) {
   if (!options.name.empty()) return options.name;
   std::filesystem::path path = std::filesystem::path(options.common.model.path).lexically_normal();
-  std::string name = path.has_filename() ? path.filename() : path.parent_path().filename();
+  std::filesystem::path last = path.has_filename() ? path.filename() : path.parent_path().filename();
+  std::string name = last.extension() == ".gguf" ? last.stem() : last;
   return name.empty() ? "model" : name;
 }
 

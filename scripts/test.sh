@@ -18,7 +18,7 @@ stamps=build/stamps
 mkdir -p "$stamps"
 
 # The tests that run concurrently inside one process, for the thread sanitizer.
-tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|train)_test$'
+tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|serve|train)_test$'
 
 lint_since=(--since HEAD~10)
 

@@ -81,9 +81,13 @@ GenerationHooks RequestQueue::hooks() {
     --counts_.running;
     ++(result.finish_reason == FinishReason::interrupted ? counts_.cancelled : counts_.finished);
     counts_.prompt_tokens += result.prompt_tokens;
-    finish(*stream_of(index), result);
-    std::lock_guard lock(mutex_);
-    running_.erase(index);
+    std::shared_ptr<AnswerStream> stream = stream_of(index);
+    {
+      // Its place is free before its client can ask for another.
+      std::lock_guard lock(mutex_);
+      running_.erase(index);
+    }
+    finish(*stream, result);
   };
   return hooks;
 }
