@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "checkpoint/gguf_writer.h"
 #include "checkpoint/reader.h"
 #include "checkpoint/writer.h"
 #include "core/error.h"
@@ -21,6 +22,7 @@
 #include "launcher/output_folder.h"
 #include "models/merged_weights.h"
 #include "models/model_folder.h"
+#include "models/model_gguf.h"
 #include "tokenizer/wordpiece_vocabulary.h"
 
 namespace weft {
@@ -31,6 +33,7 @@ constexpr const char* kFooter = R"(Examples:
   weft convert --model bert-base-chinese --to keras --out bert-keras
   weft convert --model bert-keras --family bert --to tensorflow --dtype f32 --out bert-tensorflow
   weft convert --model bert-base-chinese --adapter runs/tuned/checkpoints/step-00000200 --to safetensors --out tuned
+  weft convert --model runs/tuned/checkpoints/step-00000200 --to gguf --out tuned-gguf      (tuned-gguf/model.gguf, for llama.cpp)
 
 Reads a tensor at a time. The folder that is written holds the weights, the config and the tokenizer's files.)";
 
@@ -52,7 +55,8 @@ struct Target {
 };
 
 ModelFormat parse_format(const std::string& name) {
-  return name == "keras"        ? ModelFormat::keras_hdf5
+  return name == "gguf"         ? ModelFormat::gguf
+         : name == "keras"      ? ModelFormat::keras_hdf5
          : name == "tensorflow" ? ModelFormat::tensorflow
                                 : ModelFormat::huggingface;
 }
@@ -106,8 +110,10 @@ ModelOptions model_options(const ConvertCommand& options) {
   return model;
 }
 
-/// "keep": as the checkpoint has it; f32 for what only an adapter brings.
-DType target_dtype(const std::string& name, const TensorInfo* info) {
+/// "keep": as the checkpoint has it; f32 for what only an adapter brings. llama.cpp takes vectors in f32 alone.
+DType target_dtype(const ConvertCommand& options, const Parameter& parameter, const TensorInfo* info) {
+  if (options.format == "gguf" && parameter.full_shape.rank() == 1) return DType::f32;
+  const std::string& name = options.dtype;
   if (name != "keep") return parse_dtype(name);
   return info == nullptr ? DType::f32 : info->dtype;
 }
@@ -138,7 +144,7 @@ std::vector<Target> plan_targets(const OpenedModel& opened, MergedWeights& merge
     WeightSource to = find_source(map, parameter, merged.model().info().num_layers);
     to.selection = nullptr;  // a vocabulary that is cut is written as it was cut
     Target& target = targets[to.theirs];
-    DType dtype = target_dtype(options.dtype, opened.reader->find(from.theirs));
+    DType dtype = target_dtype(options, parameter, opened.reader->find(from.theirs));
     target.tensor = {.name = to.theirs, .shape = format_shape(to, parameter), .dtype = dtype};
     bool is_copy = to.part.total == 0 && !target.parts.empty();
     (is_copy ? target.copies : target.parts).push_back({&parameter, std::move(from), std::move(to)});
@@ -173,6 +179,19 @@ std::vector<float> values_of(const Target& target, MergedWeights& merged) {
   return whole;
 }
 
+/// The config and the tokenizer are written first, as they may not be able to say everything.
+std::unique_ptr<CheckpointWriter> start_writing(const OpenedModel& opened,
+                                                const std::string& format,
+                                                const std::vector<OutputTensor>& tensors,
+                                                const std::string& folder) {
+  auto is_matrix = [](const OutputTensor& tensor) { return tensor.shape.rank() > 1; };
+  auto first = std::ranges::find_if(tensors, is_matrix);
+  DType dtype = first == tensors.end() ? DType::f32 : first->dtype;
+  if (format == "gguf") return make_gguf_writer(folder + "/model.gguf", gguf_entries(opened, dtype), tensors);
+  write_model_files(opened, parse_format(format), dtype, "", folder);
+  return make_checkpoint_writer(format == "keras" ? "keras_hdf5" : format, folder, tensors);
+}
+
 ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   if (session.size() > 1) fail(ExitCode::usage, "convert runs on one rank; start it without mpirun");
@@ -196,11 +215,7 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   for (const Target& target : targets) check_copies(target, merged, opened.path);
   OutputFolder folder(options.out);
   folder.prepare();
-  // First, as a config may not be able to say everything.
-  DType dtype = tensors.empty() ? DType::f32 : tensors[0].dtype;
-  write_model_files(opened, parse_format(options.format), dtype, "", folder.partial());
-  std::unique_ptr<CheckpointWriter> writer =
-      make_checkpoint_writer(options.format == "keras" ? "keras_hdf5" : options.format, folder.partial(), tensors);
+  std::unique_ptr<CheckpointWriter> writer = start_writing(opened, options.format, tensors, folder.partial());
   Progress progress("converting", total, !options.common.quiet);
   for (const Target& target : targets) {
     std::vector<float> values = values_of(target, merged);
@@ -224,7 +239,7 @@ void add_convert_command(Command program, CommandContext& context) {
   command.footer(kFooter);
   add_model_options(command, options->common);
   command.add_option("--to", options->format, "Format to write")
-      .check_one_of({"safetensors", "keras", "tensorflow"})
+      .check_one_of({"safetensors", "gguf", "keras", "tensorflow"})
       .required();
   command.add_option("--out", options->out, "Folder to write").required();
   command.add_option("--adapter", options->adapter, "Folder of a LoRA adapter to add to the weights");

@@ -67,6 +67,51 @@ Json keras_config(const DecoderConfig& config) {
   return json;
 }
 
+/// The keys of a GGUF file, which llama.cpp reads.
+Json gguf_config(const DecoderConfig& config, const DecoderFormats& formats) {
+  const ModelInfo& info = config.info;
+  if (config.qkv_bias != formats.gguf_qkv_bias || config.output_bias || config.activation != formats.gguf_activation) {
+    fail_input("GGUF files of {} have no place for this model's biases or activation", info.family);
+  }
+  const std::string& architecture = formats.gguf_architecture;
+  Json json = {{"general.architecture", architecture}};
+  auto add = [&](const char* key, Json value) { json[architecture + "." + key] = std::move(value); };
+  add("vocab_size", info.vocab_size);
+  add("context_length", info.max_positions);
+  add("embedding_length", info.hidden_size);
+  add("block_count", info.num_layers);
+  add("feed_forward_length", info.intermediate_size);
+  add("attention.head_count", info.num_heads);
+  add("attention.head_count_kv", info.num_kv_heads);
+  add("attention.key_length", info.head_dim);
+  add("attention.value_length", info.head_dim);
+  add("attention.layer_norm_rms_epsilon", config.norm.eps);
+  add("rope.dimension_count", info.head_dim);
+  add("rope.freq_base", config.rope.theta);
+  if (config.rope.scaling == RopeSettings::Scaling::linear) {
+    add("rope.scaling.type", "linear");
+    add("rope.scaling.factor", config.rope.factor);
+  }
+  if (formats.add_gguf_keys) {
+    formats.add_gguf_keys(config, json);
+  } else if (widest_window(config) > 0) {
+    fail_input("GGUF files of {} have no place for a sliding window", info.family);
+  }
+  return json;
+}
+
+/// GGUF holds Llama 3.1's scaling as what each frequency is divided by.
+std::vector<ConstantTensor> gguf_constants(const DecoderConfig& config) {
+  bool has_divisors = !config.rope.divisors.empty() || config.rope.scaling == RopeSettings::Scaling::llama3;
+  if (!has_divisors) return {};
+  int64_t head_dim = config.info.head_dim;
+  std::vector<double> plain = rope_frequencies({.theta = config.rope.theta}, head_dim);
+  std::vector<double> scaled = rope_frequencies(config.rope, head_dim);
+  std::vector<float> divisors;
+  for (size_t i = 0; i < plain.size(); ++i) divisors.push_back(static_cast<float>(plain[i] / scaled[i]));
+  return {{"rope_freqs.weight", {head_dim / 2}, std::move(divisors)}};
+}
+
 }  // namespace
 
 ModelDefinition decoder_definition(ModelFormat own, const DecoderConfig& config, const DecoderFormats& formats) {
@@ -80,6 +125,7 @@ ModelDefinition decoder_definition(ModelFormat own, const DecoderConfig& config,
                                                           : formats.keras_hdf5;
               },
           .config = [config, formats, own](ModelFormat format) -> std::string {
+            if (format == ModelFormat::gguf) return gguf_config(config, formats).dump();
             if (format == own) return "";
             bool is_keras = format == ModelFormat::keras_hdf5;
             Json json = is_keras ? keras_config(config) : huggingface_config(config);
@@ -87,6 +133,10 @@ ModelDefinition decoder_definition(ModelFormat own, const DecoderConfig& config,
             if (add) add(config, json);
             return json.dump();
           },
+          .constants =
+              [config](ModelFormat format) {
+                return format == ModelFormat::gguf ? gguf_constants(config) : std::vector<ConstantTensor>{};
+              },
           .decoder = config};
 }
 

@@ -16,6 +16,12 @@ struct DecoderFormats {
   using AddKeys = std::function<void(const DecoderConfig& config, nlohmann::ordered_json& keys)>;
   AddKeys add_huggingface_keys = nullptr;  // `architectures` at least
   AddKeys add_keras_keys = nullptr;        // throw Error(bad_input) for what bert4keras3 cannot express
+  std::string gguf_architecture = {};      // general.architecture
+  /// Adds keys that begin with the architecture's name; throws Error(bad_input) for what GGUF cannot express beyond
+  /// biases, output biases and activations other than the family's own.
+  AddKeys add_gguf_keys = nullptr;
+  bool gguf_qkv_bias = false;
+  Activation gguf_activation = Activation::silu;
 };
 
 /// `own`: the format that the config was read from.

@@ -68,7 +68,9 @@ Family gemma_family() {
                                       {.huggingface = huggingface_weights(),
                                        .keras_hdf5 = gemma_keras_weights(),
                                        .gguf = gemma_gguf_weights(),
-                                       .add_huggingface_keys = add_huggingface_keys});
+                                       .add_huggingface_keys = add_huggingface_keys,
+                                       .gguf_architecture = "gemma",
+                                       .gguf_activation = Activation::gelu_tanh});
           }};
 }
 

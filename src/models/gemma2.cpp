@@ -78,6 +78,16 @@ void read_seed(const ModelSource& from, DecoderConfig& config) {
   }
 }
 
+/// The format does not hold query_pre_attn_scalar. Of the released sizes only 27b, the one with 46 layers, departs from
+/// head_dim.
+double gguf_attention_scale(const ModelInfo& info) {
+  constexpr int64_t kLayersOf27b = 46;
+  double scalar = info.num_layers == kLayersOf27b
+                      ? static_cast<double>(info.hidden_size) / static_cast<double>(info.num_heads)
+                      : static_cast<double>(info.head_dim);
+  return 1 / std::sqrt(scalar);
+}
+
 void read_gguf(const ModelSource& from, DecoderConfig& config) {
   const ModelConfig& source = from.config;
   config.attention_soft_cap = source.number_or(gguf_key(from, "attn_logit_softcapping"), 50, 0, kMaxCap);
@@ -85,12 +95,7 @@ void read_gguf(const ModelSource& from, DecoderConfig& config) {
   config.windows =
       alternate_windows(source.size_or(gguf_key(from, "attention.sliding_window"), kReleasedWindow, int64_t{1} << 30),
                         config.info.num_layers);
-  // The format does not hold query_pre_attn_scalar. Of the released sizes only 27b, the one with 46 layers, departs
-  // from head_dim.
-  if (config.info.num_layers == 46) {
-    config.attention_scale =
-        1 / std::sqrt(static_cast<double>(config.info.hidden_size) / static_cast<double>(config.info.num_heads));
-  }
+  config.attention_scale = gguf_attention_scale(config.info);
 }
 
 DecoderConfig read_gemma2(const ModelSource& source) {
@@ -182,6 +187,19 @@ void add_keras_keys(const DecoderConfig& config, Json& keys) {
   if (config.logit_soft_cap > 0) log::warning("bert4keras3 does not cap logits; Weft reads 'final_logit_softcapping'");
 }
 
+/// GGUF knows the scale of scores by the released sizes, and its window is in every other layer.
+void add_gguf_keys(const DecoderConfig& config, Json& keys) {
+  if (config.attention_scale != gguf_attention_scale(config.info)) {
+    fail_input("GGUF has no key for this model's query_pre_attn_scalar, {}", pre_attention_scalar(config));
+  }
+  if (config.windows != alternate_windows(window_of(config), config.info.num_layers)) {
+    fail_input("in GGUF files of gemma2 every other layer has a sliding window, from the first; this model's differ");
+  }
+  keys["gemma2.attention.sliding_window"] = window_of(config);
+  keys["gemma2.attn_logit_softcapping"] = config.attention_soft_cap;
+  keys["gemma2.final_logit_softcapping"] = config.logit_soft_cap;
+}
+
 }  // namespace
 
 Family gemma2_family() {
@@ -196,7 +214,10 @@ Family gemma2_family() {
                                        .keras_hdf5 = gemma2_keras_weights(),
                                        .gguf = gemma2_gguf_weights(),
                                        .add_huggingface_keys = add_huggingface_keys,
-                                       .add_keras_keys = add_keras_keys});
+                                       .add_keras_keys = add_keras_keys,
+                                       .gguf_architecture = "gemma2",
+                                       .add_gguf_keys = add_gguf_keys,
+                                       .gguf_activation = Activation::gelu_tanh});
           }};
 }
 

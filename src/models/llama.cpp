@@ -56,7 +56,8 @@ Family llama_family() {
                                        .keras_hdf5 = llama_keras_weights(),
                                        .gguf = llama_gguf_weights(),
                                        .add_huggingface_keys = add_huggingface_keys,
-                                       .add_keras_keys = add_llama_keras_keys});
+                                       .add_keras_keys = add_llama_keras_keys,
+                                       .gguf_architecture = "llama"});
           }};
 }
 

@@ -58,7 +58,9 @@ Family qwen2_family() {
                                        .keras_hdf5 = llama_keras_weights(),
                                        .gguf = qwen2_gguf_weights(),
                                        .add_huggingface_keys = add_huggingface_keys,
-                                       .add_keras_keys = add_llama_keras_keys});
+                                       .add_keras_keys = add_llama_keras_keys,
+                                       .gguf_architecture = "qwen2",
+                                       .gguf_qkv_bias = true});
           }};
 }
 

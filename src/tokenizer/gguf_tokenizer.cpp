@@ -1,18 +1,17 @@
 // The tokenizer inside a GGUF file (keys: ggml's docs/gguf.md, "tokenizer.ggml.*"). The file names its pre-tokenizer by
-// a word that stands for a split; the words and splits are llama.cpp's.
+// a word that stands for a split (gguf_pre_tokenizers.h).
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "checkpoint/gguf.h"
 #include "core/error.h"
 #include "tokenizer/bpe.h"
+#include "tokenizer/gguf_pre_tokenizers.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/pipeline_tokenizer.h"
 #include "tokenizer/score_merges.h"
-#include "tokenizer/split_pattern.h"
 #include "tokenizer/unicode.h"
 
 namespace weft {
@@ -26,69 +25,10 @@ constexpr int64_t kUserDefined = 4;
 
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";
 
-constexpr std::string_view kGpt4oPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
-    R"(\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kTekkenPattern =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
-    R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kDeepseek3Pattern =
-    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|)"
-    R"( ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-enum class Digits : uint8_t { as_pattern, individual };
-
-/// What a name in tokenizer.ggml.pre stands for: splits applied one after the other, each cutting what the one before
-/// left.
-struct PreTokenizerName {
-  std::string_view name;
-  std::array<std::string_view, 5> patterns;
-  Digits digits = Digits::as_pattern;
-  bool ignore_merges = false;
-  bool adds_bos = false;
-  bool is_nfc = false;
-};
-
-const std::vector<PreTokenizerName>& pre_tokenizer_names() {
-  static constexpr std::string_view kThreeDigits = R"(\p{N}{1,3})";
-  static const std::vector<PreTokenizerName> names = {
-      {.name = "default", .patterns = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
-      {.name = "gpt-2", .patterns = {kGpt2Pattern}},
-      {.name = "mpt", .patterns = {kGpt2Pattern}},
-      {.name = "olmo", .patterns = {kGpt2Pattern}},
-      {.name = "smollm", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
-      {.name = "starcoder", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
-      {.name = "refact", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
-      {.name = "command-r", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
-      {.name = "codeshell", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
-      {.name = "exaone", .patterns = {kGpt2Pattern}, .digits = Digits::individual},
-      {.name = "falcon", .patterns = {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Pattern, "[0-9][0-9][0-9]"}},
-      {.name = "llama-bpe", .patterns = {kLlama3Pattern}, .ignore_merges = true, .adds_bos = true},
-      {.name = "llama3", .patterns = {kLlama3Pattern}, .ignore_merges = true, .adds_bos = true},
-      {.name = "llama-v3", .patterns = {kLlama3Pattern}, .ignore_merges = true, .adds_bos = true},
-      {.name = "falcon3", .patterns = {kLlama3Pattern}, .ignore_merges = true},
-      {.name = "dbrx", .patterns = {kLlama3Pattern}},
-      {.name = "smaug-bpe", .patterns = {kLlama3Pattern}},
-      {.name = "chatglm-bpe", .patterns = {kLlama3Pattern}},
-      {.name = "qwen2", .patterns = {kQwen2Pattern}, .is_nfc = true},
-      {.name = "deepseek-r1-qwen", .patterns = {kQwen2Pattern}, .is_nfc = true},
-      {.name = "stablelm2", .patterns = {kQwen2Pattern}},
-      {.name = "deepseek-coder",
-       .patterns = {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)", R"([一-龥ࠀ-一가-퟿]+)", R"(\p{N})"}},
-      {.name = "deepseek-v3", .patterns = {kThreeDigits, R"([一-龥぀-ゟ゠-ヿ]+)", kDeepseek3Pattern}},
-      {.name = "tekken", .patterns = {kTekkenPattern}, .ignore_merges = true, .adds_bos = true},
-      {.name = "gpt-4o", .patterns = {kGpt4oPattern}},
-      {.name = "llama4", .patterns = {kGpt4oPattern}},
-  };
-  return names;
-}
-
-const PreTokenizerName& find_pre_tokenizer(const GgufMetadata& metadata) {
+const GgufPreTokenizer& find_pre_tokenizer(const GgufMetadata& metadata) {
   const std::string name = metadata.get_string("tokenizer.ggml.pre").value_or("default");
   std::string known;
-  for (const PreTokenizerName& candidate : pre_tokenizer_names()) {
+  for (const GgufPreTokenizer& candidate : gguf_pre_tokenizers()) {
     if (candidate.name == name) return candidate;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", candidate.name);
   }
@@ -173,7 +113,7 @@ std::vector<BpeMerge> read_merges(const GgufMetadata& metadata, const Vocabulary
 }
 
 PipelineParts read_byte_level(const GgufMetadata& metadata, const TokenList& list) {
-  const PreTokenizerName& pre = find_pre_tokenizer(metadata);
+  const GgufPreTokenizer& pre = find_pre_tokenizer(metadata);
   PipelineParts parts = start_parts(metadata, list);
   parts.type = "byte_level_bpe";
   parts.model = std::make_unique<BpeModel>(*parts.vocabulary,
@@ -184,7 +124,7 @@ PipelineParts read_byte_level(const GgufMetadata& metadata, const TokenList& lis
     stages.push_back(make_unicode_normalizer(UnicodeForm::nfc));
     parts.normalizer = NormalizerChain(std::move(stages));
   }
-  if (pre.digits == Digits::individual) parts.pre_tokenizers.push_back(make_digit_split(true));
+  if (pre.has_single_digits) parts.pre_tokenizers.push_back(make_digit_split(true));
   for (const std::string_view pattern : pre.patterns) {
     if (!pattern.empty()) parts.pre_tokenizers.push_back(make_pattern_split(pattern, metadata.path));
   }

@@ -230,7 +230,7 @@ TEST_F(EncoderCommands, ConvertRefusesWhatItCannotWrite) {
     EXPECT_FALSE(fs::exists(folder_ / "new"));
     EXPECT_FALSE(fs::exists(folder_ / "new.partial"));
   };
-  refused("--model bert --to gguf", 2, HasSubstr("--to"));
+  refused("--model bert --to onnx", 2, HasSubstr("--to"));
   refused("--model absent --to keras", 3, HasSubstr("absent"));
   auto of_case = [&](const char* name, const char* family) {
     return fmt::format("--model '{}' --family {}", (kData / name).string(), family);
