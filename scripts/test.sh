@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test and check.
 #
-#   scripts/test.sh          everything; lint of what the last 10 commits changed
+#   scripts/test.sh          everything; lint of what the last 4 commits changed
 #   scripts/test.sh quick    release build and its tests only
 #   scripts/test.sh --again  everything, also the slow checks that already passed on exactly these sources; lint of all
 #
-# FUZZ_SECONDS=600 fuzzes longer (default 10 a fuzzer). Logs of all steps: build/logs/.
+# FUZZ_SECONDS=600 fuzzes longer (default 5 a fuzzer). Logs of all steps: build/logs/.
 # shellcheck disable=SC2317  # functions are called by name, through `step`
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -20,7 +20,7 @@ mkdir -p "$stamps"
 # The tests that run concurrently inside one process, for the thread sanitizer.
 tsan_tests='^(thread_communicator|ops|models|checkpoint|generate|serve|train)_test$'
 
-lint_since=(--since HEAD~10)
+lint_since=(--since HEAD~4)
 
 main() {
   case "${1:-}" in
@@ -153,8 +153,8 @@ build_tsan() {
 }
 
 fuzz() {
-  step "Build (fuzzers)" build fuzz fuzzers || { failed=$((failed + 1)) && return; }
-  check "Fuzz, ${FUZZ_SECONDS:-10} s each" scripts/fuzz.sh
+  step "Build (fuzzers)" build asan fuzzers || { failed=$((failed + 1)) && return; }
+  check "Fuzz, ${FUZZ_SECONDS:-5} s each" scripts/fuzz.sh
 }
 
 # Prints the sum; a runner of this script may look for its last line.
