@@ -39,18 +39,32 @@ Json logprobs_to_json(const GenerationResult& result, const Tokenizer* tokenizer
   return list;
 }
 
+/// As it was given.
+Json describe(const Prompt& prompt) {
+  Json object = Json::object();
+  if (!prompt.id.empty()) object["id"] = Json::parse(prompt.id);
+  if (prompt.messages.empty()) {
+    object["prompt"] = prompt.text;
+  } else {
+    for (const ChatMessage& message : prompt.messages) {
+      object["messages"].push_back({{"role", message.role}, {"content", message.content}});
+    }
+  }
+  return object;
+}
+
 }  // namespace
 
-void AnswerPrinter::add_prompt(std::string prompt) {
+void AnswerPrinter::add_prompt(const Prompt& prompt) {
   for (size_t sequence = 0; sequence < format_.answers_a_prompt; ++sequence) {
     places_.push_back(answers_.size());
     answers_.push_back({.prompt = prompt, .sequence = sequence, .result = nullptr, .message = {}});
   }
 }
 
-void AnswerPrinter::add_unusable_prompt(std::string prompt, const std::string& message) {
+void AnswerPrinter::add_unusable_prompt(const Prompt& prompt, const std::string& message) {
   log::error("{}", message);
-  answers_.push_back({.prompt = std::move(prompt), .result = nullptr, .message = message, .is_complete = true});
+  answers_.push_back({.prompt = prompt, .result = nullptr, .message = message, .is_complete = true});
   print_complete();
 }
 
@@ -96,7 +110,7 @@ void AnswerPrinter::print(const Answer& answer) {
 }
 
 std::string AnswerPrinter::to_json(const Answer& answer) const {
-  Json object = {{"prompt", answer.prompt}};
+  Json object = describe(answer.prompt);
   if (answer.result == nullptr) {
     object["error"] = answer.message;
   } else {

@@ -7,6 +7,7 @@
 
 #include "generate/beam_search.h"
 #include "generate/generator.h"
+#include "launcher/prompts.h"
 
 namespace weft {
 
@@ -24,9 +25,9 @@ class AnswerPrinter {
  public:
   explicit AnswerPrinter(const AnswerFormat& format) : format_(format) {}
 
-  void add_prompt(std::string prompt);
+  void add_prompt(const Prompt& prompt);
   /// A prompt that cannot be answered: a message in place of its answers.
-  void add_unusable_prompt(std::string prompt, const std::string& message);
+  void add_unusable_prompt(const Prompt& prompt, const std::string& message);
 
   void on_token(const DrawnToken& token);
   /// `index` counts answers, answers_a_prompt of them a prompt that can be answered.
@@ -36,7 +37,7 @@ class AnswerPrinter {
 
  private:
   struct Answer {
-    std::string prompt;
+    Prompt prompt;
     size_t sequence = 0;  // among those of the prompt
     std::unique_ptr<GenerationResult> result;
     std::string message;  // instead of a result

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <functional>
 #include <iterator>
 #include <limits>
@@ -10,7 +9,6 @@
 
 #include "core/log.h"
 #include "generate/beam_search.h"
-#include "generate/request_support.h"
 #include "launcher/answer_printer.h"
 #include "launcher/beam_options.h"
 #include "launcher/command_line.h"
@@ -19,9 +17,9 @@
 #include "launcher/interrupt.h"
 #include "launcher/line_feed.h"
 #include "launcher/mpi_session.h"
+#include "launcher/prompts.h"
 #include "launcher/sampling_options.h"
 #include "launcher/shared_feed.h"
-#include "tokenizer/chat_template.h"
 
 namespace weft {
 namespace {
@@ -30,6 +28,7 @@ constexpr const char* kFooter = R"(Examples:
   weft generate --model SmolLM2-135M-Instruct --chat "Why is the sky blue?"
   weft generate --model gemma-2-2b.gguf --prompt "Once upon" --temperature 0.8 --top-p 0.95 --seed 7
   weft generate --model Qwen2-7B --prompt-file questions.txt --chat --batch 16 --json > answers.jsonl
+  weft generate --model Qwen2-7B --prompt-file conversations.jsonl --jsonl --json > answers.jsonl
   weft generate --model SmolLM2-135M --adapter runs/bible/checkpoints/step-00000200 --prompt "In the beginning"
   weft generate --model SmolLM2-135M-Instruct --chat "Name a colour" --beams 4 --num-return-sequences 4 --json
   tail -f questions.txt | weft generate --model SmolLM2-135M-Instruct --chat --follow --json
@@ -45,81 +44,22 @@ struct GenerateOptions {
   SamplingFlags sampling;
   BeamFlags beams;
   SessionFlags sessions;
-  std::vector<std::string> positional_prompts;
-  std::vector<std::string> prompts;
-  std::string prompt_file;
-  std::string system;
+  PromptOptions prompts;
   int64_t batch = 8;
   int64_t prefill_chunk = 512;
   int64_t num_return_sequences = 1;
-  bool takes_whole_file = false;
-  bool is_chat = false;
-  bool is_raw = false;
-  bool uses_ids = false;
   bool prints_json = false;
   bool is_streaming_off = false;
   bool follows = false;
-  std::string chat_format;
   int64_t num_logprobs = -1;
 };
-
-/// The prompts of the command line, then those of the file.
-std::vector<std::string> collect_prompts(const GenerateOptions& options) {
-  std::vector<std::string> prompts = options.positional_prompts;
-  prompts.insert(prompts.end(), options.prompts.begin(), options.prompts.end());
-  if (prompts.empty() && options.prompt_file.empty()) prompts.emplace_back();  // a session goes on without one
-  if (options.prompt_file.empty()) return prompts;
-  std::string text = read_text(options.prompt_file, "prompt file");
-  if (options.takes_whole_file) {
-    prompts.push_back(std::move(text));
-    return prompts;
-  }
-  for (std::string& line : split_lines(text)) {
-    if (!line.empty()) prompts.push_back(std::move(line));
-  }
-  if (prompts.empty()) fail_input("prompt file {}: no prompt in it; write one a line", printable(options.prompt_file));
-  return prompts;
-}
-
-/// "1 2 3" or "1, 2, 3"
-std::vector<int32_t> parse_ids(const std::string& text) {
-  std::vector<int32_t> ids;
-  const char* end = text.data() + text.size();
-  for (const char* place = text.data(); place != end;) {
-    if (*place == ' ' || *place == ',' || *place == '\n' || *place == '\t' || *place == '[' || *place == ']') {
-      ++place;
-      continue;
-    }
-    int32_t id = 0;
-    auto [after, error] = std::from_chars(place, end, id);
-    if (error != std::errc()) fail_input("prompt \"{}\": --ids takes token ids, such as \"1 2 3\"", printable(text));
-    ids.push_back(id);
-    place = after;
-  }
-  return ids;
-}
-
-std::vector<int32_t> ids_of_prompt(const GenerateOptions& options,
-                                   const InferenceModel& loaded,
-                                   const std::string& prompt) {
-  if (options.uses_ids) return parse_ids(prompt);
-  const Tokenizer* tokenizer = loaded.tokenizer.get();
-  bool is_plain = options.is_raw || !options.sessions.from.empty();
-  if (!options.is_chat) {
-    return is_plain ? tokenizer->encode(prompt, false) : encode_prompt(*tokenizer, loaded.model->info(), prompt);
-  }
-  std::vector<ChatMessage> messages;
-  if (!options.system.empty()) messages.push_back({"system", options.system});
-  messages.push_back({"user", prompt});
-  return tokenizer->encode(render_chat(*tokenizer, messages, true, options.chat_format), false);
-}
 
 /// A stream of prompts may bring more; what is given whole and is one answer is printed as it grows.
 AnswerFormat answer_format(const GenerateOptions& options, size_t num_answers, const Tokenizer* tokenizer) {
   return {.is_json = options.prints_json,
-          .is_ids = options.uses_ids,
-          .is_streaming = num_answers == 1 && !options.prints_json && !options.is_streaming_off && !options.uses_ids &&
-                          !options.beams.is_searching(),
+          .is_ids = options.prompts.uses_ids,
+          .is_streaming = num_answers == 1 && !options.prints_json && !options.is_streaming_off &&
+                          !options.prompts.uses_ids && !options.beams.is_searching(),
           .has_score = options.beams.is_searching(),
           .answers_a_prompt = static_cast<size_t>(options.num_return_sequences),
           .tokenizer = tokenizer};
@@ -127,24 +67,32 @@ AnswerFormat answer_format(const GenerateOptions& options, size_t num_answers, c
 
 void check_usage(const GenerateOptions& options) {
   auto refuse = [](std::string_view what) { fail(ExitCode::usage, "generate: {}", what); };
-  bool is_given = !options.positional_prompts.empty() || !options.prompts.empty() || !options.prompt_file.empty();
-  if (options.follows && is_given) refuse("--follow takes its prompts from standard input alone");
+  const PromptOptions& prompts = options.prompts;
+  if (options.follows && prompts.are_given()) refuse("--follow takes its prompts from standard input alone");
   if (options.follows && (options.sessions.is_used() || options.beams.is_searching())) {
     refuse("--follow goes with neither sessions nor beams");
   }
+  if (prompts.is_jsonl && prompts.file.empty() && !options.follows) refuse("--jsonl needs --prompt-file or --follow");
   if (options.num_logprobs >= 0 && (!options.prints_json || options.beams.is_searching())) {
     refuse("--logprobs needs --json and answers without beams");
   }
-  if (!is_given && !options.follows && options.sessions.from.empty()) {
+  if (!prompts.are_given() && !options.follows && options.sessions.from.empty()) {
     refuse("no prompt; give it as an argument, with --prompt, or with --prompt-file (- is standard input)");
   }
-  if (options.uses_ids && options.is_chat) refuse("--ids and --chat exclude each other");
-  bool has_chat_options = !options.system.empty() || !options.chat_format.empty();
-  if (has_chat_options && !options.is_chat) refuse("--system and --chat-format need --chat");
+  if (options.prompts.uses_ids && options.prompts.is_chat) refuse("--ids and --chat exclude each other");
+  if (prompts.takes_whole_file && prompts.file.empty()) refuse("--whole-file needs --prompt-file");
+  if (options.sampling.min_new_tokens > options.sampling.max_new_tokens) {
+    refuse(fmt::format("--min-new-tokens {} is more than --max-new-tokens {}",
+                       options.sampling.min_new_tokens,
+                       options.sampling.max_new_tokens));
+  }
+  bool has_chat_options = !options.prompts.system.empty() || !options.prompts.chat_format.empty();
+  if (has_chat_options && !options.prompts.is_chat && !prompts.is_jsonl)
+    refuse("--system and --chat-format need --chat");
   if (options.sessions.is_used() && (options.num_return_sequences > 1 || options.beams.is_searching())) {
     refuse("a session is of one answer, without beams");
   }
-  if (!options.sessions.from.empty() && options.is_chat)
+  if (!options.sessions.from.empty() && options.prompts.is_chat)
     refuse("--session and --chat exclude each other; use weft chat");
   SamplerOptions sampling = request_from_flags(options.sampling).sampling;
   check_sampler_options(sampling, std::numeric_limits<int32_t>::max());
@@ -159,7 +107,7 @@ void check_usage(const GenerateOptions& options) {
 
 TokenizerUse tokenizer_use(const GenerateOptions& options) {
   if (!options.sampling.stop_strings.empty()) return TokenizerUse::all_ranks;
-  return options.uses_ids ? TokenizerUse::nowhere : TokenizerUse::rank_zero;
+  return options.prompts.uses_ids ? TokenizerUse::nowhere : TokenizerUse::rank_zero;
 }
 
 std::vector<int32_t> end_ids_of(const InferenceModel& loaded, const GenerateOptions& options) {
@@ -167,21 +115,26 @@ std::vector<int32_t> end_ids_of(const InferenceModel& loaded, const GenerateOpti
   if (!loaded.tokenizer) return ids;
   const Tokenizer& tokenizer = *loaded.tokenizer;
   const std::vector<int32_t> more =
-      options.is_chat ? chat_end_ids(tokenizer, options.chat_format) : tokenizer.end_ids();
+      options.prompts.is_chat ? chat_end_ids(tokenizer, options.prompts.chat_format) : tokenizer.end_ids();
   ids.insert(ids.end(), more.begin(), more.end());
   return ids;
+}
+
+std::vector<int32_t> ids_of(const GenerateOptions& options, const InferenceModel& loaded, const Prompt& prompt) {
+  return ids_of_prompt(
+      options.prompts, loaded.tokenizer.get(), loaded.model->info(), prompt, !options.sessions.from.empty());
 }
 
 /// The same on every rank; only rank 0 has the prompts' text and, mostly, the tokenizer. First the end ids, then the
 /// prompts.
 std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& options,
                                                       const InferenceModel& loaded,
-                                                      const std::vector<std::string>& prompts) {
+                                                      const std::vector<Prompt>& prompts) {
   std::vector<std::vector<int32_t>> lists;
   Communicator& ranks = loaded.mesh->tensor_parallel();
   if (ranks.rank() == 0) {
     lists.push_back(end_ids_of(loaded, options));
-    for (const std::string& prompt : prompts) lists.push_back(ids_of_prompt(options, loaded, prompt));
+    for (const Prompt& prompt : prompts) lists.push_back(ids_of(options, loaded, prompt));
   }
   broadcast_ids(loaded.context, ranks, lists);
   if (options.sampling.ignores_end) lists[0].clear();
@@ -298,19 +251,22 @@ void follow_prompts(const GenerateOptions& options,
                     const Answering& answering) {
   Generator generator(loaded.context, *loaded.model, generator_options(options, loaded));
   size_t num_requests = 0;
+  size_t num_lines = 0;
   auto add = [&](const std::string& line, std::vector<GenerationRequest>& requests) {
     std::vector<GenerationRequest> added;
+    Prompt prompt{.text = line};
+    ++num_lines;
     try {
-      std::vector<int32_t> prompt = ids_of_prompt(options, loaded, line);
-      add_requests(options, loaded.model->info(), end_ids, prompt, num_requests, added);
+      prompt = read_prompt(options.prompts, line, fmt::format("standard input:{}", num_lines));
+      add_requests(options, loaded.model->info(), end_ids, ids_of(options, loaded, prompt), num_requests, added);
       for (size_t i = 0; i < added.size(); ++i) generator.check(added[i], num_requests + i);
     } catch (const Error& error) {
       if (error.code() != ExitCode::bad_input) throw;
-      answering.printer.add_unusable_prompt(line, error.what());
+      answering.printer.add_unusable_prompt(prompt, error.what());
       return;
     }
     num_requests += added.size();
-    answering.printer.add_prompt(line);
+    answering.printer.add_prompt(prompt);
     std::ranges::move(added, std::back_inserter(requests));
   };
   Communicator& ranks = loaded.mesh->tensor_parallel();
@@ -343,13 +299,13 @@ ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
   configure_log(options.common, session);
   check_usage(options);
   check_session_flags(options.sessions, options.common);
-  std::vector<std::string> prompts;
-  if (session.rank() == 0 && !options.follows) prompts = collect_prompts(options);
+  std::vector<Prompt> prompts;
+  if (session.rank() == 0 && !options.follows) prompts = collect_prompts(options.prompts);
   auto loaded = load_model_for_inference(options.common, session, tokenizer_use(options));
   std::vector<std::vector<int32_t>> lists = encode_on_all_ranks(options, *loaded, prompts);
   size_t num_answers = options.follows ? 0 : (lists.size() - 1) * static_cast<size_t>(options.num_return_sequences);
   AnswerPrinter printer(answer_format(options, num_answers, loaded->tokenizer.get()));
-  for (std::string& prompt : prompts) printer.add_prompt(std::move(prompt));
+  for (const Prompt& prompt : prompts) printer.add_prompt(prompt);
   InterruptFlag interrupt(true);
   bool was_interrupted = false;
   auto should_stop = [&] { return was_interrupted = interrupt.is_set_on_rank_zero(loaded->context); };
@@ -366,22 +322,28 @@ ExitCode run_generate(const GenerateOptions& options, MpiSession& session) {
 }
 
 void add_options(Command command, GenerateOptions& options) {
-  command.add_option("prompts", options.positional_prompts, "Prompts");
-  command.add_option("-p,--prompt", options.prompts, "A prompt (repeatable)").one_value_each();
-  command.add_option("--prompt-file", options.prompt_file, "File with a prompt a line; - is standard input");
-  Option whole = command.add_flag("--whole-file", options.takes_whole_file, "The whole file is one prompt");
+  command.add_option("prompts", options.prompts.positional, "Prompts");
+  command.add_option("-p,--prompt", options.prompts.named, "A prompt (repeatable)").one_value_each();
+  command.add_option("--prompt-file", options.prompts.file, "File with a prompt a line; - is standard input");
+  Option whole = command.add_flag("--whole-file", options.prompts.takes_whole_file, "The whole file is one prompt");
+  command
+      .add_flag("--jsonl",
+                options.prompts.is_jsonl,
+                "Lines are JSON objects with prompt, or messages of role and content, and an id that the answer gets")
+      .excludes(whole);
   command
       .add_flag("--follow",
                 options.follows,
                 "Answers the lines of standard input as they come, several at a time, until it ends")
       .excludes(whole);
-  command.add_flag("--chat", options.is_chat, "Puts each prompt into the model's chat format");
-  command.add_option("--system", options.system, "System message, with --chat");
+  command.add_flag("--chat", options.prompts.is_chat, "Puts each prompt into the model's chat format");
+  command.add_option("--system", options.prompts.system, "System message, with --chat");
   command.add_option("--chat-format",
-                     options.chat_format,
+                     options.prompts.chat_format,
                      "Name of a built-in chat format (chatml, llama3, …) instead of the model's own, with --chat");
-  Option ids = command.add_flag("--ids", options.uses_ids, "Prompts are token ids; the answers are printed as ids too");
-  command.add_flag("--raw", options.is_raw, "Adds no special tokens to prompts").excludes(ids);
+  Option ids =
+      command.add_flag("--ids", options.prompts.uses_ids, "Prompts are token ids; the answers are printed as ids too");
+  command.add_flag("--raw", options.prompts.is_raw, "Adds no special tokens to prompts").excludes(ids);
   command.add_flag(
       "--json", options.prints_json, "One JSON object a line: prompt, text, ids, finish_reason, tokens_per_second, …");
   command

@@ -101,6 +101,33 @@ TEST_F(Commands, FollowAnswersEveryLineInOrderAndGoesOnAfterOneItCannotUse) {
   expect_one_line_error(generate("--follow --beams 2", "x"), 2, HasSubstr("--follow"));
 }
 
+TEST_F(Commands, JsonLinesHoldTextsOrConversationsAndGiveTheirIdsBack) {
+  std::string lines =
+      R"({"prompt": "the fox\nthe dog", "id": 7})"
+      "\n"
+      R"({"id": {"row": "a"}, "messages": [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "dog"},)"
+      R"( {"role": "user", "content": "quick"}]})"
+      "\n";
+  for (const char* from : {"--prompt-file -", "--follow"}) {
+    Outcome outcome = generate(fmt::format("--jsonl {} --json --max-new-tokens 3 --ignore-end", from), lines);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    std::istringstream stream(outcome.out);
+    std::vector<json> answers;
+    for (std::string line; std::getline(stream, line);) answers.push_back(json::parse(line));
+    ASSERT_EQ(answers.size(), 2u);
+    EXPECT_EQ(answers[0].at("id"), 7);
+    EXPECT_EQ(answers[0].at("prompt"), "the fox\nthe dog");
+    EXPECT_EQ(answers[1].at("id").at("row"), "a");
+    EXPECT_EQ(answers[1].at("messages").size(), 3u);
+    EXPECT_GT(answers[1].at("prompt_tokens"), answers[0].at("prompt_tokens"));
+  }
+  expect_one_line_error(generate("--jsonl --prompt-file -", "{\"prompt\": \"a\"}\nnothing\n"), 3, HasSubstr("-:2"));
+  expect_one_line_error(generate("--jsonl --prompt-file -", "{\"text\": \"a\"}\n"), 3, HasSubstr("'text'"));
+  expect_one_line_error(generate("--jsonl x"), 2, HasSubstr("--prompt-file"));
+  expect_one_line_error(generate("--whole-file x"), 2, HasSubstr("--whole-file"));
+  expect_one_line_error(generate("--min-new-tokens 9 --max-new-tokens 3 x"), 2, HasSubstr("--min-new-tokens 9"));
+}
+
 TEST_F(Commands, LogprobsAreOfEveryToken) {
   Outcome outcome = generate("--json --logprobs 2 --ids --ignore-end --max-new-tokens 3 " + kPrompt);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
