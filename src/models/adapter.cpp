@@ -146,9 +146,10 @@ void Adapter::add_part(LanguageModel& model, const NamedLinear& named) {
       prefix + ".lora_A.weight", {options_.rank, weight->full_shape[1]}, over_inputs ? weight->shard : Shard{});
   part.b = &parameters_.add(
       prefix + ".lora_B.weight", {weight->full_shape[0], options_.rank}, over_inputs ? Shard{} : weight->shard);
-  // The replicated factor stands inside the tensor-parallel region: each rank sees what its slice of the other gives.
-  part.a->partial_gradient = is_split && !over_inputs;
-  part.b->partial_gradient = is_split && over_inputs;
+  // A replicated factor stands inside the tensor-parallel region: each rank sees what its slice of the other gives. So
+  // do both of a layer that every rank computes there.
+  part.a->partial_gradient = weight->partial_gradient || (is_split && !over_inputs);
+  part.b->partial_gradient = weight->partial_gradient || (is_split && over_inputs);
   part.low_rank = {.a = part.a,
                    .b = part.b,
                    .scale = options_.scale(),

@@ -107,6 +107,7 @@ struct EncoderPassOptions {
   int ranks = 1;
   bool sequence_parallel = false;
   BlockHooks* hooks = nullptr;
+  const LoraOptions* lora = nullptr;  // of an adapter; then only its factors have gradients
 };
 
 class EncoderRank {
@@ -121,7 +122,8 @@ class EncoderRank {
     context_.random = {.seed = 3, .step = 4, .site = 0};
     context_.blocks = options.hooks;
     model_ = make_random(context_, encoder, {communicator->rank(), communicator->size()});
-    set_trainable(*model_, true);
+    set_trainable(*model_, options.lora == nullptr);
+    adapter_ = testing::attach_random(*model_, options.lora, context_, DType::f64);
     batch_ = two_texts();
     if (encoder.condition.width == 0) return;
     batch_.condition = context_.empty({2, encoder.condition.width}, DType::f64);
@@ -138,14 +140,12 @@ class EncoderRank {
     Tensor loss = total_loss(hidden);
     tape.backward(context_, loss);
     context_.tape = nullptr;
-    finish_gradients(context_, *model_);
+    std::vector<Parameter*> parameters = testing::all_parameters(*model_, adapter_.get());
+    GradientFinisher(model_->parameters().place()).finish(context_, parameters);
     std::lock_guard lock(mutex);
     outcome.loss = values_of(loss)[0];
     outcome.logits = values_of(hidden);
-    for (const Parameter& parameter : model_->parameters().all()) {
-      const auto& slot = parameter.value.grad_slot();
-      if (slot->tensor) testing::place_slice(parameter, slot->tensor, outcome.gradients[parameter.name]);
-    }
+    testing::collect_gradients(parameters, outcome.gradients);
   }
 
  private:
@@ -175,6 +175,7 @@ class EncoderRank {
 
   Context context_;
   std::unique_ptr<LanguageModel> model_;
+  std::unique_ptr<Adapter> adapter_;
   Batch batch_;
 };
 
@@ -218,6 +219,18 @@ TEST_P(Encoders, GiveOnRanksWhatOneRankGives) {
       Outcome several = run_pass(GetParam(), {.ranks = ranks, .sequence_parallel = sequence_parallel});
       drop_rounding(several);
       expect_same(several, one);
+    }
+  }
+}
+
+/// GAU-alpha's base_proj is computed by every rank.
+TEST_P(Encoders, GiveTheSameAdapterGradientsOnRanks) {
+  LoraOptions lora{.rank = 3, .alpha = 5, .dropout = 0.3};
+  Outcome one = run_pass(GetParam(), {.lora = &lora});
+  for (int ranks : {2, 4}) {
+    for (bool sequence_parallel : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << ranks << " ranks, sequence parallel " << sequence_parallel);
+      expect_same(run_pass(GetParam(), {.ranks = ranks, .sequence_parallel = sequence_parallel, .lora = &lora}), one);
     }
   }
 }

@@ -129,6 +129,7 @@ struct SplitOptions {
   int ranks = 1;
   bool sequence_parallel = false;
   BlockHooks* hooks = nullptr;
+  const LoraOptions* lora = nullptr;  // of an adapter; then only its factors have gradients
 };
 
 /// One rank's model and the pass over both texts.
@@ -142,7 +143,8 @@ class SequenceRank {
     context_.random = {.seed = 3, .step = 4, .site = 0};
     context_.blocks = options.hooks;
     model_ = make_random(context_, named, {communicator->rank(), communicator->size()});
-    set_trainable(*model_, true);
+    set_trainable(*model_, options.lora == nullptr);
+    adapter_ = testing::attach_random(*model_, options.lora, context_, DType::f64);
     batch_ = texts(context_, *model_, {0, 1});
   }
 
@@ -167,14 +169,12 @@ class SequenceRank {
       tape.backward(context_);
     }
     context_.tape = nullptr;
-    finish_gradients(context_, *model_);
+    std::vector<Parameter*> parameters = testing::all_parameters(*model_, adapter_.get());
+    GradientFinisher(model_->parameters().place()).finish(context_, parameters);
     std::lock_guard lock(mutex);
     outcome.loss = value;
     outcome.logits = values_of(hidden_);
-    for (const Parameter& parameter : model_->parameters().all()) {
-      const auto& slot = parameter.value.grad_slot();
-      if (slot->tensor) testing::place_slice(parameter, slot->tensor, outcome.gradients[parameter.name]);
-    }
+    testing::collect_gradients(parameters, outcome.gradients);
   }
 
  private:
@@ -197,6 +197,7 @@ class SequenceRank {
 
   Context context_;
   std::unique_ptr<LanguageModel> model_;
+  std::unique_ptr<Adapter> adapter_;
   Batch batch_;
   Tensor hidden_, loss_;
 };
@@ -255,6 +256,18 @@ TEST_P(SequenceModels, GiveOnRanksWhatOneRankGives) {
       Outcome several = run_split(GetParam(), {.ranks = ranks, .sequence_parallel = sequence_parallel});
       drop_rounding(several);
       expect_same(several, one);
+    }
+  }
+}
+
+/// RWKV-6's ffn.receptance is computed by every rank.
+TEST_P(SequenceModels, GiveTheSameAdapterGradientsOnRanks) {
+  LoraOptions lora{.rank = 3, .alpha = 5, .dropout = 0.3};
+  Outcome one = run_split(GetParam(), {.lora = &lora});
+  for (int ranks : {2, 4}) {
+    for (bool sequence_parallel : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << ranks << " ranks, sequence parallel " << sequence_parallel);
+      expect_same(run_split(GetParam(), {.ranks = ranks, .sequence_parallel = sequence_parallel, .lora = &lora}), one);
     }
   }
 }
