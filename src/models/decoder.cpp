@@ -220,8 +220,7 @@ std::vector<NamedLinear> Decoder::linears() {
                            &block.mlp.gate_proj,
                            &block.mlp.up_proj,
                            &block.mlp.down_proj}) {
-      const std::string& weight = linear->weight->name;
-      result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), linear});
+      result.push_back(named_linear(*linear));
     }
   }
   return result;

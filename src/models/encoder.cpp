@@ -393,8 +393,7 @@ std::vector<NamedLinear> Encoder::linears() {
   std::vector<NamedLinear> result;
   for (const std::unique_ptr<EncoderBlock>& block : blocks_) {
     for (Linear* linear : block->linears()) {
-      const std::string& weight = linear->weight->name;
-      result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), linear});
+      result.push_back(named_linear(*linear));
     }
   }
   return result;

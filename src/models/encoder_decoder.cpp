@@ -463,9 +463,7 @@ Tensor EncoderDecoder::head_input(Context& context, const Tensor& hidden, const 
 std::vector<NamedLinear> EncoderDecoder::linears() {
   std::vector<NamedLinear> result;
   auto add_named = [&](Linear& linear) {
-    if (linear.weight == nullptr) return;
-    const std::string& weight = linear.weight->name;
-    result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), &linear});
+    if (linear.weight != nullptr) result.push_back(named_linear(linear));
   };
   for (Stack* stack : {&encoder_, &decoder_}) {
     for (StackBlock& block : stack->blocks) {

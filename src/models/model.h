@@ -111,6 +111,8 @@ struct NamedLinear {
   std::string name;
   Linear* linear = nullptr;
 };
+/// By its weight's name without ".weight".
+NamedLinear named_linear(Linear& linear);
 
 /// A model over sequences of tokens, this rank's share of it. Construction declares parameters; load_model fills them.
 class LanguageModel {

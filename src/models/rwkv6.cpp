@@ -263,8 +263,7 @@ std::vector<NamedLinear> Rwkv6::linears() {
                            &channel.key,
                            &channel.receptance,
                            &channel.value}) {
-      const std::string& weight = linear->weight->name;
-      result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), linear});
+      result.push_back(named_linear(*linear));
     }
   }
   return result;
