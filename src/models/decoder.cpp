@@ -150,10 +150,9 @@ ForwardPass Decoder::start(Context& context, const Batch& batch, KvCache* cache)
 }
 
 Tensor Decoder::embed(Context& context, const Batch& batch) const {
-  Tensor embedded = embedding_.forward(context, batch.ids, config_.embedding_scale);
-  if (!batch.embedding_offset) return embedded;
-  WEFT_ASSERT(batch.embedding_offset.shape() == (Shape{batch.num_tokens(), config_.info.hidden_size}));
-  return add_embedding_offset(context, embedded, batch.embedding_offset);
+  WEFT_ASSERT(!batch.embedding_offset ||
+              batch.embedding_offset.shape() == (Shape{batch.num_tokens(), config_.info.hidden_size}));
+  return add_embedding_offset(context, embedding_.forward(context, batch.ids, config_.embedding_scale), batch);
 }
 
 /// The norm after a block's feed-forward is left to the block after it, whose first norm it is fused with; not where

@@ -301,7 +301,7 @@ Tensor Encoder::add_positions(Context& context, Tensor x, const EncoderPass& pas
 }
 
 Tensor Encoder::embed(Context& context, const Batch& batch, const EncoderPass& pass) const {
-  Tensor x = add_embedding_offset(context, tokens_.forward(context, batch.ids, 1), batch.embedding_offset);
+  Tensor x = add_embedding_offset(context, tokens_.forward(context, batch.ids, 1), batch);
   std::vector<int32_t> segments = batch.segment_ids;
   segments.resize(batch.ids.size());
   if (config_.info.num_segments > 0 && config_.segments_in_token_table) {

@@ -77,7 +77,7 @@ class EncoderDecoder final : public LanguageModel {
   const Parameter* add_bias_table(const std::string& name);
   void check(const Batch& batch, const KvCache* cache) const;
 
-  Tensor embed(Context& context, const Stack& stack, const std::vector<int32_t>& ids, const Tensor& offset) const;
+  Tensor begin_stream(Context& context, const Stack& stack, Tensor embedded, int64_t num_tokens) const;
   StackPass start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const;
   void add_positions(Context& context, const Stack& stack, int64_t highest, StackPass& pass) const;
   Tensor encode(Context& context, const Batch& batch);
@@ -269,13 +269,10 @@ std::string EncoderDecoder::observed(const Stack& stack, const std::string& what
   return is_alone ? what : stack.name + "_" + what;
 }
 
-Tensor EncoderDecoder::embed(Context& context,
-                             const Stack& stack,
-                             const std::vector<int32_t>& ids,
-                             const Tensor& offset) const {
-  Tensor x = add_embedding_offset(context, tokens_.forward(context, ids, 1), offset);
-  if (stack.mapping.weight != nullptr) x = linear(context, x, stack.mapping.parameters());
-  return drop(context, x, config_.dropout, stack.first_site, static_cast<int64_t>(ids.size()));
+/// What a stack makes of its embedded tokens before its first block.
+Tensor EncoderDecoder::begin_stream(Context& context, const Stack& stack, Tensor embedded, int64_t num_tokens) const {
+  if (stack.mapping.weight != nullptr) embedded = linear(context, embedded, stack.mapping.parameters());
+  return drop(context, embedded, config_.dropout, stack.first_site, num_tokens);
 }
 
 StackPass EncoderDecoder::start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const {
@@ -417,8 +414,8 @@ Tensor EncoderDecoder::encode(Context& context, const Batch& batch) {
   auto pass = std::make_shared<const StackPass>(start(context, encoder_, batch, nullptr));
   Context numbered = context;
   numbered.first_token = batch.first_source_token;
-  Tensor embedded = embed(numbered, encoder_, batch.source_ids, {});
-  return run_stack(numbered, encoder_, embedded, {}, pass);
+  Tensor embedded = tokens_.forward(numbered, batch.source_ids, 1);
+  return run_stack(numbered, encoder_, begin_stream(numbered, encoder_, embedded, pass->num_tokens), {}, pass);
 }
 
 void EncoderDecoder::cache_sources(Context& context, const Tensor& source, const Batch& batch, KvCache& cache) {
@@ -435,19 +432,19 @@ void EncoderDecoder::cache_sources(Context& context, const Tensor& source, const
 
 Tensor EncoderDecoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
   check(batch, cache);
-  if (config_.num_decoder_layers == 0) {
-    auto pass = std::make_shared<const StackPass>(start(context, encoder_, batch, nullptr));
-    return run_stack(context, encoder_, embed(context, encoder_, batch.ids, batch.embedding_offset), {}, pass);
-  }
+  auto run = [&](const Stack& stack, const Tensor& source) {
+    auto pass = std::make_shared<const StackPass>(start(context, stack, batch, cache));
+    Tensor embedded = add_embedding_offset(context, tokens_.forward(context, batch.ids, 1), batch);
+    return run_stack(context, stack, begin_stream(context, stack, embedded, pass->num_tokens), source, pass);
+  };
+  if (config_.num_decoder_layers == 0) return run(encoder_, {});
   Tensor source;
   if (!batch.sources.empty()) source = encode(context, batch);
   if (cache != nullptr && source) {
     cache_sources(context, source, batch, *cache);
     source = {};
   }
-  auto pass = std::make_shared<const StackPass>(start(context, decoder_, batch, cache));
-  Tensor embedded = embed(context, decoder_, batch.ids, batch.embedding_offset);
-  Tensor out = run_stack(context, decoder_, embedded, source, pass);
+  Tensor out = run(decoder_, source);
   return config_.info.has_language_model_head ? out : scaled(context, out);
 }
 
