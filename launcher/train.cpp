@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "checkpoint/reader.h"
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
 #include "core/log.h"
@@ -98,7 +99,15 @@ void check_warmup(const RunConfig& source, const TrainerOptions& options) {
 
 void check_samples(const RunConfig& source, const TrainingRun& run) {
   const config::SampleConfig& samples = source.message().samples();
-  int64_t positions = run.model->info().max_positions;
+  const ModelInfo& info = run.model->info();
+  bool can_write = info.has_language_model_head && info.attention != AttentionPattern::bidirectional;
+  if (samples.prompts_size() > 0 && !can_write) {
+    fail_input("{}: {} {} and cannot write texts; remove samples.prompts",
+               source.location("samples.prompts"),
+               info.family,
+               info.has_language_model_head ? "sees a whole text at once" : "has no language model's output layer");
+  }
+  int64_t positions = info.max_positions;
   for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
     auto tokens = static_cast<int64_t>(encode_prompt(*run.tokenizer, run.model->info(), samples.prompts(i)).size());
     bool fits = positions == 0 || tokens + samples.max_new_tokens() <= positions;
@@ -109,6 +118,14 @@ void check_samples(const RunConfig& source, const TrainingRun& run) {
                samples.max_new_tokens(),
                positions);
   }
+}
+
+/// Of formats with a checksum a tensor, each rank some of them; before the run's folder is touched.
+void check_weights(const config::RunConfig& config, const TrainingRun& run) {
+  if (config.model().initialise() || run.opened.reader == nullptr) return;
+  Communicator& world = run.mesh->world();
+  run.opened.reader->verify_checksums(world.rank(), world.size());
+  world.barrier();
 }
 
 /// The one that the config names, else the model's; null when that has none, which token files do without.
@@ -256,6 +273,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);
   check_samples(source, run);
+  check_weights(config, run);
   directory.begin(options.starts_over);
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,

@@ -1,10 +1,12 @@
 #include "models/adapter.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <set>
 
 #include "core/error.h"
+#include "models/dropout_sites.h"
 #include "models/model.h"
 #include "ops/low_rank.h"
 
@@ -13,8 +15,6 @@ namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr int64_t kMaxRank = 1 << 16;
-/// Dropout sites of adapters; a model's own come before.
-constexpr uint32_t kFirstSite = 1 << 16;
 
 /// * stands for anything. Goes back to the last star only: time is the product of the lengths at most.
 bool matches_pattern(std::string_view pattern, std::string_view name) {
@@ -50,18 +50,34 @@ std::string known_layers(const std::vector<NamedLinear>& linears) {
   return text;
 }
 
-void check_options(const LoraOptions& options, const LanguageModel& model) {
+/// The number in a layer's name, "encoder.block.3.layer.0.SelfAttention.q" → 3, its block's in its stack; −1 for none.
+int64_t block_number(const std::string& name) {
+  size_t begin = 0;
+  for (size_t end = 0; end != std::string::npos; begin = end + 1) {
+    end = name.find('.', begin);
+    std::string part = name.substr(begin, end == std::string::npos ? end : end - begin);
+    int64_t number = 0;
+    auto [after, error] = std::from_chars(part.data(), part.data() + part.size(), number);
+    if (error == std::errc() && after == part.data() + part.size()) return number;
+    if (end == std::string::npos) break;
+  }
+  return -1;
+}
+
+void check_options(const LoraOptions& options, const std::vector<NamedLinear>& linears) {
   if (options.rank < 1 || options.rank > kMaxRank) fail_input("LoRA: rank {} is not in 1 … {}", options.rank, kMaxRank);
   if (!(options.dropout >= 0 && options.dropout < 1)) fail_input("LoRA: dropout {} is not in [0, 1)", options.dropout);
   if (!std::isfinite(options.alpha)) fail_input("LoRA: alpha {} is not a number to scale by", options.alpha);
+  int64_t last = -1;
+  for (const NamedLinear& one : linears) last = std::max(last, block_number(one.name));
   for (int64_t layer : options.layers) {
-    if (layer >= 0 && layer < model.info().num_layers) continue;
-    fail_input("LoRA: there is no layer {}; the model has layers 0 … {}", layer, model.info().num_layers - 1);
+    if (layer >= 0 && layer <= last) continue;
+    if (last < 0) fail_input("LoRA: layer {} was chosen, but this model's blocks have no numbers", layer);
+    fail_input("LoRA: there is no layer {}; the model has layers 0 … {}", layer, last);
   }
 }
 
-std::vector<NamedLinear> choose_linears(LanguageModel& model, const LoraOptions& options) {
-  std::vector<NamedLinear> all = model.linears();
+std::vector<NamedLinear> choose_linears(const std::vector<NamedLinear>& all, const LoraOptions& options) {
   std::vector<NamedLinear> chosen;
   std::set<std::string> used;
   for (const NamedLinear& one : all) {
@@ -71,8 +87,8 @@ std::vector<NamedLinear> choose_linears(LanguageModel& model, const LoraOptions&
       matches = true;
       used.insert(target);
     }
-    bool in_layers = options.layers.empty() ||
-                     std::count(options.layers.begin(), options.layers.end(), one.linear->weight->block) > 0;
+    bool in_layers =
+        options.layers.empty() || std::count(options.layers.begin(), options.layers.end(), block_number(one.name)) > 0;
     if (matches && in_layers) chosen.push_back(one);
   }
   for (const std::string& target : options.target_modules) {
@@ -124,8 +140,9 @@ double LoraOptions::scale() const {
 
 Adapter::Adapter(LanguageModel& model, const LoraOptions& options)
     : options_(options), parameters_(model.parameters().place()) {
-  check_options(options, model);
-  for (const NamedLinear& one : choose_linears(model, options)) add_part(model, one);
+  std::vector<NamedLinear> linears = model.linears();
+  check_options(options, linears);
+  for (const NamedLinear& one : choose_linears(linears, options)) add_part(model, one);
 }
 
 Adapter::~Adapter() {
@@ -146,14 +163,15 @@ void Adapter::add_part(LanguageModel& model, const NamedLinear& named) {
       prefix + ".lora_A.weight", {options_.rank, weight->full_shape[1]}, over_inputs ? weight->shard : Shard{});
   part.b = &parameters_.add(
       prefix + ".lora_B.weight", {weight->full_shape[0], options_.rank}, over_inputs ? Shard{} : weight->shard);
-  // The replicated factor stands inside the tensor-parallel region: each rank sees what its slice of the other gives.
-  part.a->partial_gradient = is_split && !over_inputs;
-  part.b->partial_gradient = is_split && over_inputs;
+  // A replicated factor stands inside the tensor-parallel region: each rank sees what its slice of the other gives. So
+  // do both of a layer that every rank computes there.
+  part.a->partial_gradient = weight->partial_gradient || (is_split && !over_inputs);
+  part.b->partial_gradient = weight->partial_gradient || (is_split && over_inputs);
   part.low_rank = {.a = part.a,
                    .b = part.b,
                    .scale = options_.scale(),
                    .dropout = static_cast<float>(options_.dropout),
-                   .dropout_site = kFirstSite + static_cast<uint32_t>(parts_.size())};
+                   .dropout_site = adapter_dropout_site(parts_.size())};
   parts_.push_back(part);
 }
 
@@ -172,7 +190,7 @@ void Adapter::initialise(const Context& context, DType dtype, uint64_t seed) {
     for (Parameter* factor : {part.a, part.b}) {
       if (!factor->value) factor->value = context.empty(factor->local_shape, dtype, MemoryTag::weights);
     }
-    fill_factor_a(*part.a, {.seed = seed, .step = 0, .site = kFirstSite + static_cast<uint32_t>(i)});
+    fill_factor_a(*part.a, {.seed = seed, .step = 0, .site = adapter_dropout_site(i)});
     part.b->value.fill_zero();
   }
 }

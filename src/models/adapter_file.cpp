@@ -6,15 +6,12 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "checkpoint/file.h"
-#include "checkpoint/output_file.h"
 #include "checkpoint/safetensors.h"
-#include "checkpoint/safetensors_writer.h"
 #include "core/error.h"
 #include "core/paths.h"
 #include "models/model_config.h"
@@ -313,11 +310,11 @@ std::string adapter_tensor_name(const std::string& parameter_name) {
   return parameter_name.starts_with(kPrefix) ? parameter_name : std::string(kPrefix) + parameter_name;
 }
 
-/// PEFT's task_type.
-static const char* peft_task(TaskHead::Kind kind) {
-  switch (kind) {
+/// PEFT's task_type, which decides what it wraps the model in.
+static const char* peft_task(const ModelInfo& model) {
+  switch (model.task_head.kind) {
     case TaskHead::Kind::none:
-      return "CAUSAL_LM";
+      return model.has_source ? "SEQ_2_SEQ_LM" : model.is_encoder ? "FEATURE_EXTRACTION" : "CAUSAL_LM";
     case TaskHead::Kind::sequence_classification:
       return "SEQ_CLS";
     case TaskHead::Kind::question_answering:
@@ -331,7 +328,7 @@ std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
                                 const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model,
-                                const TaskHead& head) {
+                                const ModelInfo& model) {
   std::vector<std::string> names;
   for (const Parameter& parameter : parameters.all()) {
     const std::string& name = parameter.name;
@@ -344,7 +341,7 @@ std::string adapter_config_json(const LoraOptions& options,
     if (!name.starts_with(kPrefix)) whole_modules.insert(last_part(name.substr(0, name.rfind('.'))));
   }
   Json config = {{"peft_type", "LORA"},
-                 {"task_type", peft_task(head.kind)},
+                 {"task_type", peft_task(model)},
                  {"base_model_name_or_path", base_model},
                  {"inference_mode", true},
                  {"r", options.rank},
@@ -360,7 +357,7 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"target_modules", targets.modules},
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
                  {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
-  if (head.kind != TaskHead::Kind::none) config.update(Json::parse(task_head_overrides(head)));
+  if (model.task_head.kind != TaskHead::Kind::none) config.update(Json::parse(task_head_overrides(model.task_head)));
   return config.dump(2) + "\n";
 }
 
@@ -369,32 +366,6 @@ TaskHead adapter_task_head(const std::string& folder) {
   if (!path_exists(path)) return {};
   auto config = ModelConfig::from_json_file(path);
   return config->has("task_head") ? read_task_head(*config) : TaskHead{};
-}
-
-void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder) {
-  std::vector<std::pair<const Parameter*, Tensor>> saved;
-  std::vector<std::string> whole_parameters;
-  for (const ReplacedParameter& one : adapter.replaced()) {
-    saved.emplace_back(one.parameter, one.value);
-    whole_parameters.push_back(one.parameter->name);
-  }
-  for (const Parameter& parameter : adapter.parameters().all()) saved.emplace_back(&parameter, parameter.value);
-  std::vector<OutputTensor> tensors;
-  for (const auto& [parameter, value] : saved) {
-    WEFT_ASSERT(parameter->local_shape == parameter->full_shape, "{} is a slice", parameter->name);
-    tensors.push_back({adapter_tensor_name(parameter->name), parameter->full_shape, value.dtype()});
-  }
-  auto layout =
-      std::make_shared<SafetensorsLayout>("adapter_model", std::move(tensors), std::numeric_limits<int64_t>::max());
-  create_safetensors(folder, *layout);
-  SafetensorsWriter writer(folder, layout);
-  for (const auto& [parameter, value] : saved) {
-    writer.write_run(
-        adapter_tensor_name(parameter->name), 0, value.num_elements(), on_host(value).raw(), value.dtype());
-  }
-  write_whole_file(folder + "/" + kConfigName,
-                   adapter_config_json(adapter.options(), adapter.parameters(), whole_parameters, base_model));
-  writer.sync();
 }
 
 }  // namespace weft

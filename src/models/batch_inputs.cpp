@@ -14,7 +14,12 @@ void check_token_ids(std::span<const int32_t> ids, int64_t vocab_size) {
   }
 }
 
-Tensor add_embedding_offset(Context& context, const Tensor& x, const Tensor& offset) {
+Tensor add_embedding_offset(Context& context, const Tensor& x, const Batch& batch) {
+  if (batch.embedding_size != nullptr) {
+    for (float value : to_floats(x)) batch.embedding_size->squares += static_cast<double>(value) * value;
+    batch.embedding_size->rows += x.size(0);
+  }
+  const Tensor& offset = batch.embedding_offset;
   if (!offset) return x;
   return add(context, x, context.sequence_parallel ? split_tokens_to_tp(context, offset) : offset);
 }

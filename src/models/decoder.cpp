@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
+#include "models/dropout_sites.h"
 #include "models/family.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -127,7 +128,7 @@ SelfAttention Decoder::make_attention(int64_t layer, const std::string& prefix) 
                             .window = config_.windows.empty() ? 0 : config_.windows[static_cast<size_t>(layer)]};
   attention.options.dropout = {
       .probability = config_.attention_dropout,
-      .site = static_cast<uint32_t>(layer),
+      .site = block_dropout_site(layer, BlockDropout::attention_weights),
       .head_begin = query_head_range(info.num_heads, info.num_kv_heads, parameters_.place()).begin,
       .global_heads = info.num_heads};
   attention.layer = layer;
@@ -150,10 +151,9 @@ ForwardPass Decoder::start(Context& context, const Batch& batch, KvCache* cache)
 }
 
 Tensor Decoder::embed(Context& context, const Batch& batch) const {
-  Tensor embedded = embedding_.forward(context, batch.ids, config_.embedding_scale);
-  if (!batch.embedding_offset) return embedded;
-  WEFT_ASSERT(batch.embedding_offset.shape() == (Shape{batch.num_tokens(), config_.info.hidden_size}));
-  return add_embedding_offset(context, embedded, batch.embedding_offset);
+  WEFT_ASSERT(!batch.embedding_offset ||
+              batch.embedding_offset.shape() == (Shape{batch.num_tokens(), config_.info.hidden_size}));
+  return add_embedding_offset(context, embedding_.forward(context, batch.ids, config_.embedding_scale), batch);
 }
 
 /// The norm after a block's feed-forward is left to the block after it, whose first norm it is fused with; not where
@@ -220,8 +220,7 @@ std::vector<NamedLinear> Decoder::linears() {
                            &block.mlp.gate_proj,
                            &block.mlp.up_proj,
                            &block.mlp.down_proj}) {
-      const std::string& weight = linear->weight->name;
-      result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), linear});
+      result.push_back(named_linear(*linear));
     }
   }
   return result;

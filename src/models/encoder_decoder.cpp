@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
+#include "models/dropout_sites.h"
 #include "models/rope_settings.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -19,6 +20,7 @@ struct StackPass {
   int64_t num_tokens = 0;
   std::vector<AttentionSpan> spans;        // sequences
   std::vector<AttentionSpan> cross_spans;  // their sources
+  int64_t first_source_token = 0;          // of the batch, in the whole step's
   KvCache* cache = nullptr;
   Tensor rope_table;             // of the tokens' positions; undefined where positions are a bias
   std::vector<int32_t> buckets;  // of distances from `lowest` on
@@ -28,14 +30,6 @@ struct StackPass {
 /// Dropout of one place.
 Tensor drop(Context& context, const Tensor& x, float probability, uint32_t site, int64_t num_tokens) {
   return BranchDropout{probability, site}.forward(context, x, num_tokens);
-}
-
-/// Sites of dropout in a block: what its attention, cross-attention and feed-forward add; the weights of both.
-constexpr uint32_t kSitesPerBlock = 5;
-
-/// The first of a block's sites. A stack's first site is that of its embedding.
-uint32_t block_site(uint32_t stack_site, size_t layer) {
-  return stack_site + 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
 }
 
 /// A block: norm, attention, residual; the same with the source in decoders; norm, feed-forward, residual. From
@@ -66,8 +60,9 @@ class EncoderDecoder final : public LanguageModel {
     const Parameter* bias_table = nullptr;  // that all blocks share
     Linear mapping;                         // E to H
     RmsNorm final_norm;
-    uint32_t first_site = 0;
     int64_t first_block = 0;
+
+    DropoutStack dropout() const { return is_decoder ? DropoutStack::decoder : DropoutStack::first; }
   };
 
   void add_stack(Stack& stack, int64_t num_layers);
@@ -77,7 +72,7 @@ class EncoderDecoder final : public LanguageModel {
   const Parameter* add_bias_table(const std::string& name);
   void check(const Batch& batch, const KvCache* cache) const;
 
-  Tensor embed(Context& context, const Stack& stack, const std::vector<int32_t>& ids, const Tensor& offset) const;
+  Tensor begin_stream(Context& context, const Stack& stack, Tensor embedded, int64_t num_tokens) const;
   StackPass start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const;
   void add_positions(Context& context, const Stack& stack, int64_t highest, StackPass& pass) const;
   Tensor encode(Context& context, const Batch& batch);
@@ -127,8 +122,6 @@ EncoderDecoder::EncoderDecoder(const EncoderDecoderConfig& config, TensorParalle
   decoder_.name = "decoder";
   decoder_.is_decoder = true;
   decoder_.first_block = config_.num_encoder_layers;
-  constexpr uint32_t kDecoderSites = 1 << 16;
-  decoder_.first_site = kDecoderSites;
   if (config_.num_encoder_layers > 0) add_stack(encoder_, config_.num_encoder_layers);
   if (config_.num_decoder_layers > 0) add_stack(decoder_, config_.num_decoder_layers);
   if (info.has_language_model_head) add_head();
@@ -193,11 +186,13 @@ StackBlock EncoderDecoder::make_block(const Stack& stack, int64_t layer) {
   StackBlock block;
   if (config_.has_bias_per_layer) block.bias_table = add_bias_table(name);
   block.attention_norm = norm(0);
-  uint32_t site = block_site(stack.first_site, static_cast<size_t>(layer));
-  block.attention = make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder, site + 3);
+  auto site = [&](BlockDropout place) { return block_dropout_site(layer, place, stack.dropout()); };
+  block.attention =
+      make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder, site(BlockDropout::attention_weights));
   if (stack.is_decoder) {
     block.cross_norm = norm(1);
-    block.cross = make_attention(name + ".layer.1.EncDecAttention.", layer, false, site + 4);
+    block.cross =
+        make_attention(name + ".layer.1.EncDecAttention.", layer, false, site(BlockDropout::cross_attention_weights));
   }
   int last = stack.is_decoder ? 2 : 1;
   block.mlp_norm = norm(last);
@@ -269,13 +264,10 @@ std::string EncoderDecoder::observed(const Stack& stack, const std::string& what
   return is_alone ? what : stack.name + "_" + what;
 }
 
-Tensor EncoderDecoder::embed(Context& context,
-                             const Stack& stack,
-                             const std::vector<int32_t>& ids,
-                             const Tensor& offset) const {
-  Tensor x = add_embedding_offset(context, tokens_.forward(context, ids, 1), offset);
-  if (stack.mapping.weight != nullptr) x = linear(context, x, stack.mapping.parameters());
-  return drop(context, x, config_.dropout, stack.first_site, static_cast<int64_t>(ids.size()));
+/// What a stack makes of its embedded tokens before its first block.
+Tensor EncoderDecoder::begin_stream(Context& context, const Stack& stack, Tensor embedded, int64_t num_tokens) const {
+  if (stack.mapping.weight != nullptr) embedded = linear(context, embedded, stack.mapping.parameters());
+  return drop(context, embedded, config_.dropout, embedding_dropout_site(stack.dropout()), num_tokens);
 }
 
 StackPass EncoderDecoder::start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const {
@@ -297,6 +289,7 @@ StackPass EncoderDecoder::start(Context& context, const Stack& stack, const Batc
   } else {
     pass.num_tokens = batch.num_tokens();
     pass.cache = cache;
+    pass.first_source_token = batch.first_source_token;
     for (size_t s = 0; s < batch.sequences.size(); ++s) {
       const BatchSequence& sequence = batch.sequences[s];
       AttentionSpan span{
@@ -349,11 +342,13 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
   } else if (stack.bias_table != nullptr) {
     bias = {.values = inputs[shared++], .zero = -pass.lowest};
   }
-  uint32_t site = block_site(stack.first_site, layer);
-  auto dropped = [&](const Tensor& x, uint32_t at) { return drop(context, x, config_.dropout, at, pass.num_tokens); };
+  auto dropped = [&](const Tensor& x, BlockDropout place) {
+    uint32_t site = block_dropout_site(static_cast<int64_t>(layer), place, stack.dropout());
+    return drop(context, x, config_.dropout, site, pass.num_tokens);
+  };
   Tensor attended =
       block.attention.forward(context, first.normed, pass.num_tokens, pass.spans, bias, pass.rope_table, pass.cache);
-  attended = dropped(attended, site);
+  attended = dropped(attended, BlockDropout::attention);
   ResidualNorm middle;
   if (stack.is_decoder) {
     middle = block.cross_norm.forward_add(context, attended, first.sum);
@@ -365,16 +360,18 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
       crossed = block.cross.forward_cached_cross(
           context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, *pass.cache);
     } else {
-      BiasedAttention::SourceKeys source = block.cross.project(context, inputs[shared]);
+      Context numbered = context;
+      numbered.first_token = pass.first_source_token;
+      BiasedAttention::SourceKeys source = block.cross.project(numbered, inputs[shared]);
       crossed =
           block.cross.forward_cross(context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, source);
     }
-    attended = dropped(crossed, site + 1);
+    attended = dropped(crossed, BlockDropout::cross_attention);
   } else {
     middle.sum = first.sum;
   }
   ResidualNorm last = block.mlp_norm.forward_add(context, attended, middle.sum);
-  Tensor branch = dropped(block.mlp.forward(context, last.normed, pass.num_tokens), site + 2);
+  Tensor branch = dropped(block.mlp.forward(context, last.normed, pass.num_tokens), BlockDropout::feed_forward);
   return {last.sum, branch};
 }
 
@@ -402,8 +399,7 @@ Tensor EncoderDecoder::run_stack(Context& context,
   ResidualNorm last = stack.final_norm.forward_add(context, stream[1], stream[0]);
   context.observe(observed(stack, "hidden/" + std::to_string(stack.blocks.size())), last.sum);
   context.observe(observed(stack, "final"), last.normed);
-  uint32_t site = block_site(stack.first_site, stack.blocks.size());
-  Tensor out = drop(context, last.normed, config_.dropout, site, pass->num_tokens);
+  Tensor out = drop(context, last.normed, config_.dropout, output_dropout_site(stack.dropout()), pass->num_tokens);
   return enter_tensor_parallel(context, out, pass->num_tokens);
 }
 
@@ -417,8 +413,8 @@ Tensor EncoderDecoder::encode(Context& context, const Batch& batch) {
   auto pass = std::make_shared<const StackPass>(start(context, encoder_, batch, nullptr));
   Context numbered = context;
   numbered.first_token = batch.first_source_token;
-  Tensor embedded = embed(numbered, encoder_, batch.source_ids, {});
-  return run_stack(numbered, encoder_, embedded, {}, pass);
+  Tensor embedded = tokens_.forward(numbered, batch.source_ids, 1);
+  return run_stack(numbered, encoder_, begin_stream(numbered, encoder_, embedded, pass->num_tokens), {}, pass);
 }
 
 void EncoderDecoder::cache_sources(Context& context, const Tensor& source, const Batch& batch, KvCache& cache) {
@@ -435,19 +431,19 @@ void EncoderDecoder::cache_sources(Context& context, const Tensor& source, const
 
 Tensor EncoderDecoder::hidden(Context& context, const Batch& batch, KvCache* cache) {
   check(batch, cache);
-  if (config_.num_decoder_layers == 0) {
-    auto pass = std::make_shared<const StackPass>(start(context, encoder_, batch, nullptr));
-    return run_stack(context, encoder_, embed(context, encoder_, batch.ids, batch.embedding_offset), {}, pass);
-  }
+  auto run = [&](const Stack& stack, const Tensor& source) {
+    auto pass = std::make_shared<const StackPass>(start(context, stack, batch, cache));
+    Tensor embedded = add_embedding_offset(context, tokens_.forward(context, batch.ids, 1), batch);
+    return run_stack(context, stack, begin_stream(context, stack, embedded, pass->num_tokens), source, pass);
+  };
+  if (config_.num_decoder_layers == 0) return run(encoder_, {});
   Tensor source;
   if (!batch.sources.empty()) source = encode(context, batch);
   if (cache != nullptr && source) {
     cache_sources(context, source, batch, *cache);
     source = {};
   }
-  auto pass = std::make_shared<const StackPass>(start(context, decoder_, batch, cache));
-  Tensor embedded = embed(context, decoder_, batch.ids, batch.embedding_offset);
-  Tensor out = run_stack(context, decoder_, embedded, source, pass);
+  Tensor out = run(decoder_, source);
   return config_.info.has_language_model_head ? out : scaled(context, out);
 }
 
@@ -463,9 +459,7 @@ Tensor EncoderDecoder::head_input(Context& context, const Tensor& hidden, const 
 std::vector<NamedLinear> EncoderDecoder::linears() {
   std::vector<NamedLinear> result;
   auto add_named = [&](Linear& linear) {
-    if (linear.weight == nullptr) return;
-    const std::string& weight = linear.weight->name;
-    result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), &linear});
+    if (linear.weight != nullptr) result.push_back(named_linear(linear));
   };
   for (Stack* stack : {&encoder_, &decoder_}) {
     for (StackBlock& block : stack->blocks) {

@@ -2,6 +2,7 @@
 
 #include "autograd/tape.h"
 #include "core/error.h"
+#include "nn/layers.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
@@ -27,6 +28,11 @@ void Batch::add(const std::vector<int32_t>& tokens, const std::vector<int32_t>& 
   segment_ids.resize(ids.size());
   segment_ids.insert(segment_ids.end(), segments.begin(), segments.end());
   add(tokens, past, slot);
+}
+
+NamedLinear named_linear(Linear& linear) {
+  const std::string& weight = linear.weight->name;
+  return {weight.substr(0, weight.size() - std::string_view(".weight").size()), &linear};
 }
 
 Tensor LanguageModel::head_input(Context& /*context*/, const Tensor& hidden, const Batch* /*batch*/) {

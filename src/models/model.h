@@ -35,6 +35,12 @@ struct BatchSource {
   int64_t slot = 0;    // of sources in the cache
 };
 
+/// Embeddings of tokens as a model looks them up (and scales them): how many there are, and Σ‖e‖².
+struct EmbeddingSize {
+  int64_t rows = 0;
+  double squares = 0;
+};
+
 /// Tokens of several sequences, one after the other, without padding.
 struct Batch {
   std::vector<int32_t> ids;
@@ -45,6 +51,8 @@ struct Batch {
   Tensor condition;                   // [sequences, width], for models with conditional norms
   /// [tokens, hidden_size], added to the (scaled) embeddings when defined, whole on every rank; may want a gradient.
   Tensor embedding_offset;
+  /// When not null: what embedding_offset is added to, this rank's rows, is added here.
+  EmbeddingSize* embedding_size = nullptr;
 
   /// Of encoder-decoder models: what the encoder reads. Without a cache sources[i] is that of sequences[i]; with one
   /// they are read into it, for this and later steps.
@@ -111,6 +119,8 @@ struct NamedLinear {
   std::string name;
   Linear* linear = nullptr;
 };
+/// By its weight's name without ".weight".
+NamedLinear named_linear(Linear& linear);
 
 /// A model over sequences of tokens, this rank's share of it. Construction declares parameters; load_model fills them.
 class LanguageModel {

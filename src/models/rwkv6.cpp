@@ -226,7 +226,7 @@ RecurrentPass Rwkv6::start(const Batch& batch, KvCache* cache) const {
 Tensor Rwkv6::hidden(Context& context, const Batch& batch, KvCache* cache) {
   check_token_ids(batch.ids, config_.info.vocab_size);
   auto pass = std::make_shared<const RecurrentPass>(start(batch, cache));
-  Tensor x = add_embedding_offset(context, embedding_.forward(context, batch.ids, 1), batch.embedding_offset);
+  Tensor x = add_embedding_offset(context, embedding_.forward(context, batch.ids, 1), batch);
   x = embedding_norm_.forward(context, x);
   context.observe("hidden/0", x);
   std::vector<Tensor> stream = {x};
@@ -263,8 +263,7 @@ std::vector<NamedLinear> Rwkv6::linears() {
                            &channel.key,
                            &channel.receptance,
                            &channel.value}) {
-      const std::string& weight = linear->weight->name;
-      result.push_back({weight.substr(0, weight.size() - std::string_view(".weight").size()), linear});
+      result.push_back(named_linear(*linear));
     }
   }
   return result;

@@ -19,6 +19,12 @@ constexpr double kClipEpsilon = 1e-6;
 /// embedding's size: small, since that gradient is far above the others, and large enough for f32.
 constexpr double kPenaltyStep = 1e-3;
 
+/// What is added to the looked-up embeddings, and where their size is asked for.
+struct ChangedEmbedding {
+  Tensor offset = {};
+  EmbeddingSize* size = nullptr;
+};
+
 struct TrainedAndFrozen {
   std::vector<Parameter*> trained, frozen;
 };
@@ -48,12 +54,6 @@ std::vector<double> row_squares(const Tensor& tensor) {
     squares[i / width] += static_cast<double>(values[i]) * values[i];
   }
   return squares;
-}
-
-double sum_of(const std::vector<double>& values) {
-  double sum = 0;
-  for (double value : values) sum += value;
-  return sum;
 }
 
 }  // namespace
@@ -140,10 +140,11 @@ class TrainingEngine::State {
 
  private:
   /// The loss's weights are multiplied by `factor`.
-  double forward(Context& context, const MicroBatch& micro_batch, double factor, const Tensor& embedding_offset) {
+  double forward(Context& context, const MicroBatch& micro_batch, double factor, const ChangedEmbedding& embedding) {
     context.first_token = micro_batch.first_token;
     Batch batch = micro_batch.batch;
-    batch.embedding_offset = embedding_offset;
+    batch.embedding_offset = embedding.offset;
+    batch.embedding_size = embedding.size;
     Tensor hidden = model_.hidden(context, batch, nullptr);
     // What comes with the loss lives through backward, as the planner counts.
     ObjectiveLoss result = options_.objective->loss(context,
@@ -162,14 +163,14 @@ class TrainingEngine::State {
   double forward_and_backward(const MicroBatch& micro_batch,
                               bool is_last,
                               double factor = 1,
-                              const Tensor& embedding_offset = {}) {
+                              const ChangedEmbedding& embedding = {}) {
     Tape tape;
     Context context = context_;
     context.tape = &tape;
     context.training = true;
     shards_.begin_micro_batch(is_last);
     shards_.before_forward(context, kOuterBlock);
-    double loss = forward(context, micro_batch, factor, embedding_offset);
+    double loss = forward(context, micro_batch, factor, embedding);
     shards_.end_micro_batch(context);
     return loss;
   }
@@ -203,40 +204,36 @@ class TrainingEngine::State {
   double penalised_gradients(std::span<const MicroBatch> micro_batches) {
     std::vector<Tensor> gradients;
     double loss = 0, squares = 0, largest_row = 0;
-    double embedding_squares = 0, embedding_rows = 0;
-    context_.observer = [&](std::string_view name, const Tensor& value) {
-      if (name != "hidden/0") return;
-      embedding_squares += sum_of(row_squares(value));
-      embedding_rows += static_cast<double>(value.size(0));
-    };
+    EmbeddingSize size;
     for (const MicroBatch& micro_batch : micro_batches) {
-      gradients.push_back(embedding_gradient(micro_batch, loss));
+      gradients.push_back(embedding_gradient(micro_batch, size, loss));
       for (double square : row_squares(gradients.back())) {
         squares += square;
         largest_row = std::max(largest_row, square);
       }
     }
-    context_.observer = nullptr;
-    double embedding_size = std::sqrt(reduce(mesh_.world(), embedding_squares, ReduceOp::sum) /
-                                      std::max(1.0, reduce(mesh_.world(), embedding_rows, ReduceOp::sum)));
+    double rows = reduce(mesh_.world(), static_cast<double>(size.rows), ReduceOp::sum);
+    WEFT_ASSERT(rows > 0, "{} does not measure its embeddings", model_.info().family);
+    double embedding_length = std::sqrt(reduce(mesh_.world(), size.squares, ReduceOp::sum) / rows);
     largest_row = std::sqrt(reduce(mesh_.world(), largest_row, ReduceOp::max));
     // One step for all ranks and micro-batches: no split changes the result.
-    double step = largest_row > 0 ? kPenaltyStep * embedding_size / largest_row : 0;
+    double step = largest_row > 0 ? kPenaltyStep * embedding_length / largest_row : 0;
     double factor = step > 0 ? options_.adversarial_epsilon / (2 * step) : 0;
     for (size_t i = 0; i < micro_batches.size(); ++i) {
       bool is_last = i + 1 == micro_batches.size();
-      forward_and_backward(micro_batches[i], false, factor, scaled(gradients[i], step));
-      forward_and_backward(micro_batches[i], is_last, -factor, scaled(gradients[i], -step));
+      forward_and_backward(micro_batches[i], false, factor, {.offset = scaled(gradients[i], step)});
+      forward_and_backward(micro_batches[i], is_last, -factor, {.offset = scaled(gradients[i], -step)});
     }
     return loss + 0.5 * options_.adversarial_epsilon * squares;
   }
 
-  /// An ordinary forward and backward, whose loss is added to `loss`, and the gradient of the looked-up embeddings.
-  Tensor embedding_gradient(const MicroBatch& micro_batch, double& loss) {
+  /// An ordinary forward and backward, whose loss and embeddings are added to `loss` and `size`, and the gradient of
+  /// the looked-up embeddings.
+  Tensor embedding_gradient(const MicroBatch& micro_batch, EmbeddingSize& size, double& loss) {
     Shape shape = {micro_batch.batch.num_tokens(), model_.embedding_table().full_shape[1]};
     Tensor offset = context_.zeros(shape, model_.embedding_table().value.dtype());
     auto slot = attach_slot(offset);
-    loss += forward_and_backward(micro_batch, false, 1, offset);
+    loss += forward_and_backward(micro_batch, false, 1, {.offset = offset, .size = &size});
     Tensor gradient = take_grad(slot);
     return gradient ? gradient : context_.zeros(shape, offset.dtype());
   }

@@ -128,6 +128,8 @@ class Trainer {
     RandomKey random{.seed = options_.seed, .step = static_cast<uint32_t>(state_.step)};
     StepResult result =
         has_targets ? engine_.step(batches.micro_batches, metrics.learning_rate, random) : StepResult{.skipped = true};
+    // The engine does it before updates only.
+    if (result.skipped) note_save(store_.finish_save());
     ++state_.step;
     state_.updates = engine_.updates();
     state_.next_row += options_.batch_size;
@@ -156,17 +158,21 @@ class Trainer {
       return;
     }
     ++bad_steps_;
-    std::string what = std::isfinite(result.loss) ? fmt::format("gradient norm is {}", result.grad_norm)
-                                                  : fmt::format("loss is {}", result.loss);
-    event("skip", what + ": nothing was updated");
-    if (bad_steps_ < options_.max_bad_steps) return;
+    bad_step_ = std::isfinite(result.loss) ? fmt::format("gradient norm is {}", result.grad_norm)
+                                           : fmt::format("loss is {}", result.loss);
+    event("skip", bad_step_ + ": nothing was updated");
+    if (bad_steps_ >= options_.max_bad_steps) give_up();
+  }
+
+  /// The weights may be broken since the last update: no checkpoint is written of them.
+  [[noreturn]] void give_up() {
     note_save(store_.complete_save());
     if (log_ != nullptr) log_->finish();
     fail(ExitCode::failure,
          "step {}: {} after {} steps in a row without an update; lower train.learning_rate, check the data, or compute "
          "in f32; {}",
          state_.step,
-         what,
+         bad_step_,
          bad_steps_,
          describe_saved());
   }
@@ -178,13 +184,13 @@ class Trainer {
 
   void after_step() {
     if (is_due(state_.step, options_.evaluate_every) || is_last_step()) evaluate();
-    if (is_due(state_.step, options_.sample_every) || is_last_step()) write_samples();
     if (is_last_step()) return;
     // After a bad step the weights may be broken already: the checkpoints before it must stay.
     if (is_due(state_.step, options_.save_every) && bad_steps_ == 0) {
       if (options_.checkpoint.keep_best && std::isnan(state_.held_out_loss)) evaluate();
       save();
     }
+    if (is_due(state_.step, options_.sample_every)) write_samples();
     state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
   }
 
@@ -209,24 +215,33 @@ class Trainer {
     log_->add_evaluation(metrics);
   }
 
+  /// A text that cannot be written costs neither the run nor its checkpoint.
   void write_samples() {
     if (options_.sample_prompts.empty() || parts_.tokenizer == nullptr) return;
     engine_.with_whole_weights([&](Context& context) {
       if (place().rank != 0) return;
-      std::vector<GenerationRequest> requests;
-      for (const std::string& prompt : options_.sample_prompts) {
-        GenerationRequest& request = requests.emplace_back();
-        set_text(request, parts_.model.info(), encode_prompt(*parts_.tokenizer, parts_.model.info(), prompt));
-        request.max_new_tokens = options_.max_sample_tokens;
-        request.end_ids = parts_.tokenizer->end_ids();
-      }
-      DType dtype = parts_.model.embedding_table().value.dtype();
-      Generator generator(context, parts_.model, {.cache_dtype = dtype, .tokenizer = parts_.tokenizer});
-      std::vector<GenerationResult> results = generator.run(requests);
-      for (size_t i = 0; log_ != nullptr && i < results.size(); ++i) {
-        log_->add_sample(state_.step, options_.sample_prompts[i], results[i].text);
+      try {
+        generate_samples(context);
+      } catch (const Error& error) {
+        event("sample", fmt::format("failed: {}; going on", error.what()));
       }
     });
+  }
+
+  void generate_samples(Context& context) {
+    std::vector<GenerationRequest> requests;
+    for (const std::string& prompt : options_.sample_prompts) {
+      GenerationRequest& request = requests.emplace_back();
+      set_text(request, parts_.model.info(), encode_prompt(*parts_.tokenizer, parts_.model.info(), prompt));
+      request.max_new_tokens = options_.max_sample_tokens;
+      request.end_ids = parts_.tokenizer->end_ids();
+    }
+    DType dtype = parts_.model.embedding_table().value.dtype();
+    Generator generator(context, parts_.model, {.cache_dtype = dtype, .tokenizer = parts_.tokenizer});
+    std::vector<GenerationResult> results = generator.run(requests);
+    for (size_t i = 0; log_ != nullptr && i < results.size(); ++i) {
+      log_->add_sample(state_.step, options_.sample_prompts[i], results[i].text);
+    }
   }
 
   void save() {
@@ -253,13 +268,16 @@ class Trainer {
 
   TrainingEnd stop() {
     event("stop", "asked to stop");
+    note_save(store_.complete_save());
     if (saved_step_ != state_.step && bad_steps_ == 0) write_last_checkpoint();
     if (log_ != nullptr) log_->finish();
     return TrainingEnd::stopped;
   }
 
   void finish() {
+    if (bad_steps_ > 0) give_up();
     if (saved_step_ != state_.step) write_last_checkpoint();
+    write_samples();
     if (log_ != nullptr) log_->finish();
   }
 
@@ -286,7 +304,8 @@ class Trainer {
   std::optional<std::string> resumed_;
   int64_t saving_step_ = -1;  // of the save under way
   int64_t saved_step_ = -1;   // of the latest whole checkpoint
-  int64_t bad_steps_ = 0;
+  int64_t bad_steps_ = 0;     // in a row, up to now
+  std::string bad_step_;      // what was wrong with the last of them
   int64_t peak_bytes_ = 0;
 };
 

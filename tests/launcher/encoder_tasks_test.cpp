@@ -1,5 +1,7 @@
 // Tasks of encoders from their config to what uses the result, on a tiny model: the same losses on every mesh, metrics,
 // saved folders and adapters that the commands read.
+#include <map>
+
 #include "support/task_runs.h"
 
 namespace weft {
@@ -97,6 +99,11 @@ TEST_P(EncoderTasks, AreLearntAndMeasured) {
 TEST_P(EncoderTasks, TrainAnAdapterAndWhatIsOnTop) {
   Outcome outcome = train("run", 2, "--set lora.rank=4", 40);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  json saved = json::parse(contents(folder_ / "run/checkpoints/step-00000040/adapter_config.json"));
+  const std::map<std::string, std::string> peft_tasks = {
+      {"classification", "SEQ_CLS"}, {"answers", "QUESTION_ANS"}, {"similarity", "FEATURE_EXTRACTION"}};
+  auto expected = peft_tasks.find(GetParam().name);
+  if (expected != peft_tasks.end()) EXPECT_EQ(saved.at("task_type"), expected->second);
   std::vector<json> evaluations = metrics("run", "evaluation");
   EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.8 * evaluations.front().at("loss").get<double>());
 }
@@ -150,6 +157,54 @@ INSTANTIATE_TEST_SUITE_P(Kinds,
                          ::testing::Values(Task{"crf", "kind: TAGGING transition_scale: 10", "entities.jsonl", ""},
                                            Task{"pointer", "kind: ENTITIES pointer_size: 16", "entities.jsonl", ""},
                                            Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", ""}),
+                         [](const auto& task) { return task.param.name; });
+
+/// Encoders write no texts.
+class RefusedSamples : public EncoderTasks {};
+
+TEST_P(RefusedSamples, AreRefusedBeforeTheFirstStep) {
+  Outcome outcome = train("run", 1, "--set 'samples.prompts=the w9'");
+  expect_one_line_error(outcome, 3, AllOf(HasSubstr("samples.prompts"), HasSubstr("cannot write texts")));
+  EXPECT_FALSE(fs::exists(folder_ / "run/metrics.jsonl"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds,
+    RefusedSamples,
+    ::testing::Values(Task{"masked", "kind: MASKED_LANGUAGE_MODEL", "entities.jsonl", ""},
+                      Task{"labels", "kind: CLASSIFICATION", "labels.tsv", "", R"(application: "encoder")"}),
+    [](const auto& task) { return task.param.name; });
+
+/// Formats with a checksum a tensor are checked before anything is made of them.
+class DamagedBase : public EncoderTasks {};
+
+TEST_P(DamagedBase, IsFoundByTrainingAndMerging) {
+  Outcome made = weft("convert --quiet --model bert --to tensorflow --dtype keep --out damaged");
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  std::string base = "--set model.path=damaged --set model.family=bert ";
+  ASSERT_EQ(train("lora", 1, base + "--set lora.rank=2", 1).exit_code, 0) << contents(folder_ / "err");
+  fs::path weights;
+  for (const auto& entry : fs::directory_iterator(folder_ / "damaged")) {
+    if (entry.path().string().find(".data-") != std::string::npos) weights = entry.path();
+  }
+  std::string bytes = contents(weights);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  std::ofstream(weights, std::ios::binary) << bytes;
+  for (int ranks : {1, 2}) {
+    Outcome outcome = train("run", ranks, base);
+    EXPECT_EQ(outcome.exit_code, 3) << ranks << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("checksum"));
+    EXPECT_FALSE(fs::exists(folder_ / "run/metrics.jsonl"));
+  }
+  Outcome outcome =
+      weft("merge --quiet --model damaged --family bert --adapter lora/checkpoints/step-00000001 --out merged");
+  expect_one_line_error(outcome, 3, HasSubstr("checksum"));
+  EXPECT_FALSE(fs::exists(folder_ / "merged"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         DamagedBase,
+                         ::testing::Values(Task{"tensorflow", "kind: CLASSIFICATION", "labels.tsv", ""}),
                          [](const auto& task) { return task.param.name; });
 
 class ScoredPairs : public EncoderTasks {};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 
 #include "core/error.h"
 #include "models/model_config.h"
@@ -116,7 +117,7 @@ void add_source(const Context& context, LanguageModel& model, size_t source, int
   batch.source_states = both;
 }
 
-Batch texts(const Context& context, LanguageModel& model, std::initializer_list<size_t> which) {
+Batch texts(const Context& context, LanguageModel& model, const std::vector<size_t>& which) {
   Batch batch;
   for (size_t text : which) {
     batch.add(kTexts[text]);
@@ -129,6 +130,10 @@ struct SplitOptions {
   int ranks = 1;
   bool sequence_parallel = false;
   BlockHooks* hooks = nullptr;
+  const LoraOptions* lora = nullptr;  // of an adapter; then only its factors have gradients
+  /// Of the two; they are numbered as if both were in the batch.
+  std::vector<size_t> which = {0, 1};
+  LossReduction reduction = LossReduction::mean;
 };
 
 /// One rank's model and the pass over both texts.
@@ -142,8 +147,13 @@ class SequenceRank {
     context_.random = {.seed = 3, .step = 4, .site = 0};
     context_.blocks = options.hooks;
     model_ = make_random(context_, named, {communicator->rank(), communicator->size()});
-    set_trainable(*model_, true);
-    batch_ = texts(context_, *model_, {0, 1});
+    set_trainable(*model_, options.lora == nullptr);
+    adapter_ = testing::attach_random(*model_, options.lora, context_, DType::f64);
+    batch_ = texts(context_, *model_, options.which);
+    reduction_ = options.reduction;
+    if (options.which[0] == 0) return;
+    context_.first_token = static_cast<int64_t>(kTexts[0].size());
+    batch_.first_source_token = static_cast<int64_t>(kSources[0].size());
   }
 
   LanguageModel& model() { return *model_; }
@@ -152,7 +162,7 @@ class SequenceRank {
     hidden_ = model_->hidden(context_, batch_, nullptr);
     if (!model_->info().has_language_model_head) return loss_of_states();
     std::vector<int32_t> targets = testing::next_tokens(batch_);
-    loss_ = language_model_loss(context_, *model_, hidden_, targets, {}, LossReduction::mean, &batch_).loss;
+    loss_ = language_model_loss(context_, *model_, hidden_, targets, {}, reduction_, &batch_).loss;
     return values_of(loss_)[0];
   }
 
@@ -167,14 +177,12 @@ class SequenceRank {
       tape.backward(context_);
     }
     context_.tape = nullptr;
-    finish_gradients(context_, *model_);
+    std::vector<Parameter*> parameters = testing::all_parameters(*model_, adapter_.get());
+    GradientFinisher(model_->parameters().place()).finish(context_, parameters);
     std::lock_guard lock(mutex);
     outcome.loss = value;
     outcome.logits = values_of(hidden_);
-    for (const Parameter& parameter : model_->parameters().all()) {
-      const auto& slot = parameter.value.grad_slot();
-      if (slot->tensor) testing::place_slice(parameter, slot->tensor, outcome.gradients[parameter.name]);
-    }
+    testing::collect_gradients(parameters, outcome.gradients);
   }
 
  private:
@@ -197,7 +205,9 @@ class SequenceRank {
 
   Context context_;
   std::unique_ptr<LanguageModel> model_;
+  std::unique_ptr<Adapter> adapter_;
   Batch batch_;
+  LossReduction reduction_ = LossReduction::mean;
   Tensor hidden_, loss_;
 };
 
@@ -256,6 +266,35 @@ TEST_P(SequenceModels, GiveOnRanksWhatOneRankGives) {
       drop_rounding(several);
       expect_same(several, one);
     }
+  }
+}
+
+/// RWKV-6's ffn.receptance is computed by every rank.
+TEST_P(SequenceModels, GiveTheSameAdapterGradientsOnRanks) {
+  LoraOptions lora{.rank = 3, .alpha = 5, .dropout = 0.3};
+  Outcome one = run_split(GetParam(), {.lora = &lora});
+  for (int ranks : {2, 4}) {
+    for (bool sequence_parallel : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << ranks << " ranks, sequence parallel " << sequence_parallel);
+      expect_same(run_split(GetParam(), {.ranks = ranks, .sequence_parallel = sequence_parallel, .lora = &lora}), one);
+    }
+  }
+}
+
+/// Dropout of the model and of its adapter, sources included, does not depend on what else is in the batch.
+TEST_P(SequenceModels, DropByTheTokensPlaceInTheStep) {
+  if (make_declared(GetParam(), {})->info().has_language_model_head == false) return;
+  LoraOptions lora{.rank = 3, .dropout = 0.3};
+  SplitOptions options{.lora = &lora, .reduction = LossReduction::sum};
+  Outcome both = run_split(GetParam(), options);
+  options.which = {0};
+  Outcome first = run_split(GetParam(), options);
+  options.which = {1};
+  Outcome second = run_split(GetParam(), options);
+  EXPECT_NEAR(first.loss + second.loss, both.loss, 1e-10);
+  for (auto& [name, gradient] : first.gradients) {
+    for (size_t i = 0; i < gradient.size(); ++i) gradient[i] += second.gradients.at(name)[i];
+    expect_near(gradient, both.gradients.at(name), name);
   }
 }
 
@@ -402,6 +441,25 @@ INSTANTIATE_TEST_SUITE_P(All, SequenceModels, ::testing::ValuesIn(models()), [](
 
 const NamedModel& named(const std::string& name) {
   return *std::find_if(models().begin(), models().end(), [&](const NamedModel& model) { return model.name == name; });
+}
+
+/// The blocks of T5's stacks that an adapter of these layers is on: "encoder.block.1".
+std::set<std::string> adapted_blocks(const std::vector<int64_t>& layers) {
+  std::unique_ptr<LanguageModel> model = make_declared(named("t5"), {});
+  Adapter adapter(*model, {.layers = layers});
+  std::set<std::string> blocks;
+  constexpr std::string_view kPrefix = "base_model.model.";
+  for (const Parameter& parameter : adapter.parameters().all()) {
+    blocks.insert(parameter.name.substr(kPrefix.size(), std::string_view("encoder.block.0").size()));
+  }
+  return blocks;
+}
+
+TEST(SequenceModel, AdaptersLayersAreNumberedInBothStacks) {
+  using Blocks = std::set<std::string>;
+  EXPECT_EQ(adapted_blocks({0}), (Blocks{"encoder.block.0", "decoder.block.0"}));
+  EXPECT_EQ(adapted_blocks({1, 2}), (Blocks{"encoder.block.1", "decoder.block.1", "decoder.block.2"}));
+  EXPECT_THROW(adapted_blocks({3}), Error);
 }
 
 std::string refusal_of(const std::string& name, const Batch& batch) {

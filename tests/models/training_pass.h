@@ -110,6 +110,37 @@ inline void randomise(Adapter& adapter, const Context& context, DType dtype) {
   }
 }
 
+/// An adapter with random factors that the model runs with from now on and that wants gradients; null without options.
+inline std::unique_ptr<Adapter> attach_random(LanguageModel& model,
+                                              const LoraOptions* options,
+                                              const Context& context,
+                                              DType dtype) {
+  if (options == nullptr) return nullptr;
+  auto adapter = std::make_unique<Adapter>(model, *options);
+  randomise(*adapter, context, dtype);
+  set_trainable(adapter->parameters(), true);
+  adapter->attach();
+  return adapter;
+}
+
+/// Of a model and its adapter, if it has one.
+inline std::vector<Parameter*> all_parameters(LanguageModel& model, Adapter* adapter) {
+  std::vector<Parameter*> parameters;
+  for (Parameter& parameter : model.parameters().all()) parameters.push_back(&parameter);
+  if (adapter == nullptr) return parameters;
+  for (Parameter& parameter : adapter->parameters().all()) parameters.push_back(&parameter);
+  return parameters;
+}
+
+/// Puts a rank's slices of finished gradients in their places.
+inline void collect_gradients(const std::vector<Parameter*>& parameters,
+                              std::map<std::string, std::vector<double>>& gradients) {
+  for (const Parameter* parameter : parameters) {
+    const auto& slot = parameter->value.grad_slot();
+    if (slot != nullptr && slot->tensor) place_slice(*parameter, slot->tensor, gradients[parameter->name]);
+  }
+}
+
 /// What one rank needs for a pass.
 struct Rank {
   Rank(const DecoderConfig& config, const PassOptions& options, const std::shared_ptr<Communicator>& communicator)
@@ -124,11 +155,7 @@ struct Rank {
     set_trainable(*model, options.train_base);
     batch = options.batch.ids.empty() ? two_sequences() : options.batch;
     if (options.with_offset) add_offset(config, options.dtype);
-    if (options.lora == nullptr) return;
-    adapter = std::make_unique<Adapter>(*model, *options.lora);
-    randomise(*adapter, context, options.dtype);
-    set_trainable(adapter->parameters(), true);
-    adapter->attach();
+    adapter = attach_random(*model, options.lora, context, options.dtype);
   }
 
   /// Forward and backward; gradients are finished.
@@ -139,24 +166,12 @@ struct Rank {
     LanguageModelLoss loss = language_model_loss(context, *model, hidden, next_tokens(batch), {}, reduction);
     tape.backward(context, loss.loss);
     context.tape = nullptr;
-    finish_gradients(context, *model);
-    if (adapter != nullptr) {
-      std::vector<Parameter*> factors;
-      for (Parameter& parameter : adapter->parameters().all()) factors.push_back(&parameter);
-      GradientFinisher(model->parameters().place()).finish(context, factors);
-    }
+    GradientFinisher(model->parameters().place()).finish(context, all_parameters(*model, adapter.get()));
     return values_of(loss.loss)[0];
   }
 
   void collect(std::map<std::string, std::vector<double>>& gradients) {
-    std::vector<ParameterStore*> stores = {&model->parameters()};
-    if (adapter != nullptr) stores.push_back(&adapter->parameters());
-    for (ParameterStore* store : stores) {
-      for (const Parameter& parameter : store->all()) {
-        const auto& slot = parameter.value.grad_slot();
-        if (slot != nullptr && slot->tensor) place_slice(parameter, slot->tensor, gradients[parameter.name]);
-      }
-    }
+    collect_gradients(all_parameters(*model, adapter.get()), gradients);
     if (batch.embedding_offset) gradients["offset"] = values_of(batch.embedding_offset.grad_slot()->tensor);
   }
 

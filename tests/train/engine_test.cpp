@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "models/family.h"
+#include "models/model_config.h"
 #include "train/training_support.h"
 
 namespace weft {
@@ -169,25 +171,28 @@ TEST(Engine, adversarial_training_is_the_same_on_every_mesh) {
 /// One engine on one rank, and its weights to be moved by hand.
 class Penalty {
  public:
-  explicit Penalty(const Problem& problem)
-      : context_(make_cpu_context(1)),
-        mesh_(make_single_communicator(), 1),
-        model_(testing::make_random(context_, problem.config, {}, DType::f32)),
-        engine_(context_, mesh_, *model_, nullptr, problem.options),
-        batches_(testing::share_of(testing::random_rows(4, problem.config.info.vocab_size, 9), 1, 0, 1)) {}
+  Penalty(std::unique_ptr<LanguageModel> model, const EngineOptions& options)
+      : context_(make_cpu_context(1)), mesh_(make_single_communicator(), 1), model_(std::move(model)) {
+    initialise_parameters(context_, *model_, {.dtype = DType::f32, .for_training = true}, 17);
+    engine_ = std::make_unique<TrainingEngine>(context_, mesh_, *model_, nullptr, options);
+    auto rows = testing::random_rows(4, model_->info().vocab_size, 9);
+    batches_ = testing::share_of(rows, 1, 0, 1);
+    if (!model_->info().has_source) return;
+    for (const auto& row : rows) batches_[0].batch.add_source(row);
+  }
 
-  StepResult step() { return engine_.step(batches_, 0, {}); }
+  StepResult step() { return engine_->step(batches_, 0, {}); }
   /// The gradient of the last step, as one vector.
   std::vector<float> gradient() {
     std::vector<float> all;
-    for (const OptimizerPiece& piece : engine_.optimizer().pieces()) {
+    for (const OptimizerPiece& piece : engine_->optimizer().pieces()) {
       all.insert(all.end(), piece.grad.data<float>(), piece.grad.data<float>() + piece.grad.num_elements());
     }
     return all;
   }
   void move(const std::vector<float>& direction, double factor) {
     size_t next = 0;
-    for (OptimizerPiece piece : engine_.optimizer().pieces()) {
+    for (OptimizerPiece piece : engine_->optimizer().pieces()) {
       for (int64_t i = 0; i < piece.weight.num_elements(); ++i) {
         piece.weight.data<float>()[i] += static_cast<float>(factor) * direction[next++];
       }
@@ -198,16 +203,35 @@ class Penalty {
   Context context_;
   Mesh mesh_;
   std::unique_ptr<LanguageModel> model_;
-  TrainingEngine engine_;
+  std::unique_ptr<TrainingEngine> engine_;
   std::vector<MicroBatch> batches_;
 };
 
-TEST(Engine, the_gradient_penaltys_gradient_is_that_of_its_loss) {
-  Problem problem = small_problem("llama");
-  problem.options.adversarial = Adversarial::gradient_penalty;
-  problem.options.adversarial_epsilon = 20;
-  problem.options.optimizer.weight_decay = 0;
-  Penalty penalty(problem);
+std::unique_ptr<LanguageModel> small_t5(const Family& family) {
+  auto config = ModelConfig::from_json_text(
+      R"({"vocab_size": 37, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_heads": 4, "num_layers": 2, "dropout_rate": 0,
+          "feed_forward_proj": "gated-gelu"})",
+      "config.json");
+  return family.define({.config = *config, .family = family.name, .alias = family.name}).make({});
+}
+
+/// A family, or one of the small decoders.
+class GradientPenalty : public ::testing::TestWithParam<std::string> {
+ protected:
+  static std::unique_ptr<LanguageModel> make_model() {
+    if (GetParam() == "t5") return small_t5(t5_family());
+    if (GetParam() == "umt5") return small_t5(umt5_family());
+    return make_decoder(small_problem(GetParam()).config, {});
+  }
+};
+
+TEST_P(GradientPenalty, has_the_gradient_of_its_loss) {
+  EngineOptions options;
+  options.adversarial = Adversarial::gradient_penalty;
+  // So large that it is much of the gradient.
+  options.adversarial_epsilon = GetParam() == "t5" ? 2000 : 20;
+  options.optimizer.weight_decay = 0;
+  Penalty penalty(make_model(), options);
   double norm = penalty.step().grad_norm;
   std::vector<float> direction = penalty.gradient();
   for (float& value : direction) value /= static_cast<float>(norm);
@@ -218,6 +242,11 @@ TEST(Engine, the_gradient_penaltys_gradient_is_that_of_its_loss) {
   double below = penalty.step().loss;
   EXPECT_NEAR((above - below) / (2 * kStep), norm, 0.02 * norm);
 }
+
+INSTANTIATE_TEST_SUITE_P(All,
+                         GradientPenalty,
+                         ::testing::Values("llama", "qwen", "t5", "umt5"),
+                         [](const auto& tested) { return tested.param; });
 
 TEST(Engine, a_step_without_a_finite_loss_changes_nothing) {
   Problem problem = small_problem("llama");
