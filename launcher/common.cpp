@@ -42,6 +42,13 @@ void add_model_options(Command command, CommonOptions& options) {
   command.add_option("--family", options.model.family, "Family, where the config doesn't say it or is to be overruled");
   command.add_option("--config", options.model.config, "The model's config, where it does not lie beside the weights");
   command
+      .add_option(
+          "--model-set",
+          options.model.set,
+          "KEY=VALUE in place of a key of the model's config, such as hidden_dropout_prob=0.2; VALUE is JSON or "
+          "a bare text (repeatable)")
+      .one_value_each();
+  command
       .add_option("--application",
                   options.model.application,
                   "Which tokens an encoder's tokens see: all (encoder), those before (lm), or the source and those "

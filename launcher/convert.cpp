@@ -19,6 +19,7 @@
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
+#include "launcher/new_tokens.h"
 #include "launcher/output_folder.h"
 #include "models/merged_weights.h"
 #include "models/model_folder.h"
@@ -34,12 +35,13 @@ constexpr const char* kFooter = R"(Examples:
   weft convert --model bert-keras --family bert --to tensorflow --dtype f32 --out bert-tensorflow
   weft convert --model bert-base-chinese --adapter runs/tuned/checkpoints/step-00000200 --to safetensors --out tuned
   weft convert --model runs/tuned/checkpoints/step-00000200 --to gguf --out tuned-gguf      (tuned-gguf/model.gguf, for llama.cpp)
+  weft convert --model bert-base-chinese --add-tokens terms.txt --to safetensors --out bert-with-terms
 
 Reads a tensor at a time. The folder that is written holds the weights, the config and the tokenizer's files.)";
 
 struct ConvertCommand {
   CommonOptions common;
-  std::string format, out, adapter, keep_tokens, dtype = "keep";
+  std::string format, out, adapter, keep_tokens, add_tokens, dtype = "keep";
   bool simplifies = false;
 };
 
@@ -49,6 +51,7 @@ struct Target {
   struct Part {
     const Parameter* parameter;
     WeightSource from, to;
+    bool grows = false;  // gets rows of new tokens
   };
   std::vector<Part> parts;
   std::vector<Part> copies;  // other layers of a model whose layers are one in the target
@@ -132,7 +135,18 @@ void check_implied(const Parameter& parameter, float value, MergedWeights& merge
              value);
 }
 
-std::vector<Target> plan_targets(const OpenedModel& opened, MergedWeights& merged, const ConvertCommand& options) {
+/// With rows of new tokens.
+Parameter grown(const Parameter& parameter, const NewTokens& new_tokens) {
+  Parameter larger = parameter;
+  larger.full_shape.set(0, new_tokens.vocab_size);
+  larger.local_shape = larger.full_shape;
+  return larger;
+}
+
+std::vector<Target> plan_targets(const OpenedModel& opened,
+                                 MergedWeights& merged,
+                                 const NewTokens& new_tokens,
+                                 const ConvertCommand& options) {
   WeightMap map = opened.definition.weights(parse_format(options.format));
   std::map<std::string, Target> targets;
   for (const Parameter& parameter : merged.model().parameters().all()) {
@@ -145,9 +159,11 @@ std::vector<Target> plan_targets(const OpenedModel& opened, MergedWeights& merge
     to.selection = nullptr;  // a vocabulary that is cut is written as it was cut
     Target& target = targets[to.theirs];
     DType dtype = target_dtype(options, parameter, opened.reader->find(from.theirs));
-    target.tensor = {.name = to.theirs, .shape = format_shape(to, parameter), .dtype = dtype};
+    bool grows = new_tokens.parameters.contains(parameter.name);
+    Shape shape = grows ? format_shape(to, grown(parameter, new_tokens)) : format_shape(to, parameter);
+    target.tensor = {.name = to.theirs, .shape = shape, .dtype = dtype};
     bool is_copy = to.part.total == 0 && !target.parts.empty();
-    (is_copy ? target.copies : target.parts).push_back({&parameter, std::move(from), std::move(to)});
+    (is_copy ? target.copies : target.parts).push_back({&parameter, std::move(from), std::move(to), grows});
   }
   std::vector<Target> result;
   result.reserve(targets.size());
@@ -168,39 +184,69 @@ void check_copies(const Target& target, MergedWeights& merged, const std::string
 }
 
 /// The target's values, in f32.
-std::vector<float> values_of(const Target& target, MergedWeights& merged) {
+std::vector<float> values_of(const Target& target, MergedWeights& merged, const NewTokens& new_tokens) {
   std::vector<float> whole(static_cast<size_t>(target.tensor.shape.num_elements()));
   for (const Target::Part& part : target.parts) {
     const Parameter& parameter = *part.parameter;
     const std::vector<float>& values = read_whole(parameter, part.from, merged);
+    if (part.grows) {
+      WEFT_ASSERT(part.to.part.total == 0, "{} is a part of {}", parameter.name, target.tensor.name);
+      std::vector<float> all = new_tokens.grown(values, row_width(parameter));
+      return to_format(part.to.transform, grown(parameter, new_tokens), all, false);
+    }
     if (part.to.part.total == 0) return to_format(part.to.transform, parameter, values, false);
     copy_part(part.to, parameter, values.data(), whole.data());
   }
   return whole;
 }
 
+/// What is written where.
+struct Output {
+  const std::string& format;
+  const std::vector<OutputTensor>& tensors;
+  std::string folder;
+};
+
 /// The config and the tokenizer are written first, as they may not be able to say everything.
 std::unique_ptr<CheckpointWriter> start_writing(const OpenedModel& opened,
-                                                const std::string& format,
-                                                const std::vector<OutputTensor>& tensors,
-                                                const std::string& folder) {
+                                                const ModelOptions& from,
+                                                const NewTokens& new_tokens,
+                                                const Output& output) {
   auto is_matrix = [](const OutputTensor& tensor) { return tensor.shape.rank() > 1; };
-  auto first = std::ranges::find_if(tensors, is_matrix);
-  DType dtype = first == tensors.end() ? DType::f32 : first->dtype;
-  if (format == "gguf") return make_gguf_writer(folder + "/model.gguf", gguf_entries(opened, dtype), tensors);
-  write_model_files(opened, parse_format(format), dtype, "", folder);
-  return make_checkpoint_writer(format == "keras" ? "keras_hdf5" : format, folder, tensors);
+  auto first = std::ranges::find_if(output.tensors, is_matrix);
+  DType dtype = first == output.tensors.end() ? DType::f32 : first->dtype;
+  if (output.format == "gguf") {
+    return make_gguf_writer(output.folder + "/model.gguf", gguf_entries(opened, dtype), output.tensors);
+  }
+  const bool grows = !new_tokens.empty();
+  write_model_files(grows ? open_model(with_vocab_size(from, new_tokens.vocab_size)) : opened,
+                    parse_format(output.format),
+                    dtype,
+                    "",
+                    output.folder);
+  if (grows) {
+    write_new_tokens(new_tokens, output.folder);
+  } else {
+    write_compound_tokens(opened, output.folder);
+  }
+  return make_checkpoint_writer(output.format == "keras" ? "keras_hdf5" : output.format, output.folder, output.tensors);
 }
 
 ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   if (session.size() > 1) fail(ExitCode::usage, "convert runs on one rank; start it without mpirun");
-  OpenedModel opened = open_model(model_options(options));
+  if (options.format == "gguf" && !options.add_tokens.empty()) {
+    fail(ExitCode::usage, "convert: add tokens on the way to safetensors, and make a GGUF file of that folder");
+  }
+  ModelOptions from = model_options(options);
+  OpenedModel opened = open_model(from);
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
+  NewTokens new_tokens;
+  if (!options.add_tokens.empty()) new_tokens = read_new_tokens(options.add_tokens, from, opened);
   opened.reader->verify_checksums(0, 1);
   Context context = make_cpu_context(1);
   MergedWeights merged(opened, options.adapter, context);
-  std::vector<Target> targets = plan_targets(opened, merged, options);
+  std::vector<Target> targets = plan_targets(opened, merged, new_tokens, options);
   std::vector<ConstantTensor> constants = opened.definition.constants
                                               ? opened.definition.constants(parse_format(options.format))
                                               : std::vector<ConstantTensor>{};
@@ -215,10 +261,11 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   for (const Target& target : targets) check_copies(target, merged, opened.path);
   OutputFolder folder(options.out);
   folder.prepare();
-  std::unique_ptr<CheckpointWriter> writer = start_writing(opened, options.format, tensors, folder.partial());
+  std::unique_ptr<CheckpointWriter> writer =
+      start_writing(opened, from, new_tokens, {options.format, tensors, folder.partial()});
   Progress progress("converting", total, !options.common.quiet);
   for (const Target& target : targets) {
-    std::vector<float> values = values_of(target, merged);
+    std::vector<float> values = values_of(target, merged, new_tokens);
     writer->write(target.tensor.name, 0, static_cast<int64_t>(values.size()), values.data(), DType::f32);
     progress.add(static_cast<int64_t>(values.size()));
   }
@@ -246,11 +293,16 @@ void add_convert_command(Command program, CommandContext& context) {
   Option kept = command.add_option("--keep-tokens",
                                    options->keep_tokens,
                                    "File with the tokens to keep, one a line: cuts vocab.txt and the embedding");
-  command
-      .add_flag("--simplify-vocabulary",
-                options->simplifies,
-                "Drops tokens that no text needs (words of Chinese characters, [unused1], …)")
-      .excludes(kept);
+  Option simplified = command.add_flag("--simplify-vocabulary",
+                                       options->simplifies,
+                                       "Drops tokens that no text needs (words of Chinese characters, [unused1], …)");
+  simplified.excludes(kept);
+  Option added = command.add_option("--add-tokens",
+                                    options->add_tokens,
+                                    "File with tokens to add to the vocabulary, one a line; each begins as the mean of "
+                                    "the pieces that it was split into");
+  added.excludes(kept);
+  added.excludes(simplified);
   command.add_option("--dtype", options->dtype, "Type of the weights written; keep: as they are")
       .check_one_of({"keep", "bf16", "f32"})
       .show_default();

@@ -23,16 +23,22 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kDefaultSequenceLength = 1024;
 
+void add_model_fields(const ModelOptions& model, std::vector<std::string>& fields) {
+  if (!model.path.empty()) fields.push_back("model.path=" + model.path);
+  if (!model.family.empty()) fields.push_back("model.family=" + model.family);
+  if (!model.compat.empty()) fields.push_back("model.compat=" + model.compat);
+  if (!model.config.empty()) fields.push_back("model.config=" + model.config);
+  for (const std::string& setting : model.set) fields.push_back("model.set+=" + setting);
+}
+
 /// A config that the options stand in for, complete enough to be checked as any other.
 RunConfig config_of_options(const CommonOptions& common, const TrainingPlanOptions& options) {
   if (common.model.path.empty()) fail(ExitCode::usage, "--train needs a config file, or --model and options");
-  std::vector<std::string> fields = {"model.path=" + common.model.path,
-                                     "data.sources[0].path=planned",
+  std::vector<std::string> fields = {"data.sources[0].path=planned",
                                      "output.directory=planned",
                                      "train.steps=1",
                                      fmt::format("precision.compute={}", common.dtype)};
-  if (!common.model.family.empty()) fields.push_back("model.family=" + common.model.family);
-  if (!common.model.compat.empty()) fields.push_back("model.compat=" + common.model.compat);
+  add_model_fields(common.model, fields);
   if (common.tensor_parallel > 0) fields.push_back(fmt::format("parallel.tensor={}", common.tensor_parallel));
   fields.emplace_back("train.micro_batch_size=1");
   fields.insert(fields.end(), options.fields.begin(), options.fields.end());
@@ -52,7 +58,7 @@ RunConfig config_of_options(const CommonOptions& common, const TrainingPlanOptio
 RunConfig resolve_config(const CommonOptions& common, const TrainingPlanOptions& options) {
   if (options.config.empty()) return config_of_options(common, options);
   std::vector<std::string> fields;
-  if (!common.model.path.empty()) fields.push_back("model.path=" + common.model.path);
+  add_model_fields(common.model, fields);
   fields.insert(fields.end(), options.fields.begin(), options.fields.end());
   fields.insert(fields.end(), options.overrides.begin(), options.overrides.end());
   return load_run_config(options.config, fields);

@@ -1,5 +1,6 @@
 // weft train: an experiment from its config file.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <filesystem>
 #include <functional>
@@ -19,6 +20,7 @@
 #include "launcher/train_options.h"
 #include "launcher/train_run_directory.h"
 #include "models/adapter_file.h"
+#include "models/weight_match.h"
 #include "plan/speed_bounds.h"
 #include "tokenizer/tokenizer.h"
 #include "train/trainer.h"
@@ -63,7 +65,8 @@ std::function<void(int64_t)> block_loader(const config::RunConfig& config,
                      .show_progress = !quiet,
                      .num_threads = run.context.num_threads,
                      .seed = config.train().seed(),
-                     .block = block};
+                     .block = block,
+                     .allow_missing = config.model().allow_missing()};
     if (config.model().initialise()) {
       initialise_parameters(run.context, *run.model, load, config.train().seed());
     } else {
@@ -73,9 +76,26 @@ std::function<void(int64_t)> block_loader(const config::RunConfig& config,
   };
 }
 
+/// Once, and as an error where nothing would be read: those weights are another model's.
+void report_missing(const TrainingRun& run) {
+  WeightMatch match = match_weights(run.opened, *run.model);
+  if (match.missing.empty()) return;
+  if (match.num_matched == 0) {
+    fail_input("{}: none of its tensors is one of a {}; wrong family for these weights?",
+               run.opened.path,
+               run.model->info().family);
+  }
+  if (run.mesh->world().rank() != 0) return;
+  log::warning("{}: {} of the model's tensors are missing and begin at random: {}",
+               run.opened.path,
+               match.missing.size(),
+               fmt::join(match.missing, ", "));
+}
+
 void make_model(const config::RunConfig& config, TrainingRun& run) {
   DType dtype = compute_dtype(config);
   run.model = run.opened.make({run.mesh->tensor_parallel().rank(), run.mesh->tensor_parallel().size()});
+  if (config.model().allow_missing()) report_missing(run);
   if (!config.has_lora()) return;
   if (config.lora().has_adapter()) {
     OpenedAdapter opened = open_adapter(config.lora().adapter());

@@ -108,7 +108,9 @@ ModelOptions model_options(const config::RunConfig& config) {
   return {.path = config.model().path(),
           .family = config.model().family(),
           .compat = config.model().compat(),
-          .application = config.model().application()};
+          .application = config.model().application(),
+          .config = config.model().config(),
+          .set = {config.model().set().begin(), config.model().set().end()}};
 }
 
 LoraOptions lora_options(const config::RunConfig& config) {

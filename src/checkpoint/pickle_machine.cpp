@@ -41,11 +41,14 @@ constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor_v2";
 constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
 // Of types that have no storage class of their own, such as the 8-bit floats.
 constexpr std::string_view kRebuildNewTensor = "torch._utils._rebuild_tensor_v3";
-constexpr std::array<std::string_view, 3> kFunctions = {kOrderedDict, kRebuildTensor, kRebuildParameter};
+constexpr std::string_view kRebuildOldTensor = "torch._utils._rebuild_tensor";  // of before torch 0.4
+constexpr std::array<std::string_view, 4> kFunctions = {
+    kOrderedDict, kRebuildTensor, kRebuildOldTensor, kRebuildParameter};
 
 class PickleMachine {
  public:
-  PickleMachine(const std::string& path, std::string_view pickle) : path_(path), pickle_(pickle) {}
+  PickleMachine(const std::string& path, std::string_view pickle, std::string_view what)
+      : path_(path), pickle_(pickle), what_(what) {}
 
   PickledObjects run() {
     constexpr char protocol = '\x80';
@@ -59,9 +62,10 @@ class PickleMachine {
       if (op == '.') break;
       if (!push_constant(op) && !use_memo(op) && !make_container(op) && !fill_container(op) && !make_object(op)) {
         fail_input(
-            "{}: data.pkl holds opcode {:#04x} at byte {}, which no state dict of plain tensors has; save a state dict "
+            "{}: {} holds opcode {:#04x} at byte {}, which no state dict of plain tensors has; save a state dict "
             "with torch.save",
             printable(path_),
+            what_,
             op,
             op_position_);
       }
@@ -74,22 +78,22 @@ class PickleMachine {
 
  private:
   [[noreturn]] void damaged(std::string_view what) const {
-    fail_input("{}: data.pkl {}, at byte {}; damaged file", printable(path_), what, op_position_);
+    fail_input("{}: {} {}, at byte {}; damaged file", printable(path_), what_, what, op_position_);
   }
 
   [[noreturn]] void refuse_object(std::string_view name) const {
     if (name == kRebuildNewTensor) {
       fail_input(
-          "{}: holds a tensor of a type that Weft doesn't read, at byte {} of data.pkl; convert it to BF16, F16 "
-          "or F32",
+          "{}: holds a tensor of a type that Weft doesn't read, at byte {} of {}; convert it to BF16, F16 or F32",
           printable(path_),
-          op_position_);
+          op_position_,
+          what_);
     }
-    fail_input(
-        "{}: holds a Python object ({}), not plain tensors, at byte {} of data.pkl; save a state dict with torch.save",
-        printable(path_),
-        printable(name),
-        op_position_);
+    fail_input("{}: holds a Python object ({}), not plain tensors, at byte {} of {}; save a state dict with torch.save",
+               printable(path_),
+               printable(name),
+               op_position_,
+               what_);
   }
 
   std::string_view take_bytes(uint64_t count) {
@@ -182,10 +186,12 @@ class PickleMachine {
         take_bytes(8);
         push({});
         break;
-      case 'N':   // NONE
+      case 'N':  // NONE
+        push({});
+        break;
       case 0x88:  // NEWTRUE
       case 0x89:  // NEWFALSE
-        push({});
+        push({Kind::boolean, 0, op == 0x88 ? 1 : 0});
         break;
       case 0x95:  // FRAME: how much could be read at once
         if (take<uint64_t>() > pickle_.size() - position_) damaged("has a frame that is longer than the pickle");
@@ -276,7 +282,7 @@ class PickleMachine {
         push_tuple(pop_to_mark());
         break;
       case ']':  // EMPTY_LIST
-        push({Kind::list});
+        push({Kind::list, 0, num_lists_++});
         break;
       case '}':  // EMPTY_DICT
         push_dict(false);
@@ -290,12 +296,10 @@ class PickleMachine {
   bool fill_container(uint8_t op) {
     switch (op) {
       case 'a':  // APPEND
-        pop();
-        push(pop(Kind::list, "appends to something that is no list"));
+        append(std::array{pop()});
         break;
       case 'e':  // APPENDS
-        pop_to_mark();
-        push(pop(Kind::list, "appends to something that is no list"));
+        append(pop_to_mark());
         break;
       case 's': {  // SETITEM
         Value value = pop();
@@ -311,6 +315,15 @@ class PickleMachine {
     return true;
   }
 
+  /// To the list on the stack.
+  void append(std::span<const Value> elements) {
+    Value list = pop(Kind::list, "appends to something that is no list");
+    for (const Value& value : elements) {
+      if (value.kind == Kind::text) keep(objects_.list_texts, PickledObjects::ListText{list.number, text(value)});
+    }
+    push(list);
+  }
+
   /// Names and values in turns, into the dict on the stack.
   void set_items(std::span<const Value> items) {
     if (items.size() % 2 != 0) damaged("sets an item that has no value");
@@ -324,7 +337,7 @@ class PickleMachine {
       if (name.kind != Kind::text) continue;
       dict.has_metadata = dict.has_metadata || text(name) == "_metadata";
       dict.num_tensors += value.kind == Kind::tensor ? 1 : 0;
-      if (value.kind == Kind::tensor || value.kind == Kind::dict) {
+      if (value.kind == Kind::tensor || value.kind == Kind::dict || value.kind == Kind::boolean) {
         keep(objects_.items, PickledObjects::Item{number, text(name), value});
       }
     }
@@ -378,14 +391,27 @@ class PickleMachine {
     push({Kind::storage_class, 0, type - kTypes.begin()});
   }
 
-  /// ("storage", class, key, device, number of elements).
+  /// ("storage", class, key, device, number of elements), and before torch 1.6 None or (name, begin, size) of a part.
   void push_storage(std::span<const Value> tuple) {
-    bool is_storage = tuple.size() == 5 && tuple[0].kind == Kind::text && text(tuple[0]) == "storage" &&
-                      tuple[1].kind == Kind::storage_class && tuple[2].kind == Kind::text &&
-                      tuple[2].size <= kMaxKeyBytes && tuple[3].kind == Kind::text && tuple[4].kind == Kind::number;
+    bool is_storage = (tuple.size() == 5 || tuple.size() == 6) && tuple[0].kind == Kind::text &&
+                      text(tuple[0]) == "storage" && tuple[1].kind == Kind::storage_class &&
+                      tuple[2].kind == Kind::text && tuple[2].size <= kMaxKeyBytes && tuple[3].kind == Kind::text &&
+                      tuple[4].kind == Kind::number;
     if (!is_storage) damaged("holds a storage of another form than torch.save writes");
     PickledObjects::Storage storage{&kTypes[static_cast<size_t>(tuple[1].number)], text(tuple[2]), tuple[4].number};
+    storage.view_elements = storage.num_elements;
+    if (tuple.size() == 6 && tuple[5].kind == Kind::tuple) set_view(storage, objects_.values(tuple[5]));
     push({Kind::storage, 0, keep(objects_.storages, storage)});
+  }
+
+  void set_view(PickledObjects::Storage& storage, std::span<const Value> view) const {
+    bool is_view = view.size() == 3 && view[1].kind == Kind::number && view[2].kind == Kind::number;
+    if (!is_view || view[1].number < 0 || view[2].number < 0 || view[1].number > storage.num_elements ||
+        view[2].number > storage.num_elements - view[1].number) {
+      damaged("holds a part of a storage that does not lie in it");
+    }
+    storage.view_offset = view[1].number;
+    storage.view_elements = view[2].number;
   }
 
   void call(const Value& function, std::span<const Value> arguments) {
@@ -398,15 +424,15 @@ class PickleMachine {
       if (arguments.size() != 3 || arguments[0].kind != Kind::tensor) damaged("holds a parameter without a tensor");
       push(arguments[0]);
     } else {
-      push_tensor(arguments);
+      push_tensor(arguments, name == kRebuildOldTensor);
     }
   }
 
-  /// (storage, offset, shape, strides, requires_grad, hooks).
-  void push_tensor(std::span<const Value> arguments) {
-    bool is_tensor = arguments.size() == 6 && arguments[0].kind == Kind::storage && arguments[1].kind == Kind::number &&
-                     arguments[2].kind == Kind::tuple && arguments[3].kind == Kind::tuple &&
-                     arguments[5].kind == Kind::dict;
+  /// (storage, offset, shape, strides), and since torch 0.4 (…, requires_grad, hooks).
+  void push_tensor(std::span<const Value> arguments, bool is_old) {
+    bool is_tensor = arguments.size() == (is_old ? 4 : 6) && arguments[0].kind == Kind::storage &&
+                     arguments[1].kind == Kind::number && arguments[2].kind == Kind::tuple &&
+                     arguments[3].kind == Kind::tuple && (is_old || arguments[5].kind == Kind::dict);
     if (!is_tensor) damaged("holds a tensor of another form than torch.save writes");
     PickledObjects::Tensor tensor{arguments[0].number, arguments[1].number, arguments[2], arguments[3]};
     push({Kind::tensor, 0, keep(objects_.tensors, tensor)});
@@ -426,6 +452,7 @@ class PickleMachine {
 
   const std::string& path_;
   std::string_view pickle_;
+  std::string_view what_;
   size_t position_ = 0;
   size_t op_position_ = 0;
   std::vector<Value> stack_;
@@ -433,12 +460,13 @@ class PickleMachine {
   std::vector<Value> memo_;
   PickledObjects objects_;
   size_t num_kept_ = 0;
+  int64_t num_lists_ = 0;
 };
 
 }  // namespace
 
-PickledObjects run_pickle(const std::string& path, std::string_view pickle) {
-  return PickleMachine(path, pickle).run();
+PickledObjects run_pickle(const std::string& path, std::string_view pickle, std::string_view what) {
+  return PickleMachine(path, pickle, what).run();
 }
 
 }  // namespace weft

@@ -14,7 +14,7 @@
 #include "checkpoint/nearest_name.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/tensorflow_bundle.h"
-#include "checkpoint/torch_archive.h"
+#include "checkpoint/torch_checkpoint.h"
 #include "core/error.h"
 #include "core/paths.h"
 
@@ -38,8 +38,9 @@ std::unique_ptr<CheckpointReader> open_file(const std::string& path, const std::
   if (magic.starts_with("GGUF")) return open_gguf(file_path);
   if (magic == kHdf5Magic) return open_keras_hdf5(path, file_path);
   if (file_path.ends_with(".index")) return open_tensorflow_bundle(path, file_path);
+  if (file_path.ends_with(".bin.index.json")) return open_sharded_torch_checkpoint(path, file_path);
   if (file_path.ends_with(".index.json")) return open_sharded_safetensors(path, file_path);
-  if (begins_as_torch_file(magic) || has_torch_ending(file_path)) return open_torch_archive(path, file_path);
+  if (begins_as_torch_file(magic) || has_torch_ending(file_path)) return open_torch_checkpoint(path, file_path);
   if (file_path.ends_with(".gguf")) fail_input("{}: not a GGUF file: it doesn't begin with GGUF", printable(file_path));
   if (file_path.ends_with(".h5")) fail_input("{}: not an HDF5 file, or damaged", printable(file_path));
   return open_safetensors(file_path);
@@ -61,7 +62,8 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
     std::string path = (fs::path(folder) / name).string();
     if (path_exists(path)) return open_file(folder, path);
   }
-  for (std::string_view ending : {".weights.h5", ".gguf", ".index", ".pth", "pytorch_model.bin"}) {
+  for (std::string_view ending :
+       {".weights.h5", ".gguf", ".index", ".pth", "pytorch_model.bin", "pytorch_model.bin.index.json"}) {
     std::vector<std::string> found = files_ending(folder, ending);
     if (found.size() == 1) return open_file(folder, found[0]);
     if (found.size() > 1) {
@@ -72,7 +74,7 @@ std::unique_ptr<CheckpointReader> open_folder(const std::string& folder) {
   }
   fail_input(
       "{}: holds no checkpoint; looked for model.safetensors, model.safetensors.index.json, *.weights.h5, *.gguf, "
-      "*.index, *.pth, pytorch_model.bin",
+      "*.index, *.pth, pytorch_model.bin, pytorch_model.bin.index.json",
       printable(folder));
 }
 

@@ -63,8 +63,9 @@ class CheckpointReader {
 
 /// Opens a checkpoint: a Hugging Face folder (model.safetensors or model.safetensors.index.json), a .safetensors file,
 /// a .gguf file, a folder with one .gguf, a Keras 3 .weights.h5 file or a folder with one, a TensorFlow checkpoint by
-/// its prefix or .index file or a folder with one, a .pth file of torch.save or a folder with one (and nothing of the
-/// others). Says what it looked for when it finds none.
+/// its prefix or .index file or a folder with one, a .pth file of torch.save or a folder with one or with
+/// pytorch_model.bin or pytorch_model.bin.index.json (and nothing of the others). Says what it looked for when it finds
+/// none.
 std::unique_ptr<CheckpointReader> open_checkpoint(const std::string& path);
 
 }  // namespace weft

@@ -1,19 +1,30 @@
-// PyTorch checkpoints: the zip archives that torch.save writes (docs.pytorch.org, "Serialization semantics"):
-// NAME/data.pkl describes the tensors, NAME/data/KEY are their storages.
+// The zip archives that torch.save writes (docs.pytorch.org, "Serialization semantics"): NAME/data.pkl describes the
+// tensors, NAME/data/KEY are their storages.
 #pragma once
 
-#include <memory>
 #include <string>
-#include <string_view>
+#include <vector>
 
-#include "checkpoint/reader.h"
+#include "checkpoint/file.h"
+#include "checkpoint/stored_checkpoint.h"
+#include "checkpoint/zip_directory.h"
 
 namespace weft {
 
-/// True of the first 8 bytes of what torch.save writes, today or before torch 1.6.
-bool begins_as_torch_file(std::string_view first_bytes);
+/// A storage with the first of its tensors, for messages.
+struct TorchStorage {
+  ZipRecord record;
+  size_t file = 0;
+  std::string tensor;
+};
 
-/// `path` is what the user gave. Files of before torch 1.6 are refused with the way out.
-std::unique_ptr<CheckpointReader> open_torch_archive(const std::string& path, const std::string& file_path);
+/// What the files of a PyTorch checkpoint hold.
+struct TorchContents {
+  std::vector<StoredTensor> tensors;
+  std::vector<TorchStorage> storages;  // those that have checksums
+};
+
+/// Adds the tensors and storages of one archive. `file_index` is stored in each. Throws Error(bad_input).
+void add_torch_archive(const File& file, size_t file_index, TorchContents& contents);
 
 }  // namespace weft

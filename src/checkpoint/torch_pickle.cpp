@@ -7,7 +7,6 @@
 #include <set>
 #include <span>
 
-#include "checkpoint/pickle_machine.h"
 #include "core/error.h"
 
 namespace weft {
@@ -82,14 +81,14 @@ class StateDict {
                  fmt::join(shape, ", "),
                  fmt::join(strides, ", "));
     }
-    if (storage.num_elements < 0 || tensor.offset < 0 || tensor.offset > storage.num_elements ||
-        *num_elements > storage.num_elements - tensor.offset) {
+    if (storage.view_elements < 0 || tensor.offset < 0 || tensor.offset > storage.view_elements ||
+        *num_elements > storage.view_elements - tensor.offset) {
       fail_input("{}: tensor {} has {} elements at {} of a storage of {}; damaged file",
                  printable(path_),
                  printable(name),
                  *num_elements,
                  tensor.offset,
-                 storage.num_elements);
+                 storage.view_elements);
     }
     return {.name = name,
             .shape = Shape(shape.data(), shape.data() + shape.size()),
@@ -97,7 +96,7 @@ class StateDict {
             .is_readable = storage.type->is_readable,
             .storage = storage.key,
             .storage_elements = storage.num_elements,
-            .offset = tensor.offset};
+            .offset = storage.view_offset + tensor.offset};
   }
 
   std::vector<int64_t> dims_of(std::string_view name, const Value& tuple) const {
@@ -131,9 +130,26 @@ class StateDict {
 
 }  // namespace
 
-std::vector<PickledTensor> parse_torch_pickle(const std::string& path, std::string_view pickle) {
-  PickledObjects objects = run_pickle(path, pickle);
+std::vector<PickledTensor> find_torch_tensors(const std::string& path, const PickledObjects& objects) {
   return StateDict(path, objects).tensors();
+}
+
+std::vector<PickledTensor> parse_torch_pickle(const std::string& path, std::string_view pickle) {
+  return find_torch_tensors(path, run_pickle(path, pickle, "data.pkl"));
+}
+
+StoredTensor place_tensor(const PickledTensor& pickled, const File& file, size_t file_index, int64_t storage_begin) {
+  StoredTensor tensor;
+  tensor.info.name = pickled.name;
+  tensor.info.shape = pickled.shape;
+  tensor.info.dtype = pickled.type->dtype;
+  tensor.info.storage_type = pickled.type->name;
+  tensor.info.stored_bytes = pickled.shape.num_elements() * pickled.type->block_bytes;
+  tensor.info.file = file.path();
+  tensor.type = pickled.is_readable ? pickled.type : nullptr;
+  tensor.file = file_index;
+  tensor.offset = storage_begin + pickled.offset * pickled.type->block_bytes;
+  return tensor;
 }
 
 }  // namespace weft

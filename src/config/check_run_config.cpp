@@ -63,6 +63,16 @@ void check_model(const FieldChecks& check, const config::RunConfig& config) {
                 "model.compat",
                 "is '{}'; the only one is 'bert4keras3'",
                 printable(config.model().compat()));
+  for (int i = 0; i < config.model().set_size(); ++i) {
+    size_t equals = config.model().set(i).find('=');
+    check.require(equals != std::string::npos && equals > 0,
+                  element("model.set", i),
+                  "is '{}'; write KEY=VALUE, for example hidden_dropout_prob=0.2",
+                  printable(config.model().set(i)));
+  }
+  check.require(!config.model().allow_missing() || !config.model().initialise(),
+                "model.allow_missing",
+                "is for weights that are read, but with model.initialise none are; remove one of them");
 }
 
 void check_lora(const FieldChecks& check, const config::RunConfig& config) {
@@ -93,6 +103,9 @@ void check_lora(const FieldChecks& check, const config::RunConfig& config) {
       "train.adversarial.kind",
       "is FGM, which moves the embedding along its own gradient, but LoRA freezes it; use GRADIENT_PENALTY or "
       "train all weights");
+  check.require(!config.model().allow_missing(),
+                "model.allow_missing",
+                "leaves random weights, which LoRA would freeze and not save; remove it or the lora message");
   check.require(!config.model().initialise(),
                 "model.initialise",
                 "makes random weights, which LoRA would freeze; remove it or the lora message");

@@ -201,18 +201,21 @@ void run_on_threads(int num_threads, size_t count, const Work& work) {
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 
-/// A task's layer that the checkpoint does not have yet.
-bool is_new(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
-  return parameter.is_task_head && opened.reader->find(source.theirs) == nullptr;
+/// What begins at random: a task's layer that the checkpoint does not have yet, or what may be missing.
+bool is_new(const OpenedModel& opened,
+            const Parameter& parameter,
+            const WeightSource& source,
+            const LoadOptions& options) {
+  return (parameter.is_task_head || options.allow_missing) && opened.reader->find(source.theirs) == nullptr;
 }
 
-std::vector<WeightSource> resolve_sources(const OpenedModel& opened, LanguageModel& model) {
+std::vector<WeightSource> resolve_sources(const OpenedModel& opened, LanguageModel& model, const LoadOptions& options) {
   const WeightMap& map = opened.weight_map();
   std::vector<WeightSource> sources;
   std::set<std::string, std::less<>> used;
   for (Parameter& parameter : model.parameters().all()) {
     sources.push_back(find_source(map, parameter, model.info().num_layers));
-    if (is_new(opened, parameter, sources.back())) {
+    if (is_new(opened, parameter, sources.back(), options)) {
       sources.back() = {};
       continue;
     }
@@ -307,7 +310,7 @@ LoadReport load_parameters(const Context& context,
   auto start = std::chrono::steady_clock::now();
   check_quantization(context, options);
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
-  std::vector<WeightSource> sources = resolve_sources(opened, model);
+  std::vector<WeightSource> sources = resolve_sources(opened, model, options);
   // Who loads block by block has done it before the first.
   if (!options.block) opened.reader->verify_checksums(model.parameters().place().rank, model.parameters().place().size);
   LoadReport report;

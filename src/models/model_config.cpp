@@ -4,7 +4,9 @@
 
 #include <cmath>
 #include <fstream>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "checkpoint/gguf.h"
@@ -23,6 +25,10 @@ class JsonConfig final : public ModelConfig {
   JsonConfig(Json root, std::string path) : root_(std::move(root)), path_(std::move(path)) {}
 
   const std::string& path() const override { return path_; }
+  std::vector<std::string> keys_read() const override {
+    std::lock_guard lock(mutex_);
+    return {keys_read_.begin(), keys_read_.end()};
+  }
   bool has(std::string_view key) const override { return find(key) != nullptr; }
 
   std::optional<int64_t> find_integer(std::string_view key) const override {
@@ -88,6 +94,10 @@ class JsonConfig final : public ModelConfig {
 
  private:
   const Json* find(std::string_view key) const {
+    {
+      std::lock_guard lock(mutex_);
+      keys_read_.emplace(key.substr(0, key.find('.')));
+    }
     const Json* node = &root_;
     while (!key.empty()) {
       size_t dot = key.find('.');
@@ -132,6 +142,8 @@ class JsonConfig final : public ModelConfig {
 
   Json root_;
   std::string path_;
+  mutable std::mutex mutex_;  // ranks that are threads share a config
+  mutable std::set<std::string> keys_read_;
 };
 
 class GgufConfig final : public ModelConfig {

@@ -28,6 +28,8 @@ class ModelConfig {
   static std::shared_ptr<const ModelConfig> from_gguf(std::shared_ptr<const GgufMetadata> metadata);
 
   virtual const std::string& path() const = 0;
+  /// The outermost keys that were asked for so far, whether they were there or not; none for a GGUF.
+  virtual std::vector<std::string> keys_read() const { return {}; }
   virtual bool has(std::string_view key) const = 0;
   virtual std::optional<int64_t> find_integer(std::string_view key) const = 0;
   virtual std::optional<double> find_number(std::string_view key) const = 0;  // false and true are 0 and 1

@@ -11,6 +11,7 @@
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "core/paths.h"
+#include "models/config_settings.h"
 #include "models/model_config.h"
 
 namespace weft {
@@ -108,6 +109,12 @@ void open_files(const ModelOptions& options, OpenedModel& opened) {
   opened.reader = open_checkpoint(opened.path);
   std::string_view format = opened.reader->format();
   if (format == "gguf") {
+    if (!options.set.empty()) {
+      fail(ExitCode::usage,
+           "{}: a GGUF file says itself what the model is, and nothing of it can be set ({})",
+           opened.path,
+           printable(options.set[0]));
+    }
     opened.format = ModelFormat::gguf;
     opened.config = ModelConfig::from_gguf(read_gguf_metadata(opened.reader->info("token_embd.weight").file));
     return;
@@ -202,7 +209,9 @@ std::optional<WeightMap> own_names(const ModelSource& source,
   return ours;
 }
 
-OpenedModel open_model(const ModelOptions& options) {
+OpenedModel open_model(const ModelOptions& said) {
+  ModelOptions options = said;
+  options.overrides = with_settings(said.overrides, said.set);
   if (!options.compat.empty() && options.compat != "bert4keras3") {
     fail(ExitCode::usage, "--compat knows only bert4keras3, not '{}'", printable(options.compat));
   }
@@ -222,6 +231,7 @@ OpenedModel open_model(const ModelOptions& options) {
                                              .attention = attention,
                                              .alias = options.family});
   opened.definition.info.family = opened.family->name;
+  check_settings(*opened.config, opened.family->name, options.set);
   opened.weights = opened.definition.stored ? *opened.definition.stored : opened.definition.weights(opened.format);
   return opened;
 }

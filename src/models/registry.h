@@ -17,16 +17,17 @@ struct ModelOptions {
   std::string path;  // folder or file; or, for planning, a shape file of configs/models/
   std::string
       family;  // empty: as the config says; bert4keras3's names ("llama", "yi", "qwen", "gemma", …) and ours are known
-  std::string compat;            // "bert4keras3": its arithmetic; empty: the original model's
-  std::string application = {};  // "encoder", "lm" or "unilm": which tokens see which; empty: the family's own
-  std::string config = {};       // the config's file, where it does not lie beside the weights
-  std::string overrides = {};    // a JSON object whose keys take the place of the config's
+  std::string compat;                 // "bert4keras3": its arithmetic; empty: the original model's
+  std::string application = {};       // "encoder", "lm" or "unilm": which tokens see which; empty: the family's own
+  std::string config = {};            // the config's file, where it does not lie beside the weights
+  std::string overrides = {};         // a JSON object whose keys take the place of the config's
+  std::vector<std::string> set = {};  // KEY=VALUE, which take the place of both; VALUE is JSON, or else a text
 };
 
 /// A model whose config was read and whose checkpoint was opened, but nothing loaded.
 struct OpenedModel {
   std::string path;
-  std::string overrides;  // of the config, as ModelOptions said
+  std::string overrides;  // of the config, as ModelOptions said: a JSON object or empty
   ModelFormat format = ModelFormat::huggingface;
   std::shared_ptr<const CheckpointReader> reader;  // null for a config without weights
   std::shared_ptr<const ModelConfig> config;
@@ -43,7 +44,8 @@ struct OpenedModel {
   const DecoderConfig& decoder(std::string_view use) const;
 };
 
-/// Throws Error(bad_input) for everything in the config that cannot be.
+/// Throws Error(bad_input) for everything in the config that cannot be, and Error(usage) for a key in `set` that the
+/// family does not read.
 OpenedModel open_model(const ModelOptions& options);
 
 /// "huggingface", "keras_hdf5", "gguf", "tensorflow"
@@ -66,8 +68,9 @@ struct LoadOptions {
   Quantization quantization = Quantization::none;  // of the weights of matrix products; not for training
   bool show_progress = false;                      // rank 0
   int num_threads = 1;
-  uint64_t seed = 0;                            // of a task's new layers
+  uint64_t seed = 0;                            // of a task's new layers and what is missing
   std::optional<int64_t> block = std::nullopt;  // only the parameters of this block (kOuterBlock: those of none)
+  bool allow_missing = false;                   // parameters whose tensors the checkpoint lacks begin at random
 };
 
 struct LoadReport {

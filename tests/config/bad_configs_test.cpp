@@ -163,6 +163,14 @@ const std::vector<BadConfig> kWrongValues = {
     {"train {\n  adversarial { kind: FGM epsilon: 0 }\n}", "3:27: train.adversarial.epsilon is 0; must be above 0"},
     {R"(model { path: "" })", "2:9: model.path is required; see `weft config --explain model.path`"},
     {R"(model { compat: "keras" })", "2:9: model.compat is 'keras'; the only one is 'bert4keras3'"},
+    {R"(model { set: ["a=1", "b"] })",
+     "2:9: model.set[1] is 'b'; write KEY=VALUE, for example hidden_dropout_prob=0.2"},
+    {R"(model { set: "=1" })", "2:9: model.set[0] is '=1'; write KEY=VALUE, for example hidden_dropout_prob=0.2"},
+    {"model { allow_missing: true initialise: true }",
+     "2:9: model.allow_missing is for weights that are read, but with model.initialise none are; remove one of them"},
+    {"model { allow_missing: true }\nlora { }",
+     "2:9: model.allow_missing leaves random weights, which LoRA would freeze and not save; remove it or the lora "
+     "message"},
     {"lora { rank: 0 }", "2:8: lora.rank is 0; must be at least 1"},
     {"train {\n  adversarial { kind: FGM }\n}\nlora { }",
      "3:17: train.adversarial.kind is FGM, which moves the embedding along its own gradient, but LoRA freezes it; use "

@@ -141,7 +141,8 @@ TEST(TrainOptions, prompts_and_completions_are_rows_of_their_own_unless_the_conf
 }
 
 TEST(TrainOptions, model_adapter_and_data_arrive) {
-  RunConfig config = parse(R"(model { path: "m" family: "llama" compat: "bert4keras3" }
+  RunConfig config =
+      parse(R"(model { path: "m" family: "llama" compat: "bert4keras3" config: "c.json" set: ["a=1", "b=x=y"] }
     lora { rank: 4 alpha: 2 dropout: 0.1 rank_stabilised: true target_modules: "q_proj" layers: [1, 3] }
     data { sources { path: "a" weight: 2 } sources { path: "b" } sequence_length: 64 packing: WHOLE shuffle: false }
     evaluation { sources { path: "e" } } train { seed: 5 })");
@@ -149,6 +150,8 @@ TEST(TrainOptions, model_adapter_and_data_arrive) {
   EXPECT_EQ(model.path, "m");
   EXPECT_EQ(model.family, "llama");
   EXPECT_EQ(model.compat, "bert4keras3");
+  EXPECT_EQ(model.config, "c.json");
+  EXPECT_THAT(model.set, ElementsAre("a=1", "b=x=y"));
   LoraOptions lora = lora_options(config.message());
   EXPECT_EQ(lora.rank, 4);
   EXPECT_EQ(lora.alpha, 2);

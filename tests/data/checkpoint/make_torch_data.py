@@ -87,12 +87,15 @@ def main():
     save("hostile", {"a": values(0, 4).float(), "b": Command()})
     save("evaluation", {"b": Evaluation()}, pickle_protocol=4)
     save("legacy", weights, _use_new_zipfile_serialization=False)
+    save("legacy_kinds", kinds(), _use_new_zipfile_serialization=False)
+    save("legacy_nested", {"epoch": 3, "state_dict": weights, "optimizer": optimizer}, pickle_protocol=4,
+         _use_new_zipfile_serialization=False)
     set_crc32_options(False)
     save("unchecked", weights)
     for name in ["module", "parameters", "nested", "transposed", "hostile"]:
         with zipfile.ZipFile(FOLDER / f"{name}.pth") as archive:
             (CORPUS / f"{name}.pkl").write_bytes(archive.read(f"{name}/data.pkl"))
-    for name in ["unchecked", "module"]:
+    for name in ["unchecked", "module", "legacy", "legacy_nested"]:
         (CORPUS / f"{name}.pth").write_bytes((FOLDER / f"{name}.pth").read_bytes())
 
 
