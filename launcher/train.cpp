@@ -255,7 +255,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);
   check_samples(source, run);
-  directory.begin(options.starts_over);
+  if (options.starts_over) directory.delete_checkpoints();
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,
                                   .mesh = *run.mesh,
@@ -266,6 +266,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
                                   .held_out = run.data.held_out.get(),
                                   .tokenizer = run.tokenizer.get(),
                                   .tokenizer_path = config.model().tokenizer(),
+                                  .on_begin = [&] { directory.write_config(options.starts_over); },
                                   .should_stop = [&] { return interrupted.is_set(); }},
                                  trainer);
   report_memory(options.common, session, run.context);
