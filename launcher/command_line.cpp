@@ -94,9 +94,27 @@ void Command::callback(std::function<void()> function) const {
   app_->callback(std::move(function));
 }
 
+namespace {
+
+/// A list of arguments by position, each taken as it stands: the library would take one in brackets, "[a, b]", for a
+/// list of its own, unless the option claims to need as many arguments as there can be.
+void take_each_as_it_stands(CLI::Option& positional) {
+  constexpr int kAnyNumber = CLI::detail::expected_max_vector_size;
+  positional.expected(kAnyNumber, kAnyNumber)->allow_extra_args(false)->take_all();
+}
+
+template <typename Value>
+constexpr bool kIsList = false;
+template <typename Element>
+constexpr bool kIsList<std::vector<Element>> = true;
+
+}  // namespace
+
 template <typename Value>
 Option Command::add_option(std::string_view names, Value& value, std::string_view help) const {
-  return Option(app_->add_option(std::string(names), value, std::string(help)));
+  CLI::Option* option = app_->add_option(std::string(names), value, std::string(help));
+  if (kIsList<Value> && option->get_positional()) take_each_as_it_stands(*option);
+  return Option(option);
 }
 
 template Option Command::add_option(std::string_view, int&, std::string_view) const;

@@ -294,7 +294,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   check_warmup(source, trainer);
   check_samples(source, run);
   check_weights(config, run);
-  directory.begin(options.starts_over);
+  if (options.starts_over) directory.delete_checkpoints();
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,
                                   .mesh = *run.mesh,
@@ -305,6 +305,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
                                   .held_out = run.data.held_out.get(),
                                   .tokenizer = run.tokenizer.get(),
                                   .tokenizer_path = config.model().tokenizer(),
+                                  .on_begin = [&] { directory.write_config(options.starts_over); },
                                   .should_stop = [&] { return interrupted.is_set(); }},
                                  trainer);
   report_memory(options.common, session, run.context);

@@ -9,9 +9,11 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 #include <thread>
+#include <vector>
 
 #include "config/run.pb.h"
 #include "core/error.h"
@@ -34,34 +36,49 @@ std::string read_if_there(const fs::path& path) {
   return text.str();
 }
 
-/// The lines of `text` that `other` lacks, joined; what belongs to a message is named by its field only.
-std::string lines_missing(const std::string& text, const std::string& other) {
-  std::set<std::string> known;
-  std::istringstream others(other);
-  for (std::string line; std::getline(others, line);) known.insert(line);
-  std::string missing;
+/// The fields of a config in text form, a line each with its whole name: "lora.rank: 8"; of repeated messages from the
+/// second on "data.sources[1].path: …".
+std::vector<std::string> field_lines(const std::string& text) {
+  std::vector<std::string> fields;
+  std::vector<std::string> prefixes = {""};
+  std::map<std::string, int> seen;  // messages by their name
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
-    if (known.count(line) != 0) continue;
     line.erase(0, line.find_first_not_of(' '));
-    missing += (missing.empty() ? "" : ", ") + line;
+    if (line == "}" && prefixes.size() > 1) {
+      prefixes.pop_back();
+    } else if (line.ends_with(" {")) {
+      std::string name = prefixes.back() + line.substr(0, line.size() - 2);
+      const int number = seen[name]++;
+      prefixes.push_back(number == 0 ? name + "." : fmt::format("{}[{}].", name, number));
+    } else if (!line.empty()) {
+      fields.push_back(prefixes.back() + line);
+    }
   }
-  return missing;
+  return fields;
+}
+
+/// Those that `others` lacks, joined.
+std::string fields_missing(const std::vector<std::string>& fields, const std::vector<std::string>& others) {
+  const std::set<std::string> known(others.begin(), others.end());
+  std::string missing;
+  for (const std::string& field : fields) {
+    if (!known.contains(field)) missing += (missing.empty() ? "" : ", ") + field;
+  }
+  return missing.empty() ? "nothing of it" : printable(missing, 300);
 }
 
 void warn_about_changes(const std::string& before, const std::string& now) {
   if (before.empty() || before == now) return;
+  const std::vector<std::string> fields_before = field_lines(before), fields_now = field_lines(now);
   log::warning("the run was begun with another config; before: {}; now: {}",
-               printable(lines_missing(before, now), 300),
-               printable(lines_missing(now, before), 300));
+               fields_missing(fields_before, fields_now),
+               fields_missing(fields_now, fields_before));
 }
 
 /// The message of what went wrong, or nothing.
-std::string prepare(const RunConfig& config, bool starts_over) {
-  const std::string& directory = config.message().output().directory();
-  std::error_code error;
-  if (starts_over) fs::remove_all(fs::path(directory) / "checkpoints", error);
-  fs::path path = fs::path(directory) / "config.textproto";
+std::string write(const RunConfig& config, bool starts_over) {
+  fs::path path = fs::path(config.message().output().directory()) / "config.textproto";
   std::string text = config.to_text();
   if (!starts_over) warn_about_changes(read_if_there(path), text);
   fs::path partial = path;
@@ -69,6 +86,7 @@ std::string prepare(const RunConfig& config, bool starts_over) {
   std::ofstream file(partial, std::ios::binary);
   file << text;
   file.close();
+  std::error_code error;
   if (!file) {
     fs::remove(partial, error);
     return fmt::format("{}: cannot be written; is the disk full or read-only?", path.string());
@@ -91,8 +109,15 @@ RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const C
   throw_on_all_ranks(failure);
 }
 
-void RunDirectory::begin(bool starts_over) {
-  throw_on_all_ranks(world_.rank() == 0 ? prepare(config_, starts_over) : std::string());
+void RunDirectory::delete_checkpoints() {
+  std::error_code error;
+  const fs::path path = fs::path(config_.message().output().directory()) / "checkpoints";
+  if (world_.rank() == 0) fs::remove_all(path, error);
+  throw_on_all_ranks(error ? fmt::format("{}: cannot be deleted: {}", path.string(), error.message()) : std::string());
+}
+
+void RunDirectory::write_config(bool starts_over) {
+  throw_on_all_ranks(world_.rank() == 0 ? write(config_, starts_over) : std::string());
 }
 
 void RunDirectory::throw_on_all_ranks(std::string failure) {

@@ -185,6 +185,26 @@ class PieceOptimizer : public Optimizer {
 
 }  // namespace
 
+std::string_view optimizer_name(OptimizerKind kind) {
+  switch (kind) {
+    case OptimizerKind::adamw:
+      return "adamw";
+    case OptimizerKind::adam:
+      return "adam";
+    case OptimizerKind::lamb:
+      return "lamb";
+    case OptimizerKind::lion:
+      return "lion";
+    case OptimizerKind::adafactor:
+      return "adafactor";
+    case OptimizerKind::muon:
+      return "muon";
+    case OptimizerKind::sgd:
+      return "sgd";
+  }
+  fail(ExitCode::failure, "no such optimizer");
+}
+
 std::unique_ptr<Optimizer> make_optimizer(const Context& context,
                                           const OptimizerOptions& options,
                                           std::vector<OptimizerPiece> pieces,

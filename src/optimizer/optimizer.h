@@ -30,6 +30,8 @@ struct PieceSharing {
 
 /// adam is AdamW without decay; muon updates what is no matrix of a block by AdamW.
 enum class OptimizerKind : uint8_t { adamw, adam, lamb, lion, adafactor, muon, sgd };
+/// "adamw", "adam", …
+std::string_view optimizer_name(OptimizerKind kind);
 /// Where Adam adds ε: to √v̂ after bias correction (torch), or to √v before it (Keras).
 enum class EpsilonPlacement : uint8_t { torch, keras };
 /// Where values of the master weights are kept.

@@ -6,12 +6,14 @@
 #include <chrono>
 #include <cmath>
 
+#include "checkpoint/checksum.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "generate/generator.h"
 #include "generate/request_support.h"
 #include "tokenizer/tokenizer.h"
 #include "train/step_batches.h"
+#include "training_checkpoint/rank_agreement.h"
 
 namespace weft {
 namespace {
@@ -45,12 +47,13 @@ class Trainer {
 
   TrainingEnd run() {
     resume();
+    if (parts_.on_begin) parts_.on_begin();
     if (is_speaker()) log_ = std::make_unique<RunLog>(log_options());
     if (resumed_) event("resume", fmt::format("from {}", *resumed_));
     if (resumed_ && state_.step >= options_.steps) {
       event("resume", fmt::format("nothing is left to do: step {} of {}", state_.step, options_.steps));
     }
-    if (state_.step == 0) evaluate();
+    if (!resumed_) evaluate();
     while (state_.step < options_.steps) {
       if (agreed_to_stop()) return stop();
       train_step();
@@ -79,9 +82,12 @@ class Trainer {
   void resume() {
     state_.seed = options_.seed;
     state_.data_fingerprint = parts_.data.fingerprint();
+    state_.base_fingerprint = base_fingerprint();
+    state_.optimizer = optimizer_name(options_.engine.optimizer.kind);
     if (!options_.may_resume) return;
     resumed_ = store_.find_latest();
     if (!resumed_) return;
+    const TrainState begun = state_;
     state_ = store_.restore(*resumed_);
     saved_step_ = state_.step;
     engine_.set_updates(state_.has_optimizer_state ? state_.updates : 0);
@@ -92,7 +98,34 @@ class Trainer {
                  state_.seed,
                  options_.seed);
     }
+    check_optimizer_and_base(begun);
     check_data();
+  }
+
+  /// An adapter's checkpoint holds no weights of its base.
+  uint64_t base_fingerprint() const {
+    if (parts_.adapter == nullptr || parts_.base.reader == nullptr) return 0;
+    std::string text = is_speaker() ? fmt::format("{}", weights_fingerprint(*parts_.base.reader)) : std::string();
+    return std::stoull(gather_texts(parts_.context, parts_.mesh.world(), text)[0]);
+  }
+
+  /// `begun` is what a new run of this config would be.
+  void check_optimizer_and_base(const TrainState& begun) {
+    if (state_.has_optimizer_state && !state_.optimizer.empty() && state_.optimizer != begun.optimizer) {
+      fail_input("{}: its optimizer was {}, the config says {}; go on with the former, or start a run from its weights",
+                 *resumed_,
+                 state_.optimizer,
+                 begun.optimizer);
+    }
+    if (state_.base_fingerprint != 0 && begun.base_fingerprint != 0 &&
+        state_.base_fingerprint != begun.base_fingerprint) {
+      fail_input(
+          "{}: this adapter was trained on other weights than those of {}; go on with the model that it began on",
+          *resumed_,
+          parts_.base.path);
+    }
+    state_.optimizer = begun.optimizer;
+    state_.base_fingerprint = begun.base_fingerprint;
   }
 
   /// Rows are numbered: other data go on where the former ones ended.

@@ -47,6 +47,7 @@ struct TrainerParts {
   const TrainingData* held_out = nullptr;
   const Tokenizer* tokenizer = nullptr;  // for samples
   std::string tokenizer_path;            // whose files go beside saved weights; empty: the model's
+  std::function<void()> on_begin;        // called on every rank when nothing stands against the run any more
   std::function<bool()> should_stop;     // asked on every rank before each step; one yes stops all
 };
 

@@ -51,6 +51,13 @@ class FieldReader {
     if (!is_right) fail_input("{}: '{}' must be up to 16 hexadecimal digits; damaged", printable(path_), key);
     return value;
   }
+  /// Empty where it is absent.
+  std::string text(const char* key) const {
+    auto found = object_.find(key);
+    if (found == object_.end()) return {};
+    if (!found->is_string()) fail_input("{}: '{}' must be a text; damaged", printable(path_), key);
+    return found->get<std::string>();
+  }
   uint64_t seed(const char* key) const {
     auto found = object_.find(key);
     if (found == object_.end() || !found->is_number_unsigned()) {
@@ -81,6 +88,8 @@ std::string train_state_json(const TrainState& state) {
                {"held_out_loss", finite_or_null(state.held_out_loss)},
                {"seed", state.seed},
                {"data_fingerprint", fmt::format("{:016x}", state.data_fingerprint)},
+               {"base_fingerprint", fmt::format("{:016x}", state.base_fingerprint)},
+               {"optimizer", state.optimizer},
                {"data_parallel", state.data_parallel},
                {"tensor_parallel", state.tensor_parallel},
                {"zero_stage", state.zero_stage}};
@@ -105,6 +114,8 @@ TrainState read_train_state(const std::string& folder) {
           .held_out_loss = reader.number_or("held_out_loss", defaults.held_out_loss),
           .seed = reader.seed("seed"),
           .data_fingerprint = reader.fingerprint("data_fingerprint"),
+          .base_fingerprint = reader.fingerprint("base_fingerprint"),
+          .optimizer = reader.text("optimizer"),
           .data_parallel = reader.small_count("data_parallel"),
           .tensor_parallel = reader.small_count("tensor_parallel"),
           .zero_stage = reader.small_count("zero_stage")};

@@ -52,6 +52,14 @@ TEST_F(Commands, PromptsComeFromArgumentsOptionsFilesAndStandardInput) {
   EXPECT_EQ(generate(flags + "-p " + kPrompt + " -p '10 52 80 153' --prompt='98 43 146 147 14'").out, kAnswers);
 }
 
+TEST_F(Commands, BracketsBelongToTheArgument) {
+  std::string flags = " --max-new-tokens 1 --json -- ";
+  EXPECT_EQ(json::parse(generate(flags + "'[INST] Hi, there [/INST]'").out).at("prompt"), "[INST] Hi, there [/INST]");
+  Outcome two = generate(flags + R"('["a","b"]' '[]')");
+  EXPECT_EQ(std::count(two.out.begin(), two.out.end(), '\n'), 2) << two.out << two.err;
+  EXPECT_THAT(weft("launch -n 2 --dry-run -- generate '[a, b]' x").err, HasSubstr("generate '[a, b]' x\n"));
+}
+
 TEST_F(Commands, JsonHasOneObjectAnAnswer) {
   Outcome outcome = generate(
       "--json 'the fox' 'The lazy dog' --max-new-tokens 5 --temperature 1 --num-return-sequences 2 --ignore-end");

@@ -375,6 +375,66 @@ TEST_F(TrainCommand, damaged_checkpoints_are_passed_over) {
   expect_same_end("damaged", "undisturbed", 30);
 }
 
+TEST_F(TrainCommand, a_refused_resume_leaves_the_folder_as_it_was) {
+  std::string config = write_config({.steps = 4, .more = "lora { rank: 4 alpha: 8 }"});
+  auto [begun, begun_code] = run(config);
+  ASSERT_EQ(begun_code, 0) << begun;
+  const std::string before = read_file(folder_ / "run" / "config.textproto");
+
+  auto expect_refusal = [&](const Overrides& overrides, const std::string& message, int num_ranks) {
+    auto [output, code] = run(config, num_ranks, overrides);
+    EXPECT_EQ(code, 3) << output;
+    EXPECT_NE(output.find(message), std::string::npos) << output;
+    EXPECT_TRUE(read_file(folder_ / "run" / "config.textproto") == before) << message;
+  };
+  expect_refusal({"train.seed=3", "train.learning_rate=0.9"}, "was trained with seed 0, the config says 3", 1);
+  expect_refusal({"train.optimizer.kind=LION"}, "its optimizer was adamw, the config says lion", 1);
+
+  // The same weights elsewhere are the same model, others of the same shape are not.
+  fs::copy(folder_ / "model", folder_ / "elsewhere", fs::copy_options::recursive);
+  const std::string elsewhere = fmt::format("model.path={}", (folder_ / "elsewhere").string());
+  auto [moved, moved_code] = run(config, 2, {elsewhere, "train.steps=5"});
+  EXPECT_EQ(moved_code, 0) << moved;
+  EXPECT_NE(moved.find("before: model.path: "), std::string::npos) << moved;
+  fs::copy_file(folder_ / "run" / "config.textproto", folder_ / "moved.textproto");
+  fs::path weights = folder_ / "elsewhere" / "model.safetensors";
+  std::string bytes = read_file(weights);
+  for (size_t i = bytes.size() / 2; i < bytes.size(); i += 2) bytes[i] = static_cast<char>(bytes[i] ^ 1);
+  write_file(weights, bytes);
+  auto [output, code] = run(config, 2, {elsewhere, "train.steps=6"});
+  EXPECT_EQ(code, 3) << output;
+  EXPECT_NE(output.find("was trained on other weights than those of"), std::string::npos) << output;
+  EXPECT_TRUE(read_file(folder_ / "run" / "config.textproto") == read_file(folder_ / "moved.textproto"));
+}
+
+TEST_F(TrainCommand, what_a_resume_finds_changed_is_named_in_full) {
+  std::string lora = write_config({.steps = 2, .more = "lora { rank: 4 alpha: 8 }"});
+  ASSERT_EQ(run(lora, 1, {"checkpoint.keep_last=1"}).second, 0);
+  auto [output, code] = run(lora, 1, {"lora.dropout=0.5", "checkpoint.keep_last=3"});
+  EXPECT_EQ(code, 0) << output;
+  EXPECT_NE(output.find("before: lora.dropout: 0, checkpoint.keep_last: 1; now: lora.dropout: 0.5, "
+                        "checkpoint.keep_last: 3"),
+            std::string::npos)
+      << output;
+}
+
+TEST_F(TrainCommand, the_evaluation_before_the_first_step_is_made_once) {
+  std::string config =
+      write_config({.steps = 100000, .save_every = 0, .more = "evaluation { held_out_fraction: 0.2 }"});
+  JobProcess job(command(config, 1));
+  // The lock is taken when signals are heeded and nothing is read yet.
+  while (job.seconds() < 60 && !fs::exists(folder_ / "run" / ".lock")) std::this_thread::sleep_for(milliseconds(1));
+  kill(job.pid(), SIGINT);
+  ASSERT_EQ(job.wait(seconds(60)), 130) << job.output();
+  ASSERT_TRUE(fs::exists(checkpoint("run", 0)));
+  auto [output, code] = run(config, 1, {"train.steps=1"});
+  ASSERT_EQ(code, 0) << output;
+  std::string metrics = read_file(folder_ / "run" / "metrics.jsonl");
+  int evaluations = 0;
+  for (size_t at = 0; (at = metrics.find("\"evaluation\"", at)) != std::string::npos; ++at) ++evaluations;
+  EXPECT_EQ(evaluations, 2) << metrics.substr(0, 2000);
+}
+
 TEST_F(TrainCommand, two_runs_do_not_share_a_folder) {
   std::string config = write_config({.steps = 100000});
   JobProcess job(command(config, 1));

@@ -33,6 +33,19 @@ TEST_F(TrainStateFile, ComesBackAndMayLackTheFingerprint) {
   EXPECT_EQ(read(json_).step, 12);
 }
 
+TEST_F(TrainStateFile, NamesTheOptimizerAndTheBaseOrNeither) {
+  json_["optimizer"] = "lion";
+  json_["base_fingerprint"] = "12";
+  EXPECT_EQ(read(json_).optimizer, "lion");
+  EXPECT_EQ(read(json_).base_fingerprint, 0x12u);
+  json_["optimizer"] = 5;
+  EXPECT_NE(error_of([&] { read(json_); }).find("'optimizer' must be a text"), std::string::npos);
+  json_.erase("optimizer");
+  json_.erase("base_fingerprint");
+  EXPECT_EQ(read(json_).optimizer, "");
+  EXPECT_EQ(read(json_).base_fingerprint, 0u);
+}
+
 TEST_F(TrainStateFile, NumbersOutOfAllBoundsAreDamage) {
   const Json values[] = {
       -1, int64_t{9223372036854775807}, uint64_t{18446744073709551615u}, (int64_t{1} << 53) + 1, 1.5, "12", Json()};
