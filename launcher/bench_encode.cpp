@@ -71,7 +71,7 @@ BenchResult bench_encode(const BenchOptions& options, MpiSession& session) {
   std::vector<std::string> lines;
   if (is_from_file && session.rank() == 0) lines = split_lines(read_text(options.text_file, "text"));
   auto make_texts = [&](int repetition) {
-    return is_from_file ? tokenise_texts(*loaded, lines, 0) : random_texts(info, options, repetition);
+    return is_from_file ? tokenise_lines(*loaded, lines, 0) : random_texts(info, options, repetition);
   };
   std::vector<TokenisedText> texts = make_texts(0);
   if (texts.empty()) fail_input("{}: holds no text", printable(options.text_file));
