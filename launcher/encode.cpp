@@ -215,6 +215,7 @@ void add_encoding_options(Command command, EncodeCommand& options) {
 void add_encode_command(Command program, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
   options->common.shares_out_inputs = true;
+  options->common.model.encoder_alone = true;
   Command command = program.add_subcommand("encode", "Writes vectors of texts");
   command.footer(kEncodeFooter);
   add_model_options(command, options->common);
@@ -244,6 +245,7 @@ void add_encode_command(Command program, CommandContext& context) {
 void add_similarity_command(Command program, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
   options->common.shares_out_inputs = true;
+  options->common.model.encoder_alone = true;
   Command command = program.add_subcommand("similarity", "Prints the cosine of two texts' vectors");
   command.footer(kSimilarityFooter);
   add_model_options(command, options->common);

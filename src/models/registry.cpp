@@ -220,7 +220,8 @@ OpenedModel open_model(const ModelOptions& options) {
                                              .compat = options.compat == "bert4keras3",
                                              .family = opened.family->name,
                                              .attention = attention,
-                                             .alias = options.family});
+                                             .alias = options.family,
+                                             .encoder_alone = options.encoder_alone});
   opened.definition.info.family = opened.family->name;
   opened.weights = opened.definition.stored ? *opened.definition.stored : opened.definition.weights(opened.format);
   return opened;

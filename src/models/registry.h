@@ -21,6 +21,7 @@ struct ModelOptions {
   std::string application = {};  // "encoder", "lm" or "unilm": which tokens see which; empty: the family's own
   std::string config = {};       // the config's file, where it does not lie beside the weights
   std::string overrides = {};    // a JSON object whose keys take the place of the config's
+  bool encoder_alone = false;    // of an encoder-decoder; other models are as they are
 };
 
 /// A model whose config was read and whose checkpoint was opened, but nothing loaded.

@@ -362,5 +362,65 @@ TEST_F(Encode, InspectSaysWhatAnEncoderIs) {
   expect_one_line_error(weft("plan --model bert --quiet"), 3, HasSubstr("bert"));
 }
 
+struct WholeModel {
+  std::string golden_case, family;
+};
+
+std::ostream& operator<<(std::ostream& stream, const WholeModel& model) {
+  return stream << model.golden_case;
+}
+
+/// Encoder-decoders of which the encoder alone is asked for.
+class WholeModels : public EncoderCommands, public ::testing::WithParamInterface<WholeModel> {};
+
+TEST_P(WholeModels, EncodeByTheirEncoder) {
+  const WholeModel& whole = GetParam();
+  make_model("keras", whole.golden_case);
+  std::string family = "--family " + whole.family;
+  std::string warnings;
+  fs::path safetensors = convert(folder_ / "keras", family, "safetensors", &warnings);
+  std::ofstream(folder_ / "text.txt") << "the w20 w30 fox\nfox\n";
+  auto encode = [&](const fs::path& model, const std::string& flags) {
+    Outcome outcome =
+        weft(fmt::format("encode --quiet --dtype f32 --text text.txt --model '{}' {}", model.string(), flags));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return vectors_of(outcome.out);
+  };
+  std::vector<std::vector<double>> vectors = encode(folder_ / "keras", family);
+  ASSERT_EQ(vectors.size(), 2u);
+  expect_near(encode(safetensors, ""), vectors);
+  // The encoder as a model of its own, in a file of its own.
+  std::string alone = family + "_encoder";
+  fs::path encoder = convert(folder_ / "keras", alone, "keras", &warnings);
+  EXPECT_EQ(encode(encoder, alone), vectors);
+  std::vector<std::string> names = open_checkpoint((encoder / "model.weights.h5").string())->names();
+  EXPECT_LT(names.size(), open_checkpoint((folder_ / "keras/model.weights.h5").string())->names().size());
+  EXPECT_EQ(encode(encoder, family), vectors) << "a file of the encoder alone";
+  expect_one_line_error(weft("encode --quiet --text text.txt --model keras --family t5_decoder"),
+                        3,
+                        HasSubstr("t5_decoder is a decoder alone"));
+}
+
+TEST_P(WholeModels, GiveTheirDecoderAlone) {
+  const WholeModel& whole = GetParam();
+  std::string family = "--family " + whole.family;
+  std::string warnings;
+  auto tensors = open_checkpoint(convert(kData / whole.golden_case, family, "safetensors", &warnings).string());
+  auto decoder = open_checkpoint(convert(kData / whole.golden_case, family + "_decoder", "safetensors", &warnings));
+  EXPECT_LT(decoder->names().size(), tensors->names().size());
+  for (const std::string& name : decoder->names()) {
+    EXPECT_FALSE(name.starts_with("encoder."));
+    EXPECT_EQ(values_of(*decoder, name), values_of(*tensors, name)) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         WholeModels,
+                         ::testing::Values(WholeModel{"seed/t5-t5.1.0", "t5.1.0"},
+                                           WholeModel{"seed/t5-t5.1.1", "t5.1.1"},
+                                           WholeModel{"seed/t5-embsize", "t5.1.1"},
+                                           WholeModel{"seed/t5-mt5.1.1", "mt5.1.1"}),
+                         [](const auto& model) { return fmt::format("case{}", model.index); });
+
 }  // namespace
 }  // namespace weft
