@@ -34,6 +34,7 @@ struct AnswerCommand {
   int64_t stride = 64;
   int64_t max_answer_length = 30;
   bool may_be_none = false;
+  bool prints_json = true;  // there is no other form
 };
 
 struct Answer {
@@ -121,6 +122,7 @@ void add_answer_command(Command program, CommandContext& context) {
       .check_positive()
       .show_default();
   command.add_flag("--may-be-none", options->may_be_none, "Prints null where the model finds no answer");
+  command.add_flag("--json", options->prints_json, "Prints a JSON object a line, as it does without");
   add_compute_options(command, options->common);
   add_output_options(command, options->common);
   command.callback(

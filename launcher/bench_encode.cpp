@@ -65,13 +65,15 @@ double count_tokens(const std::vector<TokenisedText>& texts) {
 
 BenchResult bench_encode(const BenchOptions& options, MpiSession& session) {
   bool is_from_file = !options.text_file.empty();
+  CommonOptions common = options.common;
+  common.model.encoder_alone = true;
   auto loaded =
-      load_model_for_inference(options.common, session, is_from_file ? TokenizerUse::rank_zero : TokenizerUse::nowhere);
+      load_model_for_inference(common, session, is_from_file ? TokenizerUse::rank_zero : TokenizerUse::nowhere);
   const ModelInfo& info = loaded->model->info();
   std::vector<std::string> lines;
   if (is_from_file && session.rank() == 0) lines = split_lines(read_text(options.text_file, "text"));
   auto make_texts = [&](int repetition) {
-    return is_from_file ? tokenise_texts(*loaded, lines, 0) : random_texts(info, options, repetition);
+    return is_from_file ? tokenise_lines(*loaded, lines, 0) : random_texts(info, options, repetition);
   };
   std::vector<TokenisedText> texts = make_texts(0);
   if (texts.empty()) fail_input("{}: holds no text", printable(options.text_file));

@@ -4,68 +4,112 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <optional>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <vector>
 
 #include "core/error.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
-#include "parallel/communicator.h"
-#include "tokenizer/tokenizer.h"
+#include "launcher/tokenise_texts.h"
 
 namespace weft {
 namespace {
 
-constexpr const char* kFooter = R"(Example:
-  weft classify --model runs/fortunes-classifier/checkpoints/step-00000179 --text lines.txt
+using Json = nlohmann::ordered_json;
 
-Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts.)";
+constexpr const char* kFooter = R"(Examples:
+  weft classify --model runs/fortunes-classifier/checkpoints/step-00000179 --text lines.txt
+  weft classify --model tuned --text pairs.tsv --json --top 3
+
+Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts. With --json an
+object a line: "text", or "first" and "second" of a pair, the "label", its "probability", and the "labels" with theirs, the
+likeliest first.)";
 
 struct ClassifyCommand {
   CommonOptions common;
   std::string text_file;
   int64_t batch_texts = 64;
+  int64_t top = 0;
+  bool prints_json = false;
 };
 
-void add_text(Batch& batch, const std::string& line, const InferenceModel& loaded) {
-  size_t tab = line.find('\t');
-  std::optional<std::string_view> second;
-  if (tab != std::string::npos) second = std::string_view(line).substr(tab + 1);
-  PairEncoding encoding =
-      loaded.tokenizer->encode_pair(std::string_view(line).substr(0, tab),
-                                    second,
-                                    {.max_length = static_cast<size_t>(loaded.model->info().max_positions)});
-  batch.add(encoding.ids, encoding.segment_ids);
+/// A label of the task by its index.
+struct RatedLabel {
+  size_t label = 0;
+  double probability = 0;
+};
+
+/// All labels, the likeliest first.
+std::vector<RatedLabel> rate_labels(const float* logits, size_t classes) {
+  std::vector<RatedLabel> labels(classes);
+  float best = *std::max_element(logits, logits + classes);
+  double sum = 0;
+  for (size_t c = 0; c < classes; ++c) {
+    labels[c] = {.label = c, .probability = std::exp(static_cast<double>(logits[c]) - best)};
+    sum += labels[c].probability;
+  }
+  for (RatedLabel& label : labels) label.probability /= sum;
+  std::stable_sort(labels.begin(), labels.end(), [](const RatedLabel& a, const RatedLabel& b) {
+    return a.probability > b.probability;
+  });
+  return labels;
 }
 
-void print_rows(const Tensor& logits, const std::vector<std::string>& lines, size_t first, const ModelInfo& info) {
+std::string json_line(const std::string& line,
+                      const std::vector<RatedLabel>& labels,
+                      const std::vector<std::string>& names,
+                      int64_t top) {
+  TextOrPair texts = split_at_tab(line);
+  Json object;
+  object[texts.second ? "first" : "text"] = texts.first;
+  if (texts.second) object["second"] = *texts.second;
+  object["label"] = names[labels[0].label];
+  object["probability"] = labels[0].probability;
+  object["labels"] = Json::array();
+  size_t count = top > 0 ? std::min(labels.size(), static_cast<size_t>(top)) : labels.size();
+  for (size_t i = 0; i < count; ++i) {
+    object["labels"].push_back({{"label", names[labels[i].label]}, {"probability", labels[i].probability}});
+  }
+  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void print_rows(const ClassifyCommand& options,
+                const Tensor& logits,
+                const std::vector<std::string>& lines,
+                size_t first,
+                const std::vector<std::string>& names) {
   auto classes = static_cast<size_t>(logits.size(1));
   std::vector<float> values = to_floats(logits);
   for (size_t r = 0; r * classes < values.size(); ++r) {
-    const float* row = values.data() + r * classes;
-    auto best = static_cast<size_t>(std::max_element(row, row + classes) - row);
-    double sum = 0;
-    for (size_t c = 0; c < classes; ++c) sum += std::exp(static_cast<double>(row[c]) - row[best]);
-    fmt::print("{}\t{:.4f}\t{}\n", info.task_head.labels[best], 1 / sum, lines[first + r]);
+    const std::string& line = lines[first + r];
+    std::vector<RatedLabel> labels = rate_labels(values.data() + r * classes, classes);
+    if (options.prints_json) {
+      fmt::print("{}\n", json_line(line, labels, names, options.top));
+    } else {
+      fmt::print("{}\t{:.4f}\t{}\n", names[labels[0].label], labels[0].probability, line);
+    }
   }
 }
 
 ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
   configure_log(options.common, session);
-  auto loaded = load_model_for_inference(options.common, session, TokenizerUse::all_ranks);
+  auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
   const ModelInfo& info = loaded->model->info();
   if (info.task_head.kind != TaskHead::Kind::sequence_classification) {
     fail_input("{}: has no classifier; train one with task.kind CLASSIFICATION", loaded->opened.path);
   }
   std::vector<std::string> lines = read_lines_on_all_ranks(options.text_file, *loaded);
+  std::vector<TokenisedText> texts = tokenise_lines(*loaded, lines, info.max_positions);
   auto step = static_cast<size_t>(options.batch_texts);
   for (size_t begin = 0; begin < lines.size(); begin += step) {
     Batch batch;
-    for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(batch, lines[i], *loaded);
+    for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(texts[i], batch);
     Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
     Tensor logits = loaded->model->task_logits(loaded->context, hidden, batch);
-    if (session.rank() == 0) print_rows(logits, lines, begin, info);
+    if (session.rank() == 0) print_rows(options, logits, lines, begin, info.task_head.labels);
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
@@ -80,6 +124,11 @@ void add_classify_command(Command program, CommandContext& context) {
   add_model_options(command, options->common);
   add_adapter_options(command, options->common);
   command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
+  Option json = command.add_flag("--json", options->prints_json, "Prints a JSON object a line");
+  command.add_option("--top", options->top, "With --json: labels a text (0: all)")
+      .check_not_negative()
+      .show_default()
+      .needs(json);
   add_compute_options(command, options->common);
   add_output_options(command, options->common);
   command.callback([options, &context] {

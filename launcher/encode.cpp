@@ -3,13 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
-#include <fstream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
-#include "checkpoint/keras_hdf5_writer.h"
-#include "checkpoint/output_file.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "data/record_lines.h"
@@ -19,7 +17,9 @@
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
 #include "launcher/tokenise_texts.h"
+#include "launcher/vector_files.h"
 #include "parallel/communicator.h"
+#include "tokenizer/tokenizer.h"
 
 namespace weft {
 namespace {
@@ -28,10 +28,13 @@ constexpr const char* kEncodeFooter = R"(Examples:
   weft encode --model all-MiniLM-L6-v2 --text sentences.txt --out vectors.npy
   echo "A tensor is an array." | weft encode --model chinese_roformer-sim --pooling pooled --text -
   weft launch -n 4 -- encode --model bert-base --tensor-parallel 1 --text corpus.txt --out vectors.h5
+  weft encode --model bert-base --pooling none --text sentences.txt --out tokens.jsonl
 
-The text has one sentence a line. Without --out, or with a file that ends in .jsonl, a line of JSON is written a sentence;
-.npy is a NumPy array [sentences, width], .h5 an HDF5 file with the dataset "vectors". With --tensor-parallel less than
-the number of ranks the others share out the sentences.)";
+The text has one sentence a line, or two with a tab between, a pair. Without --out, or with a file that ends in .jsonl, a
+line of JSON is written a sentence; .npy is a NumPy array [sentences, width], .h5 an HDF5 file with the dataset "vectors".
+With --pooling none JSON has an object a sentence with "ids", "tokens" and "vectors", .npy is [sentences, tokens of the
+longest, width] with zeros behind the shorter ones, and .h5 has the vectors of all tokens, their "ids" and the sentences'
+"lengths". With --tensor-parallel less than the number of ranks the others share out the sentences.)";
 
 constexpr const char* kSimilarityFooter = R"(Examples:
   weft similarity --model all-MiniLM-L6-v2 "How old are you?" "What is your age?"
@@ -46,19 +49,27 @@ struct EncodeCommand {
   std::string text_file, out, conditions;
   std::vector<std::string> texts;  // of similarity
   int64_t max_length = 0;
-  bool keeps_length = false;
+  bool normalises = false, keeps_length = false;  // neither: vectors of texts, but not of tokens, get the length 1
 };
 
+constexpr std::pair<std::string_view, Pooling> kPoolings[] = {{"mean", Pooling::mean},
+                                                              {"max", Pooling::max},
+                                                              {"cls", Pooling::cls},
+                                                              {"pooled", Pooling::pooled},
+                                                              {"none", Pooling::none}};
+
 Pooling parse_pooling(const std::string& name) {
-  return name == "cls" ? Pooling::cls : name == "pooled" ? Pooling::pooled : Pooling::mean;
+  const auto* found = std::find_if(
+      std::begin(kPoolings), std::end(kPoolings), [&](const auto& pooling) { return pooling.first == name; });
+  return found == std::end(kPoolings) ? Pooling::mean : found->second;
 }
 
 /// Cut to what the model holds, unless --max-length says otherwise.
 std::vector<TokenisedText> tokenise(const EncodeCommand& options,
                                     const InferenceModel& loaded,
-                                    const std::vector<std::string>& texts) {
+                                    const std::vector<std::string>& lines) {
   int64_t limit = options.max_length > 0 ? options.max_length : loaded.model->info().max_positions;
-  return tokenise_texts(loaded, texts, limit);
+  return tokenise_lines(loaded, lines, limit);
 }
 
 /// Vectors of all texts, on rank 0: data-parallel ranks share them out.
@@ -67,72 +78,47 @@ std::vector<float> encode_on_ranks(const EncodeCommand& options,
                                    const std::vector<TokenisedText>& texts) {
   Communicator& data = loaded.mesh->data_parallel();
   std::vector<TokenisedText> mine;
+  std::vector<size_t> places;
   for (size_t i = static_cast<size_t>(data.rank()); i < texts.size(); i += static_cast<size_t>(data.size())) {
     mine.push_back(texts[i]);
+    places.push_back(i);
   }
   bool is_speaker = loaded.mesh->world().rank() == 0;
   Progress progress("encoding", static_cast<int64_t>(mine.size()), is_speaker && !options.common.quiet);
   SentenceEncoderOptions encoding = options.encoding;
   encoding.pooling = parse_pooling(options.pooling);
-  encoding.normalise = !options.keeps_length;
+  encoding.normalise = options.normalises || (!options.keeps_length && encoding.pooling != Pooling::none);
   encoding.on_progress = [&](int64_t count) { progress.add(count); };
   std::vector<float> part = encode_sentences(loaded.context, *loaded.model, mine, encoding);
   if (data.size() == 1) return part;
-  auto width = static_cast<size_t>(loaded.model->info().hidden_size);
-  Tensor all = loaded.context.host_zeros({static_cast<int64_t>(texts.size() * width)}, DType::f32);
-  for (size_t i = 0; i < mine.size(); ++i) {
-    size_t at = static_cast<size_t>(data.rank()) + i * static_cast<size_t>(data.size());
-    std::copy_n(part.data() + i * width, width, all.data<float>() + at * width);
+  int64_t width = loaded.model->info().hidden_size;
+  std::vector<int64_t> rows = first_rows(texts, encoding.pooling);
+  Tensor all = loaded.context.host_zeros({rows.back() * width}, DType::f32);
+  const float* from = part.data();
+  for (size_t place : places) {
+    int64_t count = (rows[place + 1] - rows[place]) * width;
+    std::copy_n(from, count, all.data<float>() + rows[place] * width);
+    from += count;
   }
   data.all_reduce(all, ReduceOp::sum);
   return {all.data<float>(), all.data<float>() + all.num_elements()};
 }
 
-/// NumPy's format, version 1.0 (numpy.lib.format): a header padded to 64 bytes, then the values.
-void write_npy(const std::string& path, const std::vector<float>& vectors, int64_t rows, int64_t width) {
-  std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, width);
-  constexpr size_t kPreamble = 10;
-  header.resize((kPreamble + header.size() + 1 + 63) / 64 * 64 - kPreamble - 1, ' ');
-  header.push_back('\n');
-  std::string bytes = "\x93NUMPY";
-  bytes += '\1';
-  bytes += '\0';
-  bytes.push_back(static_cast<char>(header.size() & 0xFF));
-  bytes.push_back(static_cast<char>(header.size() >> 8));
-  bytes += header;
-  bytes.append(reinterpret_cast<const char*>(vectors.data()), vectors.size() * sizeof(float));
-  write_whole_file(path + ".partial", bytes);
-  rename_durably(path + ".partial", path);
-}
-
-std::string json_lines(const std::vector<float>& vectors, int64_t width) {
-  std::string lines;
-  for (size_t row = 0; row * static_cast<size_t>(width) < vectors.size(); ++row) {
-    lines += '[';
-    for (int64_t i = 0; i < width; ++i) {
-      lines +=
-          fmt::format("{}{}", i > 0 ? "," : "", vectors[row * static_cast<size_t>(width) + static_cast<size_t>(i)]);
-    }
-    lines += "]\n";
+/// With what the files say beside the vectors.
+TextVectors describe(const EncodeCommand& options,
+                     const InferenceModel& loaded,
+                     std::vector<float> values,
+                     const std::vector<TokenisedText>& texts) {
+  TextVectors vectors{.values = std::move(values),
+                      .width = loaded.model->info().hidden_size,
+                      .is_of_tokens = parse_pooling(options.pooling) == Pooling::none};
+  if (!vectors.is_of_tokens) return vectors;
+  for (const TokenisedText& text : texts) {
+    vectors.ids.push_back(text.ids);
+    std::vector<std::string>& tokens = vectors.tokens.emplace_back();
+    for (int32_t id : text.ids) tokens.push_back(loaded.tokenizer->id_to_token(id));
   }
-  return lines;
-}
-
-void write_vectors(const std::string& path, const std::vector<float>& vectors, int64_t width) {
-  int64_t rows = static_cast<int64_t>(vectors.size()) / width;
-  if (path.ends_with(".npy")) return write_npy(path, vectors, rows, width);
-  if (path.ends_with(".h5") || path.ends_with(".hdf5")) {
-    auto writer = make_keras_hdf5_writer(path, {{.name = "vectors", .shape = {rows, width}, .dtype = DType::f32}});
-    writer->write("vectors", 0, rows * width, vectors.data(), DType::f32);
-    return writer->finish();
-  }
-  std::string lines = json_lines(vectors, width);
-  if (path.empty()) {
-    std::fwrite(lines.data(), 1, lines.size(), stdout);
-    return;
-  }
-  write_whole_file(path + ".partial", lines);
-  rename_durably(path + ".partial", path);
+  return vectors;
 }
 
 /// A list of numbers for each text, a line each.
@@ -165,7 +151,7 @@ ExitCode run_encode(const EncodeCommand& options, MpiSession& session) {
               texts.size(),
               seconds,
               static_cast<double>(texts.size()) / std::max(seconds, 1e-9));
-    write_vectors(options.out, vectors, loaded->model->info().hidden_size);
+    write_vectors(options.out, describe(options, *loaded, std::move(vectors), tokenised));
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
@@ -211,9 +197,6 @@ ExitCode run_similarity(const EncodeCommand& options, MpiSession& session) {
 }
 
 void add_encoding_options(Command command, EncodeCommand& options) {
-  command.add_option("--pooling", options.pooling, "mean of all tokens, the first token (cls), or the pooler's output")
-      .check_one_of({"mean", "cls", "pooled"})
-      .show_default();
   command
       .add_option("--layer",
                   options.encoding.layer,
@@ -232,6 +215,7 @@ void add_encoding_options(Command command, EncodeCommand& options) {
 void add_encode_command(Command program, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
   options->common.shares_out_inputs = true;
+  options->common.model.encoder_alone = true;
   Command command = program.add_subcommand("encode", "Writes vectors of texts");
   command.footer(kEncodeFooter);
   add_model_options(command, options->common);
@@ -241,7 +225,16 @@ void add_encode_command(Command program, CommandContext& context) {
   command.add_option("--conditions",
                      options->conditions,
                      "File with a JSON list of numbers for each text, for models with conditional norms");
-  command.add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are");
+  command
+      .add_option(
+          "--pooling",
+          options->pooling,
+          "mean or max of all tokens, the first token (cls), the pooler's output (pooled), or each token (none)")
+      .check_one_of({"mean", "max", "cls", "pooled", "none"})
+      .show_default();
+  Option normalise =
+      command.add_flag("--normalise", options->normalises, "Gives vectors the length 1 (the default but of tokens)");
+  command.add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are").excludes(normalise);
   add_encoding_options(command, *options);
   add_compute_options(command, options->common);
   add_output_options(command, options->common);
@@ -252,12 +245,19 @@ void add_encode_command(Command program, CommandContext& context) {
 void add_similarity_command(Command program, CommandContext& context) {
   auto options = std::make_shared<EncodeCommand>();
   options->common.shares_out_inputs = true;
+  options->common.model.encoder_alone = true;
   Command command = program.add_subcommand("similarity", "Prints the cosine of two texts' vectors");
   command.footer(kSimilarityFooter);
   add_model_options(command, options->common);
   add_adapter_options(command, options->common);
   command.add_option("texts", options->texts, "Two texts");
   command.add_option("--pairs", options->text_file, "File with two texts a line, a tab between; - is standard input");
+  command
+      .add_option("--pooling",
+                  options->pooling,
+                  "mean or max of all tokens, the first token (cls), or the pooler's output (pooled)")
+      .check_one_of({"mean", "max", "cls", "pooled"})
+      .show_default();
   add_encoding_options(command, *options);
   add_compute_options(command, options->common);
   add_output_options(command, options->common);

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
+#include <span>
+#include <utility>
 
 #include "core/error.h"
 #include "launcher/command_line.h"
@@ -20,14 +22,19 @@
 namespace weft {
 namespace {
 
-constexpr const char* kFooter = R"(Example:
-  weft fill-mask --model bert-base-uncased "The capital of France is [MASK]."
+using Json = nlohmann::ordered_json;
 
-Prints the likeliest tokens for each mask with their probabilities.)";
+constexpr const char* kFooter = R"(Examples:
+  weft fill-mask --model bert-base-uncased "The capital of France is [MASK]."
+  weft fill-mask --model bert-base-uncased --text texts.txt --json
+
+Prints the likeliest tokens for each mask with their probabilities, of a file's texts below each text. With --json an
+object a text: the "text" and its "masks", a list each of "token" and "probability".)";
 
 struct FillMaskCommand {
   CommonOptions common;
-  std::string text;
+  std::string text, text_file;
+  int64_t batch_texts = 64;
   int64_t top = 5;
   bool prints_json = false;
 };
@@ -57,44 +64,100 @@ std::vector<Candidate> candidates_of(const float* logits, const InferenceModel& 
   return candidates;
 }
 
-void print_candidates(const std::vector<std::vector<Candidate>>& masks, bool prints_json) {
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+using Candidates = std::vector<std::vector<Candidate>>;  // of each mask
+
+std::string json_line(const std::string& text, const Candidates& masks) {
+  Json object = {{"text", text}, {"masks", Json::array()}};
   for (const std::vector<Candidate>& mask : masks) {
-    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    Json list = Json::array();
     for (const Candidate& candidate : mask) {
       list.push_back({{"token", candidate.token}, {"probability", candidate.probability}});
-      if (!prints_json) fmt::print("{:.4f} {}\n", candidate.probability, candidate.token);
     }
-    if (!prints_json && masks.size() > 1) fmt::print("\n");
-    all.push_back(std::move(list));
+    object["masks"].push_back(std::move(list));
   }
-  if (prints_json) fmt::print("{}\n", all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void print_candidates(const FillMaskCommand& options, const std::string& text, const Candidates& masks) {
+  if (options.prints_json) {
+    fmt::print("{}\n", json_line(text, masks));
+    return;
+  }
+  bool is_one_of_many = !options.text_file.empty();
+  if (is_one_of_many) fmt::print("{}\n", text);
+  for (const std::vector<Candidate>& mask : masks) {
+    for (const Candidate& candidate : mask) fmt::print("{:.4f} {}\n", candidate.probability, candidate.token);
+    if (is_one_of_many || masks.size() > 1) fmt::print("\n");
+  }
+}
+
+struct MaskedText {
+  std::string text;
+  std::vector<int32_t> ids = {};
+  std::vector<int32_t> places = {};  // of masks among the ids
+};
+
+MaskedText find_masks(std::string text, const std::string& where, int32_t mask_id, const InferenceModel& loaded) {
+  MaskedText masked{.text = std::move(text)};
+  masked.ids = loaded.tokenizer->encode(masked.text, true, SpecialsInText::recognised);
+  for (size_t i = 0; i < masked.ids.size(); ++i) {
+    if (masked.ids[i] == mask_id) masked.places.push_back(static_cast<int32_t>(i));
+  }
+  if (masked.places.empty()) fail_input("{} holds no {}", where, loaded.tokenizer->id_to_token(mask_id));
+  auto length = static_cast<int64_t>(masked.ids.size());
+  int64_t limit = loaded.model->info().max_positions;
+  if (limit > 0 && length > limit) fail_input("{} has {} tokens, the model holds {}", where, length, limit);
+  return masked;
+}
+
+std::vector<MaskedText> read_texts(const FillMaskCommand& options, int32_t mask_id, const InferenceModel& loaded) {
+  if (options.text_file.empty()) return {find_masks(options.text, "the text", mask_id, loaded)};
+  std::vector<MaskedText> texts;
+  for (std::string& line : read_lines_on_all_ranks(options.text_file, loaded)) {
+    std::string where = fmt::format("{}: text {}", printable(options.text_file), texts.size() + 1);
+    texts.push_back(find_masks(std::move(line), where, mask_id, loaded));
+  }
+  if (texts.empty()) fail_input("{}: holds no text", printable(options.text_file));
+  return texts;
+}
+
+void fill_batch(const FillMaskCommand& options, InferenceModel& loaded, std::span<const MaskedText> texts) {
+  Batch batch;
+  std::vector<int32_t> places;
+  for (const MaskedText& text : texts) {
+    for (int32_t place : text.places) places.push_back(static_cast<int32_t>(batch.num_tokens()) + place);
+    batch.add(text.ids);
+  }
+  Tensor hidden = loaded.model->hidden(loaded.context, batch, nullptr);
+  Tensor logits = on_host(loaded.model->logits(loaded.context, gather_rows(loaded.context, hidden, places)));
+  if (loaded.mesh->world().rank() != 0) return;
+  const float* row = logits.data<float>();
+  for (const MaskedText& text : texts) {
+    Candidates masks;
+    for (size_t i = 0; i < text.places.size(); ++i, row += logits.size(1)) {
+      masks.push_back(candidates_of(row, loaded, options.top));
+    }
+    print_candidates(options, text.text, masks);
+  }
 }
 
 ExitCode run_fill_mask(const FillMaskCommand& options, MpiSession& session) {
   configure_log(options.common, session);
+  if (options.text.empty() == options.text_file.empty()) {
+    fail(ExitCode::usage, "give a text, or --text with a file of them");
+  }
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::all_ranks);
   if (!loaded->model->info().has_language_model_head) {
     fail_input("{}: has no masked language model's output layer", loaded->opened.path);
   }
   std::optional<int32_t> mask_id = loaded->tokenizer->mask_id();
   if (!mask_id) fail_input("{}: its tokenizer has no mask token", loaded->opened.path);
-  std::vector<int32_t> ids = loaded->tokenizer->encode(options.text, true, SpecialsInText::recognised);
-  std::vector<int32_t> places;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] == *mask_id) places.push_back(static_cast<int32_t>(i));
+  std::vector<MaskedText> texts = read_texts(options, *mask_id, *loaded);
+  auto step = static_cast<size_t>(options.batch_texts);
+  for (size_t begin = 0; begin < texts.size(); begin += step) {
+    fill_batch(options, *loaded, std::span(texts).subspan(begin, std::min(step, texts.size() - begin)));
   }
-  if (places.empty()) fail_input("the text holds no {}", loaded->tokenizer->id_to_token(*mask_id));
-  Batch batch;
-  batch.add(ids);
-  Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
-  Tensor logits = on_host(loaded->model->logits(loaded->context, gather_rows(loaded->context, hidden, places)));
-  if (session.rank() != 0) return ExitCode::ok;
-  std::vector<std::vector<Candidate>> masks;
-  for (int64_t row = 0; row < logits.size(0); ++row) {
-    masks.push_back(candidates_of(logits.data<float>() + row * logits.size(1), *loaded, options.top));
-  }
-  print_candidates(masks, options.prints_json);
+  report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
 }
 
@@ -106,10 +169,11 @@ void add_fill_mask_command(Command program, CommandContext& context) {
   command.footer(kFooter);
   add_model_options(command, options->common);
   add_adapter_options(command, options->common);
-  command.add_option("text", options->text, "The text, with the tokenizer's mask token where one is to be filled in")
-      .required();
+  Option text = command.add_option(
+      "text", options->text, "The text, with the tokenizer's mask token where one is to be filled in");
+  command.add_option("--text", options->text_file, "File with a text a line; - is standard input").excludes(text);
   command.add_option("--top", options->top, "Candidates a mask").check_positive().show_default();
-  command.add_flag("--json", options->prints_json, "Prints a JSON array with an array a mask");
+  command.add_flag("--json", options->prints_json, "Prints a JSON object a line");
   add_compute_options(command, options->common);
   add_output_options(command, options->common);
   command.callback([options, &context] {

@@ -31,6 +31,7 @@ struct TagCommand {
   CommonOptions common;
   std::string text_file;
   int64_t batch_texts = 64;
+  bool prints_json = true;  // there is no other form
 };
 
 Json entity_json(const std::string& text, const TokenisedWords& tokens, const TaggedEntity& entity) {
@@ -146,6 +147,7 @@ void add_tag_command(Command program, CommandContext& context) {
   add_model_options(command, options->common);
   add_adapter_options(command, options->common);
   command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
+  command.add_flag("--json", options->prints_json, "Prints a JSON object a line, as it does without");
   add_compute_options(command, options->common);
   add_output_options(command, options->common);
   command.callback(

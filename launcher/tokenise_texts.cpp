@@ -1,29 +1,46 @@
 #include "launcher/tokenise_texts.h"
 
+#include <algorithm>
+
 #include "core/log.h"
 #include "parallel/communicator.h"
 #include "tokenizer/tokenizer.h"
 
 namespace weft {
 
-std::vector<TokenisedText> tokenise_texts(const InferenceModel& loaded,
-                                          const std::vector<std::string>& texts,
+TextOrPair split_at_tab(std::string_view line) {
+  size_t tab = line.find('\t');
+  if (tab == std::string_view::npos) return {.first = line, .second = std::nullopt};
+  return {.first = line.substr(0, tab), .second = line.substr(tab + 1)};
+}
+
+std::vector<TokenisedText> tokenise_lines(const InferenceModel& loaded,
+                                          const std::vector<std::string>& lines,
                                           int64_t limit) {
-  std::vector<std::vector<int32_t>> lists;
+  std::vector<std::vector<int32_t>> ids, segments;
   if (loaded.mesh->world().rank() == 0) {
     size_t cut = 0;
-    for (const std::string& text : texts) {
-      std::vector<int32_t>& ids = lists.emplace_back(loaded.tokenizer->encode(text, true));
-      if (limit == 0 || static_cast<int64_t>(ids.size()) <= limit) continue;
-      ++cut;
-      ids = loaded.tokenizer->encode_pair(text, std::nullopt, {.max_length = static_cast<size_t>(limit)}).ids;
+    for (const std::string& line : lines) {
+      TextOrPair texts = split_at_tab(line);
+      PairEncoding encoding = loaded.tokenizer->encode_pair(texts.first, texts.second);
+      if (limit > 0 && static_cast<int64_t>(encoding.ids.size()) > limit) {
+        ++cut;
+        encoding = loaded.tokenizer->encode_pair(texts.first, texts.second, {.max_length = static_cast<size_t>(limit)});
+      }
+      const std::vector<int32_t>& own = encoding.segment_ids;
+      bool has_segments = std::any_of(own.begin(), own.end(), [](int32_t segment) { return segment != 0; });
+      segments.push_back(has_segments ? own : std::vector<int32_t>{});
+      ids.push_back(std::move(encoding.ids));
     }
-    if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, texts.size(), limit);
+    if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, lines.size(), limit);
   }
-  broadcast_ids(loaded.context, loaded.mesh->world(), lists);
+  broadcast_ids(loaded.context, loaded.mesh->world(), ids);
+  broadcast_ids(loaded.context, loaded.mesh->world(), segments);
   std::vector<TokenisedText> tokenised;
-  tokenised.reserve(lists.size());
-  for (std::vector<int32_t>& ids : lists) tokenised.push_back({.ids = std::move(ids)});
+  tokenised.reserve(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    tokenised.push_back({.ids = std::move(ids[i]), .segments = std::move(segments[i])});
+  }
   return tokenised;
 }
 

@@ -59,7 +59,10 @@ class SentenceEncoder {
         texts_(texts),
         options_(options),
         width_(model.info().hidden_size),
-        result_(result) {}
+        rows_(first_rows(texts, options.pooling)),
+        result_(result) {
+    result_.resize(static_cast<size_t>(rows_.back() * width_));
+  }
 
   /// A batch a thread where there are enough: threads that share a batch wait for each other in every product, and a
   /// batch of one thread stays in its cache. Ranks that share the weights have to meet in the same order.
@@ -93,14 +96,9 @@ class SentenceEncoder {
     std::vector<float> conditions;
     for (size_t text : some) {
       const TokenisedText& from = texts_[text];
-      if (from.segments.empty()) {
-        batch.add(from.ids);
-      } else {
-        batch.add(from.ids, from.segments);
-      }
+      add_text(from, batch);
       conditions.insert(conditions.end(), from.condition.begin(), from.condition.end());
     }
-    if (!batch.segment_ids.empty()) batch.segment_ids.resize(batch.ids.size());
     size_t width = texts_[some[0]].condition.size();
     if (conditions.size() != width * some.size()) fail_input("conditions of texts have different lengths");
     if (width == 0) return batch;
@@ -126,15 +124,31 @@ class SentenceEncoder {
     return to_floats(pooled);
   }
 
+  void pool(const float* states, int64_t tokens, float* into) const {
+    switch (options_.pooling) {
+      case Pooling::mean:
+        return pool_mean(states, tokens, width_, into);
+      case Pooling::max:
+        return pool_max(states, tokens, width_, into);
+      case Pooling::cls:
+      case Pooling::pooled:
+        std::copy_n(states, width_, into);
+        return;
+      case Pooling::none:
+        std::copy_n(states, tokens * width_, into);
+    }
+  }
+
   void run(Context context, Texts some) {
     Batch batch = make_batch(context, some);
     std::vector<float> values = states_of(context, batch);
     for (size_t i = 0; i < some.size(); ++i) {
-      float* into = result_.data() + static_cast<int64_t>(some[i]) * width_;
+      float* into = result_.data() + rows_[some[i]] * width_;
       const BatchSequence& sequence = batch.sequences[i];
       int64_t row = options_.pooling == Pooling::pooled ? static_cast<int64_t>(i) : sequence.begin;
-      pool_mean(values.data() + row * width_, options_.pooling == Pooling::mean ? sequence.length : 1, width_, into);
-      if (options_.normalise) normalise(into, width_);
+      pool(values.data() + row * width_, sequence.length, into);
+      int64_t num_rows = rows_[some[i] + 1] - rows_[some[i]];
+      for (int64_t r = 0; options_.normalise && r < num_rows; ++r) normalise(into + r * width_, width_);
     }
     if (!options_.on_progress) return;
     std::lock_guard lock(mutex_);
@@ -146,6 +160,7 @@ class SentenceEncoder {
   const std::vector<TokenisedText>& texts_;
   const SentenceEncoderOptions& options_;
   int64_t width_;
+  std::vector<int64_t> rows_;
   std::vector<float>& result_;
   std::atomic<size_t> next_ = 0;
   std::mutex mutex_;
@@ -153,6 +168,13 @@ class SentenceEncoder {
 };
 
 }  // namespace
+
+void add_text(const TokenisedText& text, Batch& batch) {
+  if (text.segments.empty() && batch.segment_ids.empty()) return batch.add(text.ids);
+  std::vector<int32_t> segments = text.segments;
+  segments.resize(text.ids.size());
+  batch.add(text.ids, segments);
+}
 
 void pool_mean(const float* hidden, int64_t tokens, int64_t width, float* into) {
   std::vector<double> sum(static_cast<size_t>(width));
@@ -162,6 +184,21 @@ void pool_mean(const float* hidden, int64_t tokens, int64_t width, float* into) 
   for (int64_t i = 0; i < width; ++i) {
     into[i] = static_cast<float>(sum[static_cast<size_t>(i)] / static_cast<double>(tokens));
   }
+}
+
+void pool_max(const float* hidden, int64_t tokens, int64_t width, float* into) {
+  std::copy_n(hidden, width, into);
+  for (int64_t t = 1; t < tokens; ++t) {
+    for (int64_t i = 0; i < width; ++i) into[i] = std::max(into[i], hidden[t * width + i]);
+  }
+}
+
+std::vector<int64_t> first_rows(const std::vector<TokenisedText>& texts, Pooling pooling) {
+  std::vector<int64_t> rows = {0};
+  for (const TokenisedText& text : texts) {
+    rows.push_back(rows.back() + (pooling == Pooling::none ? static_cast<int64_t>(text.ids.size()) : 1));
+  }
+  return rows;
 }
 
 void normalise(float* vector, int64_t width) {
@@ -181,7 +218,7 @@ std::vector<float> encode_sentences(Context& context,
   if (options.layer >= 0 && options.pooling == Pooling::pooled) {
     fail_input("the pooler takes the last layer's output; use another pooling, such as mean or cls");
   }
-  std::vector<float> result(texts.size() * static_cast<size_t>(info.hidden_size));
+  std::vector<float> result;
   std::vector<size_t> order = by_length(texts);
   SentenceEncoder(context, model, texts, options, result).run(make_batches(texts, order, options.batch_tokens));
   return result;

@@ -10,8 +10,9 @@
 
 namespace weft {
 
-/// How the hidden states of a text become one vector: the first token's; the mean of all; the pooler's output.
-enum class Pooling : uint8_t { cls, mean, pooled };
+/// How the hidden states of a text become one vector: the first token's; the mean of all; the largest of all, number by
+/// number; the pooler's output. none: they don't, each token keeps its own.
+enum class Pooling : uint8_t { cls, mean, max, pooled, none };
 
 struct SentenceEncoderOptions {
   Pooling pooling = Pooling::mean;
@@ -28,16 +29,24 @@ struct TokenisedText {
   std::vector<float> condition = {};   // of models with conditional norms
 };
 
-/// [texts, hidden_size] row by row, in the order given; the same on every tensor-parallel rank. Throws Error(bad_input)
-/// for a text without tokens or without the condition that the model takes, for pooling that the model has no layer for
-/// and for a layer that it does not have.
+/// Appends a text's ids and segments to a batch, but not its condition.
+void add_text(const TokenisedText& text, Batch& batch);
+
+/// [texts, hidden_size] row by row, in the order given; of Pooling::none [tokens, hidden_size], a text's behind those
+/// of the text before. The same on every tensor-parallel rank. Throws Error(bad_input) for a text without tokens or
+/// without the condition that the model takes, for pooling that the model has no layer for and for a layer that it does
+/// not have.
 std::vector<float> encode_sentences(Context& context,
                                     LanguageModel& model,
                                     const std::vector<TokenisedText>& texts,
                                     const SentenceEncoderOptions& options);
 
-/// The vector of one sequence of a batch, [hidden_size], from hidden states in f32.
+/// The vector of one sequence of a batch, [hidden_size], from hidden states [tokens, hidden_size] in f32.
 void pool_mean(const float* hidden, int64_t tokens, int64_t width, float* into);
+void pool_max(const float* hidden, int64_t tokens, int64_t width, float* into);
+
+/// Row of each text's first vector among those of all, and, behind the last text's, how many they are.
+std::vector<int64_t> first_rows(const std::vector<TokenisedText>& texts, Pooling pooling);
 
 /// Scales a vector to length 1; zeros stay.
 void normalise(float* vector, int64_t width);

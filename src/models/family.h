@@ -27,6 +27,7 @@ struct ModelSource {
   std::string family = {};                                   // its name
   std::optional<AttentionPattern> attention = std::nullopt;  // as the user says; null: the family's own
   std::string alias = {};                                    // the family as the user or the config names it
+  bool encoder_alone = false;                                // of an encoder-decoder
 };
 
 /// A tensor of a format that is no parameter.
@@ -43,7 +44,8 @@ struct ModelDefinition {
   std::function<std::unique_ptr<LanguageModel>(TensorParallelPlace place)> make;
   /// How its weights are called in a format. Throws Error(bad_input) for one that the family does not exist in.
   std::function<WeightMap(ModelFormat format)> weights;
-  /// Of a checkpoint whose tensors have Weft's own names, as `weft train` saves them, where those are not the format's.
+  /// Of a checkpoint whose names are not those that the format has for this model: Weft's own, as `weft train` saves
+  /// them, or those of a whole of which the model is a half.
   std::optional<WeightMap> stored = std::nullopt;
   /// The config in the keys of a format, a JSON object, or "" where it has them already; null: all formats share
   /// theirs.

@@ -229,7 +229,8 @@ OpenedModel open_model(const ModelOptions& said) {
                                              .compat = options.compat == "bert4keras3",
                                              .family = opened.family->name,
                                              .attention = attention,
-                                             .alias = options.family});
+                                             .alias = options.family,
+                                             .encoder_alone = options.encoder_alone});
   opened.definition.info.family = opened.family->name;
   check_settings(*opened.config, opened.family->name, options.set);
   opened.weights = opened.definition.stored ? *opened.definition.stored : opened.definition.weights(opened.format);

@@ -22,6 +22,7 @@ struct ModelOptions {
   std::string config = {};            // the config's file, where it does not lie beside the weights
   std::string overrides = {};         // a JSON object whose keys take the place of the config's
   std::vector<std::string> set = {};  // KEY=VALUE, which take the place of both; VALUE is JSON, or else a text
+  bool encoder_alone = false;         // of an encoder-decoder; other models are as they are
 };
 
 /// A model whose config was read and whose checkpoint was opened, but nothing loaded.

@@ -11,6 +11,15 @@
 namespace weft {
 namespace {
 
+/// The source of the model that has both halves.
+ModelSource whole_of(ModelSource source) {
+  source.encoder_alone = false;
+  for (std::string_view half : {"_encoder", "_decoder"}) {
+    if (source.alias.ends_with(half)) source.alias.resize(source.alias.size() - half.size());
+  }
+  return source;
+}
+
 ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
   EncoderDecoderConfig config = read_t5(source, has_bias_per_layer);
   const ModelConfig& from = source.config;
@@ -26,6 +35,13 @@ ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
   bool seed_has_cross_bias =
       has_huggingface_keys ? config.has_cross_bias : from.boolean_or("cross_position_bias", true);
   names.has_late_encoder_norm = config.dropout == 0 && !seed_has_cross_bias;
+  std::optional<WeightMap> stored;
+  bool is_half = config.num_encoder_layers == 0 || config.num_decoder_layers == 0;
+  if (is_half && source.format == ModelFormat::keras_hdf5 && source.reader != nullptr) {
+    EncoderDecoderConfig whole = read_t5(whole_of(source), has_bias_per_layer);
+    stored = half_in_whole_keras_file(whole, config.info.is_encoder, names, *source.reader);
+    if (stored) cut_vocabulary(*stored, source.format, {"shared.weight", "lm_head.weight"}, selection);
+  }
   auto make = [config](TensorParallelPlace place) { return make_encoder_decoder(config, place); };
   return {.info = config.info,
           .make = make,
@@ -35,6 +51,7 @@ ModelDefinition define(const ModelSource& source, bool has_bias_per_layer) {
                 if (format == own) cut_vocabulary(map, own, {"shared.weight", "lm_head.weight"}, selection);
                 return map;
               },
+          .stored = std::move(stored),
           .config =
               [config, has_huggingface_keys](ModelFormat format) {
                 bool has_its_keys = (format == ModelFormat::huggingface) == has_huggingface_keys;

@@ -30,8 +30,9 @@ struct Halves {
 
 Halves find_halves(const ModelSource& source) {
   Halves halves;
-  bool wants_encoder = source.alias.ends_with("_encoder");
+  bool wants_encoder = source.encoder_alone || source.alias.ends_with("_encoder");
   bool wants_decoder = source.alias.ends_with("_decoder");
+  if (wants_encoder && wants_decoder) fail_input("{} is a decoder alone; an encoder is needed here", source.alias);
   halves.encoder = !wants_decoder;
   halves.decoder = !wants_encoder;
   if (source.reader == nullptr) {
@@ -214,6 +215,9 @@ EncoderDecoderConfig read_t5(const ModelSource& source, bool has_bias_per_layer)
   read_sizes(source, config);
   config.has_bias_per_layer = has_bias_per_layer;
   Halves halves = find_halves(source);
+  if (!halves.encoder && !halves.decoder) {
+    fail_input("{}: the checkpoint does not hold the half of {} that is asked for", from.path(), source.family);
+  }
   if (!halves.encoder) config.num_encoder_layers = 0;
   if (!halves.decoder) config.num_decoder_layers = 0;
   ModelInfo& info = config.info;

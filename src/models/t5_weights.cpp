@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "checkpoint/reader.h"
 #include "core/error.h"
 #include "models/registry.h"
 
@@ -214,6 +215,26 @@ WeightMap t5_weights(const EncoderDecoderConfig& config, const T5Names& names, M
     default:
       fail_input("{} models do not exist as {} checkpoints", config.info.family, model_format_name(format));
   }
+}
+
+std::optional<WeightMap> half_in_whole_keras_file(const EncoderDecoderConfig& whole,
+                                                  bool is_encoder,
+                                                  const T5Names& names,
+                                                  const CheckpointReader& reader) {
+  int64_t last_attention = whole.num_encoder_layers + 2 * whole.num_decoder_layers - 1;
+  if (reader.find(numbered("multi_head_attention", last_attention) + "/q_dense/vars/0") == nullptr) return std::nullopt;
+  WeightMap map = keras_weights(whole, names);
+  Rows rows;
+  for (WeightRow& row : map.rows) {
+    bool is_of_encoder = row.ours.starts_with("encoder.");
+    if (row.ours == "shared.weight" || is_of_encoder == is_encoder) {
+      rows.push_back(std::move(row));
+    } else {
+      map.ignored.push_back(row.theirs);
+    }
+  }
+  map.rows = std::move(rows);
+  return map;
 }
 
 }  // namespace weft

@@ -2,6 +2,8 @@
 // of Hugging Face's T5.
 #pragma once
 
+#include <optional>
+
 #include "models/encoder_decoder.h"
 #include "models/family.h"
 
@@ -14,5 +16,12 @@ struct T5Names {
 };
 
 WeightMap t5_weights(const EncoderDecoderConfig& config, const T5Names& names, ModelFormat format);
+
+/// The encoder alone or the decoder alone in a Keras file of both, whose names are not those that it would have by
+/// itself; null where the file holds nothing else.
+std::optional<WeightMap> half_in_whole_keras_file(const EncoderDecoderConfig& whole,
+                                                  bool is_encoder,
+                                                  const T5Names& names,
+                                                  const CheckpointReader& reader);
 
 }  // namespace weft

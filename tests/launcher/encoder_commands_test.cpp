@@ -25,6 +25,11 @@ std::vector<std::vector<double>> vectors_of(const std::string& lines) {
   return vectors;
 }
 
+/// Of lines of JSON.
+json first_object(const std::string& lines) {
+  return json::parse(lines.substr(0, lines.find('\n')));
+}
+
 double product(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0;
   for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -93,6 +98,84 @@ TEST_F(Encode, WritesTheSameToAllKindsOfFiles) {
   for (size_t i = 0; i < of_npy.size(); ++i) {
     EXPECT_NEAR(of_npy[i], expected[i / expected[0].size()][i % expected[0].size()], 1e-7);
   }
+}
+
+TEST_F(Encode, PoolsByTheLargestOfEachNumber) {
+  std::vector<std::vector<double>> states = first_object(encode("--pooling none").out).at("vectors");
+  std::vector<double> expected = states.at(0);
+  for (const std::vector<double>& state : states) {
+    for (size_t i = 0; i < state.size(); ++i) expected[i] = std::max(expected[i], state[i]);
+  }
+  expect_near({vectors_of(encode("--pooling max --no-normalise").out)[0]}, {expected});
+}
+
+TEST_F(Encode, WritesTheVectorsOfAllTokens) {
+  Outcome outcome = encode("--pooling none");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::vector<json> texts;
+  std::istringstream lines(outcome.out);
+  for (std::string line; std::getline(lines, line);) texts.push_back(json::parse(line));
+  ASSERT_EQ(texts.size(), 4u);
+  EXPECT_EQ(texts[0].at("tokens"), json({"[CLS]", "the", "quick", "fox", "[SEP]"}));
+  EXPECT_EQ(texts[0].at("ids"), json({2, 5, 6, 7, 3}));
+  std::vector<std::vector<double>> first_tokens = vectors_of(encode("--pooling cls --no-normalise").out);
+  std::vector<std::vector<double>> all;
+  size_t longest = 0;
+  for (size_t text = 0; text < texts.size(); ++text) {
+    std::vector<std::vector<double>> states = texts[text].at("vectors");
+    ASSERT_EQ(states.size(), texts[text].at("tokens").size());
+    expect_near({states[0]}, {first_tokens[text]});
+    longest = std::max(longest, states.size());
+    all.insert(all.end(), states.begin(), states.end());
+  }
+  std::vector<std::vector<double>> scaled = first_object(encode("--pooling none --normalise").out).at("vectors");
+  for (const std::vector<double>& state : scaled) EXPECT_NEAR(product(state, state), 1, 1e-5);
+
+  ASSERT_EQ(encode("--pooling none --out v.h5").exit_code, 0);
+  auto reader = open_checkpoint((folder_ / "v.h5").string());
+  std::vector<float> stored = values_of(*reader, "vectors");
+  size_t width = all[0].size();
+  ASSERT_EQ(stored.size(), all.size() * width);
+  for (size_t i = 0; i < stored.size(); ++i) ASSERT_NEAR(stored[i], all[i / width][i % width], 1e-6);
+  EXPECT_EQ(reader->info("lengths").shape, Shape({4}));
+  EXPECT_EQ(reader->info("ids").shape, Shape({static_cast<int64_t>(all.size())}));
+
+  ASSERT_EQ(encode("--pooling none --out v.npy").exit_code, 0);
+  std::string npy = contents(folder_ / "v.npy");
+  EXPECT_THAT(npy, HasSubstr(fmt::format("'shape': (4, {}, {})", longest, width)));
+  std::vector<float> padded(4 * longest * width);
+  std::memcpy(padded.data(), npy.data() + npy.size() - padded.size() * sizeof(float), padded.size() * sizeof(float));
+  size_t row = 0;
+  for (size_t text = 0; text < texts.size(); ++text) {
+    size_t length = texts[text].at("ids").size();
+    for (size_t i = 0; i < longest * width; ++i) {
+      double expected = i < length * width ? all[row + i / width][i % width] : 0;
+      ASSERT_NEAR(padded[text * longest * width + i], expected, 1e-6) << text;
+    }
+    row += length;
+  }
+  Outcome shared =
+      weft("launch -n 2 -- encode --model bert --dtype f32 --quiet --text text.txt --pooling none --tensor-parallel 1");
+  std::istringstream shared_lines(shared.out);
+  for (const json& text : texts) {
+    std::string line;
+    ASSERT_TRUE(std::getline(shared_lines, line)) << shared.err;
+    expect_near(json::parse(line).at("vectors"), text.at("vectors"));
+  }
+}
+
+TEST_F(Encode, ALineWithATabIsAPair) {
+  std::ofstream(folder_ / "text.txt") << "the fox\tquick w20\nthe fox quick w20\n";
+  json pair = first_object(encode("--pooling none").out);
+  EXPECT_EQ(pair.at("tokens"), json({"[CLS]", "the", "fox", "[SEP]", "quick", "w20", "[SEP]"}));
+  // The embedding of a word of segment 1 is another.
+  std::vector<std::vector<double>> first = first_object(encode("--pooling none --layer 0").out).at("vectors");
+  std::ofstream(folder_ / "text.txt") << "the fox quick quick w20\n";
+  std::vector<std::vector<double>> single = json::parse(encode("--pooling none --layer 0").out).at("vectors");
+  expect_near({first.at(1)}, {single[1]});
+  EXPECT_NE(first.at(4), single[4]);
+  Outcome shared = weft("launch -n 2 -- encode --model bert --dtype f32 --quiet --text text.txt --tensor-parallel 1");
+  expect_near(vectors_of(shared.out), vectors_of(encode("").out));
 }
 
 TEST_F(Encode, GivesTheSameInBatchesAndOnRanks) {
@@ -198,7 +281,9 @@ TEST_F(Encode, RefusesInOneLine) {
 
 TEST_F(Encode, FillMaskPrintsTheLikeliestTokensForEachMask) {
   std::string fill = "fill-mask --model bert --dtype f32 --quiet 'the [MASK] fox [MASK]' ";
-  json masks = json::parse(weft(fill + "--json --top 120").out);
+  json filled = json::parse(weft(fill + "--json --top 120").out);
+  EXPECT_EQ(filled.at("text"), "the [MASK] fox [MASK]");
+  json masks = filled.at("masks");
   ASSERT_EQ(masks.size(), 2u);
   std::string printed;
   for (const json& mask : masks) {
@@ -217,6 +302,41 @@ TEST_F(Encode, FillMaskPrintsTheLikeliestTokensForEachMask) {
   EXPECT_EQ(weft(fill + "--top 1").out, printed);
   Outcome shared = weft("launch -n 2 -- " + fill + "--top 1");
   EXPECT_EQ(shared.out, printed) << shared.err;
+}
+
+TEST_F(Encode, FillMaskTakesManyTexts) {
+  std::string options = "--model bert --dtype f32 --quiet --top 2 ";
+  std::string texts, expected, expected_json;
+  for (int i = 0; i < 70; ++i) {
+    std::string text = fmt::format("w{} [MASK] the{}", 10 + i, i % 3 == 0 ? " [MASK] fox" : "");
+    texts += text + (i % 5 == 0 ? "\r\n\n" : "\n");
+    if (i % 23 != 0) continue;
+    Outcome alone = weft(fmt::format("fill-mask {} '{}'", options, text));
+    expected = text + "\n" + alone.out + (i % 3 == 0 ? "" : "\n");
+    expected_json = weft(fmt::format("fill-mask {} --json '{}'", options, text)).out;
+  }
+  std::ofstream(folder_ / "masked.txt") << texts;
+  Outcome outcome = weft("fill-mask --text masked.txt " + options);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr(expected));
+  Outcome as_json = weft("fill-mask --json --text masked.txt " + options);
+  std::istringstream lines(as_json.out);
+  json last, wanted = json::parse(expected_json);
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    json one = json::parse(line);
+    if (one.at("text") == wanted.at("text")) last = one;
+  }
+  EXPECT_EQ(count, 70);
+  ASSERT_FALSE(last.is_null());
+  EXPECT_EQ(last.at("masks").size(), wanted.at("masks").size());
+  EXPECT_EQ(last.at("masks")[0][0].at("token"), wanted.at("masks")[0][0].at("token"));
+  std::ofstream(folder_ / "masked.txt") << "the [MASK]\nthe fox\n";
+  Outcome without = weft("fill-mask --text masked.txt " + options);
+  expect_one_line_error(without, 3, HasSubstr("masked.txt: text 2 holds no [MASK]"));
+  EXPECT_EQ(without.out, "");
+  expect_one_line_error(weft("fill-mask " + options), 2, HasSubstr("--text"));
+  expect_one_line_error(weft("fill-mask '[MASK]' --text masked.txt " + options), 2, HasSubstr("excludes"));
 }
 
 TEST_F(Encode, FillMaskRefusesInOneLine) {
@@ -241,6 +361,66 @@ TEST_F(Encode, InspectSaysWhatAnEncoderIs) {
   EXPECT_EQ(weft("inspect --model bert").exit_code, 0);
   expect_one_line_error(weft("plan --model bert --quiet"), 3, HasSubstr("bert"));
 }
+
+struct WholeModel {
+  std::string golden_case, family;
+};
+
+std::ostream& operator<<(std::ostream& stream, const WholeModel& model) {
+  return stream << model.golden_case;
+}
+
+/// Encoder-decoders of which the encoder alone is asked for.
+class WholeModels : public EncoderCommands, public ::testing::WithParamInterface<WholeModel> {};
+
+TEST_P(WholeModels, EncodeByTheirEncoder) {
+  const WholeModel& whole = GetParam();
+  make_model("keras", whole.golden_case);
+  std::string family = "--family " + whole.family;
+  std::string warnings;
+  fs::path safetensors = convert(folder_ / "keras", family, "safetensors", &warnings);
+  std::ofstream(folder_ / "text.txt") << "the w20 w30 fox\nfox\n";
+  auto encode = [&](const fs::path& model, const std::string& flags) {
+    Outcome outcome =
+        weft(fmt::format("encode --quiet --dtype f32 --text text.txt --model '{}' {}", model.string(), flags));
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return vectors_of(outcome.out);
+  };
+  std::vector<std::vector<double>> vectors = encode(folder_ / "keras", family);
+  ASSERT_EQ(vectors.size(), 2u);
+  expect_near(encode(safetensors, ""), vectors);
+  // The encoder as a model of its own, in a file of its own.
+  std::string alone = family + "_encoder";
+  fs::path encoder = convert(folder_ / "keras", alone, "keras", &warnings);
+  EXPECT_EQ(encode(encoder, alone), vectors);
+  std::vector<std::string> names = open_checkpoint((encoder / "model.weights.h5").string())->names();
+  EXPECT_LT(names.size(), open_checkpoint((folder_ / "keras/model.weights.h5").string())->names().size());
+  EXPECT_EQ(encode(encoder, family), vectors) << "a file of the encoder alone";
+  expect_one_line_error(weft("encode --quiet --text text.txt --model keras --family t5_decoder"),
+                        3,
+                        HasSubstr("t5_decoder is a decoder alone"));
+}
+
+TEST_P(WholeModels, GiveTheirDecoderAlone) {
+  const WholeModel& whole = GetParam();
+  std::string family = "--family " + whole.family;
+  std::string warnings;
+  auto tensors = open_checkpoint(convert(kData / whole.golden_case, family, "safetensors", &warnings).string());
+  auto decoder = open_checkpoint(convert(kData / whole.golden_case, family + "_decoder", "safetensors", &warnings));
+  EXPECT_LT(decoder->names().size(), tensors->names().size());
+  for (const std::string& name : decoder->names()) {
+    EXPECT_FALSE(name.starts_with("encoder."));
+    EXPECT_EQ(values_of(*decoder, name), values_of(*tensors, name)) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         WholeModels,
+                         ::testing::Values(WholeModel{"seed/t5-t5.1.0", "t5.1.0"},
+                                           WholeModel{"seed/t5-t5.1.1", "t5.1.1"},
+                                           WholeModel{"seed/t5-embsize", "t5.1.1"},
+                                           WholeModel{"seed/t5-mt5.1.1", "mt5.1.1"}),
+                         [](const auto& model) { return fmt::format("case{}", model.index); });
 
 }  // namespace
 }  // namespace weft

@@ -129,7 +129,8 @@ TEST_P(TrainedEncoder, IsReadByItsCommand) {
   ASSERT_EQ(train("lora", 1, "--set lora.rank=8", 120).exit_code, 0);
   std::string text = "the w9 w10 w41s w46 w21";
   std::ofstream(folder_ / "text.txt") << text << '\n';
-  std::string command = task.name == "answers" ? "answer --question 'w30 w31' --text text.txt" : "tag --text text.txt";
+  std::string command =
+      task.name == "answers" ? "answer --json --question 'w30 w31' --text text.txt" : "tag --json --text text.txt";
   std::string adapter = "lora/checkpoints/step-00000120";
   std::string merge = "convert --quiet --to safetensors --model bert --adapter " + adapter + " --out merged";
   ASSERT_EQ(weft(merge).exit_code, 0) << contents(folder_ / "err");
@@ -205,6 +206,47 @@ TEST_P(DamagedBase, IsFoundByTrainingAndMerging) {
 INSTANTIATE_TEST_SUITE_P(Kinds,
                          DamagedBase,
                          ::testing::Values(Task{"tensorflow", "kind: CLASSIFICATION", "labels.tsv", ""}),
+                         [](const auto& task) { return task.param.name; });
+
+class TrainedClassifier : public EncoderTasks {};
+
+TEST_P(TrainedClassifier, PrintsLinesOrObjects) {
+  ASSERT_EQ(train("run", 1, "", 80).exit_code, 0) << contents(folder_ / "err");
+  std::ofstream(folder_ / "text.txt") << "the w9 w10 w40\n\nthe w7 w11 w41\nthe w9\tw10\tw41\n";
+  std::string classify = "classify --model run/checkpoints/step-00000080 --quiet --dtype f32 --text text.txt ";
+  Outcome plain = weft(classify);
+  ASSERT_EQ(plain.exit_code, 0) << plain.err;
+  EXPECT_THAT(plain.out, AllOf(::testing::StartsWith("zero\t"), HasSubstr("\none\t")));
+  std::string printed;
+  std::vector<json> objects;
+  std::istringstream lines(weft(classify + "--json").out);
+  for (std::string line; std::getline(lines, line);) {
+    json object = objects.emplace_back(json::parse(line));
+    std::string label = object.at("label");
+    double probability = object.at("probability");
+    std::string text = object.contains("text")
+                           ? object.at("text").get<std::string>()
+                           : object.at("first").get<std::string>() + "\t" + object.at("second").get<std::string>();
+    printed += fmt::format("{}\t{:.4f}\t{}\n", label, probability, text);
+    json labels = object.at("labels");
+    ASSERT_EQ(labels.size(), 2u);
+    EXPECT_EQ(labels[0], (json{{"label", label}, {"probability", probability}}));
+    EXPECT_NEAR(probability + labels[1].at("probability").get<double>(), 1, 1e-6);
+    EXPECT_GE(probability, 0.5);
+  }
+  EXPECT_EQ(printed, plain.out);
+  ASSERT_EQ(objects.size(), 3u);
+  EXPECT_EQ(objects[2].at("first"), "the w9");
+  EXPECT_EQ(objects[2].at("second"), "w10\tw41");
+  std::istringstream one(weft(classify + "--json --top 1").out);
+  for (std::string line; std::getline(one, line);) EXPECT_EQ(json::parse(line).at("labels").size(), 1u);
+  EXPECT_EQ(weft_on_ranks(2, classify).out, plain.out);
+  expect_one_line_error(weft(classify + "--top 1"), 2, HasSubstr("--json"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         TrainedClassifier,
+                         ::testing::Values(Task{"classification", "kind: CLASSIFICATION", "labels.tsv", ""}),
                          [](const auto& task) { return task.param.name; });
 
 class ScoredPairs : public EncoderTasks {};
