@@ -309,8 +309,11 @@ class Trainer {
 
   void finish() {
     if (bad_steps_ > 0) give_up();
-    if (saved_step_ != state_.step) write_last_checkpoint();
-    write_samples();
+    // Not where a run that had ended is started again.
+    if (saved_step_ != state_.step) {
+      write_last_checkpoint();
+      write_samples();
+    }
     if (log_ != nullptr) log_->finish();
   }
 
