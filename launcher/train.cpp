@@ -97,7 +97,15 @@ void check_warmup(const RunConfig& source, const TrainerOptions& options) {
 
 void check_samples(const RunConfig& source, const TrainingRun& run) {
   const config::SampleConfig& samples = source.message().samples();
-  int64_t positions = run.model->info().max_positions;
+  const ModelInfo& info = run.model->info();
+  bool can_write = info.has_language_model_head && info.attention != AttentionPattern::bidirectional;
+  if (samples.prompts_size() > 0 && !can_write) {
+    fail_input("{}: {} {} and cannot write texts; remove samples.prompts",
+               source.location("samples.prompts"),
+               info.family,
+               info.has_language_model_head ? "sees a whole text at once" : "has no language model's output layer");
+  }
+  int64_t positions = info.max_positions;
   for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
     auto tokens = static_cast<int64_t>(run.tokenizer->encode(samples.prompts(i), true).size());
     bool fits = positions == 0 || tokens + samples.max_new_tokens() <= positions;

@@ -177,13 +177,13 @@ class Trainer {
 
   void after_step() {
     if (is_due(state_.step, options_.evaluate_every) || is_last_step()) evaluate();
-    if (is_due(state_.step, options_.sample_every) || is_last_step()) write_samples();
     if (is_last_step()) return;
     // After a bad step the weights may be broken already: the checkpoints before it must stay.
     if (is_due(state_.step, options_.save_every) && bad_steps_ == 0) {
       if (options_.checkpoint.keep_best && std::isnan(state_.held_out_loss)) evaluate();
       save();
     }
+    if (is_due(state_.step, options_.sample_every)) write_samples();
     state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
   }
 
@@ -208,24 +208,33 @@ class Trainer {
     log_->add_evaluation(metrics);
   }
 
+  /// A text that cannot be written costs neither the run nor its checkpoint.
   void write_samples() {
     if (options_.sample_prompts.empty() || parts_.tokenizer == nullptr) return;
     engine_.with_whole_weights([&](Context& context) {
       if (place().rank != 0) return;
-      std::vector<GenerationRequest> requests;
-      for (const std::string& prompt : options_.sample_prompts) {
-        GenerationRequest& request = requests.emplace_back();
-        set_text(request, parts_.model.info(), parts_.tokenizer->encode(prompt, true));
-        request.max_new_tokens = options_.max_sample_tokens;
-        request.end_ids = parts_.tokenizer->end_ids();
-      }
-      DType dtype = parts_.model.embedding_table().value.dtype();
-      Generator generator(context, parts_.model, {.cache_dtype = dtype, .tokenizer = parts_.tokenizer});
-      std::vector<GenerationResult> results = generator.run(requests);
-      for (size_t i = 0; log_ != nullptr && i < results.size(); ++i) {
-        log_->add_sample(state_.step, options_.sample_prompts[i], results[i].text);
+      try {
+        generate_samples(context);
+      } catch (const Error& error) {
+        event("sample", fmt::format("failed: {}; going on", error.what()));
       }
     });
+  }
+
+  void generate_samples(Context& context) {
+    std::vector<GenerationRequest> requests;
+    for (const std::string& prompt : options_.sample_prompts) {
+      GenerationRequest& request = requests.emplace_back();
+      set_text(request, parts_.model.info(), parts_.tokenizer->encode(prompt, true));
+      request.max_new_tokens = options_.max_sample_tokens;
+      request.end_ids = parts_.tokenizer->end_ids();
+    }
+    DType dtype = parts_.model.embedding_table().value.dtype();
+    Generator generator(context, parts_.model, {.cache_dtype = dtype, .tokenizer = parts_.tokenizer});
+    std::vector<GenerationResult> results = generator.run(requests);
+    for (size_t i = 0; log_ != nullptr && i < results.size(); ++i) {
+      log_->add_sample(state_.step, options_.sample_prompts[i], results[i].text);
+    }
   }
 
   void save() {
@@ -258,7 +267,10 @@ class Trainer {
   }
 
   void finish() {
-    if (saved_step_ != state_.step) write_last_checkpoint();
+    if (saved_step_ != state_.step) {
+      write_last_checkpoint();
+      write_samples();
+    }
     if (log_ != nullptr) log_->finish();
   }
 

@@ -152,6 +152,22 @@ INSTANTIATE_TEST_SUITE_P(Kinds,
                                            Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", ""}),
                          [](const auto& task) { return task.param.name; });
 
+/// Encoders write no texts.
+class RefusedSamples : public EncoderTasks {};
+
+TEST_P(RefusedSamples, AreRefusedBeforeTheFirstStep) {
+  Outcome outcome = train("run", 1, "--set 'samples.prompts=the w9'");
+  expect_one_line_error(outcome, 3, AllOf(HasSubstr("samples.prompts"), HasSubstr("cannot write texts")));
+  EXPECT_FALSE(fs::exists(folder_ / "run/metrics.jsonl"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds,
+    RefusedSamples,
+    ::testing::Values(Task{"masked", "kind: MASKED_LANGUAGE_MODEL", "entities.jsonl", ""},
+                      Task{"labels", "kind: CLASSIFICATION", "labels.tsv", "", R"(application: "encoder")"}),
+    [](const auto& task) { return task.param.name; });
+
 class ScoredPairs : public EncoderTasks {};
 
 TEST_P(ScoredPairs, GiveTheRankCorrelationOnAnyNumberOfRanks) {
