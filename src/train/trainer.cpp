@@ -127,6 +127,8 @@ class Trainer {
     RandomKey random{.seed = options_.seed, .step = static_cast<uint32_t>(state_.step)};
     StepResult result =
         has_targets ? engine_.step(batches.micro_batches, metrics.learning_rate, random) : StepResult{.skipped = true};
+    // The engine does it before updates only.
+    if (result.skipped) note_save(store_.finish_save());
     ++state_.step;
     state_.updates = engine_.updates();
     state_.next_row += options_.batch_size;
@@ -155,17 +157,21 @@ class Trainer {
       return;
     }
     ++bad_steps_;
-    std::string what = std::isfinite(result.loss) ? fmt::format("gradient norm is {}", result.grad_norm)
-                                                  : fmt::format("loss is {}", result.loss);
-    event("skip", what + ": nothing was updated");
-    if (bad_steps_ < options_.max_bad_steps) return;
+    bad_step_ = std::isfinite(result.loss) ? fmt::format("gradient norm is {}", result.grad_norm)
+                                           : fmt::format("loss is {}", result.loss);
+    event("skip", bad_step_ + ": nothing was updated");
+    if (bad_steps_ >= options_.max_bad_steps) give_up();
+  }
+
+  /// The weights may be broken since the last update: no checkpoint is written of them.
+  [[noreturn]] void give_up() {
     note_save(store_.complete_save());
     if (log_ != nullptr) log_->finish();
     fail(ExitCode::failure,
          "step {}: {} after {} steps in a row without an update; lower train.learning_rate, check the data, or compute "
          "in f32; {}",
          state_.step,
-         what,
+         bad_step_,
          bad_steps_,
          describe_saved());
   }
@@ -261,12 +267,14 @@ class Trainer {
 
   TrainingEnd stop() {
     event("stop", "asked to stop");
+    note_save(store_.complete_save());
     if (saved_step_ != state_.step && bad_steps_ == 0) write_last_checkpoint();
     if (log_ != nullptr) log_->finish();
     return TrainingEnd::stopped;
   }
 
   void finish() {
+    if (bad_steps_ > 0) give_up();
     if (saved_step_ != state_.step) {
       write_last_checkpoint();
       write_samples();
@@ -297,7 +305,8 @@ class Trainer {
   std::optional<std::string> resumed_;
   int64_t saving_step_ = -1;  // of the save under way
   int64_t saved_step_ = -1;   // of the latest whole checkpoint
-  int64_t bad_steps_ = 0;
+  int64_t bad_steps_ = 0;     // in a row, up to now
+  std::string bad_step_;      // what was wrong with the last of them
   int64_t peak_bytes_ = 0;
 };
 

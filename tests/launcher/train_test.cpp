@@ -305,6 +305,39 @@ TEST_F(TrainCommand, broken_steps_leave_the_checkpoints_before) {
   EXPECT_FALSE(fs::exists(checkpoint("run", last)));
 }
 
+TEST_F(TrainCommand, weights_broken_by_the_last_steps_take_no_checkpoints_place) {
+  const Overrides settings = {
+      "train.schedule.kind=constant", "precision.compute=f32", "checkpoint.keep_last=1", "checkpoint.keep_best=false"};
+  ASSERT_EQ(run(write_config({.steps = 2, .save_every = 0}), 1, settings).second, 0);
+  Overrides broken = settings;
+  broken.insert(broken.end(), {"train.learning_rate=1e38", "train.clip_norm=0"});
+  auto [output, code] = run(write_config({.steps = 6, .save_every = 0}), 1, broken);
+  EXPECT_EQ(code, 1) << output;
+  EXPECT_NE(output.find("steps in a row without an update"), std::string::npos) << output;
+  EXPECT_NE(output.find("the last whole checkpoint is of step 2"), std::string::npos) << output;
+  EXPECT_TRUE(fs::exists(checkpoint("run", 2) / "manifest.json"));
+  EXPECT_FALSE(fs::exists(checkpoint("run", 6)));
+}
+
+TEST_F(TrainCommand, a_save_under_way_is_completed_while_steps_are_skipped) {
+  // The first update breaks the weights: no step after it makes one.
+  std::string config = write_config({.steps = 1000000, .save_every = 1});
+  for (int steps : {1, 40}) {
+    JobProcess job(command(config,
+                           1,
+                           {"train.learning_rate=1e38",
+                            "train.clip_norm=0",
+                            "train.max_bad_steps=1000000",
+                            "train.schedule.kind=constant",
+                            "precision.compute=f32"}));
+    while (last_logged_step("run") < steps && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(1));
+    kill(job.pid(), SIGINT);
+    EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
+    EXPECT_TRUE(fs::exists(checkpoint("run", 1) / "manifest.json")) << job.output();
+    fs::remove_all(folder_ / "run");
+  }
+}
+
 TEST_F(TrainCommand, scores_fewer_held_out_rows_than_ranks) {
   std::string config = write_config({.steps = 2, .more = "evaluation { held_out_fraction: 0.1 max_rows: 1 }"});
   for (const char* parallel : {"parallel.zero_stage=0", "parallel.zero_stage=3"}) {
