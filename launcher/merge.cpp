@@ -72,6 +72,8 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   DType dtype = parse_dtype(options.common.dtype);
   OpenedModel base = open_model(with_task_head_of(options.adapter, options.common.model));
   if (base.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", base.path);
+  base.reader->verify_checksums(session.rank(), session.size());
+  ranks->barrier();
   MergedWeights merged(base, options.adapter, context);
   std::vector<Rows> rows = split_into_rows(merged);
   auto layout = make_layout(merged.model(), dtype);

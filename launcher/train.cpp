@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 
+#include "checkpoint/reader.h"
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
 #include "core/log.h"
@@ -116,6 +117,14 @@ void check_samples(const RunConfig& source, const TrainingRun& run) {
                samples.max_new_tokens(),
                positions);
   }
+}
+
+/// Of formats with a checksum a tensor, each rank some of them; before the run's folder is touched.
+void check_weights(const config::RunConfig& config, const TrainingRun& run) {
+  if (config.model().initialise() || run.opened.reader == nullptr) return;
+  Communicator& world = run.mesh->world();
+  run.opened.reader->verify_checksums(world.rank(), world.size());
+  world.barrier();
 }
 
 /// The one that the config names, else the model's; null when that has none, which token files do without.
@@ -263,6 +272,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);
   check_samples(source, run);
+  check_weights(config, run);
   directory.begin(options.starts_over);
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,

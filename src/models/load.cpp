@@ -308,6 +308,7 @@ LoadReport load_parameters(const Context& context,
   check_quantization(context, options);
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
   std::vector<WeightSource> sources = resolve_sources(opened, model);
+  // Who loads block by block has done it before the first.
   if (!options.block) opened.reader->verify_checksums(model.parameters().place().rank, model.parameters().place().size);
   LoadReport report;
   report.weight_bytes = allocate_all(context, model, options);

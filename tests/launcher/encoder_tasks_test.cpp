@@ -168,6 +168,38 @@ INSTANTIATE_TEST_SUITE_P(
                       Task{"labels", "kind: CLASSIFICATION", "labels.tsv", "", R"(application: "encoder")"}),
     [](const auto& task) { return task.param.name; });
 
+/// Formats with a checksum a tensor are checked before anything is made of them.
+class DamagedBase : public EncoderTasks {};
+
+TEST_P(DamagedBase, IsFoundByTrainingAndMerging) {
+  Outcome made = weft("convert --quiet --model bert --to tensorflow --dtype keep --out damaged");
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  std::string base = "--set model.path=damaged --set model.family=bert ";
+  ASSERT_EQ(train("lora", 1, base + "--set lora.rank=2", 1).exit_code, 0) << contents(folder_ / "err");
+  fs::path weights;
+  for (const auto& entry : fs::directory_iterator(folder_ / "damaged")) {
+    if (entry.path().string().find(".data-") != std::string::npos) weights = entry.path();
+  }
+  std::string bytes = contents(weights);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  std::ofstream(weights, std::ios::binary) << bytes;
+  for (int ranks : {1, 2}) {
+    Outcome outcome = train("run", ranks, base);
+    EXPECT_EQ(outcome.exit_code, 3) << ranks << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("checksum"));
+    EXPECT_FALSE(fs::exists(folder_ / "run/metrics.jsonl"));
+  }
+  Outcome outcome =
+      weft("merge --quiet --model damaged --family bert --adapter lora/checkpoints/step-00000001 --out merged");
+  expect_one_line_error(outcome, 3, HasSubstr("checksum"));
+  EXPECT_FALSE(fs::exists(folder_ / "merged"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         DamagedBase,
+                         ::testing::Values(Task{"tensorflow", "kind: CLASSIFICATION", "labels.tsv", ""}),
+                         [](const auto& task) { return task.param.name; });
+
 class ScoredPairs : public EncoderTasks {};
 
 TEST_P(ScoredPairs, GiveTheRankCorrelationOnAnyNumberOfRanks) {
