@@ -100,15 +100,19 @@ class PrefixData final : public ChangedRows {
   }
 };
 
-/// Appends a source and the target that is to be made of it.
-void add_pair(TrainingRow& row, std::span<const int32_t> source, std::span<const int32_t> target, int32_t start_id) {
+/// Appends a source and the answer to it, of which `targets` are scored.
+void add_pair(TrainingRow& row,
+              std::span<const int32_t> source,
+              std::span<const int32_t> answer,
+              std::span<const int32_t> targets,
+              int32_t start_id) {
   row.sources.push_back(
       {.begin = static_cast<int32_t>(row.source_ids.size()), .length = static_cast<int32_t>(source.size())});
   row.source_ids.insert(row.source_ids.end(), source.begin(), source.end());
-  row.spans.push_back({.begin = static_cast<int32_t>(row.ids.size()), .length = static_cast<int32_t>(target.size())});
+  row.spans.push_back({.begin = static_cast<int32_t>(row.ids.size()), .length = static_cast<int32_t>(answer.size())});
   row.ids.push_back(start_id);
-  row.ids.insert(row.ids.end(), target.begin(), target.end() - 1);
-  row.targets.insert(row.targets.end(), target.begin(), target.end());
+  row.ids.insert(row.ids.end(), answer.begin(), answer.end() - 1);
+  row.targets.insert(row.targets.end(), targets.begin(), targets.end());
 }
 
 class SourceData final : public ChangedRows {
@@ -120,18 +124,19 @@ class SourceData final : public ChangedRows {
     TrainingRow whole = data_->row(index);
     TrainingRow pairs;
     for (const RowSpan& span : whole.spans) {
-      std::span<const int32_t> ids =
-          std::span(whole.ids).subspan(static_cast<size_t>(span.begin), static_cast<size_t>(span.length));
+      auto begin = static_cast<size_t>(span.begin), length = static_cast<size_t>(span.length);
+      std::span<const int32_t> ids = std::span(whole.ids).subspan(begin, length);
+      std::span<const int32_t> targets = std::span(whole.targets).subspan(begin, length);
       size_t split = 1;
-      while (split < ids.size() && whole.targets[static_cast<size_t>(span.begin) + split - 1] < 0) ++split;
-      if (split == ids.size()) {
+      while (split < length && targets[split - 1] < 0) ++split;
+      if (split == length) {
         // A prompt that leaves no room for its completion: what of it there is, unscored.
-        int32_t nothing = ids.back();
-        add_pair(pairs, ids, {&nothing, 1}, start_id_);
-        pairs.targets.back() = -1;
+        constexpr int32_t kUnscored = -1;
+        add_pair(pairs, ids, ids.last(1), {&kUnscored, 1}, start_id_);
         continue;
       }
-      add_pair(pairs, ids.first(split), ids.subspan(split), start_id_);
+      // A later prompt, of a conversation, stands between what is scored.
+      add_pair(pairs, ids.first(split), ids.subspan(split), targets.subspan(split - 1, length - split), start_id_);
     }
     return pairs;
   }
@@ -208,7 +213,7 @@ class CorruptedData final : public ChangedRows {
       source.push_back(vocabulary_.end_id);
       target.push_back(vocabulary_.end_id);
     }
-    add_pair(row, source, target, vocabulary_.start_id);
+    add_pair(row, source, target, target, vocabulary_.start_id);
   }
 
   CorruptionVocabulary vocabulary_;

@@ -75,6 +75,15 @@ TEST(SourceRows, APromptThatLeavesNoRoomIsNotScored) {
   EXPECT_THAT(row.targets, ElementsAre(-1, -1));
 }
 
+TEST(SourceRows, OnlyWhatIsScoredOfALaterAnswerIsATarget) {
+  TrainingRow conversation = row_of({{{10, 11, 20, 21, 12, 13, 22, 1}, 2}});
+  for (size_t prompt : {4, 5}) conversation.targets[prompt - 1] = -1;
+  TrainingRow row = make_source_data(std::make_unique<GivenRows>(std::vector{conversation}), 7)->row(0);
+  EXPECT_THAT(row.source_ids, ElementsAre(10, 11));
+  EXPECT_THAT(row.ids, ElementsAre(7, 20, 21, 12, 13, 22));
+  EXPECT_THAT(row.targets, ElementsAre(20, 21, -1, -1, 22, 1));
+}
+
 constexpr int32_t kStart = 7, kEnd = 1, kFirstSentinel = 900;
 
 class CorruptedRows : public ::testing::Test {
