@@ -55,7 +55,10 @@ class DisentangledPositions final : public RelativePositions {
     Tensor inside = context.sequence_parallel ? shared : copy_to_tp(context, shared);
     // A block's gradients are summed before they join the other blocks', as when the block is run again in backward.
     inside = scale_gradient(context, inside, 1);
-    tables.tensors = column_parallel(context, inside, std::array<const Linear*, 2>{&attention.query, &attention.key});
+    // To dropout of an adapter the table's rows stand behind all tokens of a step, whatever those of this batch are.
+    Context numbered = context;
+    numbered.first_token = int64_t{1} << 40;
+    tables.tensors = column_parallel(numbered, inside, std::array<const Linear*, 2>{&attention.query, &attention.key});
     tables.terms.rows = rows_;
     tables.terms.max_distance = max_distance_;
     tables.terms.key_table = &tables.tensors[0];

@@ -19,6 +19,7 @@ struct StackPass {
   int64_t num_tokens = 0;
   std::vector<AttentionSpan> spans;        // sequences
   std::vector<AttentionSpan> cross_spans;  // their sources
+  int64_t first_source_token = 0;          // of the batch, in the whole step's
   KvCache* cache = nullptr;
   Tensor rope_table;             // of the tokens' positions; undefined where positions are a bias
   std::vector<int32_t> buckets;  // of distances from `lowest` on
@@ -294,6 +295,7 @@ StackPass EncoderDecoder::start(Context& context, const Stack& stack, const Batc
   } else {
     pass.num_tokens = batch.num_tokens();
     pass.cache = cache;
+    pass.first_source_token = batch.first_source_token;
     for (size_t s = 0; s < batch.sequences.size(); ++s) {
       const BatchSequence& sequence = batch.sequences[s];
       AttentionSpan span{
@@ -362,7 +364,9 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
       crossed = block.cross.forward_cached_cross(
           context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, *pass.cache);
     } else {
-      BiasedAttention::SourceKeys source = block.cross.project(context, inputs[shared]);
+      Context numbered = context;
+      numbered.first_token = pass.first_source_token;
+      BiasedAttention::SourceKeys source = block.cross.project(numbered, inputs[shared]);
       crossed =
           block.cross.forward_cross(context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, source);
     }

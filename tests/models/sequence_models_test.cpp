@@ -116,7 +116,7 @@ void add_source(const Context& context, LanguageModel& model, size_t source, int
   batch.source_states = both;
 }
 
-Batch texts(const Context& context, LanguageModel& model, std::initializer_list<size_t> which) {
+Batch texts(const Context& context, LanguageModel& model, const std::vector<size_t>& which) {
   Batch batch;
   for (size_t text : which) {
     batch.add(kTexts[text]);
@@ -130,6 +130,9 @@ struct SplitOptions {
   bool sequence_parallel = false;
   BlockHooks* hooks = nullptr;
   const LoraOptions* lora = nullptr;  // of an adapter; then only its factors have gradients
+  /// Of the two; they are numbered as if both were in the batch.
+  std::vector<size_t> which = {0, 1};
+  LossReduction reduction = LossReduction::mean;
 };
 
 /// One rank's model and the pass over both texts.
@@ -145,7 +148,11 @@ class SequenceRank {
     model_ = make_random(context_, named, {communicator->rank(), communicator->size()});
     set_trainable(*model_, options.lora == nullptr);
     adapter_ = testing::attach_random(*model_, options.lora, context_, DType::f64);
-    batch_ = texts(context_, *model_, {0, 1});
+    batch_ = texts(context_, *model_, options.which);
+    reduction_ = options.reduction;
+    if (options.which[0] == 0) return;
+    context_.first_token = static_cast<int64_t>(kTexts[0].size());
+    batch_.first_source_token = static_cast<int64_t>(kSources[0].size());
   }
 
   LanguageModel& model() { return *model_; }
@@ -154,7 +161,7 @@ class SequenceRank {
     hidden_ = model_->hidden(context_, batch_, nullptr);
     if (!model_->info().has_language_model_head) return loss_of_states();
     std::vector<int32_t> targets = testing::next_tokens(batch_);
-    loss_ = language_model_loss(context_, *model_, hidden_, targets, {}, LossReduction::mean, &batch_).loss;
+    loss_ = language_model_loss(context_, *model_, hidden_, targets, {}, reduction_, &batch_).loss;
     return values_of(loss_)[0];
   }
 
@@ -199,6 +206,7 @@ class SequenceRank {
   std::unique_ptr<LanguageModel> model_;
   std::unique_ptr<Adapter> adapter_;
   Batch batch_;
+  LossReduction reduction_ = LossReduction::mean;
   Tensor hidden_, loss_;
 };
 
@@ -269,6 +277,23 @@ TEST_P(SequenceModels, GiveTheSameAdapterGradientsOnRanks) {
       SCOPED_TRACE(::testing::Message() << ranks << " ranks, sequence parallel " << sequence_parallel);
       expect_same(run_split(GetParam(), {.ranks = ranks, .sequence_parallel = sequence_parallel, .lora = &lora}), one);
     }
+  }
+}
+
+/// Dropout of the model and of its adapter, sources included, does not depend on what else is in the batch.
+TEST_P(SequenceModels, DropByTheTokensPlaceInTheStep) {
+  if (make_declared(GetParam(), {})->info().has_language_model_head == false) return;
+  LoraOptions lora{.rank = 3, .dropout = 0.3};
+  SplitOptions options{.lora = &lora, .reduction = LossReduction::sum};
+  Outcome both = run_split(GetParam(), options);
+  options.which = {0};
+  Outcome first = run_split(GetParam(), options);
+  options.which = {1};
+  Outcome second = run_split(GetParam(), options);
+  EXPECT_NEAR(first.loss + second.loss, both.loss, 1e-10);
+  for (auto& [name, gradient] : first.gradients) {
+    for (size_t i = 0; i < gradient.size(); ++i) gradient[i] += second.gradients.at(name)[i];
+    expect_near(gradient, both.gradients.at(name), name);
   }
 }
 
