@@ -19,7 +19,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "launcher/common.h"
-#include "parallel/communicator.h"
+#include "parallel/agreement.h"
 
 namespace weft {
 namespace {
@@ -97,8 +97,7 @@ std::string write(const RunConfig& config, bool starts_over) {
 
 }  // namespace
 
-RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const Context& context)
-    : config_(config), world_(world), context_(context) {
+RunDirectory::RunDirectory(const RunConfig& config, Communicator& world) : config_(config), world_(world) {
   std::string failure;
   if (world.rank() == 0) {
     const std::string& directory = config.message().output().directory();
@@ -106,23 +105,20 @@ RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const C
     fs::create_directories(directory, error);
     failure = error ? fmt::format("output.directory {}: {}", printable(directory), error.message()) : lock(directory);
   }
-  throw_on_all_ranks(failure);
+  agree(world_, failure, ExitCode::bad_input);
 }
 
 void RunDirectory::delete_checkpoints() {
   std::error_code error;
   const fs::path path = fs::path(config_.message().output().directory()) / "checkpoints";
   if (world_.rank() == 0) fs::remove_all(path, error);
-  throw_on_all_ranks(error ? fmt::format("{}: cannot be deleted: {}", path.string(), error.message()) : std::string());
+  agree(world_,
+        error ? fmt::format("{}: cannot be deleted: {}", path.string(), error.message()) : std::string(),
+        ExitCode::bad_input);
 }
 
 void RunDirectory::write_config(bool starts_over) {
-  throw_on_all_ranks(world_.rank() == 0 ? write(config_, starts_over) : std::string());
-}
-
-void RunDirectory::throw_on_all_ranks(std::string failure) {
-  broadcast_string(context_, world_, failure);
-  if (!failure.empty()) fail_input("{}", failure);
+  agree(world_, world_.rank() == 0 ? write(config_, starts_over) : std::string(), ExitCode::bad_input);
 }
 
 RunDirectory::~RunDirectory() {

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "models/dropout_sites.h"
@@ -52,14 +53,12 @@ std::string known_layers(const std::vector<NamedLinear>& linears) {
 
 /// The number in a layer's name, "encoder.block.3.layer.0.SelfAttention.q" → 3, its block's in its stack; −1 for none.
 int64_t block_number(const std::string& name) {
-  size_t begin = 0;
-  for (size_t end = 0; end != std::string::npos; begin = end + 1) {
-    end = name.find('.', begin);
-    std::string part = name.substr(begin, end == std::string::npos ? end : end - begin);
+  std::istringstream parts(name);
+  for (std::string part; std::getline(parts, part, '.');) {
     int64_t number = 0;
-    auto [after, error] = std::from_chars(part.data(), part.data() + part.size(), number);
-    if (error == std::errc() && after == part.data() + part.size()) return number;
-    if (end == std::string::npos) break;
+    const char* end = part.data() + part.size();
+    auto [after, error] = std::from_chars(part.data(), end, number);
+    if (error == std::errc() && after == end) return number;
   }
   return -1;
 }

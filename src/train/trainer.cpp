@@ -11,9 +11,9 @@
 #include "core/log.h"
 #include "generate/generator.h"
 #include "generate/request_support.h"
+#include "parallel/agreement.h"
 #include "tokenizer/tokenizer.h"
 #include "train/step_batches.h"
-#include "training_checkpoint/rank_agreement.h"
 
 namespace weft {
 namespace {
@@ -34,8 +34,7 @@ class Trainer {
       : parts_(parts),
         options_(options),
         engine_(parts.context, parts.mesh, parts.model, parts.adapter, options.engine),
-        store_(parts.context,
-               parts.mesh,
+        store_(parts.mesh,
                {.base = parts.base,
                 .tokenizer = parts.tokenizer_path,
                 .model = parts.model,
@@ -106,7 +105,7 @@ class Trainer {
   uint64_t base_fingerprint() const {
     if (parts_.adapter == nullptr || parts_.base.reader == nullptr) return 0;
     std::string text = is_speaker() ? fmt::format("{}", weights_fingerprint(*parts_.base.reader)) : std::string();
-    return std::stoull(gather_texts(parts_.context, parts_.mesh.world(), text)[0]);
+    return std::stoull(gather_texts(parts_.mesh.world(), text)[0]);
   }
 
   /// `begun` is what a new run of this config would be.
