@@ -14,7 +14,10 @@
 #include "core/paths.h"
 #include "models/model_config.h"
 #include "models/tokenizer_files.h"
+#include "tokenizer/loaders.h"
+#include "tokenizer/text_file.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_settings.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/wordpiece_vocabulary.h"
 
@@ -42,15 +45,20 @@ std::vector<Line> read_lines(const std::string& file) {
   return lines;
 }
 
-/// Throws unless the tokenizer's files are of a kind that tokens can be added to.
-void check_files(const OpenedModel& opened, const Tokenizer& tokenizer) {
+/// As the folder that is written will have it: without a sentencepiece model beside a tokenizer.json. Throws for files
+/// of a kind that tokens cannot be added to.
+std::shared_ptr<const Tokenizer> load_growing_tokenizer(const OpenedModel& opened) {
   fs::path folder = is_folder(opened.path) ? fs::path(opened.path) : fs::path(opened.path).parent_path();
-  bool has_json = is_plain_file(folder / "tokenizer.json");
-  bool has_lines = is_plain_file(folder / "vocab.txt") && tokenizer.type() == "wordpiece";
-  if (has_json || has_lines) return;
+  std::string json = (folder / "tokenizer.json").string();
+  if (is_plain_file(json)) {
+    std::string settings_folder = folder.empty() ? "." : folder.string();
+    return load_tokenizer_json_text(read_whole_file(json), json, read_tokenizer_settings(settings_folder));
+  }
+  std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(opened.path);
+  if (is_plain_file(folder / "vocab.txt") && tokenizer->type() == "wordpiece") return tokenizer;
   fail_input("{}: tokens can be added to a vocab.txt of WordPiece or a tokenizer.json, not to its {} tokenizer",
              printable(opened.path),
-             tokenizer.type());
+             tokenizer->type());
 }
 
 void check_config(const OpenedModel& opened) {
@@ -121,8 +129,7 @@ std::vector<float> NewTokens::grown(const std::vector<float>& values, int64_t wi
 
 NewTokens read_new_tokens(const std::string& file, const ModelOptions& options, const OpenedModel& opened) {
   check_config(opened);
-  std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(options.path);
-  check_files(opened, *tokenizer);
+  std::shared_ptr<const Tokenizer> tokenizer = load_growing_tokenizer(opened);
   NewTokens result;
   result.first_id = tokenizer->vocab_size();
   if (result.first_id > opened.info().vocab_size) {

@@ -232,8 +232,8 @@ OpenedModel open_model(const ModelOptions& said) {
                                              .alias = options.family,
                                              .encoder_alone = options.encoder_alone});
   opened.definition.info.family = opened.family->name;
-  check_settings(*opened.config, opened.family->name, options.set);
   opened.weights = opened.definition.stored ? *opened.definition.stored : opened.definition.weights(opened.format);
+  check_settings(*opened.config, opened.family->name, options.set);
   return opened;
 }
 

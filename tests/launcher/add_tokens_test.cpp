@@ -130,14 +130,16 @@ TEST_F(AddTokens, OfUnigramAreFoundInTexts) {
                    {"decoder", space},
                    {"model", {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", vocabulary}, {"byte_fallback", false}}}};
   std::ofstream(model / "tokenizer.json") << document.dump();
-  std::vector<int32_t> pieces = ids_of(model, "abc");
-  EXPECT_THAT(pieces, ElementsAre(2, 3, 4, 5));
+  std::ofstream(model / "tokenizer.model") << "is not read where tokens are added";
+  std::vector<int32_t> pieces = {2, 3, 4, 5};
   write_lines("abc\n");
   fs::path longer = convert(model, "--add-tokens new.txt", "safetensors");
   EXPECT_THAT(ids_of(longer, "abc"), ElementsAre(29));
   for (const char* name : {"shared.weight", "lm_head.weight"}) expect_means(model, longer, name, 29, {pieces});
   json written = parse_file(longer / "tokenizer.json");
   EXPECT_EQ(written.at("model"), document.at("model"));
+  EXPECT_FALSE(fs::exists(longer / "tokenizer.model"));
+  EXPECT_EQ(ids_of(longer, "ab c"), (std::vector<int32_t>{2, 3, 4, 2, 5}));
 }
 
 TEST_F(AddTokens, AreRefusedWithTheirLine) {
