@@ -20,7 +20,8 @@ namespace {
 constexpr const char* kFooter = R"(Example:
   weft classify --model runs/fortunes-classifier/checkpoints/step-00000179 --text lines.txt
 
-Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts.)";
+Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts. A model of several
+labels a text (task.multilabel) gives all above its threshold, with commas between, and as many probabilities.)";
 
 struct ClassifyCommand {
   CommonOptions common;
@@ -39,11 +40,26 @@ void add_text(Batch& batch, const std::string& line, const InferenceModel& loade
   batch.add(encoding.ids, encoding.segment_ids);
 }
 
+/// All labels above the threshold, and their probabilities each by itself.
+void print_labels(const float* row, const std::vector<std::string>& labels, const std::string& text) {
+  std::vector<std::string> found, probabilities;
+  for (size_t c = 0; c < labels.size(); ++c) {
+    if (row[c] <= 0) continue;
+    found.push_back(labels[c]);
+    probabilities.push_back(fmt::format("{:.4f}", 1 / (1 + std::exp(-static_cast<double>(row[c])))));
+  }
+  fmt::print("{}\t{}\t{}\n", fmt::join(found, ","), fmt::join(probabilities, ","), text);
+}
+
 void print_rows(const Tensor& logits, const std::vector<std::string>& lines, size_t first, const ModelInfo& info) {
   auto classes = static_cast<size_t>(logits.size(1));
   std::vector<float> values = to_floats(logits);
   for (size_t r = 0; r * classes < values.size(); ++r) {
     const float* row = values.data() + r * classes;
+    if (info.task_head.multilabel) {
+      print_labels(row, info.task_head.labels, lines[first + r]);
+      continue;
+    }
     auto best = static_cast<size_t>(std::max_element(row, row + classes) - row);
     double sum = 0;
     for (size_t c = 0; c < classes; ++c) sum += std::exp(static_cast<double>(row[c]) - row[best]);
