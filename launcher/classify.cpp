@@ -1,11 +1,12 @@
 // weft classify: labels of texts from a tuned classifier.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <vector>
 
 #include "core/error.h"
@@ -26,7 +27,8 @@ constexpr const char* kFooter = R"(Examples:
 
 Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts. With --json an
 object a line: "text", or "first" and "second" of a pair, the "label", its "probability", and the "labels" with theirs, the
-likeliest first.)";
+likeliest first. A model of several labels a text (task.multilabel) gives all above its threshold, with commas between, and as
+many probabilities; with --json as the list "above_threshold".)";
 
 struct ClassifyCommand {
   CommonOptions common;
@@ -42,6 +44,10 @@ struct RatedLabel {
   double probability = 0;
 };
 
+void sort_by_probability(std::vector<RatedLabel>& labels) {
+  std::ranges::stable_sort(labels, std::greater(), &RatedLabel::probability);
+}
+
 /// All labels, the likeliest first.
 std::vector<RatedLabel> rate_labels(const float* logits, size_t classes) {
   std::vector<RatedLabel> labels(classes);
@@ -52,45 +58,72 @@ std::vector<RatedLabel> rate_labels(const float* logits, size_t classes) {
     sum += labels[c].probability;
   }
   for (RatedLabel& label : labels) label.probability /= sum;
-  std::stable_sort(labels.begin(), labels.end(), [](const RatedLabel& a, const RatedLabel& b) {
-    return a.probability > b.probability;
-  });
+  sort_by_probability(labels);
   return labels;
 }
 
-std::string json_line(const std::string& line,
-                      const std::vector<RatedLabel>& labels,
-                      const std::vector<std::string>& names,
-                      int64_t top) {
+/// A model of several labels a text: each by itself.
+std::vector<RatedLabel> rate_separate_labels(const float* logits, size_t classes) {
+  std::vector<RatedLabel> labels(classes);
+  for (size_t c = 0; c < classes; ++c) {
+    labels[c] = {.label = c, .probability = 1 / (1 + std::exp(-static_cast<double>(logits[c])))};
+  }
+  return labels;
+}
+
+bool is_above_threshold(const RatedLabel& label) {
+  constexpr double kThreshold = 0.5;
+  return label.probability > kThreshold;
+}
+
+std::string json_line(const std::string& line, std::vector<RatedLabel> labels, const TaskHead& head, int64_t top) {
   TextOrPair texts = split_at_tab(line);
   Json object;
   object[texts.second ? "first" : "text"] = texts.first;
   if (texts.second) object["second"] = *texts.second;
-  object["label"] = names[labels[0].label];
-  object["probability"] = labels[0].probability;
+  if (head.multilabel) {
+    object["above_threshold"] = Json::array();
+    for (const RatedLabel& label : labels) {
+      if (is_above_threshold(label)) object["above_threshold"].push_back(head.labels[label.label]);
+    }
+    sort_by_probability(labels);
+  } else {
+    object["label"] = head.labels[labels[0].label];
+    object["probability"] = labels[0].probability;
+  }
   object["labels"] = Json::array();
   size_t count = top > 0 ? std::min(labels.size(), static_cast<size_t>(top)) : labels.size();
   for (size_t i = 0; i < count; ++i) {
-    object["labels"].push_back({{"label", names[labels[i].label]}, {"probability", labels[i].probability}});
+    object["labels"].push_back({{"label", head.labels[labels[i].label]}, {"probability", labels[i].probability}});
   }
   return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// The likeliest label, or all above the threshold.
+std::string text_line(const std::string& line, const std::vector<RatedLabel>& labels, const TaskHead& head) {
+  std::vector<std::string> names, probabilities;
+  for (const RatedLabel& label : labels) {
+    bool is_given = head.multilabel ? is_above_threshold(label) : names.empty();
+    if (!is_given) continue;
+    names.push_back(head.labels[label.label]);
+    probabilities.push_back(fmt::format("{:.4f}", label.probability));
+  }
+  return fmt::format("{}\t{}\t{}", fmt::join(names, ","), fmt::join(probabilities, ","), line);
 }
 
 void print_rows(const ClassifyCommand& options,
                 const Tensor& logits,
                 const std::vector<std::string>& lines,
                 size_t first,
-                const std::vector<std::string>& names) {
+                const TaskHead& head) {
   auto classes = static_cast<size_t>(logits.size(1));
   std::vector<float> values = to_floats(logits);
   for (size_t r = 0; r * classes < values.size(); ++r) {
     const std::string& line = lines[first + r];
-    std::vector<RatedLabel> labels = rate_labels(values.data() + r * classes, classes);
-    if (options.prints_json) {
-      fmt::print("{}\n", json_line(line, labels, names, options.top));
-    } else {
-      fmt::print("{}\t{:.4f}\t{}\n", names[labels[0].label], labels[0].probability, line);
-    }
+    const float* row = values.data() + r * classes;
+    std::vector<RatedLabel> labels = head.multilabel ? rate_separate_labels(row, classes) : rate_labels(row, classes);
+    fmt::print("{}\n",
+               options.prints_json ? json_line(line, labels, head, options.top) : text_line(line, labels, head));
   }
 }
 
@@ -109,7 +142,7 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
     for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(texts[i], batch);
     Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
     Tensor logits = loaded->model->task_logits(loaded->context, hidden, batch);
-    if (session.rank() == 0) print_rows(options, logits, lines, begin, info.task_head.labels);
+    if (session.rank() == 0) print_rows(options, logits, lines, begin, info.task_head);
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;

@@ -54,6 +54,7 @@ class TextTask : public LabelledTask {
   const config::TaskConfig& task() const { return config_.message().task(); }
   const RunConfig& config() const { return config_; }
   const std::vector<Text>& training() const { return training_; }
+  const std::vector<Text>& held_out() const { return held_out_; }
 
   TaskHead head_of(TaskHead::Kind kind, const std::vector<std::string>& labels) const {
     return {.kind = kind,
@@ -85,12 +86,14 @@ class LabelsTask : public TextTask<Text> {
                                                  const std::vector<std::string>& labels,
                                                  const Tokenizer& tokenizer,
                                                  const MemoryRowOptions& options);
-  using MakeObjective = std::unique_ptr<Objective> (*)();
+  using MakeObjective = std::unique_ptr<Objective> (*)(const TaskHead& head);
 
   LabelsTask(const RunConfig& config, typename TextTask<Text>::Read read, Make make_rows, MakeObjective make_objective)
       : TextTask<Text>(config, read), make_rows_(make_rows), make_objective_(make_objective) {}
 
-  std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override { return make_objective_(); }
+  std::unique_ptr<Objective> objective(const ModelInfo& model) const override {
+    return make_objective_(model.task_head);
+  }
 
  protected:
   std::unique_ptr<TrainingData> make(const std::vector<Text>& texts,
@@ -106,10 +109,29 @@ class LabelsTask : public TextTask<Text> {
   MakeObjective make_objective_;
 };
 
+/// Any number of labels a text.
+class MultilabelTask final : public LabelsTask<LabelledText> {
+ public:
+  explicit MultilabelTask(const RunConfig& config)
+      : LabelsTask(config, read_multilabel_texts, make_multilabel_data, [](const TaskHead& /*head*/) {
+          return make_multilabel_objective();
+        }) {}
+
+  TaskHead head() const override {
+    std::vector<std::string> labels = labels_of(training());
+    if (labels.empty()) fail_input("{}: no text has a label", config().location("data.sources"));
+    TaskHead head = head_of(TaskHead::Kind::sequence_classification, labels);
+    head.multilabel = true;
+    return head;
+  }
+};
+
 class ClassificationTask final : public LabelsTask<LabelledText> {
  public:
   explicit ClassificationTask(const RunConfig& config)
-      : LabelsTask(config, read_labelled_texts, make_labelled_data, make_classification_objective) {}
+      : LabelsTask(config, read_labelled_texts, make_labelled_data, [](const TaskHead& /*head*/) {
+          return make_classification_objective();
+        }) {}
 
   TaskHead head() const override {
     std::vector<std::string> labels = labels_of(training());
@@ -121,7 +143,9 @@ class ClassificationTask final : public LabelsTask<LabelledText> {
 class TaggingTask final : public LabelsTask<TaggedText> {
  public:
   explicit TaggingTask(const RunConfig& config)
-      : LabelsTask(config, read_tagged_texts, make_tagging_data, make_tagging_objective) {}
+      : LabelsTask(config, read_tagged_texts, make_tagging_data, [](const TaskHead& head) {
+          return make_tagging_objective(head.labels);
+        }) {}
 
   TaskHead head() const override {
     std::vector<std::string> tags = tags_of(training());
@@ -133,7 +157,9 @@ class TaggingTask final : public LabelsTask<TaggedText> {
 class EntityTask final : public LabelsTask<TaggedText> {
  public:
   explicit EntityTask(const RunConfig& config)
-      : LabelsTask(config, read_tagged_texts, make_entity_data, make_entity_objective) {}
+      : LabelsTask(config, read_tagged_texts, make_entity_data, [](const TaskHead& /*head*/) {
+          return make_entity_objective();
+        }) {}
 
   TaskHead head() const override {
     std::vector<std::string> labels = entity_labels_of(training());
@@ -164,19 +190,24 @@ class QuestionTask final : public TextTask<QuestionText> {
 class SimilarityTask final : public TextTask<SimilarTexts> {
  public:
   explicit SimilarityTask(const RunConfig& config) : TextTask(config, read_similar_texts) {
-    if (std::none_of(training().begin(), training().end(), [](const auto& pair) { return pair.score.has_value(); })) {
-      return;
+    learns_scores_ = std::any_of(training().begin(), training().end(), has_score);
+    if (!learns_scores_) return;
+    for (auto [texts, field] : {std::pair{&training(), "data.sources"}, std::pair{&held_out(), "evaluation.sources"}}) {
+      if (std::all_of(texts->begin(), texts->end(), has_score)) continue;
+      fail_input("{}: {}: some pairs have no score, but others that are trained on have one; give all of them one",
+                 config.location(field),
+                 field);
     }
-    fail_input(
-        "{}: data.sources: pairs with a score are for evaluation.sources; to train on, give pairs that mean the same",
-        config.location("data.sources"));
   }
 
   TaskHead head() const override { return {}; }
   std::unique_ptr<Objective> objective(const ModelInfo& model) const override {
     return make_similarity_objective({.scale = task().similarity_scale(),
                                       .mean = task().pooling() == config::TaskConfig::MEAN,
-                                      .generates = generates(model)});
+                                      .generates = generates(model),
+                                      .has_scores = std::any_of(held_out().begin(), held_out().end(), has_score),
+                                      .learns_scores = learns_scores_,
+                                      .cosent_scale = task().cosent_scale()});
   }
 
  protected:
@@ -189,9 +220,13 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
   }
 
  private:
-  static bool generates(const ModelInfo& model) {
-    return model.attention == AttentionPattern::prefix && model.has_language_model_head;
+  static bool has_score(const SimilarTexts& pair) { return pair.score.has_value(); }
+  /// Texts of which some are far apart are not to be written from each other.
+  bool generates(const ModelInfo& model) const {
+    return !learns_scores_ && model.attention == AttentionPattern::prefix && model.has_language_model_head;
   }
+
+  bool learns_scores_ = false;
 };
 
 }  // namespace
@@ -199,6 +234,7 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
 std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config) {
   switch (config.message().task().kind()) {
     case config::TaskConfig::CLASSIFICATION:
+      if (config.message().task().multilabel()) return std::make_unique<MultilabelTask>(config);
       return std::make_unique<ClassificationTask>(config);
     case config::TaskConfig::TAGGING:
       return std::make_unique<TaggingTask>(config);

@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <memory>
 
+#include "checkpoint/nearest_name.h"
 #include "checkpoint/reader.h"
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
@@ -21,6 +23,7 @@
 #include "launcher/train_run_directory.h"
 #include "models/adapter_file.h"
 #include "models/weight_match.h"
+#include "optimizer/name_patterns.h"
 #include "plan/speed_bounds.h"
 #include "tokenizer/tokenizer.h"
 #include "train/trainer.h"
@@ -32,6 +35,8 @@ constexpr const char* kFooter = R"(Examples:
   weft train configs/smollm2-full.textproto
   weft launch -n 2 -- train configs/smollm2-lora.textproto --set train.steps=200 --set output.directory=runs/lora
   mpirun --bind-to none -n 4 weft train run.textproto --set parallel.tensor=2 --set parallel.zero_stage=3
+  weft train configs/minilm-classifier.textproto --set evaluation.every_steps=50 --set checkpoint.best_metric=f1 \
+    --set train.patience=5
 
 Started again with the same output.directory it goes on from the latest whole checkpoint. SIGINT, SIGTERM and SIGUSR1
 save everything and end the run with code 130. `weft config --explain` documents every field of a config.)";
@@ -106,6 +111,33 @@ void make_model(const config::RunConfig& config, TrainingRun& run) {
     run.adapter->initialise(run.context, dtype, config.train().seed());
   }
   run.adapter->attach();
+}
+
+/// Each pattern freezes something, something is left, and FGM has the embedding's gradient.
+void check_freeze(const RunConfig& source, TrainingRun& run, const EngineOptions& options) {
+  if (options.freeze.empty()) return;
+  std::vector<std::string> names;
+  for (const Parameter& parameter : run.model->parameters().all()) names.push_back(parameter.name);
+  for (size_t i = 0; i < options.freeze.size(); ++i) {
+    NamePatterns pattern({options.freeze[i]}, "train.freeze");
+    if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return pattern.match(name); })) continue;
+    std::string nearest = nearest_name(options.freeze[i], names);
+    fail_input("{}: train.freeze '{}' matches no parameter; the names are those of `weft inspect`, such as {}",
+               source.location(fmt::format("train.freeze[{}]", i)),
+               printable(options.freeze[i]),
+               nearest.empty() ? names.front() : nearest);
+  }
+  TrainedAndFrozen chosen = choose_parameters(*run.model, nullptr, options);
+  if (chosen.trained.empty()) {
+    fail_input("{}: train.freeze leaves no parameter to train; remove a pattern", source.location("train.freeze"));
+  }
+  const Parameter* embedding = &run.model->embedding_table();
+  bool is_fixed = std::find(chosen.frozen.begin(), chosen.frozen.end(), embedding) != chosen.frozen.end();
+  if (options.adversarial == Adversarial::fgm && is_fixed) {
+    fail_input("{}: FGM moves {} along its own gradient, but train.freeze keeps it; use GRADIENT_PENALTY",
+               source.location("train.adversarial.kind"),
+               embedding->name);
+  }
 }
 
 /// With train.epochs the steps are known only now.
@@ -185,6 +217,16 @@ CheckpointOptions checkpoint_options(const config::RunConfig& config) {
           .optimizer_state = checkpoint.optimizer_state()};
 }
 
+std::optional<GenerationOptions> generation_options(const config::RunConfig& config) {
+  if (!config.evaluation().has_generation()) return std::nullopt;
+  const config::GenerationConfig& generation = config.evaluation().generation();
+  bool is_characters = generation.unit() == config::GenerationConfig::CHARACTERS;
+  return GenerationOptions{.max_rows = generation.max_rows(),
+                           .max_new_tokens = generation.max_new_tokens(),
+                           .num_beams = generation.beams(),
+                           .unit = is_characters ? TextUnit::characters : TextUnit::words};
+}
+
 RunLogOptions log_options(const config::RunConfig& config, const TrainCommand& options) {
   const config::OutputConfig& output = config.output();
   RunLogOptions log;
@@ -194,6 +236,26 @@ RunLogOptions log_options(const config::RunConfig& config, const TrainCommand& o
   log.writes_report = output.report();
   log.shows_progress = !options.common.quiet;
   return log;
+}
+
+/// Its name says nothing of which values are good: the task knows.
+MetricKind find_best_metric(const RunConfig& source, const TrainerOptions& options) {
+  const std::string& name = source.message().checkpoint().best_metric();
+  std::string known;
+  for (const MetricKind& kind : evaluation_metric_kinds(options)) {
+    if (kind.name == name) return kind;
+    known += (known.empty() ? "" : ", ") + kind.name;
+  }
+  fail_input("{}: checkpoint.best_metric is '{}'; this task's evaluations report {}",
+             source.location("checkpoint.best_metric"),
+             printable(name),
+             known);
+}
+
+int64_t count_elements(const std::vector<Parameter*>& parameters) {
+  int64_t count = 0;
+  for (const Parameter* parameter : parameters) count += parameter->full_shape.num_elements();
+  return count;
 }
 
 int64_t count_elements(const ParameterStore& store) {
@@ -239,6 +301,9 @@ TrainerOptions trainer_options(const config::RunConfig& config,
   result.checkpoint = checkpoint_options(config);
   result.evaluate_every = config.evaluation().every_steps();
   result.max_evaluation_rows = config.evaluation().max_rows();
+  result.patience = train.patience();
+  result.generation = generation_options(config);
+  result.evaluates_averages = config.evaluation().use_ema();
   result.sample_prompts = {config.samples().prompts().begin(), config.samples().prompts().end()};
   result.sample_every = config.samples().every_steps();
   result.max_sample_tokens = config.samples().max_new_tokens();
@@ -248,7 +313,8 @@ TrainerOptions trainer_options(const config::RunConfig& config,
 }
 
 void log_start(const config::RunConfig& config, const TrainingRun& run, const TrainerOptions& options) {
-  int64_t trained = count_elements(run.adapter ? run.adapter->parameters() : run.model->parameters());
+  int64_t trained = run.adapter ? count_elements(run.adapter->parameters())
+                                : count_elements(choose_parameters(*run.model, nullptr, options.engine).trained);
   log::info("{}: {} with {:.2f} M {} parameters; {} documents, {} tokens, {} rows an epoch; {} steps of {} × {} tokens",
             config.output().directory(),
             run.model->info().family,
@@ -294,6 +360,13 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   check_warmup(source, trainer);
   check_samples(source, run);
   check_weights(config, run);
+  if (trainer.generation && run.tokenizer == nullptr) {
+    fail_input("{}: {} has no tokenizer to write answers with; set model.tokenizer",
+               source.location("evaluation.generation"),
+               config.model().path());
+  }
+  check_freeze(source, run, trainer.engine);
+  trainer.checkpoint.best_metric = find_best_metric(source, trainer);
   if (options.starts_over) directory.delete_checkpoints();
   log_start(config, run, trainer);
   TrainingEnd end = run_training({.context = run.context,

@@ -185,7 +185,8 @@ EngineOptions engine_options(const config::RunConfig& config) {
           .recompute_every = train.checkpoint_every(),
           .adversarial = adversarial_kind(train.adversarial().kind()),
           .adversarial_epsilon = train.adversarial().epsilon(),
-          .train_norms = config.has_lora() && config.lora().train_norms()};
+          .train_norms = config.has_lora() && config.lora().train_norms(),
+          .freeze = {train.freeze().begin(), train.freeze().end()}};
 }
 
 TrainingDataOptions training_data_options(const config::RunConfig& config) {

@@ -133,6 +133,10 @@ void check_optimizer(const RunConfig& config) {
   check_patterns(check, "train.optimizer.weight_decay_exclude", train.optimizer().weight_decay_exclude());
   check_patterns(check, "train.optimizer.layer_adaptation_exclude", train.optimizer().layer_adaptation_exclude());
   check_factors(check, train.optimizer());
+  check_patterns(check, "train.freeze", train.freeze());
+  check.require(train.freeze().empty() || !config.message().has_lora(),
+                "train.freeze",
+                "is given, but with lora the model's weights are frozen already; remove one of the two");
   check.require(train.adversarial().epsilon() > 0 || train.adversarial().kind() == config::AdversarialConfig::OFF,
                 "train.adversarial.epsilon",
                 "is {}; must be above 0",

@@ -180,6 +180,11 @@ void check_task(const FieldChecks& check, const config::TaskConfig& task) {
   check.at_least<int64_t>("task.max_ngram", task.max_ngram(), 1);
   check.at_least<double>("task.mean_span_length", task.mean_span_length(), 1);
   check.positive("task.similarity_scale", task.similarity_scale());
+  check.positive("task.cosent_scale", task.cosent_scale());
+  check.require(!task.multilabel() || task.kind() == config::TaskConfig::CLASSIFICATION,
+                "task.multilabel",
+                "is true, but task.kind is {}; only CLASSIFICATION has labels of texts",
+                config::TaskConfig::Kind_Name(task.kind()));
 }
 
 void check_precision(const FieldChecks& check, const config::PrecisionConfig& precision) {
@@ -202,7 +207,28 @@ void check_parallel(const FieldChecks& check, const config::ParallelConfig& para
   check.at_least<int64_t>("parallel.threads", parallel.threads(), 0);
 }
 
-void check_evaluation(const FieldChecks& check, const config::EvaluationConfig& evaluation) {
+void check_generation(const FieldChecks& check, const config::RunConfig& config, bool is_held_out) {
+  if (!config.evaluation().has_generation()) return;
+  const config::GenerationConfig& generation = config.evaluation().generation();
+  using Task = config::TaskConfig;
+  Task::Kind kind = config.task().kind();
+  check.require(kind == Task::SEQUENCE_TO_SEQUENCE || kind == Task::LANGUAGE_MODEL,
+                "evaluation.generation",
+                "is given, but task.kind is {}; SEQUENCE_TO_SEQUENCE and LANGUAGE_MODEL write answers",
+                Task::Kind_Name(kind));
+  check.require(is_held_out,
+                "evaluation.generation",
+                "is given, but nothing is held out; set evaluation.sources or evaluation.held_out_fraction");
+  check.require(config.data().packing() != config::DataConfig::SPLIT,
+                "evaluation.generation",
+                "is given, but data.packing is SPLIT, which cuts prompts and answers; use WHOLE or NONE");
+  check.at_least<int64_t>("evaluation.generation.max_rows", generation.max_rows(), 0);
+  check.at_least<int64_t>("evaluation.generation.max_new_tokens", generation.max_new_tokens(), 1);
+  check.at_least<int64_t>("evaluation.generation.beams", generation.beams(), 1);
+}
+
+void check_evaluation(const FieldChecks& check, const config::RunConfig& config) {
+  const config::EvaluationConfig& evaluation = config.evaluation();
   check_sources(check, "evaluation.sources", evaluation.sources());
   check.below_one("evaluation.held_out_fraction", evaluation.held_out_fraction());
   bool has_sources = !evaluation.sources().empty();
@@ -217,6 +243,19 @@ void check_evaluation(const FieldChecks& check, const config::EvaluationConfig& 
                 "is {}, but nothing is held out; set evaluation.sources or evaluation.held_out_fraction",
                 evaluation.every_steps());
   check.at_least<int64_t>("evaluation.max_rows", evaluation.max_rows(), 0);
+  check.require(!evaluation.use_ema() || config.train().optimizer().ema_momentum() > 0,
+                "evaluation.use_ema",
+                "is true, but there are no averages; set train.optimizer.ema_momentum");
+  check.require(config.checkpoint().best_metric() == "loss" || has_sources || holds_out,
+                "checkpoint.best_metric",
+                "is '{}', but nothing is held out; set evaluation.sources or evaluation.held_out_fraction",
+                printable(config.checkpoint().best_metric()));
+  check_generation(check, config, has_sources || holds_out);
+  check.at_least<int64_t>("train.patience", config.train().patience(), 0);
+  check.require(config.train().patience() == 0 || evaluation.every_steps() > 0,
+                "train.patience",
+                "is {}, but evaluation.every_steps is 0; evaluate while training",
+                config.train().patience());
 }
 
 void check_samples(const FieldChecks& check, const config::SampleConfig& samples) {
@@ -266,7 +305,7 @@ void check_run_config(const RunConfig& config) {
   check_optimizer(config);
   check_precision(check, message.precision());
   check_parallel(check, message.parallel());
-  check_evaluation(check, message.evaluation());
+  check_evaluation(check, message);
   check_samples(check, message.samples());
   check_output(check, message);
 }

@@ -40,7 +40,7 @@ class FieldChecks {
   const RunConfig& config_;
 };
 
-/// train.schedule, train.optimizer and train.adversarial.
+/// train.schedule, train.optimizer, train.freeze and train.adversarial.
 void check_optimizer(const RunConfig& config);
 
 }  // namespace weft

@@ -12,29 +12,76 @@
 namespace weft {
 namespace {
 
-LabelledText parse_fields(const RecordLine& line) {
+/// Of multilabel data; the rest between commas.
+std::vector<std::string> split_labels(const std::string& field) {
+  std::vector<std::string> labels;
+  for (size_t begin = 0; begin < field.size();) {
+    size_t end = std::min(field.find(',', begin), field.size());
+    labels.push_back(field.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return labels;
+}
+
+LabelledText parse_fields(const RecordLine& line, bool multilabel) {
   std::vector<std::string> fields = split_fields(line.text);
   if (fields.size() != 2 && fields.size() != 3) {
     line.fail(fmt::format("has {} fields, expected text, label or text, text, label", fields.size()));
   }
-  return {.first = fields[0], .second = fields.size() == 3 ? fields[1] : "", .label = fields.back()};
+  return {.first = fields[0],
+          .second = fields.size() == 3 ? fields[1] : "",
+          .labels = multilabel ? split_labels(fields.back()) : std::vector{fields.back()}};
 }
 
-LabelledText parse_json(const RecordLine& line) {
+std::string parse_label(const nlohmann::json& label, const RecordLine& line) {
+  if (label.is_string()) return label.get<std::string>();
+  if (label.is_array()) line.fail("\"label\" is a list; set task.multilabel for several labels a text");
+  if (!label.is_number_integer() && !label.is_boolean()) line.fail("\"label\" is neither a string nor an integer");
+  return label.dump();
+}
+
+LabelledText parse_json(const RecordLine& line, bool multilabel) {
   nlohmann::json object = parse_object(line);
-  LabelledText result{.first = text_of(object, object.contains("text") ? "text" : "first", line),
-                      .second = text_of(object, "second", line),
-                      .label = {}};
   auto label = object.find("label");
   if (label == object.end()) line.fail("has no \"label\"");
-  if (label->is_string()) {
-    result.label = label->get<std::string>();
-  } else if (label->is_number_integer() || label->is_boolean()) {
-    result.label = label->dump();
-  } else {
-    line.fail("\"label\" is neither a string nor an integer");
+  return {.first = text_of(object, object.contains("text") ? "text" : "first", line),
+          .second = text_of(object, "second", line),
+          .labels = multilabel ? texts_of(object, "label", line) : std::vector{parse_label(*label, line)}};
+}
+
+std::vector<LabelledText> read_texts(const std::string& path, bool multilabel) {
+  bool is_json = is_json_lines(path);
+  std::vector<LabelledText> texts;
+  for_each_line(path, false, [&](const RecordLine& line) {
+    LabelledText& text = texts.emplace_back(is_json ? parse_json(line, multilabel) : parse_fields(line, multilabel));
+    if (text.first.empty()) line.fail("has an empty text");
+    for (const std::string& label : text.labels) {
+      if (label.empty()) line.fail("has an empty label");
+    }
+  });
+  if (texts.empty()) fail_input("{}: holds no labelled text", printable(path));
+  return texts;
+}
+
+int32_t index_of(const std::string& label, const std::vector<std::string>& labels) {
+  auto found = std::find(labels.begin(), labels.end(), label);
+  if (found == labels.end()) {
+    fail_input("label {} does not occur in the training data; known are {} labels", printable(label), labels.size());
   }
-  return result;
+  return static_cast<int32_t>(found - labels.begin());
+}
+
+TrainingRow row_of(const LabelledText& text, const Tokenizer& tokenizer, const MemoryRowOptions& options) {
+  std::optional<std::string_view> second;
+  if (!text.second.empty()) second = text.second;
+  PairEncoding encoding =
+      tokenizer.encode_pair(text.first, second, {.max_length = static_cast<size_t>(options.max_length)});
+  TrainingRow row;
+  row.ids = std::move(encoding.ids);
+  row.segments = std::move(encoding.segment_ids);
+  row.targets.assign(row.ids.size(), -1);
+  row.spans = {{.begin = 0, .length = static_cast<int32_t>(row.ids.size())}};
+  return row;
 }
 
 bool is_number(const std::string& text) {
@@ -45,20 +92,16 @@ bool is_number(const std::string& text) {
 }  // namespace
 
 std::vector<LabelledText> read_labelled_texts(const std::string& path) {
-  bool is_json = is_json_lines(path);
-  std::vector<LabelledText> texts;
-  for_each_line(path, false, [&](const RecordLine& line) {
-    texts.push_back(is_json ? parse_json(line) : parse_fields(line));
-    if (texts.back().first.empty()) line.fail("has an empty text");
-    if (texts.back().label.empty()) line.fail("has an empty label");
-  });
-  if (texts.empty()) fail_input("{}: holds no labelled text", printable(path));
-  return texts;
+  return read_texts(path, false);
+}
+
+std::vector<LabelledText> read_multilabel_texts(const std::string& path) {
+  return read_texts(path, true);
 }
 
 std::vector<std::string> labels_of(const std::vector<LabelledText>& texts) {
   std::set<std::string> found;
-  for (const LabelledText& text : texts) found.insert(text.label);
+  for (const LabelledText& text : texts) found.insert(text.labels.begin(), text.labels.end());
   std::vector<std::string> labels(found.begin(), found.end());
   if (std::all_of(labels.begin(), labels.end(), is_number)) {
     std::sort(labels.begin(), labels.end(), [](const std::string& a, const std::string& b) {
@@ -74,21 +117,21 @@ std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>
                                                  const MemoryRowOptions& options) {
   std::vector<TrainingRow> rows;
   for (const LabelledText& text : texts) {
-    auto label = std::find(labels.begin(), labels.end(), text.label);
-    if (label == labels.end()) {
-      fail_input(
-          "label {} does not occur in the training data; known are {} labels", printable(text.label), labels.size());
-    }
-    std::optional<std::string_view> second;
-    if (!text.second.empty()) second = text.second;
-    PairEncoding encoding =
-        tokenizer.encode_pair(text.first, second, {.max_length = static_cast<size_t>(options.max_length)});
-    TrainingRow& row = rows.emplace_back();
-    row.ids = std::move(encoding.ids);
-    row.segments = std::move(encoding.segment_ids);
-    row.targets.assign(row.ids.size(), -1);
-    row.spans = {{.begin = 0, .length = static_cast<int32_t>(row.ids.size())}};
-    row.labels = {static_cast<int32_t>(label - labels.begin())};
+    rows.push_back(row_of(text, tokenizer, options));
+    rows.back().labels = {index_of(text.labels.front(), labels)};
+  }
+  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
+}
+
+std::unique_ptr<TrainingData> make_multilabel_data(const std::vector<LabelledText>& texts,
+                                                   const std::vector<std::string>& labels,
+                                                   const Tokenizer& tokenizer,
+                                                   const MemoryRowOptions& options) {
+  std::vector<TrainingRow> rows;
+  for (const LabelledText& text : texts) {
+    rows.push_back(row_of(text, tokenizer, options));
+    rows.back().labels = {0};
+    for (const std::string& label : text.labels) rows.back().marks.push_back({.label = index_of(label, labels)});
   }
   return make_memory_rows(std::move(rows), options.shuffle, options.seed);
 }

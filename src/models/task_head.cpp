@@ -28,6 +28,10 @@ constexpr std::array kKinds = {
     KindNames{Kind::global_pointer, "global_pointer", ""},
 };
 
+/// transformers' values of "problem_type".
+constexpr const char* kMultilabelProblem = "multi_label_classification";
+constexpr const char* kSingleLabelProblem = "single_label_classification";
+
 Kind read_kind(const ModelConfig& config) {
   if (config.has("task_head")) {
     std::string name = config.string_or("task_head", "");
@@ -69,6 +73,8 @@ TaskHead read_task_head(const ModelConfig& config) {
   if (head.pointer_size % 2 != 0) {
     fail_input("{}: 'pointer_size' is {}, expected an even number", config.path(), head.pointer_size);
   }
+  head.multilabel =
+      head.kind == Kind::sequence_classification && config.string_or("problem_type", "") == kMultilabelProblem;
   head.transition_scale = config.number_or("transition_scale", 1, 1e-6, 1e6);
   head.is_new = config.boolean_or("new_task_head", false);
   return head;
@@ -82,6 +88,9 @@ std::string task_head_overrides(const TaskHead& head) {
     overrides["label2id"][head.labels[i]] = i;
   }
   if (head.kind == Kind::global_pointer) overrides["pointer_size"] = head.pointer_size;
+  if (head.kind == Kind::sequence_classification) {
+    overrides["problem_type"] = head.multilabel ? kMultilabelProblem : kSingleLabelProblem;
+  }
   if (head.kind == Kind::crf) overrides["transition_scale"] = head.transition_scale;
   return overrides.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

@@ -21,6 +21,7 @@ struct TaskHead {
   };
   Kind kind = Kind::none;
   std::vector<std::string> labels = {};
+  bool multilabel = false;      // sequence_classification: any number of labels a text, those with a logit above 0
   float dropout = 0;            // before the layer
   int64_t pointer_size = 64;    // global_pointer: of a query or key, even
   double transition_scale = 1;  // crf: transitions are this times what is stored, so that they learn as much faster

@@ -51,6 +51,63 @@ double dot(const double* a, const double* b, size_t width) {
   return sum;
 }
 
+/// Rows divided by their lengths.
+class UnitRows {
+ public:
+  UnitRows(std::vector<double> rows, size_t width) : values_(std::move(rows)), width_(width) {
+    for (size_t begin = 0; begin < values_.size(); begin += width) {
+      double* row = values_.data() + begin;
+      lengths_.push_back(std::max(1e-12, std::sqrt(dot(row, row, width))));
+      for (size_t i = 0; i < width; ++i) row[i] /= lengths_.back();
+    }
+  }
+  const std::vector<double>& values() const { return values_; }
+  const double* row(size_t index) const { return values_.data() + index * width_; }
+
+  /// A gradient of the divided rows to that of the rows: only what is orthogonal to the vector stays.
+  void through_lengths(std::vector<double>& gradient) const {
+    for (size_t r = 0; r < lengths_.size(); ++r) {
+      double* into = gradient.data() + r * width_;
+      double along = dot(into, row(r), width_);
+      for (size_t i = 0; i < width_; ++i) into[i] = (into[i] - along * row(r)[i]) / lengths_[r];
+    }
+  }
+
+ private:
+  std::vector<double> values_;
+  size_t width_;
+  std::vector<double> lengths_;
+};
+
+/// CoSENT of all pairs, rows of cosine and score, and its gradient by the cosines.
+struct PairOrder {
+  double loss = 0, total_weight = 0;
+  std::vector<double> of_cosines;
+
+  PairOrder(const AllRows& all, double scale) : of_cosines(all.weights.size()) {
+    auto cosine = [&](size_t pair) { return all.values[2 * pair]; };
+    auto score = [&](size_t pair) { return all.values[2 * pair + 1]; };
+    double largest = 0, sum = 0;
+    auto for_each_order = [&](const auto& body) {
+      for (size_t i = 0; i < all.weights.size(); ++i) {
+        for (size_t j = 0; j < all.weights.size() && all.weights[i] != 0; ++j) {
+          if (all.weights[j] != 0 && score(i) > score(j)) body(i, j, scale * (cosine(j) - cosine(i)));
+        }
+      }
+    };
+    for_each_order([&](size_t, size_t, double difference) { largest = std::max(largest, difference); });
+    for_each_order([&](size_t, size_t, double difference) { sum += std::exp(difference - largest); });
+    sum += std::exp(-largest);
+    for_each_order([&](size_t i, size_t j, double difference) {
+      double part = scale * std::exp(difference - largest) / sum;
+      of_cosines[j] += part;
+      of_cosines[i] -= part;
+    });
+    for (double weight : all.weights) total_weight += weight;
+    loss = largest + std::log(sum);
+  }
+};
+
 class MeanNode final : public Node {
  public:
   MeanNode(const Tensor& x, std::vector<RowRange> ranges, std::shared_ptr<GradSlot> output)
@@ -89,20 +146,47 @@ class MeanNode final : public Node {
 
 }  // namespace
 
+Tensor cosent_loss(Context& context,
+                   const Tensor& vectors,
+                   std::span<const float> scores,
+                   std::span<const float> weights,
+                   double scale,
+                   Communicator& ranks) {
+  size_t pairs = scores.size();
+  WEFT_ASSERT(weights.size() == 2 * pairs && vectors.size(0) == static_cast<int64_t>(weights.size()));
+  auto width = static_cast<size_t>(vectors.size(1));
+  UnitRows own(to_doubles(vectors), width);
+  // What the others need of a pair: its cosine and its score.
+  std::vector<double> mine;
+  std::vector<float> pair_weights;
+  for (size_t p = 0; p < pairs; ++p) {
+    mine.push_back(dot(own.row(2 * p), own.row(2 * p + 1), width));
+    mine.push_back(static_cast<double>(scores[p]));
+    pair_weights.push_back(weights[2 * p] + weights[2 * p + 1]);
+  }
+  AllRows all = gather(context, mine, pair_weights, ranks);
+  PairOrder order(all, scale);
+  std::vector<double> gradient(weights.size() * width);
+  double own_weight = 0;
+  for (size_t p = 0; p < pairs; ++p) {
+    own_weight += static_cast<double>(pair_weights[p]);
+    double factor = order.total_weight * order.of_cosines[all.own_begin + p];
+    for (size_t r : {2 * p, 2 * p + 1}) {
+      for (size_t i = 0; i < width; ++i) gradient[r * width + i] = factor * own.row(r ^ 1)[i];
+    }
+  }
+  own.through_lengths(gradient);
+  return make_loss(context, own_weight * order.loss, {{&vectors, std::move(gradient)}});
+}
+
 Tensor contrastive_loss(
     Context& context, const Tensor& vectors, std::span<const float> weights, double scale, Communicator& ranks) {
   WEFT_ASSERT(vectors.size(0) == static_cast<int64_t>(weights.size()) && weights.size() % 2 == 0);
   auto width = static_cast<size_t>(vectors.size(1));
-  std::vector<double> own = to_doubles(vectors);
-  std::vector<double> lengths;
-  for (size_t r = 0; r < weights.size(); ++r) {
-    double* row = own.data() + r * width;
-    lengths.push_back(std::max(1e-12, std::sqrt(dot(row, row, width))));
-    for (size_t i = 0; i < width; ++i) row[i] /= lengths.back();
-  }
-  AllRows all = gather(context, own, weights, ranks);
+  UnitRows own(to_doubles(vectors), width);
+  AllRows all = gather(context, own.values(), weights, ranks);
   size_t rows = all.weights.size();
-  std::vector<double> gradient(own.size());
+  std::vector<double> gradient(own.values().size());
   std::vector<double> probabilities(rows);
   double loss = 0;
   for (size_t r = 0; r < rows; ++r) {
@@ -131,13 +215,7 @@ Tensor contrastive_loss(
       }
     }
   }
-  // Through the division by the length: only what is orthogonal to the vector stays.
-  for (size_t r = 0; r < weights.size(); ++r) {
-    double* row = gradient.data() + r * width;
-    const double* unit = own.data() + r * width;
-    double along = dot(row, unit, width);
-    for (size_t i = 0; i < width; ++i) row[i] = (row[i] - along * unit[i]) / lengths[r];
-  }
+  own.through_lengths(gradient);
   return make_loss(context, loss, {{&vectors, std::move(gradient)}});
 }
 

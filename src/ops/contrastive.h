@@ -14,6 +14,17 @@ namespace weft {
 Tensor contrastive_loss(
     Context& context, const Tensor& vectors, std::span<const float> weights, double scale, Communicator& ranks);
 
+/// CoSENT (Su, 2022): log(1 + Σ e^(scale · (cos_j − cos_i))) over all pairs of rows i and j with score_i > score_j,
+/// where a pair of rows, partners as above, has one of `scores`. It is multiplied by the sum of the rows' weights; of
+/// it each rank's loss is its own rows' part, and its gradient that of all ranks' losses together. Pairs of weight 0 do
+/// not count. Collective over `ranks`, forward only.
+Tensor cosent_loss(Context& context,
+                   const Tensor& vectors,
+                   std::span<const float> scores,
+                   std::span<const float> weights,
+                   double scale,
+                   Communicator& ranks);
+
 /// Vectors of sequences, [sequences, width]: means of rows [begin, begin + length) of x, recorded.
 struct RowRange {
   int64_t begin = 0, length = 0;

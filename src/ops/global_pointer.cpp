@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "ops/loss_node.h"
+#include "ops/multilabel.h"
 
 namespace weft {
 namespace {
@@ -101,27 +102,6 @@ class Pointer {
   const Rotation& rotation_;
   std::vector<double> queries_, keys_;
 };
-
-/// The loss of one label, whose gradient takes the scores' place.
-double multilabel_loss(std::vector<double>& scores, const std::vector<bool>& is_marked) {
-  double largest_of_marked = 0, largest_of_others = 0;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    double& largest = is_marked[i] ? largest_of_marked : largest_of_others;
-    largest = std::max(largest, is_marked[i] ? -scores[i] : scores[i]);
-  }
-  double marked = std::exp(-largest_of_marked), others = std::exp(-largest_of_others);
-  for (size_t i = 0; i < scores.size(); ++i) {
-    if (is_marked[i]) {
-      scores[i] = std::exp(-scores[i] - largest_of_marked);
-      marked += scores[i];
-    } else {
-      scores[i] = std::exp(scores[i] - largest_of_others);
-      others += scores[i];
-    }
-  }
-  for (size_t i = 0; i < scores.size(); ++i) scores[i] = is_marked[i] ? -scores[i] / marked : scores[i] / others;
-  return largest_of_marked + std::log(marked) + largest_of_others + std::log(others);
-}
 
 }  // namespace
 

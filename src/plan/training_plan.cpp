@@ -11,19 +11,14 @@
 namespace weft {
 namespace {
 
-/// As the engine chooses them.
-PlannedParameters choose_parameters(LanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
-  PlannedParameters result;
+PlannedParameters plan_parameters(LanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
+  TrainedAndFrozen chosen = choose_parameters(model, adapter, setup.engine);
+  PlannedParameters result{.trained = chosen.trained, .frozen = chosen.frozen, .loaded = {}};
   for (Parameter& parameter : model.parameters().all()) {
-    bool is_trained = adapter == nullptr || (setup.engine.train_norms && parameter.is_norm) || parameter.is_task_head;
-    (is_trained ? result.trained : result.frozen).push_back(&parameter);
     if (!setup.loads_by_block) result.loaded.push_back(&parameter);
   }
   if (adapter == nullptr) return result;
-  for (Parameter& parameter : adapter->parameters().all()) {
-    result.trained.push_back(&parameter);
-    result.loaded.push_back(&parameter);
-  }
+  for (Parameter& parameter : adapter->parameters().all()) result.loaded.push_back(&parameter);
   return result;
 }
 
@@ -193,7 +188,7 @@ TrainingMemory TrainingPlanner::plan(const TrainingSetup& setup) const {
 TrainingMemory TrainingPlanner::plan_rank(const TrainingSetup& setup, int tensor_rank) const {
   WEFT_ASSERT(setup.tensor == static_cast<int>(ranks_.size()) && setup.sequence_length > 1);
   const Rank& rank = *ranks_[static_cast<size_t>(tensor_rank)];
-  PlannedParameters parameters = choose_parameters(*rank.model, rank.adapter.get(), setup);
+  PlannedParameters parameters = plan_parameters(*rank.model, rank.adapter.get(), setup);
   std::set<const Parameter*> trained(parameters.trained.begin(), parameters.trained.end());
   PlannedDecoder decoder(
       opened_,

@@ -81,7 +81,20 @@ class RunLog::State {
   void add_step(const StepMetrics& metrics) {
     if (progress_) progress_->update(metrics);
     bool is_last = metrics.step == options_.total_steps;
-    if (metrics.step % options_.log_every_steps != 0 && !is_last && !metrics.skipped) return;
+    left_out_.reset();
+    if (metrics.step % options_.log_every_steps == 0 || is_last || metrics.skipped) {
+      write_step(metrics);
+    } else {
+      left_out_ = metrics;
+    }
+  }
+
+  void keep_last_step() {
+    if (left_out_) write_step(*left_out_);
+    left_out_.reset();
+  }
+
+  void write_step(const StepMetrics& metrics) {
     metrics_file_.append(to_json_line(metrics) + "\n");
     write_text(describe_step(metrics, options_.total_steps, metrics.loss));
     if (tensorboard_) {
@@ -169,6 +182,7 @@ class RunLog::State {
   LogFile text_file_;
   std::optional<TensorBoardWriter> tensorboard_;
   RunRecord record_;
+  std::optional<StepMetrics> left_out_;  // the last step, if log_every_steps has left it out
   Clock::time_point next_report_;
 };
 
@@ -187,6 +201,10 @@ RunLog::~RunLog() {
 
 void RunLog::add_step(const StepMetrics& metrics) {
   if (state_) state_->add_step(metrics);
+}
+
+void RunLog::keep_last_step() {
+  if (state_) state_->keep_last_step();
 }
 
 void RunLog::add_evaluation(const EvaluationMetrics& metrics) {

@@ -42,6 +42,8 @@ class RunLog {
 
   /// To be called for every step; log_every_steps is applied inside (skipped steps and the last are always written).
   void add_step(const StepMetrics& metrics);
+  /// For a run that ends before total_steps: writes the step added last where log_every_steps has left it out.
+  void keep_last_step();
   void add_evaluation(const EvaluationMetrics& metrics);
   /// Also shown to who watches.
   void add_event(int64_t step, std::string_view kind, std::string_view text);

@@ -56,6 +56,8 @@ class AnswerObjective final : public Objective {
     return {column_cross_entropy(context, share_gradient_over_tp(context, logits), targets)};
   }
 
+  std::vector<MetricKind> metric_kinds() const override { return {{"exact_match"}, {"f1"}}; }
+
   void begin_evaluation() override { questions_ = exact_ = f1_ = 0; }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {

@@ -21,6 +21,8 @@ class ClassificationObjective final : public Objective {
         softmax_cross_entropy(context, share_gradient_over_tp(context, logits), labels, weights, LossReduction::sum)};
   }
 
+  std::vector<MetricKind> metric_kinds() const override { return {{"accuracy"}, {"f1"}}; }
+
   void begin_evaluation() override { counts_.clear(); }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {

@@ -22,6 +22,8 @@ class EntityObjective final : public Objective {
     return {pointer_loss(context, share_gradient_over_tp(context, logits), pointer_shape(head), sequences)};
   }
 
+  std::vector<MetricKind> metric_kinds() const override { return {{"precision"}, {"recall"}, {"f1"}}; }
+
   void begin_evaluation() override { right_ = predicted_ = expected_ = 0; }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "report/metric_kind.h"
 #include "tasks/micro_batch.h"
 
 namespace weft {
@@ -39,6 +40,8 @@ class Objective {
   /// for the metrics.
   virtual ObjectiveLoss loss(Context& context, const ObjectiveInput& input) = 0;
   virtual void begin_evaluation() {}
+  /// What metrics() may report.
+  virtual std::vector<MetricKind> metric_kinds() const { return {}; }
   /// Of all that was computed since begin_evaluation, over all data-parallel ranks. Collective.
   virtual std::vector<Metric> metrics(Context& /*context*/, Communicator& /*data_parallel*/) { return {}; }
 };
@@ -53,10 +56,14 @@ std::unique_ptr<Objective> make_sequence_objective();
 /// Labels of sequences. Metrics: accuracy, f1 (the mean over labels).
 std::unique_ptr<Objective> make_classification_objective();
 
+/// Any number of labels a sequence, its marks: those with a score above 0. Metrics: micro_f1 over all labels of all
+/// sequences, macro_f1 (the mean over labels), exact_match.
+std::unique_ptr<Objective> make_multilabel_objective();
+
 /// Labels of tokens (targets), each on its own or, of a crf, together; with a crf the sequences' labels say which count
 /// (0), and their weight is that of a sequence. Metrics: accuracy, and precision, recall and f1 of entities where
 /// labels mark such ("B-", "I-", …).
-std::unique_ptr<Objective> make_tagging_objective();
+std::unique_ptr<Objective> make_tagging_objective(const std::vector<std::string>& labels);
 
 /// Marked tokens by GlobalPointer. Metrics: precision, recall, f1.
 std::unique_ptr<Objective> make_entity_objective();
@@ -67,13 +74,16 @@ std::unique_ptr<Objective> make_entity_objective();
 std::unique_ptr<Objective> make_answer_objective(int64_t max_answer_length);
 
 struct SimilarityOptions {
-  double scale = 30;       // of cosines
-  bool mean = false;       // a text's vector is the mean over its tokens
-  bool generates = false;  // tokens have targets too (SimBERT)
+  double scale = 30;           // of cosines
+  bool mean = false;           // a text's vector is the mean over its tokens
+  bool generates = false;      // tokens have targets too (SimBERT)
+  bool has_scores = false;     // the pairs of an evaluation do
+  bool learns_scores = false;  // CoSENT: of pairs that have a score, not of pairs that mean the same
+  double cosent_scale = 20;    // of differences of cosines, with learns_scores
 };
 /// Pairs of sequences next to each other that mean the same, against all others of a micro-batch on all data-parallel
-/// ranks. Metrics: spearman of cosines and scores, where pairs have one, else accuracy: how often the nearest is the
-/// right one.
+/// ranks; with learns_scores pairs whose cosines come to be in the order of their scores (cosent_loss). Metrics:
+/// spearman of cosines and scores, where pairs have one, else accuracy: how often the nearest is the right one.
 std::unique_ptr<Objective> make_similarity_objective(const SimilarityOptions& options);
 
 }  // namespace weft

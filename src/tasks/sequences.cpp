@@ -16,6 +16,8 @@ class SequenceObjective final : public Objective {
     return language_->loss(context, input);
   }
 
+  std::vector<MetricKind> metric_kinds() const override { return {{"exact_match"}, {"accuracy"}}; }
+
   void begin_evaluation() override { counts_.assign(kCounts, 0); }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {

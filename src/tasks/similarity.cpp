@@ -63,12 +63,17 @@ class SimilarityObjective final : public Objective {
     for (int32_t label : micro_batch.labels) {
       weights.push_back(label < 0 ? 0 : micro_batch.label_weight * input.factor);
     }
-    ObjectiveLoss result{contrastive_loss(
-        context, share_gradient_over_tp(context, vectors), weights, options_.scale, input.data_parallel)};
+    Tensor shared = share_gradient_over_tp(context, vectors);
+    if (options_.learns_scores) {
+      return {cosent_loss(context, shared, micro_batch.scores, weights, options_.cosent_scale, input.data_parallel)};
+    }
+    ObjectiveLoss result{contrastive_loss(context, shared, weights, options_.scale, input.data_parallel)};
     if (!options_.generates) return result;
     ObjectiveLoss of_tokens = language_->loss(context, input);
     return {.loss = add(context, result.loss, of_tokens.loss), .token_loss = of_tokens.token_loss};
   }
+
+  std::vector<MetricKind> metric_kinds() const override { return {{options_.has_scores ? "spearman" : "accuracy"}}; }
 
   void begin_evaluation() override {
     scores_.clear();

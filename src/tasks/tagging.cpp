@@ -34,6 +34,8 @@ std::vector<CrfSequence> scored_sequences(const MicroBatch& micro_batch, float f
 
 class TaggingObjective final : public Objective {
  public:
+  explicit TaggingObjective(const std::vector<std::string>& labels) : has_entities_(marks_entities(labels)) {}
+
   ObjectiveLoss loss(Context& context, const ObjectiveInput& input) override {
     const TaskHead& head = input.model.info().task_head;
     const MicroBatch& micro_batch = input.micro_batch;
@@ -49,6 +51,11 @@ class TaggingObjective final : public Objective {
     std::vector<float> weights = micro_batch.weights;
     for (float& weight : weights) weight *= input.factor;
     return {softmax_cross_entropy(context, shared, micro_batch.targets, weights, LossReduction::sum)};
+  }
+
+  std::vector<MetricKind> metric_kinds() const override {
+    if (!has_entities_) return {{"accuracy"}};
+    return {{"accuracy"}, {"precision"}, {"recall"}, {"f1"}};
   }
 
   void begin_evaluation() override { tags_ = right_tags_ = right_ = predicted_ = expected_ = 0; }
@@ -71,7 +78,6 @@ class TaggingObjective final : public Objective {
              const Tensor& logits,
              const Tensor& transitions,
              const std::vector<CrfSequence>& sequences) {
-    has_entities_ = marks_entities(head.labels);
     for (const CrfSequence& sequence : sequences) {
       std::vector<int32_t> tags = predict_tags(head, logits, transitions, sequence.rows);
       for (size_t i = 0; i < tags.size(); ++i) right_tags_ += tags[i] == sequence.labels[i] ? 1 : 0;
@@ -88,7 +94,7 @@ class TaggingObjective final : public Objective {
 
   double tags_ = 0, right_tags_ = 0;                 // of words
   double right_ = 0, predicted_ = 0, expected_ = 0;  // entities
-  bool has_entities_ = false;
+  bool has_entities_;
 };
 
 }  // namespace
@@ -114,8 +120,8 @@ std::vector<int32_t> predict_tags(const TaskHead& head,
   return viterbi(emissions, scores, labels);
 }
 
-std::unique_ptr<Objective> make_tagging_objective() {
-  return std::make_unique<TaggingObjective>();
+std::unique_ptr<Objective> make_tagging_objective(const std::vector<std::string>& labels) {
+  return std::make_unique<TaggingObjective>(labels);
 }
 
 }  // namespace weft

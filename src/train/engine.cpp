@@ -7,6 +7,7 @@
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "optimizer/grad_norm.h"
+#include "optimizer/name_patterns.h"
 #include "train/adversarial.h"
 #include "train/parameter_shards.h"
 
@@ -25,22 +26,6 @@ struct ChangedEmbedding {
   EmbeddingSize* size = nullptr;
 };
 
-struct TrainedAndFrozen {
-  std::vector<Parameter*> trained, frozen;
-};
-
-TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const EngineOptions& options) {
-  TrainedAndFrozen result;
-  for (Parameter& parameter : model.parameters().all()) {
-    bool is_trained = adapter == nullptr || (options.train_norms && parameter.is_norm) || parameter.is_task_head;
-    (is_trained ? result.trained : result.frozen).push_back(&parameter);
-  }
-  if (adapter != nullptr) {
-    for (Parameter& parameter : adapter->parameters().all()) result.trained.push_back(&parameter);
-  }
-  return result;
-}
-
 double scalar_of(const Tensor& tensor) {
   return tensor.dtype() == DType::f64 ? *tensor.data<double>() : static_cast<double>(*tensor.data<float>());
 }
@@ -57,6 +42,19 @@ std::vector<double> row_squares(const Tensor& tensor) {
 }
 
 }  // namespace
+
+TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const EngineOptions& options) {
+  NamePatterns frozen(options.freeze, "freeze");
+  TrainedAndFrozen result;
+  for (Parameter& parameter : model.parameters().all()) {
+    bool is_trained = adapter == nullptr || (options.train_norms && parameter.is_norm) || parameter.is_task_head;
+    (is_trained && !frozen.match(parameter.name) ? result.trained : result.frozen).push_back(&parameter);
+  }
+  if (adapter != nullptr) {
+    for (Parameter& parameter : adapter->parameters().all()) result.trained.push_back(&parameter);
+  }
+  return result;
+}
 
 class TrainingEngine::State {
  public:
@@ -130,10 +128,17 @@ class TrainingEngine::State {
     shards_.release_all();
   }
 
+  void with_averages(const std::function<void()>& body) {
+    if (before_update_) before_update_();
+    swap_averages();
+    body();
+    swap_averages();
+  }
+
   void set_before_update(std::function<void()> hook) { before_update_ = std::move(hook); }
   void share_weights() { shards_.share_weights(); }
   Optimizer& optimizer() { return *optimizer_; }
-  const std::vector<Parameter*>& frozen() const { return parameters_.frozen; }
+  std::vector<OptimizerPiece> frozen_pieces() { return shards_.frozen_pieces(); }
   const std::vector<Metric>& metrics() const { return metrics_; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
@@ -252,6 +257,11 @@ class TrainingEngine::State {
     return result;
   }
 
+  void swap_averages() {
+    optimizer_->swap_ema();
+    shards_.share_weights();
+  }
+
   double sum_over_data(double value) { return reduce(mesh_.data_parallel(), value, ReduceOp::sum); }
 
   double reduce(Communicator& ranks, double value, ReduceOp op) {
@@ -294,6 +304,10 @@ void TrainingEngine::with_whole_weights(const std::function<void(Context&)>& bod
   state_->with_whole_weights(body);
 }
 
+void TrainingEngine::with_averages(const std::function<void()>& body) {
+  state_->with_averages(body);
+}
+
 void TrainingEngine::set_before_update(std::function<void()> hook) {
   state_->set_before_update(std::move(hook));
 }
@@ -318,8 +332,8 @@ Optimizer& TrainingEngine::optimizer() {
   return state_->optimizer();
 }
 
-const std::vector<Parameter*>& TrainingEngine::frozen_parameters() const {
-  return state_->frozen();
+std::vector<OptimizerPiece> TrainingEngine::frozen_pieces() {
+  return state_->frozen_pieces();
 }
 
 }  // namespace weft

@@ -26,11 +26,18 @@ struct EngineOptions {
   int64_t recompute_every = 1;  // with Recompute::block: every k-th block
   Adversarial adversarial = Adversarial::none;
   double adversarial_epsilon = 0.5;
-  bool train_norms = false;  // with an adapter: the norms' weights too
+  bool train_norms = false;              // with an adapter: the norms' weights too
+  std::vector<std::string> freeze = {};  // regular expressions searched in names of parameters that are not trained
   /// Loads the parameters that have no value yet, a block at a time (parameter_shards.h); null: all are there.
   std::function<void(int64_t block)> load_block = nullptr;
   DType dtype = DType::f32;  // that they are loaded in
 };
+
+/// The parameters of a model, and all of an adapter's, as the engine takes them. Pointers stay the model's.
+struct TrainedAndFrozen {
+  std::vector<Parameter*> trained, frozen;
+};
+TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const EngineOptions& options);
 
 struct StepResult {
   double loss = 0;       // of the whole step, the same on every rank
@@ -52,8 +59,8 @@ class TrainingEngine {
   double evaluate(std::span<const MicroBatch> micro_batches);
   /// Of the last evaluate().
   const std::vector<Metric>& metrics() const;
-  /// Called before each update, when all that the last one wrote may change: a checkpoint that is being written from
-  /// live memory must be done by then.
+  /// Called before weights change, in each update and in with_averages, when all that was last written may change: a
+  /// checkpoint that is being written from live memory must be done by then.
   void set_before_update(std::function<void()> hook);
   /// After the pieces' weights were set from outside (a restored checkpoint): brings the other ranks' parts.
   /// Collective.
@@ -61,11 +68,16 @@ class TrainingEngine {
   /// Runs `body` with all parameters of this rank's slice in place (ZeRO 3 gathers them). Collective.
   void with_whole_weights(const std::function<void(Context&)>& body);
 
+  /// Runs `body` with the moving averages of the trained weights in their place; afterwards the weights are what they
+  /// were, to the bit. Collective. Error(failure) without ema_momentum.
+  void with_averages(const std::function<void()>& body);
+
   /// Updates made so far; set when resuming.
   int64_t updates() const;
   void set_updates(int64_t updates);
   Optimizer& optimizer();
-  const std::vector<Parameter*>& frozen_parameters() const;
+  /// Of frozen parameters that no rank keeps as a whole (ZeRO 3): what this one keeps. Without gradients.
+  std::vector<OptimizerPiece> frozen_pieces();
 
  private:
   class State;

@@ -299,6 +299,8 @@ void ParameterShards::end_micro_batch(Context& context) {
 
 void ParameterShards::finish_gradients() {
   finish_reduction();
+  // What was gathered ahead for a block that backward did not come to.
+  release_all();
 }
 
 PieceSharing ParameterShards::sharing() const {
@@ -309,30 +311,38 @@ PieceSharing ParameterShards::sharing() const {
 std::vector<OptimizerPiece> ParameterShards::pieces() {
   std::vector<OptimizerPiece> pieces;
   for (auto& [block, group] : groups_) {
-    if (!group.trained.layout.empty()) add_pieces(group, pieces);
+    if (group.trained.layout.empty()) continue;
+    Tensor& grads = shares_state() ? group.grad_part : group.grads;
+    if (!grads) grads = context_.zeros({group.trained.layout.part_size()}, DType::f32, MemoryTag::grads);
+    add_pieces(group.trained, grads, pieces);
   }
   return pieces;
 }
 
-void ParameterShards::add_pieces(Group& group, std::vector<OptimizerPiece>& pieces) const {
-  const FlatLayout& layout = group.trained.layout;
-  bool is_shared = shares_state();
-  int64_t part_begin = is_shared ? layout.part_size() * mesh_.data_parallel().rank() : 0;
+std::vector<OptimizerPiece> ParameterShards::frozen_pieces() {
+  std::vector<OptimizerPiece> pieces;
+  for (auto& [block, group] : groups_) {
+    if (group.frozen.part) add_pieces(group.frozen, {}, pieces);
+  }
+  return pieces;
+}
+
+void ParameterShards::add_pieces(Weights& weights, const Tensor& grads, std::vector<OptimizerPiece>& pieces) const {
+  const FlatLayout& layout = weights.layout;
+  int64_t part_begin = shares_state() ? layout.part_size() * mesh_.data_parallel().rank() : 0;
   int64_t part_end = part_begin + layout.part_size();
-  Tensor& grads = is_shared ? group.grad_part : group.grads;
-  if (!grads) grads = context_.zeros({layout.part_size()}, DType::f32, MemoryTag::grads);
   for (const FlatEntry& entry : layout.entries()) {
     int64_t begin = std::max(part_begin, entry.offset);
     int64_t end = std::min(part_end, entry.offset + entry.count);
     if (begin >= end) continue;
     int64_t first = begin - entry.offset, last = end - entry.offset;
-    Tensor weight = group.trained.part ? group.trained.part.slice(begin - part_begin, end - part_begin)
-                                       : flat(entry.parameter->value).slice(first, last);
+    Tensor weight = weights.part ? weights.part.slice(begin - part_begin, end - part_begin)
+                                 : flat(entry.parameter->value).slice(first, last);
     pieces.push_back({.parameter = entry.parameter,
                       .begin = first,
                       .end = last,
                       .weight = std::move(weight),
-                      .grad = grads.slice(begin - part_begin, end - part_begin)});
+                      .grad = grads ? grads.slice(begin - part_begin, end - part_begin) : Tensor()});
   }
 }
 

@@ -44,6 +44,8 @@ class ParameterShards final : public BlockHooks {
 
   /// What this rank updates.
   std::vector<OptimizerPiece> pieces();
+  /// Of frozen parameters that are shared out (stage 3): what this rank keeps. Without gradients.
+  std::vector<OptimizerPiece> frozen_pieces();
   PieceSharing sharing() const;
 
   /// Forgets all gradients.
@@ -110,7 +112,7 @@ class ParameterShards final : public BlockHooks {
   void sum_over_tensor_parallel(Group& group);
   void start_reduction(Group& group);
   void finish_reduction();
-  void add_pieces(Group& group, std::vector<OptimizerPiece>& pieces) const;
+  void add_pieces(Weights& weights, const Tensor& grads, std::vector<OptimizerPiece>& pieces) const;
 
   Context context_;
   const Mesh& mesh_;

@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
 #include "checkpoint/checksum.h"
 #include "core/error.h"
@@ -39,9 +40,13 @@ class Trainer {
                 .tokenizer = parts.tokenizer_path,
                 .model = parts.model,
                 .adapter = parts.adapter,
-                .optimizer = engine_.optimizer()},
+                .optimizer = engine_.optimizer(),
+                .frozen = engine_.frozen_pieces()},
                options.checkpoint) {
     engine_.set_before_update([this] { note_save(store_.finish_save()); });
+    if (!options_.generation || parts_.held_out == nullptr) return;
+    WEFT_ASSERT(parts_.tokenizer != nullptr);
+    answers_.emplace(*parts_.held_out, num_held_out_rows(), *parts_.tokenizer, *options_.generation, place());
   }
 
   TrainingEnd run() {
@@ -49,11 +54,11 @@ class Trainer {
     if (parts_.on_begin) parts_.on_begin();
     if (is_speaker()) log_ = std::make_unique<RunLog>(log_options());
     if (resumed_) event("resume", fmt::format("from {}", *resumed_));
-    if (resumed_ && state_.step >= options_.steps) {
-      event("resume", fmt::format("nothing is left to do: step {} of {}", state_.step, options_.steps));
+    if (resumed_ && is_finished()) {
+      event("resume", fmt::format("nothing is left to do: step {} of {}{}", state_.step, options_.steps, why_early()));
     }
     if (!resumed_) evaluate();
-    while (state_.step < options_.steps) {
+    while (!is_finished()) {
       if (agreed_to_stop()) return stop();
       train_step();
       after_step();
@@ -64,7 +69,10 @@ class Trainer {
 
  private:
   bool is_speaker() const { return parts_.mesh.world().rank() == 0; }
-  bool is_last_step() const { return state_.step == options_.steps; }
+  bool is_out_of_patience() const {
+    return options_.patience > 0 && state_.evaluations_since_best >= options_.patience;
+  }
+  bool is_finished() const { return state_.step >= options_.steps || is_out_of_patience(); }
   DataParallelPlace place() const { return {parts_.mesh.data_parallel().rank(), parts_.mesh.data_parallel().size()}; }
 
   void event(std::string_view kind, const std::string& text) {
@@ -83,6 +91,7 @@ class Trainer {
     state_.data_fingerprint = parts_.data.fingerprint();
     state_.base_fingerprint = base_fingerprint();
     state_.optimizer = optimizer_name(options_.engine.optimizer.kind);
+    forget_best();
     if (!options_.may_resume) return;
     resumed_ = store_.find_latest();
     if (!resumed_) return;
@@ -99,6 +108,13 @@ class Trainer {
     }
     check_optimizer_and_base(begun);
     check_data();
+    if (state_.best_metric != options_.checkpoint.best_metric.name) forget_best();
+  }
+
+  void forget_best() {
+    state_.best_metric = options_.checkpoint.best_metric.name;
+    state_.best_value = std::numeric_limits<double>::quiet_NaN();
+    state_.evaluations_since_best = 0;
   }
 
   /// An adapter's checkpoint holds no weights of its base.
@@ -215,41 +231,96 @@ class Trainer {
   }
 
   void after_step() {
-    if (is_due(state_.step, options_.evaluate_every) || is_last_step()) evaluate();
-    if (is_last_step()) return;
+    state_.held_out.clear();
     // After a bad step the weights may be broken already: the checkpoints before it must stay.
-    if (is_due(state_.step, options_.save_every) && bad_steps_ == 0) {
-      if (options_.checkpoint.keep_best && std::isnan(state_.held_out_loss)) evaluate();
-      save();
+    bool saves = is_due(state_.step, options_.save_every) && bad_steps_ == 0;
+    bool compares = saves && options_.checkpoint.keep_best;
+    if (is_due(state_.step, options_.evaluate_every) || compares || is_finished()) evaluate();
+    if (is_finished()) {
+      if (log_ != nullptr) log_->keep_last_step();
+      if (is_out_of_patience()) event("stop", "the end" + why_early());
+      return;
     }
+    if (saves) save();
     if (is_due(state_.step, options_.sample_every)) write_samples();
-    state_.held_out_loss = std::numeric_limits<double>::quiet_NaN();
+  }
+
+  std::string why_early() const {
+    if (!is_out_of_patience()) return {};
+    return fmt::format(": {} evaluations without a better {} than {:.6g}",
+                       state_.evaluations_since_best,
+                       state_.best_metric,
+                       state_.best_value);
   }
 
   void evaluate() {
     if (parts_.held_out == nullptr) return;
-    int64_t rows = parts_.held_out->rows_per_epoch();
-    if (options_.max_evaluation_rows > 0) rows = std::min(rows, options_.max_evaluation_rows);
+    if (!options_.evaluates_averages) return evaluate_weights();
+    engine_.with_averages([this] { evaluate_weights(); });
+  }
+
+  void evaluate_weights() {
     // A few rows at a time: a batch's hidden states are all there is in memory.
     int64_t rows_at_a_time = options_.micro_batch_size > 0 ? options_.micro_batch_size : 1;
-    StepBatches batches = deal_out(*parts_.held_out, 0, rows, rows_at_a_time, place());
+    StepBatches batches = deal_out(*parts_.held_out, 0, num_held_out_rows(), rows_at_a_time, place());
     if (!batches.is_scored()) fail_input("the held-out data have no token that is scored; hold out more");
     double loss = engine_.evaluate(batches.micro_batches);
-    state_.held_out_loss = loss;
-    state_.best_loss = std::min(state_.best_loss, loss);
-    if (log_ == nullptr) return;
     EvaluationMetrics metrics{.step = state_.step,
                               .loss = loss,
                               .tokens = batches.scored_tokens > 0 ? batches.scored_tokens : batches.scored_sequences,
                               .perplexity = std::exp(loss),
                               .metrics = {}};
     for (const Metric& metric : engine_.metrics()) metrics.metrics.emplace_back(metric.name, metric.value);
-    log_->add_evaluation(metrics);
+    for (const Metric& metric : generation_metrics()) metrics.metrics.emplace_back(metric.name, metric.value);
+    note_held_out(metrics);
+    if (log_ != nullptr) log_->add_evaluation(metrics);
+  }
+
+  /// What ends a run must not differ in the last bit from rank to rank.
+  double of_rank_zero(double value) {
+    Tensor shared = parts_.context.host_empty({1}, DType::f64, MemoryTag::comm);
+    *shared.data<double>() = value;
+    if (parts_.mesh.world().size() > 1) parts_.mesh.world().broadcast(shared, 0);
+    return *shared.data<double>();
+  }
+
+  int64_t num_held_out_rows() const {
+    int64_t rows = parts_.held_out->rows_per_epoch();
+    return options_.max_evaluation_rows > 0 ? std::min(rows, options_.max_evaluation_rows) : rows;
+  }
+
+  std::vector<Metric> generation_metrics() {
+    std::vector<Metric> metrics;
+    if (!answers_) return metrics;
+    engine_.with_whole_weights([&](Context& context) {
+      metrics = answers_->score(context, parts_.model).metrics(context, parts_.mesh.data_parallel());
+    });
+    return metrics;
+  }
+
+  void note_held_out(const EvaluationMetrics& metrics) {
+    state_.held_out = {{"loss", metrics.loss}};
+    state_.held_out.insert(metrics.metrics.begin(), metrics.metrics.end());
+    const MetricKind& kind = options_.checkpoint.best_metric;
+    auto found = state_.held_out.find(kind.name);
+    double value = found == state_.held_out.end() ? std::numeric_limits<double>::quiet_NaN() : found->second;
+    value = of_rank_zero(value);
+    if (kind.is_better(value, state_.best_value)) {
+      state_.best_value = value;
+      state_.evaluations_since_best = 0;
+    } else {
+      ++state_.evaluations_since_best;
+    }
   }
 
   /// A text that cannot be written costs neither the run nor its checkpoint.
   void write_samples() {
     if (options_.sample_prompts.empty() || parts_.tokenizer == nullptr) return;
+    if (!options_.evaluates_averages) return write_samples_of_weights();
+    engine_.with_averages([this] { write_samples_of_weights(); });
+  }
+
+  void write_samples_of_weights() {
     engine_.with_whole_weights([&](Context& context) {
       if (place().rank != 0) return;
       try {
@@ -335,6 +406,7 @@ class Trainer {
   TrainingEngine engine_;
   CheckpointStore store_;
   std::unique_ptr<RunLog> log_;
+  std::optional<GeneratedAnswers> answers_;
   TrainState state_;
   std::optional<std::string> resumed_;
   int64_t saving_step_ = -1;  // of the save under way
@@ -345,6 +417,17 @@ class Trainer {
 };
 
 }  // namespace
+
+std::vector<MetricKind> evaluation_metric_kinds(const TrainerOptions& options) {
+  std::vector<MetricKind> kinds = {{.name = "loss", .higher_is_better = false}};
+  std::vector<MetricKind> of_task;
+  if (options.engine.objective != nullptr) of_task = options.engine.objective->metric_kinds();
+  kinds.insert(kinds.end(), of_task.begin(), of_task.end());
+  std::vector<MetricKind> of_texts;
+  if (options.generation) of_texts = TextScores::kinds();
+  kinds.insert(kinds.end(), of_texts.begin(), of_texts.end());
+  return kinds;
+}
 
 TrainingEnd run_training(const TrainerParts& parts, const TrainerOptions& options) {
   return Trainer(parts, options).run();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "optimizer/schedule.h"
 #include "report/run_log.h"
 #include "train/engine.h"
+#include "train/generated_answers.h"
 #include "training_checkpoint/training_checkpoint.h"
 
 namespace weft {
@@ -26,8 +28,11 @@ struct TrainerOptions {
   int64_t max_bad_steps = 5;  // skipped steps in a row after which the run ends
   int64_t save_every = 0;     // steps; 0: at the end only
   CheckpointOptions checkpoint;
-  int64_t evaluate_every = 0;       // steps; 0: at the beginning and the end only
-  int64_t max_evaluation_rows = 0;  // 0: all
+  int64_t evaluate_every = 0;                        // steps; 0: at the beginning and the end only
+  int64_t max_evaluation_rows = 0;                   // 0: all
+  std::optional<GenerationOptions> generation = {};  // with these, answers are written in evaluations
+  int64_t patience = 0;             // evaluations without a better checkpoint.best_metric that end the run; 0: never
+  bool evaluates_averages = false;  // evaluation and samples with the weights' moving averages
   std::vector<std::string> sample_prompts;
   int64_t sample_every = 0;  // steps; 0: at the end only
   int64_t max_sample_tokens = 48;
@@ -52,6 +57,9 @@ struct TrainerParts {
 };
 
 enum class TrainingEnd : uint8_t { finished, stopped };
+
+/// What every evaluation reports.
+std::vector<MetricKind> evaluation_metric_kinds(const TrainerOptions& options);
 
 /// Trains. Collective over the mesh. When stopped it saves first. Throws Error(failure) when the loss stays without a
 /// finite value, or when the last save fails.

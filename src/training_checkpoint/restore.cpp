@@ -126,11 +126,16 @@ class Restorer {
       if (!parameter->value.defined() || !parameter->value.has_memory()) continue;
       read_into(reader, 0, parameter->local_shape.num_elements(), parameter->value);
     }
-    for (const OptimizerPiece& piece : subject_.optimizer.pieces()) {
-      SliceReader reader(*weights_, weight_name(subject_, piece.parameter->name), *piece.parameter);
-      Tensor weight = piece.weight;
-      read_into(reader, piece.begin, piece.end, weight);
-    }
+    for (const OptimizerPiece& piece : subject_.optimizer.pieces()) restore_piece(piece);
+    // What an adapter's run freezes is the base model's.
+    if (subject_.adapter != nullptr) return;
+    for (const OptimizerPiece& piece : subject_.frozen) restore_piece(piece);
+  }
+
+  void restore_piece(const OptimizerPiece& piece) {
+    SliceReader reader(*weights_, weight_name(subject_, piece.parameter->name), *piece.parameter);
+    Tensor weight = piece.weight;
+    read_into(reader, piece.begin, piece.end, weight);
   }
 
   /// Elements [begin, end) of a slice, which are all of `tensor`'s.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <optional>
@@ -35,21 +34,24 @@ void delete_folder(const std::string& path) {
 }
 
 /// Not a number where it was not measured.
-double held_out_loss(const std::string& path) {
+double held_out_value(const std::string& path, const std::string& metric) {
   try {
-    return read_train_state(path).held_out_loss;
-  } catch (const Error&) {
-    return std::numeric_limits<double>::quiet_NaN();
+    const std::map<std::string, double> held_out = read_train_state(path).held_out;
+    auto found = held_out.find(metric);
+    if (found != held_out.end()) return found->second;
+  } catch (const Error& error) {
+    log::debug("{}", error.what());
   }
+  return std::numeric_limits<double>::quiet_NaN();
 }
 
-std::string best_of(const std::vector<StoredSave>& saves) {
+std::string best_of(const std::vector<StoredSave>& saves, const MetricKind& metric) {
   std::string best;
-  double lowest = std::numeric_limits<double>::infinity();
+  double best_value = std::numeric_limits<double>::quiet_NaN();
   for (const StoredSave& save : saves) {
-    double loss = held_out_loss(save.path);
-    if (!(loss < lowest)) continue;
-    lowest = loss;
+    double value = held_out_value(save.path, metric.name);
+    if (!metric.is_better(value, best_value)) continue;
+    best_value = value;
     best = save.path;
   }
   return best;
@@ -88,7 +90,7 @@ void delete_old(const std::string& directory,
     if (damaged.count(save.path) > 0) delete_folder(save.path);
   }
   std::erase_if(saves, [&](const StoredSave& save) { return damaged.count(save.path) > 0; });
-  std::string best = rule.keep_best ? best_of(saves) : "";
+  std::string best = rule.keep_best ? best_of(saves, rule.best_metric) : "";
   for (size_t i = static_cast<size_t>(std::max<int64_t>(1, rule.keep_last)); i < saves.size(); ++i) {
     if (saves[i].path != best) delete_folder(saves[i].path);
   }

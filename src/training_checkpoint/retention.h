@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "report/metric_kind.h"
+
 namespace weft {
 
 /// A checkpoint that lies in a directory, whole or not.
@@ -24,9 +26,11 @@ void delete_partial(const std::string& directory);
 struct RetentionRule {
   int64_t keep_last = 2;
   bool keep_best = true;
+  MetricKind best_metric;
 };
 
-/// After a save at `step`: deletes all earlier checkpoints but the latest ones and the best. Those known to be damaged
+/// After a save at `step`: deletes all earlier checkpoints but the latest ones and the best (the latest
+/// of equals). Those known to be damaged
 /// are not counted and go as well.
 void delete_old(const std::string& directory,
                 const RetentionRule& rule,

@@ -216,16 +216,28 @@ class Planner {
 
   void add_frozen(const Parameter& parameter, FileSet& set) const {
     if (!is_first_holder(parameter.shard, place_)) return;
-    // A model's frozen weights are not in memory under ZeRO 3.
     const Tensor* replaced = replaced_value(parameter);
     const Tensor& value = replaced == nullptr ? parameter.value : *replaced;
-    WEFT_ASSERT(value.has_memory(), "{} is not in memory", parameter.name);
+    if (!value.has_memory()) return add_frozen_pieces(parameter, set);
     auto [begin, end] = share(0, parameter.local_shape.num_elements());
     set.tasks.push_back({.tensor = weight_name(subject_, parameter.name),
                          .slice = slice_of(parameter),
                          .begin = begin,
                          .end = end,
                          .memory = value.detach()});
+  }
+
+  /// Under ZeRO 3 a rank has its part alone.
+  void add_frozen_pieces(const Parameter& parameter, FileSet& set) const {
+    for (const OptimizerPiece& piece : subject_.frozen) {
+      if (piece.parameter != &parameter) continue;
+      set.tasks.push_back({.tensor = weight_name(subject_, parameter.name),
+                           .slice = slice_of(parameter),
+                           .begin = piece.begin,
+                           .end = piece.end,
+                           .memory = piece.weight.detach(),
+                           .origin = piece.begin});
+    }
   }
 
   /// Every rank that updates a part of the parameter holds the whole vector; the first one writes it.

@@ -51,13 +51,6 @@ class FieldReader {
     if (!is_right) fail_input("{}: '{}' must be up to 16 hexadecimal digits; damaged", printable(path_), key);
     return value;
   }
-  /// Empty where it is absent.
-  std::string text(const char* key) const {
-    auto found = object_.find(key);
-    if (found == object_.end()) return {};
-    if (!found->is_string()) fail_input("{}: '{}' must be a text; damaged", printable(path_), key);
-    return found->get<std::string>();
-  }
   uint64_t seed(const char* key) const {
     auto found = object_.find(key);
     if (found == object_.end() || !found->is_number_unsigned()) {
@@ -71,6 +64,25 @@ class FieldReader {
     if (!found->is_number()) fail_input("{}: '{}' must be a number; damaged", printable(path_), key);
     return found->get<double>();
   }
+  /// Empty where it is absent.
+  std::string text(const char* key) const {
+    auto found = object_.find(key);
+    if (found == object_.end()) return {};
+    if (!found->is_string()) fail_input("{}: '{}' must be a text; damaged", printable(path_), key);
+    return found->get<std::string>();
+  }
+  /// Only what is finite: a metric without a value was not measured.
+  std::map<std::string, double> held_out() const {
+    std::map<std::string, double> values;
+    auto found = object_.find("held_out");
+    if (found == object_.end()) return values;
+    if (!found->is_object()) fail_input("{}: 'held_out' must be an object; damaged", printable(path_));
+    FieldReader reader(*found, path_);
+    for (const auto& [metric, value] : found->items()) {
+      if (!value.is_null()) values[metric] = reader.number_or(metric.c_str(), 0);
+    }
+    return values;
+  }
 
  private:
   const Json& object_;
@@ -80,12 +92,16 @@ class FieldReader {
 }  // namespace
 
 std::string train_state_json(const TrainState& state) {
+  Json held_out = Json::object();
+  for (const auto& [metric, value] : state.held_out) held_out[metric] = finite_or_null(value);
   Json json = {{"step", state.step},
                {"updates", state.updates},
                {"next_row", state.next_row},
                {"tokens_seen", state.tokens_seen},
-               {"best_loss", finite_or_null(state.best_loss)},
-               {"held_out_loss", finite_or_null(state.held_out_loss)},
+               {"held_out", held_out},
+               {"best_metric", state.best_metric},
+               {"best_value", finite_or_null(state.best_value)},
+               {"evaluations_since_best", state.evaluations_since_best},
                {"seed", state.seed},
                {"data_fingerprint", fmt::format("{:016x}", state.data_fingerprint)},
                {"base_fingerprint", fmt::format("{:016x}", state.base_fingerprint)},
@@ -106,19 +122,22 @@ TrainState read_train_state(const std::string& folder) {
   if (!json.is_object()) fail_input("{}: no JSON object; damaged", printable(path));
   FieldReader reader(json, path);
   TrainState defaults;
-  return {.step = reader.count("step"),
-          .updates = reader.count("updates"),
-          .next_row = reader.count("next_row"),
-          .tokens_seen = reader.count("tokens_seen"),
-          .best_loss = reader.number_or("best_loss", defaults.best_loss),
-          .held_out_loss = reader.number_or("held_out_loss", defaults.held_out_loss),
-          .seed = reader.seed("seed"),
-          .data_fingerprint = reader.fingerprint("data_fingerprint"),
-          .base_fingerprint = reader.fingerprint("base_fingerprint"),
-          .optimizer = reader.text("optimizer"),
-          .data_parallel = reader.small_count("data_parallel"),
-          .tensor_parallel = reader.small_count("tensor_parallel"),
-          .zero_stage = reader.small_count("zero_stage")};
+  return {
+      .step = reader.count("step"),
+      .updates = reader.count("updates"),
+      .next_row = reader.count("next_row"),
+      .tokens_seen = reader.count("tokens_seen"),
+      .held_out = reader.held_out(),
+      .best_metric = reader.text("best_metric"),
+      .best_value = reader.number_or("best_value", defaults.best_value),
+      .evaluations_since_best = json.contains("evaluations_since_best") ? reader.count("evaluations_since_best") : 0,
+      .seed = reader.seed("seed"),
+      .data_fingerprint = reader.fingerprint("data_fingerprint"),
+      .base_fingerprint = reader.fingerprint("base_fingerprint"),
+      .optimizer = reader.text("optimizer"),
+      .data_parallel = reader.small_count("data_parallel"),
+      .tensor_parallel = reader.small_count("tensor_parallel"),
+      .zero_stage = reader.small_count("zero_stage")};
 }
 
 }  // namespace weft

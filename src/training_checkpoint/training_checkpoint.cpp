@@ -60,7 +60,7 @@ class CheckpointStore::State {
     }
     if (is_rank_zero()) {
       damaged_.erase(options_.directory + "/" + checkpoint_name(step_));
-      delete_old(options_.directory, {options_.keep_last, options_.keep_best}, step_, damaged_);
+      delete_old(options_.directory, {options_.keep_last, options_.keep_best, options_.best_metric}, step_, damaged_);
     }
     return true;
   }

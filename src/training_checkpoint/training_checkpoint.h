@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,13 +23,15 @@
 #include "models/registry.h"
 #include "optimizer/optimizer.h"
 #include "parallel/mesh.h"
+#include "report/metric_kind.h"
 
 namespace weft {
 
 struct CheckpointOptions {
-  std::string directory;        // the run's folder + "/checkpoints"; made if absent
-  int64_t keep_last = 2;        // at least 1
-  bool keep_best = true;        // also the one with the lowest held_out_loss
+  std::string directory;  // the run's folder + "/checkpoints"; made if absent
+  int64_t keep_last = 2;  // at least 1
+  bool keep_best = true;  // also the one that is best by best_metric
+  MetricKind best_metric = {.name = "loss", .higher_is_better = false};
   bool background = true;       // write while training goes on
   bool optimizer_state = true;  // false: weights only
   int64_t max_file_bytes = SafetensorsLayout::kDefaultFileBytes;
@@ -40,8 +43,10 @@ struct TrainState {
   int64_t updates = 0;   // of them with an update (the others were skipped)
   int64_t next_row = 0;  // of the data
   int64_t tokens_seen = 0;
-  double best_loss = std::numeric_limits<double>::infinity();       // lowest held-out loss so far
-  double held_out_loss = std::numeric_limits<double>::quiet_NaN();  // of these weights, if it was measured
+  std::map<std::string, double> held_out = {};                   // of these weights: loss and metrics, if measured
+  std::string best_metric = {};                                  // what the evaluations were compared by
+  double best_value = std::numeric_limits<double>::quiet_NaN();  // the best of it so far
+  int64_t evaluations_since_best = 0;
   uint64_t seed = 0;
   uint64_t data_fingerprint = 0;  // 0: not known
   uint64_t base_fingerprint = 0;  // of the model that an adapter is trained on; 0: not known, or none
@@ -57,8 +62,9 @@ struct CheckpointSubject {
   const OpenedModel& base;  // whose config and tokenizer go beside the weights
   std::string tokenizer;    // folder or file of the tokenizer where it is not the base's
   LanguageModel& model;
-  Adapter* adapter = nullptr;  // if given, the adapter is saved instead of the model
-  Optimizer& optimizer;        // its pieces are what is trained
+  Adapter* adapter = nullptr;               // if given, the adapter is saved instead of the model
+  Optimizer& optimizer;                     // its pieces are what is trained
+  std::vector<OptimizerPiece> frozen = {};  // what this rank keeps of frozen parameters that it does not keep whole
 };
 
 class CheckpointStore {

@@ -55,7 +55,8 @@ const std::vector<BadConfig> kUnreadable = {
     {"train { schedule: COSINE }", "1:19: train.schedule needs { … }, found COSINE"},
     {"train { frobnicate: 1 }",
      "1:9: train has no field 'frobnicate'; it has steps, epochs, batch_size, micro_batch_size, learning_rate, "
-     "schedule, optimizer, clip_norm, seed, gradient_checkpointing, checkpoint_every, max_bad_steps, adversarial"},
+     "schedule, optimizer, clip_norm, seed, gradient_checkpointing, checkpoint_every, max_bad_steps, adversarial, "
+     "freeze, patience"},
     {"train { steps: }", "1:16: train.steps needs an integer, found }"},
 };
 
@@ -205,6 +206,7 @@ const std::vector<BadConfig> kWrongValues = {
     {"task { stride: -1 }", "2:8: task.stride is -1; must be at least 0"},
     {"task { max_answer_length: 0 }", "2:8: task.max_answer_length is 0; must be at least 1"},
     {"task { max_ngram: 0 }", "2:8: task.max_ngram is 0; must be at least 1"},
+    {"task { cosent_scale: 0 }", "2:8: task.cosent_scale is 0; must be above 0"},
     {"task { similarity_scale: -3 }", "2:8: task.similarity_scale is -3; must be above 0"},
     {"parallel { tensor: 0 }", "2:12: parallel.tensor is 0; must be at least 1"},
     {"parallel { data: -1 }", "2:12: parallel.data is -1; must be at least 0"},
@@ -220,6 +222,33 @@ const std::vector<BadConfig> kWrongValues = {
     {"evaluation { every_steps: 10 }",
      "2:14: evaluation.every_steps is 10, but nothing is held out; set evaluation.sources or "
      "evaluation.held_out_fraction"},
+    {"evaluation { use_ema: true }",
+     "2:14: evaluation.use_ema is true, but there are no averages; set train.optimizer.ema_momentum"},
+    {R"(checkpoint { best_metric: "f1" })",
+     "2:14: checkpoint.best_metric is 'f1', but nothing is held out; set evaluation.sources or "
+     "evaluation.held_out_fraction"},
+    {"train { patience: 3 }\nevaluation { held_out_fraction: 0.1 }",
+     "2:9: train.patience is 3, but evaluation.every_steps is 0; evaluate while training"},
+    {"train { patience: -1 }", "2:9: train.patience is -1; must be at least 0"},
+    {R"(train { freeze: ["a", "("] })",
+     "2:9: train.freeze[1] '(' is no regular expression: Mismatched '(' and ')' in regular expression"},
+    {R"(train { freeze: "a" } lora { })",
+     "2:1: train.freeze is given, but with lora the model's weights are frozen already; remove one of the two"},
+    {"task { multilabel: true }",
+     "2:8: task.multilabel is true, but task.kind is LANGUAGE_MODEL; only CLASSIFICATION has labels of texts"},
+    {"evaluation { generation { } }",
+     "2:14: evaluation.generation is given, but nothing is held out; set evaluation.sources or "
+     "evaluation.held_out_fraction"},
+    {"evaluation { held_out_fraction: 0.1 generation { } }",
+     "2:37: evaluation.generation is given, but data.packing is SPLIT, which cuts prompts and answers; use WHOLE or "
+     "NONE"},
+    {"task { kind: TAGGING } evaluation { generation { } }",
+     "2:37: evaluation.generation is given, but task.kind is TAGGING; SEQUENCE_TO_SEQUENCE and LANGUAGE_MODEL write "
+     "answers"},
+    {"data { packing: NONE } evaluation { held_out_fraction: 0.1 generation { beams: 0 } }",
+     "2:73: evaluation.generation.beams is 0; must be at least 1"},
+    {"data { packing: NONE } evaluation { held_out_fraction: 0.1 generation { max_new_tokens: 0 } }",
+     "2:73: evaluation.generation.max_new_tokens is 0; must be at least 1"},
     {"evaluation { every_steps: -1 }", "2:14: evaluation.every_steps is -1; must be at least 0"},
     {"evaluation { max_rows: -1 }", "2:14: evaluation.max_rows is -1; must be at least 0"},
     {"samples { every_steps: 10 }", "2:11: samples.every_steps is 10, but there are no samples.prompts"},

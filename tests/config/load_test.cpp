@@ -88,6 +88,7 @@ TEST_F(LoadConfig, the_printed_config_reads_back_as_the_same_run) {
   check_run_config(parse_run_config(from_adapter.to_text(), "r.textproto"));
   RunConfig full = load_run_config(WEFT_CONFIGS "/smollm2-full.textproto");
   EXPECT_FALSE(parse_run_config(full.to_text(), "f").message().has_lora());
+  EXPECT_FALSE(parse_run_config(full.to_text(), "f").message().evaluation().has_generation());
 }
 
 TEST_F(LoadConfig, a_config_replaces_fields_of_the_one_it_extends) {

@@ -117,7 +117,7 @@ TEST(TrainOptions, epochs_become_steps) {
 
 TEST(TrainOptions, the_engine_gets_recomputation_and_adversary) {
   EngineOptions options = engine_options(parse(R"(lora { train_norms: true }
-    train { clip_norm: 0.5 gradient_checkpointing: BLOCK checkpoint_every: 2
+    train { freeze: ["a", "b.*"] clip_norm: 0.5 gradient_checkpointing: BLOCK checkpoint_every: 2
             adversarial { kind: GRADIENT_PENALTY epsilon: 0.2 } }
     parallel { zero_stage: 3 overlap_gradient_reduction: false })")
                                              .message());
@@ -129,6 +129,7 @@ TEST(TrainOptions, the_engine_gets_recomputation_and_adversary) {
   EXPECT_EQ(options.zero_stage, 3);
   EXPECT_FALSE(options.overlap_gradient_reduction);
   EXPECT_TRUE(options.train_norms);
+  EXPECT_THAT(options.freeze, ElementsAre("a", "b.*"));
 }
 
 TEST(TrainOptions, prompts_and_completions_are_rows_of_their_own_unless_the_config_says_otherwise) {

@@ -180,6 +180,28 @@ TEST_F(LabelledTexts, LabelsThatCannotBe) {
   expect_error(read_labelled_texts, "a.tsv", "\tx\n", "has an empty text");
 }
 
+TEST_F(LabelledTexts, AnyNumberOfLabelsInAllForms) {
+  auto fields = read_multilabel_texts(write("a.tsv", "a b\tx,y\na\t\na\tc\ty\n"));
+  ASSERT_EQ(fields.size(), 3u);
+  EXPECT_THAT(fields[0].labels, ElementsAre("x", "y"));
+  EXPECT_TRUE(fields[1].labels.empty());
+  EXPECT_EQ(fields[2], (LabelledText{.first = "a", .second = "c", .labels = {"y"}}));
+  auto objects = read_multilabel_texts(write("a.jsonl",
+                                             R"({"text": "a b", "label": ["x", "y"]})"
+                                             "\n"
+                                             R"({"text": "a", "label": []})"));
+  EXPECT_EQ(objects[0], fields[0]);
+  EXPECT_EQ(objects[1], fields[1]);
+  EXPECT_EQ(labels_of(fields), (Strings{"x", "y"}));
+  auto data = make_multilabel_data(fields, {"x", "y"}, *tokenizer_, {.shuffle = false});
+  EXPECT_THAT(data->row(0).marks, ElementsAre(RowMark{.label = 0}, RowMark{.label = 1}));
+  EXPECT_TRUE(data->row(1).marks.empty());
+  EXPECT_THAT(data->row(1).labels, ElementsAre(0)) << "a text without labels counts";
+  expect_error(read_multilabel_texts, "b.tsv", "a\tx,,y\n", "b.tsv:1: has an empty label");
+  expect_error(read_multilabel_texts, "b.jsonl", R"({"text": "a", "label": "x"})", "\"label\" is no list of strings");
+  expect_error(read_labelled_texts, "b.jsonl", R"({"text": "a", "label": ["x"]})", "set task.multilabel");
+}
+
 /// Rows of one long text, to count masks in.
 class LongRows final : public TrainingData {
  public:

@@ -12,6 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   return weft::expect_only_input_errors([&] {
     switch (data[0] / 2 % 4) {
       case 0:
+        weft::read_multilabel_texts(path);
         return void(weft::read_labelled_texts(path));
       case 1:
         return void(weft::tags_of(weft::read_tagged_texts(path)));

@@ -45,17 +45,23 @@ class EncoderTasks : public testing::TaskRuns, public ::testing::WithParamInterf
   /// Words from 40 on are names, and what their texts are about.
   void write_data() const {
     std::ofstream labels(folder_ / "labels.tsv"), tags(folder_ / "tags.tsv"), entities(folder_ / "entities.jsonl");
-    std::ofstream questions(folder_ / "questions.tsv"), pairs(folder_ / "pairs.tsv"), scored(folder_ / "scored.tsv");
+    std::ofstream multilabel(folder_ / "multilabel.tsv"), questions(folder_ / "questions.tsv"),
+        pairs(folder_ / "pairs.tsv"), scored(folder_ / "scored.tsv");
+    std::ofstream graded(folder_ / "graded.tsv");
     for (int i = 0; i < 24; ++i) {
       std::string before = fmt::format("the w{} w{}", 7 + i % 9, 8 + i % 5);
       std::string name = fmt::format("w{}s w{}", 40 + i % 3, 44 + i % 4);
       std::string text = fmt::format("{} {} w{}", before, name, 20 + i % 3);
       labels << fmt::format("{} w{}\t{}\n", before, 40 + i % 2, i % 2 == 0 ? "zero" : "one");
+      const char* words[] = {"", "w40", "w41", "w40 w41"};
+      const char* of_words[] = {"", "zero", "one", "zero,one"};
+      multilabel << fmt::format("{} {}\t{}\n", before, words[i % 4], of_words[i % 4]);
       tags << fmt::format("the O\nw{} O\nw{}s B-X\nw{} I-X\n\n", 7 + i % 9, 40 + i % 3, 44 + i % 4);
       json entity = {{"start", before.size() + 1}, {"end", before.size() + 1 + name.size()}, {"label", "X"}};
       entities << json{{"text", text}, {"entities", {entity}}} << '\n';
       questions << "w30 w31\t" << text << '\t' << name << '\n';
       pairs << fmt::format("the w{} w{}\tw{} w{} w6\n", 7 + i, 33 - i % 20, 7 + i, 33 - i % 20);
+      graded << fmt::format("the w{} w{}\tw{} w{}\t{}\n", 7 + i, 9, i % 3 > 0 ? 7 + i : 40, i % 3 > 1 ? 9 : 41, i % 3);
       scored << fmt::format("the w{}\tw{} w6\t{}\n", 7 + i, i % 2 == 0 ? 7 + i : 40, i % 2 == 0 ? 1.5 : -1);
     }
   }
@@ -112,11 +118,13 @@ INSTANTIATE_TEST_SUITE_P(
     Kinds,
     EncoderTasks,
     ::testing::Values(Task{"classification", "kind: CLASSIFICATION", "labels.tsv", "f1"},
+                      Task{"multilabel", "kind: CLASSIFICATION multilabel: true", "multilabel.tsv", "micro_f1"},
                       Task{"crf", "kind: TAGGING transition_scale: 10", "tags.tsv", "f1"},
                       Task{"tags", "kind: TAGGING crf: false", "entities.jsonl", "f1"},
                       Task{"pointer", "kind: ENTITIES pointer_size: 16", "entities.jsonl", "f1"},
                       Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", "exact_match"},
                       Task{"similarity", "kind: SIMILARITY pooling: MEAN", "pairs.tsv", "accuracy"},
+                      Task{"cosent", "kind: SIMILARITY pooling: MEAN", "graded.tsv", "spearman"},
                       Task{"simbert", "kind: SIMILARITY", "pairs.tsv", "accuracy", R"(application: "unilm")"}),
     [](const auto& task) { return task.param.name; });
 
@@ -249,6 +257,32 @@ INSTANTIATE_TEST_SUITE_P(Kinds,
                          ::testing::Values(Task{"classification", "kind: CLASSIFICATION", "labels.tsv", ""}),
                          [](const auto& task) { return task.param.name; });
 
+class Multilabel : public EncoderTasks {};
+
+TEST_P(Multilabel, GivesAllLabelsOfATextOnAnyNumberOfRanks) {
+  ASSERT_EQ(train("run", 2, "", 80).exit_code, 0) << contents(folder_ / "err");
+  json last = metrics("run", "evaluation").back().at("metrics");
+  for (const char* metric : {"micro_f1", "macro_f1", "exact_match"}) EXPECT_GE(last.at(metric).get<double>(), 0.9);
+  fs::path checkpoint = folder_ / "run/checkpoints/step-00000080";
+  EXPECT_EQ(json::parse(contents(checkpoint / "config.json")).at("problem_type"), "multi_label_classification");
+  std::ofstream(folder_ / "texts.txt") << "the w9 w10 w40 w41\nthe w9 w10 w41\nthe w9 w10\n";
+  for (int ranks : {1, 2}) {
+    Outcome outcome =
+        weft_on_ranks(ranks, "classify --quiet --dtype f32 --text texts.txt --model run/checkpoints/step-00000080");
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_THAT(outcome.out,
+                ::testing::MatchesRegex("one,zero\t[0-9.,]*\tthe w9 w10 w40 w41\n"
+                                        "one\t[0-9.]*\tthe w9 w10 w41\n"
+                                        "\t\tthe w9 w10\n"));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         Multilabel,
+                         ::testing::Values(Task{
+                             "texts", "kind: CLASSIFICATION multilabel: true", "multilabel.tsv", ""}),
+                         [](const auto& task) { return task.param.name; });
+
 class ScoredPairs : public EncoderTasks {};
 
 TEST_P(ScoredPairs, GiveTheRankCorrelationOnAnyNumberOfRanks) {
@@ -260,7 +294,7 @@ TEST_P(ScoredPairs, GiveTheRankCorrelationOnAnyNumberOfRanks) {
   EXPECT_GT(one, 0.5);
   EXPECT_NEAR(one, two, 1e-3);
   Outcome outcome = train("bad", 1, "--set data.sources[0].path=scored.tsv");
-  expect_one_line_error(outcome, 3, AllOf(HasSubstr("data.sources"), HasSubstr("evaluation.sources")));
+  expect_one_line_error(outcome, 3, AllOf(HasSubstr("evaluation.sources"), HasSubstr("some pairs have no score")));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds,

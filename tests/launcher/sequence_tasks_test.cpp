@@ -110,6 +110,26 @@ TEST_P(SequenceTasks, AreLearnt) {
   }
 }
 
+TEST_P(SequenceTasks, AreScoredByWhatIsWritten) {
+  if (GetParam().name != "pairs") GTEST_SKIP() << "its texts are no answers";
+  std::string flags = "--set evaluation.generation.max_new_tokens=6 --set evaluation.generation.unit=CHARACTERS";
+  ASSERT_EQ(train("one", 1, flags, 240).exit_code, 0) << contents(folder_ / "err");
+  json last = metrics("one", "evaluation").back().at("metrics");
+  for (const char* metric : {"rouge1", "rouge2", "rougeL", "generated_exact_match"}) {
+    EXPECT_GE(last.at(metric).get<double>(), 0.9) << last;
+  }
+  EXPECT_GE(last.at("bleu").get<double>(), 90) << last;
+  // Where greedy generation writes the right tokens, the teacher sees it too.
+  EXPECT_NEAR(last.at("generated_exact_match"), last.at("exact_match").get<double>(), 0.05) << last;
+  json first = metrics("one", "evaluation").front().at("metrics");
+  for (const char* mesh : {" --set parallel.zero_stage=3", " --set parallel.tensor=2"}) {
+    ASSERT_EQ(train("two", 2, flags + mesh, 1).exit_code, 0) << contents(folder_ / "err");
+    json same = metrics("two", "evaluation").front().at("metrics");
+    for (const auto& [name, value] : first.items()) EXPECT_NEAR(same.at(name), value, 1e-9) << mesh << " " << name;
+    fs::remove_all(folder_ / "two");
+  }
+}
+
 TEST_P(SequenceTasks, TrainAnAdapter) {
   Outcome outcome = train("run", 2, "--set lora.rank=4 " + GetParam().adapted, 60);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;

@@ -2,13 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "ops/contrastive.h"
 #include "ops/crf.h"
 #include "ops/global_pointer.h"
 #include "ops/loss.h"
 #include "ops/loss_node.h"
+#include "ops/multilabel.h"
 #include "parallel/thread_communicator.h"
 #include "support/grad_check.h"
 
@@ -131,6 +134,33 @@ TEST_F(TaskLoss, PointerIsRelative) {
   EXPECT_GT(std::abs(scores[0 * 5 + 1] - scores[0 * 5 + 2]), 1e-3);
 }
 
+const std::vector<std::vector<int32_t>> kLabels = {{0, 2}, {}, {1}, {0, 1, 2, 3}};
+
+TEST_F(TaskLoss, MultilabelIsTheSumOverMarkedAndUnmarkedClasses) {
+  Tensor logits = random({4, 4}, 1, 2.0);
+  std::vector<double> values = to_doubles(logits);
+  std::vector<float> weights = {1, 0.5f, 0, 2};
+  double expected = 0;
+  for (size_t r = 0; r < 4; ++r) {
+    double marked = 1, others = 1;
+    for (int32_t c = 0; c < 4; ++c) {
+      bool is_marked = std::find(kLabels[r].begin(), kLabels[r].end(), c) != kLabels[r].end();
+      double score = values[r * 4 + static_cast<size_t>(c)];
+      (is_marked ? marked : others) += std::exp(is_marked ? -score : score);
+    }
+    expected += static_cast<double>(weights[r]) * (std::log(marked) + std::log(others));
+  }
+  Tensor loss = multilabel_cross_entropy(context_, logits, kLabels, weights);
+  EXPECT_NEAR(*loss.data<double>(), expected, 1e-12);
+}
+
+TEST_F(TaskLoss, GradientOfMultilabel) {
+  std::vector<float> weights = {1, 0.5f, 0, 2};
+  check_gradients(context_, {random({4, 4}, 1, 2.0)}, [&](Context& context, const Inputs& in) {
+    return multilabel_cross_entropy(context, in[0], kLabels, weights);
+  });
+}
+
 TEST_F(TaskLoss, GradientOfContrastive) {
   std::unique_ptr<Communicator> alone = make_single_communicator();
   std::vector<float> weights = {0.5f, 0.5f, 1, 1, 0, 0};
@@ -139,15 +169,42 @@ TEST_F(TaskLoss, GradientOfContrastive) {
   });
 }
 
+TEST_F(TaskLoss, CosentIsTheSumOverPairsInTheWrongOrder) {
+  std::unique_ptr<Communicator> alone = make_single_communicator();
+  Tensor vectors = random({8, 4}, 1);
+  std::vector<float> scores = {0.5f, 2, 0.5f, -1}, weights = {0.1f, 0.1f, 0.1f, 0.1f, 0.1f, 0.1f, 0, 0};
+  std::vector<double> values = to_doubles(vectors), cosines;
+  for (size_t p = 0; p < 3; ++p) {
+    double both = 0, a = 0, b = 0;
+    for (size_t i = 0; i < 4; ++i) {
+      double x = values[8 * p + i], y = values[8 * p + 4 + i];
+      both += x * y, a += x * x, b += y * y;
+    }
+    cosines.push_back(both / std::sqrt(a * b));
+  }
+  double expected = std::log(1 + std::exp(5 * (cosines[0] - cosines[1])) + std::exp(5 * (cosines[2] - cosines[1])));
+  Tensor loss = cosent_loss(context_, vectors, scores, weights, 5, *alone);
+  EXPECT_NEAR(*loss.data<double>(), 0.6 * expected, 1e-6);
+}
+
+TEST_F(TaskLoss, GradientOfCosent) {
+  std::unique_ptr<Communicator> alone = make_single_communicator();
+  std::vector<float> scores = {0.5f, 2, 0.5f, -1}, weights = {0.5f, 0.5f, 1, 1, 1, 1, 0, 0};
+  check_gradients(context_, {random({8, 4}, 1)}, [&](Context& context, const Inputs& in) {
+    return cosent_loss(context, in[0], scores, weights, 5, *alone);
+  });
+}
+
+/// Of rows from `begin` on.
+using LossOfRows = std::function<Tensor(Context& context, const Tensor& rows, size_t begin, Communicator& ranks)>;
+
 /// Loss and gradient of rows on several ranks, of which one has fewer, are those of all rows on one.
-TEST_F(TaskLoss, ContrastiveIsTheSameOnAnyNumberOfRanks) {
-  Tensor vectors = random({6, 4}, 1);
-  std::vector<float> weights(6, 0.2f);
-  auto gradient_of = [&](Context& context, Tensor x, std::span<const float> some, Communicator& ranks, double& loss) {
+void expect_same_on_ranks(Context& of_one, const Tensor& vectors, const LossOfRows& loss_of_rows) {
+  auto gradient_of = [&](Context& context, Tensor x, size_t begin, Communicator& ranks, double& loss) {
     Tape tape;
     context.tape = &tape;
     x.set_grad_slot(std::make_shared<GradSlot>());
-    Tensor result = contrastive_loss(context, x, some, 5, ranks);
+    Tensor result = loss_of_rows(context, x, begin, ranks);
     loss = *result.data<double>();
     tape.backward(context, result);
     context.tape = nullptr;
@@ -155,13 +212,13 @@ TEST_F(TaskLoss, ContrastiveIsTheSameOnAnyNumberOfRanks) {
   };
   double expected_loss = 0;
   std::unique_ptr<Communicator> alone = make_single_communicator();
-  std::vector<double> expected = gradient_of(context_, vectors.detach(), weights, *alone, expected_loss);
+  std::vector<double> expected = gradient_of(of_one, vectors.detach(), 0, *alone, expected_loss);
   run_thread_ranks(2, [&](const std::shared_ptr<Communicator>& ranks) {
     Context context = make_cpu_context(1);
     int64_t begin = ranks->rank() == 0 ? 0 : 4, end = ranks->rank() == 0 ? 4 : 6;
     double loss = 0;
-    std::span<const float> some(weights.data(), static_cast<size_t>(end - begin));
-    std::vector<double> mine = gradient_of(context, vectors.slice(begin, end).detach(), some, *ranks, loss);
+    std::vector<double> mine =
+        gradient_of(context, vectors.slice(begin, end).detach(), static_cast<size_t>(begin), *ranks, loss);
     for (size_t i = 0; i < mine.size(); ++i) {
       EXPECT_NEAR(mine[i], expected[static_cast<size_t>(begin) * 4 + i], 1e-12);
     }
@@ -170,6 +227,25 @@ TEST_F(TaskLoss, ContrastiveIsTheSameOnAnyNumberOfRanks) {
     ranks->all_reduce(sum, ReduceOp::sum);
     EXPECT_NEAR(*sum.data<double>(), expected_loss, 1e-12);
   });
+}
+
+TEST_F(TaskLoss, ContrastiveIsTheSameOnAnyNumberOfRanks) {
+  std::vector<float> weights(6, 0.2f);
+  expect_same_on_ranks(
+      context_, random({6, 4}, 1), [&](Context& context, const Tensor& rows, size_t /*begin*/, Communicator& ranks) {
+        std::span<const float> some(weights.data(), static_cast<size_t>(rows.size(0)));
+        return contrastive_loss(context, rows, some, 5, ranks);
+      });
+}
+
+TEST_F(TaskLoss, CosentIsTheSameOnAnyNumberOfRanks) {
+  std::vector<float> weights(6, 0.2f), scores = {0.5f, 2, 1};
+  expect_same_on_ranks(
+      context_, random({6, 4}, 1), [&](Context& context, const Tensor& rows, size_t begin, Communicator& ranks) {
+        auto count = static_cast<size_t>(rows.size(0));
+        std::span<const float> some(scores.data() + begin / 2, count / 2);
+        return cosent_loss(context, rows, some, std::span<const float>(weights).first(count), 5, ranks);
+      });
 }
 
 TEST_F(TaskLoss, gradient_of_mean_of_rows) {

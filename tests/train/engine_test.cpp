@@ -168,6 +168,47 @@ TEST(Engine, adversarial_training_is_the_same_on_every_mesh) {
   }
 }
 
+TEST(Engine, frozen_parameters_are_as_those_of_rate_0_on_every_mesh) {
+  for (const char* name : {"llama", "gemma2", "uneven"}) {
+    Problem problem = small_problem(name);
+    problem.options.clip_norm = 0;
+    problem.options.optimizer.learning_rate_factors = {{"embed_tokens", 0}, {"layers\\.0\\.", 0}};
+    std::vector<float> weights = train_on(problem, {}).weights;
+    problem.options.optimizer.learning_rate_factors.clear();
+    problem.options.freeze = {"embed_tokens", "layers\\.0\\."};
+    Curve reference = train_on(problem, {});
+    ASSERT_EQ(reference.weights.size(), weights.size());
+    for (size_t i = 0; i < weights.size(); ++i) ASSERT_NEAR(reference.weights[i], weights[i], 1e-6) << name;
+    for (MeshShape mesh : {MeshShape{2, 1}, MeshShape{1, 2}, MeshShape{2, 2}}) {
+      for (int stage = 0; stage <= 3; ++stage) {
+        problem.options.zero_stage = stage;
+        problem.options.recompute = stage % 2 == 0 ? Recompute::block : Recompute::none;
+        problem.num_micro_batches = 2;
+        expect_close(train_on(problem, mesh), reference, 2e-5, name + (" " + describe(mesh, stage)));
+      }
+    }
+  }
+}
+
+TEST(Engine, frozen_parameters_cost_no_gradients_and_no_state) {
+  Problem problem = small_problem("llama");
+  problem.options.freeze = {"embed", "self_attn", "mlp", "lm_head"};
+  Context context = make_cpu_context(1);
+  Mesh mesh(make_single_communicator(), 1);
+  auto model = testing::make_random(context, problem.config, {}, DType::f32);
+  TrainingEngine engine(context, mesh, *model, nullptr, problem.options);
+  auto batches = testing::share_of(testing::random_rows(4, problem.config.info.vocab_size, 1), 1, 0, 1);
+  engine.step(batches, problem.learning_rate, {});
+  int64_t trained = 0, elements = 0;
+  for (const OptimizerPiece& piece : engine.optimizer().pieces()) trained += piece.end - piece.begin;
+  for (const Parameter& parameter : model->parameters().all()) elements += parameter.full_shape.num_elements();
+  EXPECT_GT(trained, 0);
+  EXPECT_LT(trained, elements / 20);
+  MemoryTracker& memory = context.allocator->memory();
+  EXPECT_LT(memory.peak(MemoryTag::grads), elements * 4 / 10);
+  EXPECT_LT(memory.peak(MemoryTag::optimizer), elements * 8 / 10);
+}
+
 /// One engine on one rank, and its weights to be moved by hand.
 class Penalty {
  public:

@@ -25,7 +25,8 @@ using testing::RankRun;
 using testing::run_ranks;
 
 bool save(CheckpointStore& store, int64_t step, double held_out_loss = std::numeric_limits<double>::quiet_NaN()) {
-  return store.begin_save({.step = step, .held_out_loss = held_out_loss}) && store.complete_save();
+  std::map<std::string, double> held_out = {{"loss", held_out_loss}, {"f1", 5 - held_out_loss}};
+  return store.begin_save({.step = step, .held_out = held_out}) && store.complete_save();
 }
 
 std::string folder_of(const TempFolder& folder, int64_t step) {
@@ -153,6 +154,27 @@ TEST(Retention, TheLastOnesAndTheBestStay) {
   for (int64_t step = 1; step <= 5; ++step) {
     EXPECT_EQ(fs::exists(folder_of(folder, step)), step == 2 || step >= 4) << step;
   }
+}
+
+TEST(Retention, TheBestMayBeTheHighest) {
+  TempFolder folder;
+  run_ranks(1, {}, [&](RankRun& run) {
+    auto store = run.open_store({.directory = folder.path(), .keep_last = 1, .best_metric = {.name = "f1"}});
+    const double losses[] = {3.0, 1.5, std::numeric_limits<double>::quiet_NaN(), 2.0, 2.5};
+    for (int64_t step = 1; step <= 5; ++step) ASSERT_TRUE(save(*store, step, losses[step - 1]));
+  });
+  for (int64_t step = 1; step <= 5; ++step) {
+    EXPECT_EQ(fs::exists(folder_of(folder, step)), step == 2 || step == 5) << step;
+  }
+}
+
+TEST(Retention, ByAMetricThatWasNeverMeasuredNoneIsTheBest) {
+  TempFolder folder;
+  run_ranks(1, {}, [&](RankRun& run) {
+    auto store = run.open_store({.directory = folder.path(), .keep_last = 1, .best_metric = {.name = "bleu"}});
+    for (int64_t step = 1; step <= 3; ++step) ASSERT_TRUE(save(*store, step, static_cast<double>(step)));
+  });
+  for (int64_t step = 1; step <= 3; ++step) EXPECT_EQ(fs::exists(folder_of(folder, step)), step == 3) << step;
 }
 
 TEST(Retention, WithoutTheBest) {

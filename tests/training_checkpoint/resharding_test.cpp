@@ -40,8 +40,8 @@ void expect_restored(const std::string& directory, int size, const RunOptions& o
     EXPECT_EQ(state.seed, ~0ull);
     EXPECT_EQ(state.data_fingerprint, ~1ull);
     EXPECT_TRUE(state.has_optimizer_state);
-    EXPECT_TRUE(std::isinf(state.best_loss));
-    EXPECT_TRUE(std::isnan(state.held_out_loss));
+    EXPECT_TRUE(state.held_out.empty());
+    EXPECT_TRUE(std::isnan(state.best_value));
     EXPECT_EQ(run.num_wrong(kSeed), 0) << size << " ranks, tensor " << options.tensor_parallel;
   });
 }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/test_files.h"
@@ -44,6 +45,27 @@ TEST_F(TrainStateFile, NamesTheOptimizerAndTheBaseOrNeither) {
   json_.erase("base_fingerprint");
   EXPECT_EQ(read(json_).optimizer, "");
   EXPECT_EQ(read(json_).base_fingerprint, 0u);
+}
+
+TEST_F(TrainStateFile, EvaluationsComeBack) {
+  EXPECT_TRUE(read(json_).held_out.empty());
+  EXPECT_TRUE(std::isnan(read(json_).best_value));
+  json_ = Json::parse(train_state_json({.held_out = {{"loss", 0.5}, {"f1", std::nan("")}},
+                                        .best_metric = "f1",
+                                        .best_value = 0.25,
+                                        .evaluations_since_best = 3}));
+  TrainState state = read(json_);
+  EXPECT_EQ(state.held_out, (std::map<std::string, double>{{"loss", 0.5}}));
+  EXPECT_EQ(state.best_metric, "f1");
+  EXPECT_EQ(state.best_value, 0.25);
+  EXPECT_EQ(state.evaluations_since_best, 3);
+  for (const char* key : {"held_out", "best_metric", "best_value", "evaluations_since_best"}) {
+    Json json = json_;
+    json[key] = Json::array();
+    EXPECT_NE(error_of([&] { read(json); }).find("'" + std::string(key) + "' must be"), std::string::npos) << key;
+    json.erase(key);
+    read(json);
+  }
 }
 
 TEST_F(TrainStateFile, NumbersOutOfAllBoundsAreDamage) {
