@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "models/dropout_sites.h"
 #include "models/model.h"
 #include "ops/low_rank.h"
 
@@ -13,8 +14,6 @@ namespace {
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr int64_t kMaxRank = 1 << 16;
-/// Dropout sites of adapters; a model's own come before.
-constexpr uint32_t kFirstSite = 1 << 16;
 
 /// * stands for anything. Goes back to the last star only: time is the product of the lengths at most.
 bool matches_pattern(std::string_view pattern, std::string_view name) {
@@ -154,7 +153,7 @@ void Adapter::add_part(LanguageModel& model, const NamedLinear& named) {
                    .b = part.b,
                    .scale = options_.scale(),
                    .dropout = static_cast<float>(options_.dropout),
-                   .dropout_site = kFirstSite + static_cast<uint32_t>(parts_.size())};
+                   .dropout_site = adapter_dropout_site(parts_.size())};
   parts_.push_back(part);
 }
 
@@ -173,7 +172,7 @@ void Adapter::initialise(const Context& context, DType dtype, uint64_t seed) {
     for (Parameter* factor : {part.a, part.b}) {
       if (!factor->value) factor->value = context.empty(factor->local_shape, dtype, MemoryTag::weights);
     }
-    fill_factor_a(*part.a, {.seed = seed, .step = 0, .site = kFirstSite + static_cast<uint32_t>(i)});
+    fill_factor_a(*part.a, {.seed = seed, .step = 0, .site = adapter_dropout_site(i)});
     part.b->value.fill_zero();
   }
 }

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
+#include "models/dropout_sites.h"
 #include "models/family.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -127,7 +128,7 @@ SelfAttention Decoder::make_attention(int64_t layer, const std::string& prefix) 
                             .window = config_.windows.empty() ? 0 : config_.windows[static_cast<size_t>(layer)]};
   attention.options.dropout = {
       .probability = config_.attention_dropout,
-      .site = static_cast<uint32_t>(layer),
+      .site = block_dropout_site(layer, BlockDropout::attention_weights),
       .head_begin = query_head_range(info.num_heads, info.num_kv_heads, parameters_.place()).begin,
       .global_heads = info.num_heads};
   attention.layer = layer;

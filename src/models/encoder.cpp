@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
+#include "models/dropout_sites.h"
 #include "models/encoder_block.h"
 #include "models/rope_settings.h"
 #include "ops/collective.h"
@@ -14,8 +15,6 @@
 
 namespace weft {
 namespace {
-
-constexpr uint32_t kTaskSite = 1 << 20;
 
 class Encoder final : public LanguageModel {
  public:
@@ -310,7 +309,7 @@ Tensor Encoder::embed(Context& context, const Batch& batch, const EncoderPass& p
     x = add(context, x, embedding(context, segments_->value, rows_of_rank(context, segments, -1), 0, 1));
   }
   if (positions_ != nullptr) x = add_positions(context, x, pass);
-  BranchDropout drop{config_.dropout, 0};
+  BranchDropout drop{config_.dropout, embedding_dropout_site()};
   if (config_.dropout_before_embedding_norm) x = drop.forward(context, x, pass.num_tokens);
   if (config_.has_embedding_norm) x = embedding_norm_.forward(context, x, pass);
   if (!config_.dropout_before_embedding_norm) x = drop.forward(context, x, pass.num_tokens);
@@ -373,7 +372,7 @@ Tensor Encoder::task_logits(Context& context, const Tensor& hidden, const Batch&
   if (head.dropout > 0) {
     Context numbered = context;  // rows are tokens or sequences
     if (is_of_sequences) numbered.first_token = batch.first_sequence;
-    x = dropout(numbered, x, head.dropout, {.site = kTaskSite, .global_width = x.size(1)});
+    x = dropout(numbered, x, head.dropout, {.site = kTaskDropoutSite, .global_width = x.size(1)});
   }
   return linear(context, x, task_layer_.parameters());
 }

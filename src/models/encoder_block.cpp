@@ -1,13 +1,11 @@
 #include "models/encoder_block.h"
 
 #include "core/error.h"
+#include "models/dropout_sites.h"
 #include "ops/elementwise.h"
 
 namespace weft {
 namespace {
-
-/// Sites of dropout are numbered from here: site 0 is the embedding's.
-constexpr uint32_t kSitesPerBlock = 3;
 
 class PostNormBlock final : public EncoderBlock {
  public:
@@ -59,10 +57,6 @@ class PostNormBlock final : public EncoderBlock {
   PostNorm mlp_norm_;
 };
 
-uint32_t first_site(int64_t layer) {
-  return 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
-}
-
 }  // namespace
 
 BlockParts add_block_parts(ParameterStore& store, const EncoderConfig& config, int64_t layer) {
@@ -107,13 +101,14 @@ BlockParts add_block_parts(ParameterStore& store, const EncoderConfig& config, i
 }
 
 Tensor BlockParts::drop_attended(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
-  return BranchDropout{dropout, first_site(layer)}.forward(context, x, pass.num_tokens);
+  return BranchDropout{dropout, block_dropout_site(layer, BlockDropout::attention)}.forward(
+      context, x, pass.num_tokens);
 }
 
 EncoderAttention BlockParts::attention_of(int64_t layer) const {
   EncoderAttention numbered = attention;
   numbered.layer = layer;
-  numbered.options.dropout.site = first_site(layer) + 2;
+  numbered.options.dropout.site = block_dropout_site(layer, BlockDropout::attention_weights);
   return numbered;
 }
 
@@ -123,7 +118,8 @@ Tensor BlockParts::attend(Context& context, const Tensor& x, const EncoderPass& 
 
 Tensor BlockParts::feed_forward(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
   Tensor branch = mlp.forward(context, x, pass.num_tokens);
-  return BranchDropout{dropout, first_site(layer) + 1}.forward(context, branch, pass.num_tokens);
+  uint32_t site = block_dropout_site(layer, BlockDropout::feed_forward);
+  return BranchDropout{dropout, site}.forward(context, branch, pass.num_tokens);
 }
 
 std::vector<Linear*> BlockParts::linears() {

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "models/batch_inputs.h"
+#include "models/dropout_sites.h"
 #include "models/rope_settings.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -29,14 +30,6 @@ struct StackPass {
 /// Dropout of one place.
 Tensor drop(Context& context, const Tensor& x, float probability, uint32_t site, int64_t num_tokens) {
   return BranchDropout{probability, site}.forward(context, x, num_tokens);
-}
-
-/// Sites of dropout in a block: what its attention, cross-attention and feed-forward add; the weights of both.
-constexpr uint32_t kSitesPerBlock = 5;
-
-/// The first of a block's sites. A stack's first site is that of its embedding.
-uint32_t block_site(uint32_t stack_site, size_t layer) {
-  return stack_site + 1 + kSitesPerBlock * static_cast<uint32_t>(layer);
 }
 
 /// A block: norm, attention, residual; the same with the source in decoders; norm, feed-forward, residual. From
@@ -67,8 +60,9 @@ class EncoderDecoder final : public LanguageModel {
     const Parameter* bias_table = nullptr;  // that all blocks share
     Linear mapping;                         // E to H
     RmsNorm final_norm;
-    uint32_t first_site = 0;
     int64_t first_block = 0;
+
+    DropoutStack dropout() const { return is_decoder ? DropoutStack::decoder : DropoutStack::first; }
   };
 
   void add_stack(Stack& stack, int64_t num_layers);
@@ -128,8 +122,6 @@ EncoderDecoder::EncoderDecoder(const EncoderDecoderConfig& config, TensorParalle
   decoder_.name = "decoder";
   decoder_.is_decoder = true;
   decoder_.first_block = config_.num_encoder_layers;
-  constexpr uint32_t kDecoderSites = 1 << 16;
-  decoder_.first_site = kDecoderSites;
   if (config_.num_encoder_layers > 0) add_stack(encoder_, config_.num_encoder_layers);
   if (config_.num_decoder_layers > 0) add_stack(decoder_, config_.num_decoder_layers);
   if (info.has_language_model_head) add_head();
@@ -194,11 +186,13 @@ StackBlock EncoderDecoder::make_block(const Stack& stack, int64_t layer) {
   StackBlock block;
   if (config_.has_bias_per_layer) block.bias_table = add_bias_table(name);
   block.attention_norm = norm(0);
-  uint32_t site = block_site(stack.first_site, static_cast<size_t>(layer));
-  block.attention = make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder, site + 3);
+  auto site = [&](BlockDropout place) { return block_dropout_site(layer, place, stack.dropout()); };
+  block.attention =
+      make_attention(name + ".layer.0.SelfAttention.", layer, stack.is_decoder, site(BlockDropout::attention_weights));
   if (stack.is_decoder) {
     block.cross_norm = norm(1);
-    block.cross = make_attention(name + ".layer.1.EncDecAttention.", layer, false, site + 4);
+    block.cross =
+        make_attention(name + ".layer.1.EncDecAttention.", layer, false, site(BlockDropout::cross_attention_weights));
   }
   int last = stack.is_decoder ? 2 : 1;
   block.mlp_norm = norm(last);
@@ -273,7 +267,7 @@ std::string EncoderDecoder::observed(const Stack& stack, const std::string& what
 /// What a stack makes of its embedded tokens before its first block.
 Tensor EncoderDecoder::begin_stream(Context& context, const Stack& stack, Tensor embedded, int64_t num_tokens) const {
   if (stack.mapping.weight != nullptr) embedded = linear(context, embedded, stack.mapping.parameters());
-  return drop(context, embedded, config_.dropout, stack.first_site, num_tokens);
+  return drop(context, embedded, config_.dropout, embedding_dropout_site(stack.dropout()), num_tokens);
 }
 
 StackPass EncoderDecoder::start(Context& context, const Stack& stack, const Batch& batch, KvCache* cache) const {
@@ -348,11 +342,13 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
   } else if (stack.bias_table != nullptr) {
     bias = {.values = inputs[shared++], .zero = -pass.lowest};
   }
-  uint32_t site = block_site(stack.first_site, layer);
-  auto dropped = [&](const Tensor& x, uint32_t at) { return drop(context, x, config_.dropout, at, pass.num_tokens); };
+  auto dropped = [&](const Tensor& x, BlockDropout place) {
+    uint32_t site = block_dropout_site(static_cast<int64_t>(layer), place, stack.dropout());
+    return drop(context, x, config_.dropout, site, pass.num_tokens);
+  };
   Tensor attended =
       block.attention.forward(context, first.normed, pass.num_tokens, pass.spans, bias, pass.rope_table, pass.cache);
-  attended = dropped(attended, site);
+  attended = dropped(attended, BlockDropout::attention);
   ResidualNorm middle;
   if (stack.is_decoder) {
     middle = block.cross_norm.forward_add(context, attended, first.sum);
@@ -370,12 +366,12 @@ std::vector<Tensor> EncoderDecoder::run_layer(Context& context,
       crossed =
           block.cross.forward_cross(context, middle.normed, pass.num_tokens, pass.cross_spans, cross_bias, source);
     }
-    attended = dropped(crossed, site + 1);
+    attended = dropped(crossed, BlockDropout::cross_attention);
   } else {
     middle.sum = first.sum;
   }
   ResidualNorm last = block.mlp_norm.forward_add(context, attended, middle.sum);
-  Tensor branch = dropped(block.mlp.forward(context, last.normed, pass.num_tokens), site + 2);
+  Tensor branch = dropped(block.mlp.forward(context, last.normed, pass.num_tokens), BlockDropout::feed_forward);
   return {last.sum, branch};
 }
 
@@ -403,8 +399,7 @@ Tensor EncoderDecoder::run_stack(Context& context,
   ResidualNorm last = stack.final_norm.forward_add(context, stream[1], stream[0]);
   context.observe(observed(stack, "hidden/" + std::to_string(stack.blocks.size())), last.sum);
   context.observe(observed(stack, "final"), last.normed);
-  uint32_t site = block_site(stack.first_site, stack.blocks.size());
-  Tensor out = drop(context, last.normed, config_.dropout, site, pass->num_tokens);
+  Tensor out = drop(context, last.normed, config_.dropout, output_dropout_site(stack.dropout()), pass->num_tokens);
   return enter_tensor_parallel(context, out, pass->num_tokens);
 }
 

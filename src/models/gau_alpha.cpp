@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "models/dropout_sites.h"
 #include "models/encoder_block.h"
 #include "models/encoder_config.h"
 #include "ops/activation.h"
@@ -65,7 +66,8 @@ class GatedAttentionUnit final : public EncoderBlock {
     Tensor mixed = attend(context, {.q = &query, .k = &key, .v = &value}, pass, layer);
     Tensor gated = gated_activation(context, projected[0], mixed, activation_);
     Tensor branch = row_parallel(context, gated, output_);
-    branch = BranchDropout{dropout_, first_site(layer)}.forward(context, branch, pass.num_tokens);
+    uint32_t site = block_dropout_site(layer, BlockDropout::attention);
+    branch = BranchDropout{dropout_, site}.forward(context, branch, pass.num_tokens);
     return {norm_.forward_add(context, branch, x, pass)};
   }
 
@@ -75,15 +77,12 @@ class GatedAttentionUnit final : public EncoderBlock {
   Tensor attend(Context& context, const RelativeAttentionInputs& inputs, const EncoderPass& pass, int64_t layer) const {
     if (pass.cache == nullptr) {
       RelativeAttentionOptions options = options_;
-      options.dropout.site = first_site(layer) + 1;
+      options.dropout.site = block_dropout_site(layer, BlockDropout::attention_weights);
       return relative_attention(context, inputs, pass.spans, pass.positions, {}, options).out;
     }
     return cached_relative_attention(
         context, inputs, pass.cache->keys(layer), pass.cache->values(layer), pass.spans, {}, options_);
   }
-
-  /// Of dropout: site 0 is the embedding's.
-  static uint32_t first_site(int64_t layer) { return 1 + 2 * static_cast<uint32_t>(layer); }
 
   Linear gate_, value_, base_, output_;
   const Parameter* query_scale_ = nullptr;
