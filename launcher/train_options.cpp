@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "config/optimizer_defaults.h"
+#include "config/dependent_defaults.h"
 #include "config/run.pb.h"
 
 namespace weft {
@@ -190,7 +190,7 @@ TrainingDataOptions training_data_options(const config::RunConfig& config) {
   const config::DataConfig& data = config.data();
   return {.sources = data_sources(data.sources()),
           .sequence_length = data.sequence_length(),
-          .packing = packing_kind(data.packing()),
+          .packing = packing_kind(packing_of(config)),
           .shuffle = data.shuffle(),
           .seed = config.train().seed()};
 }

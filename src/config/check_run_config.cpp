@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "config/dependent_defaults.h"
 #include "config/field_checks.h"
 #include "config/run.pb.h"
 
@@ -106,10 +107,15 @@ void check_sources(const FieldChecks& check,
   }
 }
 
-void check_data(const FieldChecks& check, const config::DataConfig& data) {
+void check_data(const FieldChecks& check, const config::RunConfig& config) {
+  const config::DataConfig& data = config.data();
   check.require(!data.sources().empty(), "data.sources", "is required: sources {{ path: \"…\" }}");
   check_sources(check, "data.sources", data.sources());
   check.at_least<int64_t>("data.sequence_length", data.sequence_length(), 2);
+  bool has_prompts = config.task().kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE;
+  check.require(!has_prompts || packing_of(config) != config::DataConfig::SPLIT,
+                "data.packing",
+                "is SPLIT, which cuts prompts from their completions; SEQUENCE_TO_SEQUENCE takes NONE or WHOLE");
 }
 
 void check_length(const FieldChecks& check, const config::TrainConfig& train) {
@@ -242,7 +248,7 @@ void check_run_config(const RunConfig& config) {
   check_model(check, message);
   check_lora(check, message);
   check_task(check, message.task());
-  check_data(check, message.data());
+  check_data(check, message);
   check_train(check, message.train());
   check_optimizer(config);
   check_precision(check, message.precision());

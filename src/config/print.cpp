@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "config/optimizer_defaults.h"
+#include "config/dependent_defaults.h"
 #include "config/run_config_state.h"
 #include "core/error.h"
 
@@ -74,6 +74,7 @@ config::RunConfig resolve(config::RunConfig config) {
   config::OptimizerConfig& optimizer = *config.mutable_train()->mutable_optimizer();
   optimizer.set_beta2(beta2_of(optimizer));
   optimizer.set_momentum(momentum_of(optimizer));
+  config.mutable_data()->set_packing(packing_of(config));
   fill_defaults(config);
   return config;
 }

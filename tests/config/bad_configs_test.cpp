@@ -180,6 +180,8 @@ const std::vector<BadConfig> kWrongValues = {
     {"lora { layers: 1\n layers: 1 }", "3:2: lora.layers[1] names block 1 twice"},
     {"lora { }\nmodel { initialise: true }",
      "3:9: model.initialise makes random weights, which LoRA would freeze; remove it or the lora message"},
+    {"task { kind: SEQUENCE_TO_SEQUENCE }\ndata { packing: SPLIT }",
+     "3:8: data.packing is SPLIT, which cuts prompts from their completions; SEQUENCE_TO_SEQUENCE takes NONE or WHOLE"},
     {"data { sequence_length: 1 }", "2:8: data.sequence_length is 1; must be at least 2"},
     {"data {\n  sources { path: \"e\" weight: 0 }\n}", "3:23: data.sources[0].weight is 0; must be above 0"},
     {"data { sources { path: \"d\" }\n  sources { weight: 2 } }",
