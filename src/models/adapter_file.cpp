@@ -6,15 +6,12 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "checkpoint/file.h"
-#include "checkpoint/output_file.h"
 #include "checkpoint/safetensors.h"
-#include "checkpoint/safetensors_writer.h"
 #include "core/error.h"
 #include "core/paths.h"
 #include "models/model_config.h"
@@ -369,32 +366,6 @@ TaskHead adapter_task_head(const std::string& folder) {
   if (!path_exists(path)) return {};
   auto config = ModelConfig::from_json_file(path);
   return config->has("task_head") ? read_task_head(*config) : TaskHead{};
-}
-
-void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder) {
-  std::vector<std::pair<const Parameter*, Tensor>> saved;
-  std::vector<std::string> whole_parameters;
-  for (const ReplacedParameter& one : adapter.replaced()) {
-    saved.emplace_back(one.parameter, one.value);
-    whole_parameters.push_back(one.parameter->name);
-  }
-  for (const Parameter& parameter : adapter.parameters().all()) saved.emplace_back(&parameter, parameter.value);
-  std::vector<OutputTensor> tensors;
-  for (const auto& [parameter, value] : saved) {
-    WEFT_ASSERT(parameter->local_shape == parameter->full_shape, "{} is a slice", parameter->name);
-    tensors.push_back({adapter_tensor_name(parameter->name), parameter->full_shape, value.dtype()});
-  }
-  auto layout =
-      std::make_shared<SafetensorsLayout>("adapter_model", std::move(tensors), std::numeric_limits<int64_t>::max());
-  create_safetensors(folder, *layout);
-  SafetensorsWriter writer(folder, layout);
-  for (const auto& [parameter, value] : saved) {
-    writer.write_run(
-        adapter_tensor_name(parameter->name), 0, value.num_elements(), on_host(value).raw(), value.dtype());
-  }
-  write_whole_file(folder + "/" + kConfigName,
-                   adapter_config_json(adapter.options(), adapter.parameters(), whole_parameters, base_model));
-  writer.sync();
 }
 
 }  // namespace weft

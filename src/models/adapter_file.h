@@ -61,9 +61,6 @@ std::string adapter_config_json(const LoraOptions& options,
                                 const std::string& base_model,
                                 const TaskHead& head = {});
 
-/// Writes an adapter folder, with what it replaces, from whole weights (a single rank's). Throws Error(bad_input).
-void write_adapter(const Adapter& adapter, const std::string& base_model, const std::string& folder);
-
 /// The task's layer that was trained beside an adapter; of kind none without one.
 TaskHead adapter_task_head(const std::string& folder);
 

@@ -73,31 +73,12 @@ TEST(AdapterFile, GivesPeftsLogitsOnAnyNumberOfRanksWithPackedWeights) {
   }
 }
 
-TEST(AdapterFile, WhatIsWrittenIsReadAgain) {
-  Context context = make_cpu_context(1);
-  OpenedModel opened = open_model({case_path(""), "", ""});
-  auto model = opened.make({});
-  OpenedAdapter original = open_adapter(case_path("lora/after"));
-  EXPECT_EQ(original.options.rank, 4);
-  EXPECT_EQ(original.options.alpha, 8);
-  EXPECT_EQ(original.options.target_modules,
+TEST(AdapterFile, PeftsConfigIsRead) {
+  OpenedAdapter opened = open_adapter(case_path("lora/after"));
+  EXPECT_EQ(opened.options.rank, 4);
+  EXPECT_EQ(opened.options.alpha, 8);
+  EXPECT_EQ(opened.options.target_modules,
             (std::vector<std::string>{"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"}));
-  auto adapter = load_adapter(context, *model, original, DType::f32);
-  TempFolder folder;
-  write_adapter(*adapter, original.base_model, folder.path());
-  OpenedAdapter written = open_adapter(folder.path());
-  EXPECT_EQ(written.options.rank, 4);
-  EXPECT_EQ(written.options.alpha, 8);
-  EXPECT_EQ(written.options.target_modules, original.options.target_modules);
-  EXPECT_EQ(written.base_model, original.base_model);
-  EXPECT_EQ(written.reader->names(), original.reader->names());
-  for (const std::string& name : original.reader->names()) {
-    auto count = static_cast<size_t>(original.reader->info(name).shape.num_elements());
-    std::vector<float> ours(count), theirs(count);
-    written.reader->read(name, ours.data(), DType::f32);
-    original.reader->read(name, theirs.data(), DType::f32);
-    EXPECT_EQ(ours, theirs) << name;
-  }
 }
 
 class AdapterConfig : public ::testing::Test {
