@@ -1,8 +1,10 @@
 #include "models/adapter.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "models/dropout_sites.h"
@@ -49,18 +51,32 @@ std::string known_layers(const std::vector<NamedLinear>& linears) {
   return text;
 }
 
-void check_options(const LoraOptions& options, const LanguageModel& model) {
+/// The number in a layer's name, "encoder.block.3.layer.0.SelfAttention.q" → 3, its block's in its stack; −1 for none.
+int64_t block_number(const std::string& name) {
+  std::istringstream parts(name);
+  for (std::string part; std::getline(parts, part, '.');) {
+    int64_t number = 0;
+    const char* end = part.data() + part.size();
+    auto [after, error] = std::from_chars(part.data(), end, number);
+    if (error == std::errc() && after == end) return number;
+  }
+  return -1;
+}
+
+void check_options(const LoraOptions& options, const std::vector<NamedLinear>& linears) {
   if (options.rank < 1 || options.rank > kMaxRank) fail_input("LoRA: rank {} is not in 1 … {}", options.rank, kMaxRank);
   if (!(options.dropout >= 0 && options.dropout < 1)) fail_input("LoRA: dropout {} is not in [0, 1)", options.dropout);
   if (!std::isfinite(options.alpha)) fail_input("LoRA: alpha {} is not a number to scale by", options.alpha);
+  int64_t last = -1;
+  for (const NamedLinear& one : linears) last = std::max(last, block_number(one.name));
   for (int64_t layer : options.layers) {
-    if (layer >= 0 && layer < model.info().num_layers) continue;
-    fail_input("LoRA: there is no layer {}; the model has layers 0 … {}", layer, model.info().num_layers - 1);
+    if (layer >= 0 && layer <= last) continue;
+    if (last < 0) fail_input("LoRA: layer {} was chosen, but this model's blocks have no numbers", layer);
+    fail_input("LoRA: there is no layer {}; the model has layers 0 … {}", layer, last);
   }
 }
 
-std::vector<NamedLinear> choose_linears(LanguageModel& model, const LoraOptions& options) {
-  std::vector<NamedLinear> all = model.linears();
+std::vector<NamedLinear> choose_linears(const std::vector<NamedLinear>& all, const LoraOptions& options) {
   std::vector<NamedLinear> chosen;
   std::set<std::string> used;
   for (const NamedLinear& one : all) {
@@ -70,8 +86,8 @@ std::vector<NamedLinear> choose_linears(LanguageModel& model, const LoraOptions&
       matches = true;
       used.insert(target);
     }
-    bool in_layers = options.layers.empty() ||
-                     std::count(options.layers.begin(), options.layers.end(), one.linear->weight->block) > 0;
+    bool in_layers =
+        options.layers.empty() || std::count(options.layers.begin(), options.layers.end(), block_number(one.name)) > 0;
     if (matches && in_layers) chosen.push_back(one);
   }
   for (const std::string& target : options.target_modules) {
@@ -123,8 +139,9 @@ double LoraOptions::scale() const {
 
 Adapter::Adapter(LanguageModel& model, const LoraOptions& options)
     : options_(options), parameters_(model.parameters().place()) {
-  check_options(options, model);
-  for (const NamedLinear& one : choose_linears(model, options)) add_part(model, one);
+  std::vector<NamedLinear> linears = model.linears();
+  check_options(options, linears);
+  for (const NamedLinear& one : choose_linears(linears, options)) add_part(model, one);
 }
 
 Adapter::~Adapter() {

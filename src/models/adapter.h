@@ -24,7 +24,7 @@ struct LoraOptions {
   bool rank_stabilised = false;  // scale alpha / √rank instead of alpha / rank
   /// Last parts of layer names, or * patterns of whole ones; empty: all of the blocks.
   std::vector<std::string> target_modules = {};
-  std::vector<int64_t> layers = {};  // empty: all
+  std::vector<int64_t> layers = {};  // numbers in the layers' names, of both stacks of encoder-decoders; empty: all
 
   double scale() const;
 };

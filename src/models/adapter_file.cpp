@@ -310,11 +310,11 @@ std::string adapter_tensor_name(const std::string& parameter_name) {
   return parameter_name.starts_with(kPrefix) ? parameter_name : std::string(kPrefix) + parameter_name;
 }
 
-/// PEFT's task_type.
-static const char* peft_task(TaskHead::Kind kind) {
-  switch (kind) {
+/// PEFT's task_type, which decides what it wraps the model in.
+static const char* peft_task(const ModelInfo& model) {
+  switch (model.task_head.kind) {
     case TaskHead::Kind::none:
-      return "CAUSAL_LM";
+      return model.has_source ? "SEQ_2_SEQ_LM" : model.is_encoder ? "FEATURE_EXTRACTION" : "CAUSAL_LM";
     case TaskHead::Kind::sequence_classification:
       return "SEQ_CLS";
     case TaskHead::Kind::question_answering:
@@ -328,7 +328,7 @@ std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
                                 const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model,
-                                const TaskHead& head) {
+                                const ModelInfo& model) {
   std::vector<std::string> names;
   for (const Parameter& parameter : parameters.all()) {
     const std::string& name = parameter.name;
@@ -341,7 +341,7 @@ std::string adapter_config_json(const LoraOptions& options,
     if (!name.starts_with(kPrefix)) whole_modules.insert(last_part(name.substr(0, name.rfind('.'))));
   }
   Json config = {{"peft_type", "LORA"},
-                 {"task_type", peft_task(head.kind)},
+                 {"task_type", peft_task(model)},
                  {"base_model_name_or_path", base_model},
                  {"inference_mode", true},
                  {"r", options.rank},
@@ -357,7 +357,7 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"target_modules", targets.modules},
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
                  {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
-  if (head.kind != TaskHead::Kind::none) config.update(Json::parse(task_head_overrides(head)));
+  if (model.task_head.kind != TaskHead::Kind::none) config.update(Json::parse(task_head_overrides(model.task_head)));
   return config.dump(2) + "\n";
 }
 

@@ -54,12 +54,12 @@ std::vector<ReplacedParameter> read_replaced(const Context& context,
 std::string adapter_tensor_name(const std::string& parameter_name);
 
 /// adapter_config.json of an adapter of these parameters. `whole_parameters` are names of parameters of the model that
-/// are saved with it (norms).
+/// are saved with it (norms); `model` says which of PEFT's tasks it is for.
 std::string adapter_config_json(const LoraOptions& options,
                                 const ParameterStore& parameters,
                                 const std::vector<std::string>& whole_parameters,
                                 const std::string& base_model,
-                                const TaskHead& head = {});
+                                const ModelInfo& model);
 
 /// The task's layer that was trained beside an adapter; of kind none without one.
 TaskHead adapter_task_head(const std::string& folder);

@@ -132,7 +132,7 @@ void Save::describe_weights(const std::string& folder, DType dtype) const {
                                        subject_.adapter->parameters(),
                                        plan_.saved,
                                        subject_.base.path,
-                                       subject_.model.info().task_head));
+                                       subject_.model.info()));
 }
 
 void Save::write_set(size_t index) {

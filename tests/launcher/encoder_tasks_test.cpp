@@ -1,5 +1,7 @@
 // Tasks of encoders from their config to what uses the result, on a tiny model: the same losses on every mesh, metrics,
 // saved folders and adapters that the commands read.
+#include <map>
+
 #include "support/task_runs.h"
 
 namespace weft {
@@ -97,6 +99,11 @@ TEST_P(EncoderTasks, AreLearntAndMeasured) {
 TEST_P(EncoderTasks, TrainAnAdapterAndWhatIsOnTop) {
   Outcome outcome = train("run", 2, "--set lora.rank=4", 40);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  json saved = json::parse(contents(folder_ / "run/checkpoints/step-00000040/adapter_config.json"));
+  const std::map<std::string, std::string> peft_tasks = {
+      {"classification", "SEQ_CLS"}, {"answers", "QUESTION_ANS"}, {"similarity", "FEATURE_EXTRACTION"}};
+  auto expected = peft_tasks.find(GetParam().name);
+  if (expected != peft_tasks.end()) EXPECT_EQ(saved.at("task_type"), expected->second);
   std::vector<json> evaluations = metrics("run", "evaluation");
   EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.8 * evaluations.front().at("loss").get<double>());
 }

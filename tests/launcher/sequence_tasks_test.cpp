@@ -113,6 +113,8 @@ TEST_P(SequenceTasks, AreLearnt) {
 TEST_P(SequenceTasks, TrainAnAdapter) {
   Outcome outcome = train("run", 2, "--set lora.rank=4 " + GetParam().adapted, 60);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  json saved = json::parse(contents(folder_ / "run/checkpoints/step-00000060/adapter_config.json"));
+  EXPECT_EQ(saved.at("task_type"), GetParam().model == "rwkv6" ? "CAUSAL_LM" : "SEQ_2_SEQ_LM");
   std::vector<json> evaluations = metrics("run", "evaluation");
   EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.85 * evaluations.front().at("loss").get<double>());
 }

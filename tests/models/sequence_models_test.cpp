@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 
 #include "core/error.h"
 #include "models/model_config.h"
@@ -440,6 +441,25 @@ INSTANTIATE_TEST_SUITE_P(All, SequenceModels, ::testing::ValuesIn(models()), [](
 
 const NamedModel& named(const std::string& name) {
   return *std::find_if(models().begin(), models().end(), [&](const NamedModel& model) { return model.name == name; });
+}
+
+/// The blocks of T5's stacks that an adapter of these layers is on: "encoder.block.1".
+std::set<std::string> adapted_blocks(const std::vector<int64_t>& layers) {
+  std::unique_ptr<LanguageModel> model = make_declared(named("t5"), {});
+  Adapter adapter(*model, {.layers = layers});
+  std::set<std::string> blocks;
+  constexpr std::string_view kPrefix = "base_model.model.";
+  for (const Parameter& parameter : adapter.parameters().all()) {
+    blocks.insert(parameter.name.substr(kPrefix.size(), std::string_view("encoder.block.0").size()));
+  }
+  return blocks;
+}
+
+TEST(SequenceModel, AdaptersLayersAreNumberedInBothStacks) {
+  using Blocks = std::set<std::string>;
+  EXPECT_EQ(adapted_blocks({0}), (Blocks{"encoder.block.0", "decoder.block.0"}));
+  EXPECT_EQ(adapted_blocks({1, 2}), (Blocks{"encoder.block.1", "decoder.block.1", "decoder.block.2"}));
+  EXPECT_THROW(adapted_blocks({3}), Error);
 }
 
 std::string refusal_of(const std::string& name, const Batch& batch) {
