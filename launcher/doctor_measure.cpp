@@ -18,6 +18,7 @@
 #include "launcher/common.h"
 #include "launcher/doctor_findings.h"
 #include "launcher/mpi_session.h"
+#include "parallel/agreement.h"
 #include "parallel/nccl_communicator.h"
 
 namespace weft {
@@ -216,38 +217,9 @@ Context open_gpu(RankFacts& facts) {
   return context;
 }
 
-/// Collective: every rank's text, on every rank.
-std::vector<std::string> gather_texts(Communicator& ranks, const std::string& text) {
-  auto memory = make_cpu_allocator();
-  const auto num_ranks = static_cast<int64_t>(ranks.size());
-  Tensor length = Tensor::empty(memory, {1}, DType::i64, MemoryTag::comm);
-  length.data<int64_t>()[0] = static_cast<int64_t>(text.size());
-  Tensor lengths = Tensor::empty(memory, {num_ranks}, DType::i64, MemoryTag::comm);
-  ranks.all_gather(length, lengths);
-  const int64_t longest = *std::max_element(lengths.data<int64_t>(), lengths.data<int64_t>() + num_ranks);
-  Tensor padded = Tensor::zeros(memory, {longest}, DType::u8, MemoryTag::comm);
-  std::memcpy(padded.raw(), text.data(), text.size());
-  Tensor all = Tensor::empty(memory, {num_ranks, longest}, DType::u8, MemoryTag::comm);
-  ranks.all_gather(padded, all);
-  std::vector<std::string> texts;
-  for (int64_t rank = 0; rank < num_ranks; ++rank) {
-    const auto* begin = reinterpret_cast<const char*>(all.data<uint8_t>() + rank * longest);
-    texts.emplace_back(begin, static_cast<size_t>(lengths.data<int64_t>()[rank]));
-  }
-  return texts;
-}
-
-/// Collective.
-bool all_agree(Communicator& ranks, bool own) {
-  Tensor answer = Tensor::empty(make_cpu_allocator(), {1}, DType::i32, MemoryTag::comm);
-  answer.data<int32_t>()[0] = own ? 1 : 0;
-  ranks.all_reduce(answer, ReduceOp::min);
-  return answer.data<int32_t>()[0] == 1;
-}
-
 /// Collective: what needs a working GPU on every rank.
 void try_gpus_together(const Context& context, const std::shared_ptr<Communicator>& world, RankFacts& facts) {
-  if (!all_agree(*world, facts.has_working_gpu())) return;
+  if (!all_ranks(*world, facts.has_working_gpu())) return;
   facts.copies.error = error_of([&] { facts.copies = measure_copies(context); });
   if (world->size() == 1) return;
   const std::string error = error_of([&] {

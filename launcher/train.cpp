@@ -265,7 +265,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.opened = open_model(task_model_options(source, run.labelled.get()));
   run.tokenizer = find_tokenizer(config);
   check_sequence_length(config, source, run.opened.info());
-  RunDirectory directory(source, *session.world(), run.context);
+  RunDirectory directory(source, *session.world());
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info(), run.labelled.get());
   make_model(config, run);
 

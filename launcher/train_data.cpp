@@ -9,7 +9,7 @@
 #include "data/tokenizer_fingerprint.h"
 #include "launcher/common.h"
 #include "launcher/train_options.h"
-#include "parallel/communicator.h"
+#include "parallel/agreement.h"
 
 namespace weft {
 namespace {
@@ -57,11 +57,10 @@ class SourcePreparation {
                                   context_.num_threads * world_.size(),
                                   true);
       } catch (const Error& error) {
-        failure = error.what();
+        failure = fmt::format("{}: {}", place, error.what());
       }
     }
-    broadcast_string(context_, world_, failure);
-    if (!failure.empty()) fail_input("{}: {}", place, failure);
+    agree(world_, failure, ExitCode::bad_input);
     broadcast_string(context_, world_, prepared);
     return prepared;
   }

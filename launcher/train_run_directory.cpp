@@ -17,7 +17,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "launcher/common.h"
-#include "parallel/communicator.h"
+#include "parallel/agreement.h"
 
 namespace weft {
 namespace {
@@ -79,8 +79,7 @@ std::string prepare(const RunConfig& config, bool starts_over) {
 
 }  // namespace
 
-RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const Context& context)
-    : config_(config), world_(world), context_(context) {
+RunDirectory::RunDirectory(const RunConfig& config, Communicator& world) : config_(config), world_(world) {
   std::string failure;
   if (world.rank() == 0) {
     const std::string& directory = config.message().output().directory();
@@ -88,16 +87,11 @@ RunDirectory::RunDirectory(const RunConfig& config, Communicator& world, const C
     fs::create_directories(directory, error);
     failure = error ? fmt::format("output.directory {}: {}", printable(directory), error.message()) : lock(directory);
   }
-  throw_on_all_ranks(failure);
+  agree(world_, failure, ExitCode::bad_input);
 }
 
 void RunDirectory::begin(bool starts_over) {
-  throw_on_all_ranks(world_.rank() == 0 ? prepare(config_, starts_over) : std::string());
-}
-
-void RunDirectory::throw_on_all_ranks(std::string failure) {
-  broadcast_string(context_, world_, failure);
-  if (!failure.empty()) fail_input("{}", failure);
+  agree(world_, world_.rank() == 0 ? prepare(config_, starts_over) : std::string(), ExitCode::bad_input);
 }
 
 RunDirectory::~RunDirectory() {

@@ -1,8 +1,8 @@
 // The folder of a training run, before the run begins.
 #pragma once
 
-#include "autograd/context.h"
 #include "config/run_config.h"
+#include "parallel/communicator.h"
 
 namespace weft {
 
@@ -11,7 +11,7 @@ class RunDirectory {
  public:
   /// Makes output.directory and locks it. Waits some seconds for a run that is just ending. Collective, as begin() is:
   /// a failure on rank 0 is thrown on all ranks as Error(bad_input).
-  RunDirectory(const RunConfig& config, Communicator& world, const Context& context);
+  RunDirectory(const RunConfig& config, Communicator& world);
   ~RunDirectory();
   RunDirectory(const RunDirectory&) = delete;
   RunDirectory& operator=(const RunDirectory&) = delete;
@@ -22,11 +22,9 @@ class RunDirectory {
 
  private:
   std::string lock(const std::string& directory);
-  void throw_on_all_ranks(std::string failure);
 
   RunConfig config_;
   Communicator& world_;
-  const Context& context_;
   int lock_file_ = -1;
 };
 

@@ -1,7 +1,6 @@
 // What optimizers exchange: sums over a whole parameter's pieces.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "optimizer/optimizer.h"
@@ -10,8 +9,5 @@ namespace weft {
 
 /// Replaces `values` by their sums over the ranks of `sharing`, the same to the bit on all of them. Collective.
 void sum_over_pieces(const Context& context, const PieceSharing& sharing, std::vector<double>& values);
-
-/// Every rank's text, by rank. Null is a group of one. Collective.
-std::vector<std::string> gather_texts(const Context& context, Communicator* group, const std::string& text);
 
 }  // namespace weft

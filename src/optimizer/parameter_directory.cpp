@@ -4,7 +4,7 @@
 #include <map>
 #include <sstream>
 
-#include "optimizer/collectives.h"
+#include "parallel/agreement.h"
 #include "parallel/communicator.h"
 
 namespace weft {
@@ -44,18 +44,19 @@ void parse_line(const std::string& line, std::map<std::string, DirectoryParamete
 
 }  // namespace
 
-ParameterDirectory::ParameterDirectory(const Context& context,
-                                       const std::vector<OptimizerPiece>& pieces,
+ParameterDirectory::ParameterDirectory(const std::vector<OptimizerPiece>& pieces,
                                        TensorParallelPlace place,
                                        const PieceSharing& sharing) {
+  auto texts_of = [](Communicator* group, const std::string& text) {
+    return group == nullptr ? std::vector{text} : gather_texts(*group, text);
+  };
   int data_rank = sharing.data_parallel == nullptr ? 0 : sharing.data_parallel->rank();
   std::string text;
-  for (const std::string& part :
-       gather_texts(context, sharing.data_parallel, describe(pieces, place.rank, data_rank))) {
+  for (const std::string& part : texts_of(sharing.data_parallel, describe(pieces, place.rank, data_rank))) {
     text += part;
   }
   std::map<std::string, DirectoryParameter> by_name;
-  for (const std::string& part : gather_texts(context, sharing.tensor_parallel, text)) {
+  for (const std::string& part : texts_of(sharing.tensor_parallel, text)) {
     std::istringstream lines(part);
     for (std::string line; std::getline(lines, line);) parse_line(line, by_name);
   }

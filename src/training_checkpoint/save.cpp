@@ -11,8 +11,8 @@
 #include "core/error.h"
 #include "models/adapter_file.h"
 #include "models/model_folder.h"
+#include "parallel/agreement.h"
 #include "training_checkpoint/manifest.h"
-#include "training_checkpoint/rank_agreement.h"
 #include "training_checkpoint/train_state.h"
 
 namespace weft {
@@ -36,14 +36,12 @@ std::string error_of(const Work& work) {
 
 }  // namespace
 
-Save::Save(const Context& context,
-           const Mesh& mesh,
+Save::Save(const Mesh& mesh,
            const CheckpointSubject& subject,
            const CheckpointOptions& options,
            const TrainState& state,
            SavePlan plan)
-    : context_(context),
-      mesh_(mesh),
+    : mesh_(mesh),
       subject_(subject),
       options_(options),
       state_(state),
@@ -51,7 +49,7 @@ Save::Save(const Context& context,
       partial_(options.directory + "/" + checkpoint_name(state.step) + ".partial"),
       whole_(options.directory + "/" + checkpoint_name(state.step)) {
   bool is_rank_zero = mesh_.world().rank() == 0;
-  std::string error = first_error(context_, mesh_.world(), is_rank_zero ? error_of([&] { create(); }) : "");
+  std::string error = first_error(mesh_.world(), is_rank_zero ? error_of([&] { create(); }) : "");
   if (error.empty()) {
     start(Stage::write);
   } else {
@@ -96,8 +94,8 @@ void Save::start(Stage stage) {
 bool Save::advance(bool must_wait) {
   if (stage_ == Stage::ended) return true;
   bool may_run_on = stage_ != Stage::write && !must_wait;
-  if (may_run_on && !all_ranks(context_, mesh_.world(), task_.is_done())) return false;
-  std::string error = first_error(context_, mesh_.world(), task_.wait());
+  if (may_run_on && !all_ranks(mesh_.world(), task_.is_done())) return false;
+  std::string error = first_error(mesh_.world(), task_.wait());
   if (!error.empty()) {
     fail_save(error);
   } else if (stage_ == Stage::write) {
@@ -182,7 +180,7 @@ void Save::compute_checksums() {
 }
 
 void Save::publish() {
-  std::vector<std::string> texts = gather_texts(context_, mesh_.world(), checksums_);
+  std::vector<std::string> texts = gather_texts(mesh_.world(), checksums_);
   std::string error;
   if (mesh_.world().rank() == 0) {
     std::vector<ManifestFile> files;
@@ -200,7 +198,7 @@ void Save::publish() {
       rename_durably(partial_, whole_);
     });
   }
-  error = first_error(context_, mesh_.world(), error);
+  error = first_error(mesh_.world(), error);
   if (!error.empty()) return fail_save(error);
   stage_ = Stage::ended;
 }

@@ -16,8 +16,7 @@ namespace weft {
 class Save {
  public:
   /// `partial` is the folder to write, `whole` its name when it is complete.
-  Save(const Context& context,
-       const Mesh& mesh,
+  Save(const Mesh& mesh,
        const CheckpointSubject& subject,
        const CheckpointOptions& options,
        const TrainState& state,
@@ -45,7 +44,6 @@ class Save {
   void publish();
   void fail_save(const std::string& error);
 
-  Context context_;
   const Mesh& mesh_;
   const CheckpointSubject& subject_;
   const CheckpointOptions& options_;

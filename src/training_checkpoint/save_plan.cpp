@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "models/adapter_file.h"
-#include "training_checkpoint/rank_agreement.h"
+#include "parallel/agreement.h"
 
 namespace weft {
 namespace {
@@ -75,9 +75,9 @@ class Inventory {
 
 class Planner {
  public:
-  Planner(const Context& context, const Mesh& mesh, const CheckpointSubject& subject, const CheckpointOptions& options)
+  Planner(const Mesh& mesh, const CheckpointSubject& subject, const CheckpointOptions& options)
       : mesh_(mesh), subject_(subject), options_(options), place_(subject.model.parameters().place()) {
-    for (const std::string& text : gather_texts(context, mesh.world(), Inventory::describe(subject.optimizer))) {
+    for (const std::string& text : gather_texts(mesh.world(), Inventory::describe(subject.optimizer))) {
       inventories_.emplace_back(text);
       const Inventory& last = inventories_.back();
       trained_.insert(last.trained.begin(), last.trained.end());
@@ -256,11 +256,8 @@ std::string weight_name(const CheckpointSubject& subject, const std::string& par
   return subject.adapter == nullptr ? parameter : adapter_tensor_name(parameter);
 }
 
-SavePlan make_save_plan(const Context& context,
-                        const Mesh& mesh,
-                        const CheckpointSubject& subject,
-                        const CheckpointOptions& options) {
-  return Planner(context, mesh, subject, options).plan();
+SavePlan make_save_plan(const Mesh& mesh, const CheckpointSubject& subject, const CheckpointOptions& options) {
+  return Planner(mesh, subject, options).plan();
 }
 
 }  // namespace weft

@@ -37,10 +37,7 @@ struct SavePlan {
 };
 
 /// Collective: ranks tell each other what they hold.
-SavePlan make_save_plan(const Context& context,
-                        const Mesh& mesh,
-                        const CheckpointSubject& subject,
-                        const CheckpointOptions& options);
+SavePlan make_save_plan(const Mesh& mesh, const CheckpointSubject& subject, const CheckpointOptions& options);
 
 /// Name of a parameter in the file that holds the weights.
 std::string weight_name(const CheckpointSubject& subject, const std::string& parameter);

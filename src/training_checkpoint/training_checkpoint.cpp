@@ -8,8 +8,8 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "models/model_folder.h"
+#include "parallel/agreement.h"
 #include "training_checkpoint/manifest.h"
-#include "training_checkpoint/rank_agreement.h"
 #include "training_checkpoint/restore.h"
 #include "training_checkpoint/retention.h"
 #include "training_checkpoint/save.h"
@@ -33,8 +33,8 @@ void prepare_directory(const std::string& directory) {
 
 class CheckpointStore::State {
  public:
-  State(const Context& context, const Mesh& mesh, const CheckpointSubject& subject, CheckpointOptions options)
-      : context_(context), mesh_(mesh), subject_(subject), options_(std::move(options)) {
+  State(const Mesh& mesh, const CheckpointSubject& subject, CheckpointOptions options)
+      : mesh_(mesh), subject_(subject), options_(std::move(options)) {
     // What the base cannot be saved as is said before hours of training.
     if (subject_.adapter == nullptr) model_config_json(subject_.base, DType::f32);
     if (is_rank_zero()) prepare_directory(options_.directory);
@@ -43,9 +43,9 @@ class CheckpointStore::State {
 
   bool begin(const TrainState& state) {
     complete();
-    SavePlan plan = make_save_plan(context_, mesh_, subject_, options_);
+    SavePlan plan = make_save_plan(mesh_, subject_, options_);
     step_ = state.step;
-    save_ = std::make_unique<Save>(context_, mesh_, subject_, options_, state, std::move(plan));
+    save_ = std::make_unique<Save>(mesh_, subject_, options_, state, std::move(plan));
     if (!save_->error().empty() || !options_.background) return complete();
     return true;
   }
@@ -75,9 +75,9 @@ class CheckpointStore::State {
     std::vector<StoredSave> saves;
     if (is_rank_zero()) saves = list_checkpoints(options_.directory);
     for (size_t i = 0;; ++i) {
-      std::string path = gather_texts(context_, mesh_.world(), i < saves.size() ? saves[i].path : "")[0];
+      std::string path = gather_texts(mesh_.world(), i < saves.size() ? saves[i].path : "")[0];
       if (path.empty()) return std::nullopt;
-      std::string error = first_error(context_, mesh_.world(), damage_of(path));
+      std::string error = first_error(mesh_.world(), damage_of(path));
       if (error.empty()) return path;
       damaged_.insert(path);
       if (is_rank_zero()) log::warning("checkpoint skipped: {}", error);
@@ -104,7 +104,6 @@ class CheckpointStore::State {
     return {};
   }
 
-  Context context_;
   const Mesh& mesh_;
   CheckpointSubject subject_;
   CheckpointOptions options_;
@@ -113,11 +112,8 @@ class CheckpointStore::State {
   std::unique_ptr<Save> save_;
 };
 
-CheckpointStore::CheckpointStore(const Context& context,
-                                 const Mesh& mesh,
-                                 const CheckpointSubject& subject,
-                                 CheckpointOptions options)
-    : state_(std::make_unique<State>(context, mesh, subject, std::move(options))) {}
+CheckpointStore::CheckpointStore(const Mesh& mesh, const CheckpointSubject& subject, CheckpointOptions options)
+    : state_(std::make_unique<State>(mesh, subject, std::move(options))) {}
 
 CheckpointStore::~CheckpointStore() = default;
 

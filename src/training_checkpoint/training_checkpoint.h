@@ -62,10 +62,7 @@ struct CheckpointSubject {
 class CheckpointStore {
  public:
   /// Collective over the mesh, as all methods are. Makes the directory and deletes *.partial in it.
-  CheckpointStore(const Context& context,
-                  const Mesh& mesh,
-                  const CheckpointSubject& subject,
-                  CheckpointOptions options);
+  CheckpointStore(const Mesh& mesh, const CheckpointSubject& subject, CheckpointOptions options);
   /// Waits for this rank's thread; a save that is not complete is lost.
   ~CheckpointStore();
 

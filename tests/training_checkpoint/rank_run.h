@@ -138,7 +138,6 @@ class RankRun {
 
   std::unique_ptr<CheckpointStore> open_store(CheckpointOptions options) {
     return std::make_unique<CheckpointStore>(
-        context,
         mesh,
         CheckpointSubject{
             .base = base, .tokenizer = "", .model = *model, .adapter = adapter.get(), .optimizer = *optimizer},
