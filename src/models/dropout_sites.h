@@ -1,6 +1,7 @@
 // Where models drop. Each place draws random numbers of its own (RandomKey::site); all are given out here.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace weft {

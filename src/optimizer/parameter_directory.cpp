@@ -44,8 +44,7 @@ void parse_line(const std::string& line, std::map<std::string, DirectoryParamete
 
 }  // namespace
 
-ParameterDirectory::ParameterDirectory(const Context& context,
-                                       const std::vector<OptimizerPiece>& pieces,
+ParameterDirectory::ParameterDirectory(const std::vector<OptimizerPiece>& pieces,
                                        TensorParallelPlace place,
                                        const PieceSharing& sharing) {
   auto texts_of = [](Communicator* group, const std::string& text) {

@@ -26,10 +26,7 @@ struct DirectoryParameter {
 class ParameterDirectory {
  public:
   /// Collective over the ranks of PieceSharing.
-  ParameterDirectory(const Context& context,
-                     const std::vector<OptimizerPiece>& pieces,
-                     TensorParallelPlace place,
-                     const PieceSharing& sharing);
+  ParameterDirectory(const std::vector<OptimizerPiece>& pieces, TensorParallelPlace place, const PieceSharing& sharing);
 
   /// By name; the same on every rank.
   const std::vector<DirectoryParameter>& parameters() const { return parameters_; }

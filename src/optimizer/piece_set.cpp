@@ -139,7 +139,7 @@ std::vector<Tensor>& PieceSet::add_state(const std::string& name, const std::fun
 
 const ParameterDirectory& PieceSet::make_directory() {
   if (directory_ == nullptr) {
-    directory_ = std::make_unique<ParameterDirectory>(context_, pieces_, place_, sharing_);
+    directory_ = std::make_unique<ParameterDirectory>(pieces_, place_, sharing_);
     for (size_t index = 0; index < size(); ++index) {
       settings_[index].parameter_index = directory_->index(pieces_[index].parameter->name);
     }
