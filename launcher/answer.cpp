@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "data/question_data.h"
+#include "data/text_places.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -81,8 +82,9 @@ std::string answer_line(const QuestionText& question, const Answer& answer, bool
     line["answer"] = nullptr;
     line["score"] = answer.none_score;
   } else {
-    TokenSpan characters = to_characters(question.context, {answer.place})[0];
-    line["answer"] = question.context.substr(answer.place.begin, answer.place.end - answer.place.begin);
+    TokenSpan place = without_outer_spaces(question.context, answer.place);
+    TokenSpan characters = to_characters(question.context, {place})[0];
+    line["answer"] = question.context.substr(place.begin, place.end - place.begin);
     line["start"] = characters.begin;
     line["end"] = characters.end;
     line["score"] = answer.score;

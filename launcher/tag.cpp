@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "data/entity_tags.h"
 #include "data/tagged_data.h"
+#include "data/text_places.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -37,6 +38,7 @@ struct TagCommand {
 Json entity_json(const std::string& text, const TokenisedWords& tokens, const TaggedEntity& entity) {
   TokenSpan place{tokens.places[static_cast<size_t>(entity.first)].begin,
                   tokens.places[static_cast<size_t>(entity.last)].end};
+  place = without_outer_spaces(text, place);
   TokenSpan characters = to_characters(text, {place})[0];
   return {{"start", characters.begin},
           {"end", characters.end},

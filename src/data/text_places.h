@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/token_span.h"
+
 namespace weft {
 
 /// The byte at which each character begins, and that of the end. A byte that begins no valid character counts as one.
@@ -16,6 +18,15 @@ inline std::vector<size_t> byte_places(std::string_view text) {
   }
   places.push_back(text.size());
   return places;
+}
+
+/// Without the ASCII white space at its ends, which tokens are spelled with; as it is where nothing else is in it.
+inline TokenSpan without_outer_spaces(std::string_view text, const TokenSpan& span) {
+  constexpr std::string_view kSpaces = " \t\r\n";
+  const std::string_view part = text.substr(span.begin, span.end - span.begin);
+  const size_t first = part.find_first_not_of(kSpaces);
+  if (first == std::string_view::npos) return span;
+  return {span.begin + first, span.begin + part.find_last_not_of(kSpaces) + 1};
 }
 
 }  // namespace weft

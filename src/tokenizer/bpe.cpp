@@ -222,7 +222,7 @@ void BpeModel::encode_uncached(std::string_view chunk, BpeScratch& scratch, std:
     }
   }
   scratch.ids.clear();
-  append_symbols(chunk, scratch.ids);
+  append_symbols(chunk, scratch.ids, nullptr);
   if (scratch.ids.size() <= kShortWordSymbols) {
     merge_short(scratch.ids);
   } else {
@@ -246,10 +246,15 @@ int32_t BpeModel::symbol_id(std::string_view character, bool is_first, bool is_l
 
 // The reference adds a pending unknown only when the next known character comes, after any byte tokens between; so do
 // we.
-void BpeModel::append_symbols(std::string_view chunk, std::vector<int32_t>& ids) const {
+void BpeModel::append_symbols(std::string_view chunk, std::vector<int32_t>& ids, std::vector<TokenSpan>* spans) const {
   const char* position = chunk.data();
   const char* end = position + chunk.size();
   bool has_unknown = false;
+  TokenSpan unknown;
+  const auto add = [&](int32_t id, const TokenSpan& span) {
+    ids.push_back(id);
+    if (spans != nullptr) spans->push_back(span);
+  };
   while (position < end) {
     const char* begin = position;
     if (options_.byte_level) {
@@ -258,24 +263,55 @@ void BpeModel::append_symbols(std::string_view chunk, std::vector<int32_t>& ids)
       next_character(position);
     }
     const std::string_view character(begin, static_cast<size_t>(position - begin));
+    const auto place = static_cast<size_t>(begin - chunk.data());
+    const TokenSpan span{place, place + character.size()};
     const int32_t id = options_.byte_level ? byte_ids_[static_cast<unsigned char>(*begin)]
                                            : symbol_id(character, begin == chunk.data(), position == end);
     if (id >= 0) {
-      if (has_unknown) ids.push_back(unknown_id_);
+      if (has_unknown) add(unknown_id_, unknown);
       has_unknown = false;
-      ids.push_back(id);
+      add(id, span);
       continue;
     }
     const auto has_token = [&](char byte) { return byte_ids_[static_cast<unsigned char>(byte)] >= 0; };
     if (options_.byte_fallback && std::all_of(character.begin(), character.end(), has_token)) {
-      for (const char byte : character) ids.push_back(byte_ids_[static_cast<unsigned char>(byte)]);
+      for (size_t i = 0; i < character.size(); ++i) {
+        add(byte_ids_[static_cast<unsigned char>(character[i])], {place + i, place + i + 1});
+      }
       continue;
     }
     if (unknown_id_ < 0) continue;
-    if (has_unknown && !options_.fuse_unknown) ids.push_back(unknown_id_);
+    const bool goes_on = has_unknown && options_.fuse_unknown;
+    if (has_unknown && !goes_on) add(unknown_id_, unknown);
+    unknown = {goes_on ? unknown.begin : span.begin, span.end};
     has_unknown = true;
   }
-  if (has_unknown) ids.push_back(unknown_id_);
+  if (has_unknown) add(unknown_id_, unknown);
+}
+
+bool BpeModel::encode_with_spans(std::string_view word,
+                                 std::vector<int32_t>& ids,
+                                 std::vector<TokenSpan>& spans) const {
+  if (word.empty()) return true;
+  if (options_.ignore_merges) {
+    if (const int32_t id = whole_words_.find(word); id >= 0) {
+      ids.push_back(id);
+      spans.push_back({0, word.size()});
+      return true;
+    }
+  }
+  BpeScratch scratch;
+  std::vector<TokenSpan> of_symbols;
+  append_symbols(word, scratch.ids, &of_symbols);
+  if (scratch.ids.empty()) return true;
+  merge_long(scratch);
+  ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
+  for (int32_t first = 0; first >= 0; first = scratch.symbols[static_cast<size_t>(first)].next) {
+    const int32_t next = scratch.symbols[static_cast<size_t>(first)].next;
+    const size_t last = (next >= 0 ? static_cast<size_t>(next) : of_symbols.size()) - 1;
+    spans.push_back({of_symbols[static_cast<size_t>(first)].begin, of_symbols[last].end});
+  }
+  return true;
 }
 
 void BpeModel::merge_short(std::vector<int32_t>& ids) const {

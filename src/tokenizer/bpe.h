@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/token_span.h"
 #include "tokenizer/vocabulary.h"
 #include "tokenizer/word_cache.h"
 #include "tokenizer/word_model.h"
@@ -66,6 +67,9 @@ class BpeModel : public WordModel {
               ModelScratch& scratch,
               std::vector<int32_t>& ids) const override;
   std::unique_ptr<ModelScratch> make_scratch() const override { return std::make_unique<BpeScratch>(); }
+  bool encode_with_spans(std::string_view word,
+                         std::vector<int32_t>& ids,
+                         std::vector<TokenSpan>& spans) const override;
 
  private:
   struct Merge {
@@ -85,7 +89,7 @@ class BpeModel : public WordModel {
                     BpeScratch& scratch,
                     std::vector<int32_t>& ids) const;
   void encode_uncached(std::string_view chunk, BpeScratch& scratch, std::vector<int32_t>& ids) const;
-  void append_symbols(std::string_view chunk, std::vector<int32_t>& ids) const;
+  void append_symbols(std::string_view chunk, std::vector<int32_t>& ids, std::vector<TokenSpan>* spans) const;
   int32_t symbol_id(std::string_view character, bool is_first, bool is_last) const;
   void merge_short(std::vector<int32_t>& ids) const;
   void merge_long(BpeScratch& scratch) const;

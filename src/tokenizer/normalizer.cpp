@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "tokenizer/byte_alphabet.h"
@@ -226,9 +227,25 @@ class ByteLevelNormalizer : public Normalizer {
     append_alphabet(text, buffer);
     return buffer;
   }
+  bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
+    buffer.clear();
+    sources.clear();
+    for (size_t i = 0; i < text.size(); ++i) {
+      append_alphabet(text.substr(i, 1), buffer);
+      sources.resize(buffer.size(), static_cast<uint32_t>(i));
+    }
+    return true;
+  }
 };
 
 }  // namespace
+
+TokenSpan original_span(std::string_view original, const uint32_t* sources, size_t begin, size_t end) {
+  // A normal form may have changed the order.
+  const auto [first_source, last_source] = std::minmax_element(sources + begin, sources + end);
+  const size_t last = *last_source;
+  return {*first_source, last + static_cast<size_t>(read_utf8(original.substr(last)).length)};
+}
 
 std::unique_ptr<Normalizer> make_lowercase() {
   return std::make_unique<CharacterMap>(lowercase);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/token_span.h"
 
 namespace weft {
 
@@ -33,6 +34,10 @@ struct AlignedText {
   std::string bytes;
   std::vector<uint32_t> sources;
 };
+
+/// What bytes [begin, end), of which there are some, come from in the original, in whole characters. Sources are places
+/// where characters begin.
+TokenSpan original_span(std::string_view original, const uint32_t* sources, size_t begin, size_t end);
 
 enum class UnicodeForm : uint8_t { nfc, nfd, nfkc, nfkd };
 

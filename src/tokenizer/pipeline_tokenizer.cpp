@@ -40,13 +40,13 @@ class OffsetSink : public PieceSink {
     is_complete_ = is_complete_ && piece.sources != nullptr && model_.encode_with_spans(piece.text, ids_, spans_);
     if (!is_complete_) return;
     for (size_t i = num_spans; i < spans_.size(); ++i) {
-      spans_[i] = to_original(piece.sources, spans_[i].begin, spans_[i].end);
+      spans_[i] = original_span(original_, piece.sources, spans_[i].begin, spans_[i].end);
     }
   }
 
   void add_token(int32_t id, const AlignedText& text, size_t begin, size_t end) {
     ids_.push_back(id);
-    spans_.push_back(to_original(text.sources.data(), begin, end));
+    spans_.push_back(original_span(original_, text.sources.data(), begin, end));
   }
 
   /// False once a stage could not say where a piece comes from.
@@ -54,13 +54,6 @@ class OffsetSink : public PieceSink {
   std::vector<TokenSpan> take_spans() { return std::move(spans_); }
 
  private:
-  TokenSpan to_original(const uint32_t* sources, size_t begin, size_t end) const {
-    // A normal form may have changed the order.
-    const auto [first_source, last_source] = std::minmax_element(sources + begin, sources + end);
-    const size_t last = *last_source;
-    return {*first_source, last + static_cast<size_t>(read_utf8(original_.substr(last)).length)};
-  }
-
   const WordModel& model_;
   std::string_view original_;
   std::vector<int32_t>& ids_;

@@ -163,8 +163,10 @@ class ScannerSplit : public PreTokenizer {
   std::unique_ptr<WordScanner> scanner_;
 };
 
-void accept_copy(const std::string& text, bool is_text_start, PieceSink& next) {
-  if (!text.empty()) next.accept({text, text.data() + text.size(), is_text_start});
+/// A text made of a piece; `sources` are of its bytes, none where the piece's are not known.
+void accept_copy(const std::string& text, const std::vector<uint32_t>& sources, bool is_text_start, PieceSink& next) {
+  if (text.empty()) return;
+  next.accept({text, text.data() + text.size(), is_text_start, sources.empty() ? nullptr : sources.data()});
 }
 
 class PrefixSpace : public PreTokenizer {
@@ -172,9 +174,14 @@ class PrefixSpace : public PreTokenizer {
   void split(const Piece& piece, PieceSink& next) const override {
     if (piece.text.starts_with(' ')) {
       next.accept(piece);
-    } else {
-      accept_copy(" " + std::string(piece.text), piece.is_text_start, next);
+      return;
     }
+    std::vector<uint32_t> sources;
+    if (piece.sources != nullptr) {
+      sources.assign(1, piece.sources[0]);
+      sources.insert(sources.end(), piece.sources, piece.sources + piece.text.size());
+    }
+    accept_copy(" " + std::string(piece.text), sources, piece.is_text_start, next);
   }
 };
 
@@ -182,8 +189,16 @@ class SpellBytes : public PreTokenizer {
  public:
   void split(const Piece& piece, PieceSink& next) const override {
     std::string spelled;
-    append_alphabet(piece.text, spelled);
-    accept_copy(spelled, piece.is_text_start, next);
+    std::vector<uint32_t> sources;
+    if (piece.sources == nullptr) {
+      append_alphabet(piece.text, spelled);
+    } else {
+      for (size_t i = 0; i < piece.text.size(); ++i) {
+        append_alphabet(piece.text.substr(i, 1), spelled);
+        sources.resize(spelled.size(), piece.sources[i]);
+      }
+    }
+    accept_copy(spelled, sources, piece.is_text_start, next);
   }
 };
 

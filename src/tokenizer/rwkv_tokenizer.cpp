@@ -58,6 +58,20 @@ class RwkvTokenizer : public Tokenizer {
     return ids;
   }
 
+  std::vector<TokenSpan> encode_with_offsets(std::string_view text,
+                                             std::vector<int32_t>& ids,
+                                             SpecialsInText specials) const override {
+    ids = encode(text, false, specials);
+    std::vector<TokenSpan> spans;
+    size_t begin = 0;
+    for (const int32_t id : ids) {
+      const size_t end = begin + vocabulary_.token(id).size();
+      spans.push_back({begin, end});
+      begin = end;
+    }
+    return spans;
+  }
+
   std::unique_ptr<TokenDecoder> start_decoding(bool) const override {
     return std::make_unique<RwkvDecoder>(vocabulary_);
   }

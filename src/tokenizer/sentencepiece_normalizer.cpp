@@ -1,5 +1,6 @@
 #include "tokenizer/sentencepiece_normalizer.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -27,6 +28,24 @@ uint32_t value_of(uint32_t unit) {
 }
 uint32_t offset_of(uint32_t unit) {
   return (unit >> 10) << ((unit & (1U << 9)) >> 6);
+}
+
+/// The place in the text of the character that each byte of `content` comes from: its own, where nothing was replaced,
+/// else those of what was replaced, which stands at `place`, from the first to the last one.
+std::vector<uint32_t> places_of_content(std::string_view content, std::string_view replaced, size_t place) {
+  const bool is_same = content.data() == replaced.data();
+  std::vector<uint32_t> starts;
+  std::vector<uint32_t> places;
+  for (size_t i = 0; i < replaced.size(); ++i) {
+    const bool goes_on = (static_cast<unsigned char>(replaced[i]) & 0xC0) == 0x80;
+    if (!goes_on || i == 0) starts.push_back(static_cast<uint32_t>(place + i));
+    if (is_same) places.push_back(starts.back());
+  }
+  for (size_t i = places.size(); i < content.size(); ++i) {
+    const size_t steps = std::max<size_t>(content.size() - 1, 1);
+    places.push_back(starts[i * (starts.size() - 1) / steps]);
+  }
+  return places;
 }
 
 }  // namespace
@@ -107,6 +126,17 @@ SentencepieceNormalizer::Step SentencepieceNormalizer::next_step(std::string_vie
 }
 
 std::string SentencepieceNormalizer::normalize(std::string_view text) const {
+  return normalize(text, nullptr);
+}
+
+AlignedText SentencepieceNormalizer::normalize_aligned(std::string_view text) const {
+  AlignedText aligned;
+  aligned.bytes = normalize(text, &aligned.sources);
+  return aligned;
+}
+
+std::string SentencepieceNormalizer::normalize(std::string_view text, std::vector<uint32_t>* sources) const {
+  const char* text_begin = text.data();
   std::string out;
   out.reserve(text.size() + text.size() / 2 + kSpaceSymbol.size());
   if (options_.removes_extra_spaces) {
@@ -117,23 +147,33 @@ std::string SentencepieceNormalizer::normalize(std::string_view text) const {
     }
   }
   if (text.empty()) return out;
+  const auto place = [&] { return static_cast<size_t>(text.data() - text_begin); };
   if (options_.adds_dummy_prefix) out += kSpaceSymbol;
+  if (sources != nullptr) sources->assign(out.size(), static_cast<uint32_t>(place()));
   bool follows_space = options_.removes_extra_spaces;
   while (!text.empty()) {
     Step step = next_step(text);
+    const std::string_view replaced = text.substr(0, step.length);
+    std::vector<uint32_t> places;
+    if (sources != nullptr) places = places_of_content(step.content, replaced, place());
     text.remove_prefix(step.length);
+    const size_t whole = step.content.size();
     while (follows_space && step.content.starts_with(' ')) step.content.remove_prefix(1);
     if (step.content.empty()) continue;
+    size_t at = whole - step.content.size();
     for (const char c : step.content) {
       if (c == ' ') {
         out += kSpaceSymbol;
       } else {
         out.push_back(c);
       }
+      if (sources != nullptr) sources->resize(out.size(), places[at]);
+      ++at;
     }
     follows_space = options_.removes_extra_spaces && step.content.ends_with(' ');
   }
   while (options_.removes_extra_spaces && out.ends_with(kSpaceSymbol)) out.resize(out.size() - kSpaceSymbol.size());
+  if (sources != nullptr) sources->resize(out.size());
   return out;
 }
 

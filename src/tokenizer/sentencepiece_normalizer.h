@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tokenizer/added_tokens.h"
+#include "tokenizer/normalizer.h"
 
 namespace weft {
 
@@ -54,8 +55,12 @@ class SentencepieceNormalizer {
 
   /// Any bytes in; valid UTF-8 out, with one U+FFFD for each byte that belongs to no character.
   std::string normalize(std::string_view text) const;
+  /// The same with the place of the character that each byte comes from. The space that is put first comes from the
+  /// first character, one that stands for several from the first of them.
+  AlignedText normalize_aligned(std::string_view text) const;
 
  private:
+  std::string normalize(std::string_view text, std::vector<uint32_t>* sources) const;
   struct Step {
     std::string_view content;
     size_t length;  // of the text that it stands for

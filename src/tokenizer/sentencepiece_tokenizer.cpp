@@ -276,6 +276,24 @@ class SentencepieceTokenizer : public Tokenizer {
     return ids;
   }
 
+  std::vector<TokenSpan> encode_with_offsets(std::string_view text,
+                                             std::vector<int32_t>& ids,
+                                             SpecialsInText specials) const override {
+    if (text.size() > kMaxTextBytes) fail_input("a text of {} bytes; at most {} at a time", text.size(), kMaxTextBytes);
+    ids.clear();
+    std::vector<TokenSpan> spans;
+    const auto add_segment = [&](size_t begin, size_t end) { encode_with_spans(text, {begin, end}, ids, spans); };
+    if (specials == SpecialsInText::recognised) {
+      control_.split(text, add_segment, [&](int32_t id, size_t begin, size_t end) {
+        ids.push_back(id);
+        spans.push_back({begin, end});
+      });
+    } else {
+      add_segment(0, text.size());
+    }
+    return spans;
+  }
+
   std::unique_ptr<TokenDecoder> start_decoding(bool) const override {
     return std::make_unique<SentencepieceDecoder>(model_, rules_);
   }
@@ -343,6 +361,28 @@ class SentencepieceTokenizer : public Tokenizer {
           encoder_->encode(std::string_view(normalized).substr(begin, end - begin), readable_end, scratch, ids);
         },
         [&](int32_t id, size_t, size_t) { ids.push_back(id); });
+  }
+
+  /// Of a segment of the text.
+  void encode_with_spans(std::string_view text,
+                         TokenSpan segment,
+                         std::vector<int32_t>& ids,
+                         std::vector<TokenSpan>& spans) const {
+    AlignedText normalized = normalizer_.normalize_aligned(text.substr(segment.begin, segment.end - segment.begin));
+    for (uint32_t& source : normalized.sources) source += static_cast<uint32_t>(segment.begin);
+    const uint32_t* sources = normalized.sources.data();
+    const auto encode_word = [&](size_t begin, size_t end) {
+      const size_t num_spans = spans.size();
+      encoder_->encode_with_spans(std::string_view(normalized.bytes).substr(begin, end - begin), ids, spans);
+      for (size_t i = num_spans; i < spans.size(); ++i) {
+        spans[i] = original_span(text, sources + begin, spans[i].begin, spans[i].end);
+      }
+    };
+    if (is_unigram()) return encode_word(0, normalized.bytes.size());
+    user_defined_.split(normalized.bytes, encode_word, [&](int32_t id, size_t begin, size_t end) {
+      ids.push_back(id);
+      spans.push_back(original_span(text, sources, begin, end));
+    });
   }
 
   bool is_unigram() const { return model_.trainer().model_type() == Trainer::UNIGRAM; }

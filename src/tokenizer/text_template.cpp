@@ -35,8 +35,8 @@ struct Lengths {
   size_t second = 0;
 };
 
-Lengths shortened_lengths(const TextTemplate& text_template, const TextIds& texts, size_t max_length) {
-  Lengths lengths{texts.first.size(), texts.second == nullptr ? 0 : texts.second->size()};
+Lengths shortened_lengths(const TextTemplate& text_template, const TemplateTexts& texts, size_t max_length) {
+  Lengths lengths{texts.first.ids.size(), texts.second == nullptr ? 0 : texts.second->ids.size()};
   if (max_length == 0) return lengths;
   const auto is_special = [](const TemplatePiece& piece) { return piece.kind == Kind::special_token; };
   const auto num_special = static_cast<size_t>(std::count_if(text_template.begin(), text_template.end(), is_special));
@@ -51,13 +51,9 @@ Lengths shortened_lengths(const TextTemplate& text_template, const TextIds& text
   return lengths;
 }
 
-void append_shortened(const std::vector<int32_t>& ids,
-                      size_t length,
-                      const TruncateFrom& from,
-                      const Surroundings& around,
-                      std::vector<int32_t>& out) {
+/// Which of a text's `size` tokens go, so that `length` are left.
+TokenSpan removed_tokens(size_t size, size_t length, const TruncateFrom& from, const Surroundings& around) {
   const auto kept = static_cast<int64_t>(length);
-  const auto num_removed = static_cast<int64_t>(ids.size()) - kept;
   int64_t removed_begin = kept;
   if (from.side == TruncateFrom::Side::left) {
     removed_begin = 0;
@@ -67,9 +63,16 @@ void append_shortened(const std::vector<int32_t>& ids,
     // From the end tokens go backwards, each the one that has come to stand at the index.
     removed_begin = kept + around.num_after + from.index + 1;
   }
-  removed_begin = std::clamp<int64_t>(removed_begin, 0, kept);
-  out.insert(out.end(), ids.begin(), ids.begin() + removed_begin);
-  out.insert(out.end(), ids.begin() + removed_begin + num_removed, ids.end());
+  const auto begin = static_cast<size_t>(std::clamp<int64_t>(removed_begin, 0, kept));
+  return {begin, begin + size - length};
+}
+
+void append_shortened(const TextTokens& text, const TokenSpan& removed, int32_t number, PairEncoding& encoding) {
+  for (size_t i = 0; i < text.ids.size(); ++i) {
+    if (i >= removed.begin && i < removed.end) continue;
+    encoding.ids.push_back(text.ids[i]);
+    if (!text.spans.empty()) encoding.places.push_back({.text = number, .span = text.spans[i]});
+  }
 }
 
 }  // namespace
@@ -86,7 +89,9 @@ TextTemplate roberta_pair_template(int32_t cls, int32_t sep) {
   return {{.id = cls}, {.kind = Kind::first_text}, {.id = sep}, {.id = sep}, {.kind = Kind::second_text}, {.id = sep}};
 }
 
-PairEncoding fill_template(const TextTemplate& text_template, const TextIds& texts, const EncodePairOptions& options) {
+PairEncoding fill_template(const TextTemplate& text_template,
+                           const TemplateTexts& texts,
+                           const EncodePairOptions& options) {
   const Lengths lengths = shortened_lengths(text_template, texts, options.max_length);
   const Surroundings around = surroundings_of_first(text_template);
   PairEncoding encoding;
@@ -94,14 +99,14 @@ PairEncoding fill_template(const TextTemplate& text_template, const TextIds& tex
   for (const TemplatePiece& piece : text_template) {
     if (piece.kind == Kind::special_token) {
       encoding.ids.push_back(piece.id);
+      if (options.finds_places) encoding.places.emplace_back();
     } else {
       const bool is_first = piece.kind == Kind::first_text;
       WEFT_ASSERT(is_first || texts.second != nullptr, "a template of two texts, but one text");
-      append_shortened(is_first ? texts.first : *texts.second,
-                       is_first ? lengths.first : lengths.second,
-                       options.truncate_from,
-                       around,
-                       encoding.ids);
+      const TextTokens& text = is_first ? texts.first : *texts.second;
+      const size_t length = is_first ? lengths.first : lengths.second;
+      const TokenSpan removed = removed_tokens(text.ids.size(), length, options.truncate_from, around);
+      append_shortened(text, removed, is_first ? 0 : 1, encoding);
     }
     encoding.segment_ids.resize(encoding.ids.size(), piece.segment);
   }

@@ -179,10 +179,24 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
 PairEncoding Tokenizer::encode_pair(std::string_view first,
                                     std::optional<std::string_view> second,
                                     const EncodePairOptions& options) const {
-  const std::vector<int32_t> first_ids = encode(first, false, options.specials);
-  if (!second) return fill_template(text_template(false), {.first = first_ids}, options);
-  const std::vector<int32_t> second_ids = encode(*second, false, options.specials);
-  return fill_template(text_template(true), {.first = first_ids, .second = &second_ids}, options);
+  const auto encode_text = [&](std::string_view text) {
+    TextTokens tokens;
+    if (options.finds_places) {
+      tokens.spans = encode_with_offsets(text, tokens.ids, options.specials);
+    } else {
+      tokens.ids = encode(text, false, options.specials);
+    }
+    return tokens;
+  };
+  const bool is_pair = second.has_value();
+  TextTemplate pieces = text_template(is_pair);
+  if (!options.adds_special_tokens) {
+    std::erase_if(pieces, [](const auto& piece) { return piece.kind == TemplatePiece::Kind::special_token; });
+  }
+  const TextTokens first_tokens = encode_text(first);
+  if (!is_pair) return fill_template(pieces, {.first = first_tokens}, options);
+  const TextTokens second_tokens = encode_text(*second);
+  return fill_template(pieces, {.first = first_tokens, .second = &second_tokens}, options);
 }
 
 std::vector<int32_t> Tokenizer::encode_beginning(std::string_view text) const {
@@ -203,7 +217,7 @@ TextTemplate Tokenizer::text_template(bool is_pair) const {
 }
 
 std::vector<TokenSpan> Tokenizer::encode_with_offsets(std::string_view, std::vector<int32_t>&, SpecialsInText) const {
-  fail_input("a tokenizer of type {} cannot say where in the text its tokens come from; WordPiece can", type());
+  fail_input("a tokenizer of type {} cannot say where in the text its tokens come from", type());
 }
 
 std::optional<int32_t> Tokenizer::pad_id() const {
@@ -234,7 +248,11 @@ std::vector<TokenSpan> to_characters(std::string_view text, const std::vector<To
   index_of_byte.push_back(num_characters);
   std::vector<TokenSpan> characters;
   characters.reserve(spans.size());
-  for (const TokenSpan& span : spans) characters.push_back({index_of_byte.at(span.begin), index_of_byte.at(span.end)});
+  for (const TokenSpan& span : spans) {
+    // A character of which the span has a part counts.
+    const size_t begin = index_of_byte.at(span.begin);
+    characters.push_back({begin, span.end > span.begin ? index_of_byte.at(span.end - 1) + 1 : begin});
+  }
   return characters;
 }
 

@@ -43,12 +43,21 @@ struct EncodePairOptions {
   size_t max_length = 0;  // of the whole with its special tokens; 0: no limit
   TruncateFrom truncate_from = {};
   SpecialsInText specials = SpecialsInText::as_in_file;
+  bool adds_special_tokens = true;  // false: the texts' own tokens, those of a second one in segment 1
+  bool finds_places = false;
 };
 
-/// Both of the same length.
+/// Where a token of one text or two comes from.
+struct TokenPlace {
+  int32_t text = -1;  // 0 the first, 1 the second; −1: a special token that was added
+  TokenSpan span;     // of that text
+};
+
+/// All of the same length.
 struct PairEncoding {
   std::vector<int32_t> ids;
   std::vector<int32_t> segment_ids;
+  std::vector<TokenPlace> places = {};  // where asked for
 };
 
 /// One place of what is put round texts: a special token or a text.
@@ -84,13 +93,15 @@ class Tokenizer {
   std::vector<int32_t> encode_beginning(std::string_view text) const;
   /// One text or two with their special tokens and segment ids: [CLS] first [SEP] second [SEP] for BERT, with segment 1
   /// from the second text on. While it is too long the longer text loses a token (the first one on a tie). Throws
-  /// Error(bad_input) when max_length cannot hold the special tokens alone.
+  /// Error(bad_input) when max_length cannot hold the special tokens alone, and as encode_with_offsets where places are
+  /// asked for.
   PairEncoding encode_pair(std::string_view first,
                            std::optional<std::string_view> second = std::nullopt,
                            const EncodePairOptions& options = {}) const;
-  /// As encode() without special tokens added; also says where each token comes from. A token for what the vocabulary
-  /// lacks spans its whole word, or all such characters that follow each other. Throws Error(bad_input) for tokenizers
-  /// that cannot say (all but WordPiece and many of a tokenizer.json of type Unigram now).
+  /// As encode() without special tokens added; also says where each token comes from, in whole characters (RWKV's in
+  /// bytes): a space that is spelled in a token belongs to it, one that the text lacks comes from the first character,
+  /// and tokens that share a character's bytes each span it. A token for what the vocabulary lacks spans its whole
+  /// word, or all such characters that follow each other. Throws Error(bad_input) for tokenizers that cannot say.
   virtual std::vector<TokenSpan> encode_with_offsets(std::string_view text,
                                                      std::vector<int32_t>& ids,
                                                      SpecialsInText specials = SpecialsInText::as_in_file) const;

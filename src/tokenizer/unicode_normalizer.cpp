@@ -35,10 +35,11 @@ void decompose(char32_t character, bool is_compatibility, std::vector<utf8proc_i
   out.insert(out.end(), parts.begin(), parts.begin() + size);
 }
 
-/// A character and where in the text it comes from.
+/// A character and the first and the last one in the text that it comes from.
 struct SourcedCharacter {
   utf8proc_int32_t character = 0;
   uint32_t source = 0;
+  uint32_t last_source = 0;
 };
 
 utf8proc_int32_t character_of(utf8proc_int32_t character) {
@@ -103,6 +104,32 @@ class InertCharacters {
   std::bitset<kNumCharacters> inert_;
 };
 
+/// Canonical composition of characters in canonical order (The Unicode Standard, 3.11, D117): each joins the starter
+/// before it where the two have a composite and nothing between them is in the way.
+std::vector<SourcedCharacter> compose(const std::vector<SourcedCharacter>& characters) {
+  std::vector<SourcedCharacter> result;
+  std::vector<utf8proc_int32_t> pair;
+  size_t starter = SIZE_MAX;
+  for (const SourcedCharacter& next : characters) {
+    const int next_class = combining_class(next.character);
+    const bool is_beside = starter + 1 == result.size();
+    const bool may_join = starter != SIZE_MAX && (is_beside || combining_class(result.back().character) < next_class);
+    if (may_join) {
+      pair = {result[starter].character, next.character};
+      InertCharacters::recompose(pair);
+      if (pair.size() == 1) {
+        SourcedCharacter& composite = result[starter];
+        composite = {
+            pair[0], std::min(composite.source, next.source), std::max(composite.last_source, next.last_source)};
+        continue;
+      }
+    }
+    if (next_class == 0) starter = result.size();
+    result.push_back(next);
+  }
+  return result;
+}
+
 class UnicodeNormalizer : public Normalizer {
  public:
   explicit UnicodeNormalizer(UnicodeForm form)
@@ -135,7 +162,6 @@ class UnicodeNormalizer : public Normalizer {
   }
 
   bool normalize_aligned(std::string_view text, std::string& buffer, std::vector<uint32_t>& sources) const override {
-    if (composes_) return false;  // what is composed comes from several characters
     std::vector<utf8proc_int32_t> parts;
     std::vector<SourcedCharacter> characters;
     const char* end = text.data() + text.size();
@@ -143,14 +169,17 @@ class UnicodeNormalizer : public Normalizer {
       const auto source = static_cast<uint32_t>(position - text.data());
       parts.clear();
       decompose(next_character(position), is_compatibility_, parts);
-      for (const utf8proc_int32_t part : parts) characters.push_back({part, source});
+      for (const utf8proc_int32_t part : parts) characters.push_back({part, source, source});
     }
     order_marks(characters);
+    if (composes_) characters = compose(characters);
     buffer.clear();
     sources.clear();
     for (const SourcedCharacter& sourced : characters) {
       append_utf8(static_cast<char32_t>(sourced.character), buffer);
       sources.resize(buffer.size(), sourced.source);
+      // Composites take two bytes and more.
+      sources.back() = sourced.last_source;
     }
     return true;
   }

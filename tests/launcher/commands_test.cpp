@@ -416,6 +416,56 @@ TEST_F(Commands, TokenizeJsonLinesAndBack) {
             "{\"text\":\"\xEF\xBF\xBD\"}\n");
 }
 
+TEST_F(Commands, TokenizeDescribesTheTokens) {
+  json described = json::parse(weft("tokenize --tokenizer tiny_llama --json --text 'the quick fox'").out);
+  EXPECT_EQ(described.at("ids"), json({95, 140, 136}));
+  EXPECT_EQ(described.at("offsets"), json({{0, 3}, {3, 9}, {9, 13}}));
+  EXPECT_EQ(described.at("segment_ids"), json({0, 0, 0}));
+  EXPECT_EQ(described.at("tokens").size(), 3u);
+  EXPECT_FALSE(described.contains("sequence_ids"));
+  json special =
+      json::parse(weft("tokenize --tokenizer tiny_llama --json --add-special-tokens --text 'the \xC3\xA9'").out);
+  EXPECT_EQ(special.at("offsets").at(0), nullptr);
+  EXPECT_EQ(special.at("offsets").at(1), json({0, 3}));
+  EXPECT_EQ(special.at("offsets").back().at(1), 5) << "characters, not bytes";
+}
+
+TEST_F(Commands, TokenizeTakesPairsOfTexts) {
+  std::string lines = "the quick\tfox\r\n\nthe fox\n";
+  EXPECT_EQ(weft("tokenize --tokenizer tiny_llama --lines", lines).out.substr(0, 7), "95 140 ");
+  EXPECT_EQ(weft("tokenize --tokenizer tiny_llama --lines", "the quick fox\n\nthe\n").out, "95 140 136\n\n95\n");
+  std::istringstream printed(weft("tokenize --tokenizer tiny_llama --lines --json --threads 2", lines).out);
+  std::string line;
+  ASSERT_TRUE(std::getline(printed, line));
+  json pair = json::parse(line);
+  auto second = static_cast<size_t>(std::count(pair.at("segment_ids").begin(), pair.at("segment_ids").end(), 1));
+  ASSERT_GT(second, 0u);
+  EXPECT_EQ(pair.at("ids").size(), 2 + second);
+  EXPECT_EQ(pair.at("sequence_ids"), pair.at("segment_ids"));
+  EXPECT_EQ(pair.at("offsets").at(2).at(0), 0);
+  EXPECT_EQ(pair.at("offsets").back().at(1), 3);
+  Outcome from_json =
+      weft("tokenize --tokenizer tiny_llama --jsonl --json", "{\"first\": \"the quick\", \"second\": \"fox\"}\n");
+  EXPECT_EQ(json::parse(from_json.out), pair) << from_json.err;
+  json ids = json::parse(
+      weft("tokenize --tokenizer tiny_llama --jsonl", "{\"first\": \"the quick\", \"second\": \"fox\"}\n").out);
+  EXPECT_EQ(ids.at("ids"), pair.at("ids"));
+  EXPECT_EQ(ids.at("segment_ids"), pair.at("segment_ids"));
+}
+
+TEST_F(Commands, TokenizeCutsTexts) {
+  auto cut = [&](const std::string& flags) {
+    return weft("tokenize --tokenizer tiny_llama --text 'the quick fox' " + flags).out;
+  };
+  EXPECT_EQ(cut("--max-length 2"), "95 140\n");
+  EXPECT_EQ(cut("--max-length 2 --truncate-from left"), "140 136\n");
+  EXPECT_EQ(cut("--max-length 2 --truncate-from 1"), "95 136\n");
+  EXPECT_EQ(cut("--max-length 2 --add-special-tokens"), "1 95\n");
+  Outcome wrong = weft("tokenize --tokenizer tiny_llama --text a --max-length 2 --truncate-from middle");
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_THAT(wrong.err, HasSubstr("--truncate-from middle: expected right, left or a token's index"));
+}
+
 TEST_F(Commands, TokenizeNamesTheLineThatItCannotUse) {
   auto refuse = [&](const std::string& flags, const std::string& input, const testing::Matcher<std::string>& says) {
     Outcome outcome = weft("tokenize --tokenizer tiny_llama " + flags, input);

@@ -279,6 +279,19 @@ TEST_F(Encode, RefusesInOneLine) {
   expect_one_line_error(weft("encode --model roformer --quiet --text text.txt"), 3, HasSubstr("no tokenizer"));
 }
 
+TEST_F(Encode, TokenizeRecognisesSpecialTokensWhenAsked) {
+  std::string tokenize = "tokenize --tokenizer bert --text 'the [MASK] fox' ";
+  EXPECT_EQ(weft(tokenize + "--recognise-specials").out, "5 4 7\n");
+  EXPECT_NE(weft(tokenize).out, "5 4 7\n");
+  json pair = json::parse(weft("tokenize --tokenizer bert --lines --json --add-special-tokens --max-length 6",
+                               "the foxes\tquick quick quick\n")
+                              .out);
+  EXPECT_EQ(pair.at("tokens"), json({"[CLS]", "the", "[SEP]", "quick", "quick", "[SEP]"}));
+  EXPECT_EQ(pair.at("segment_ids"), json({0, 0, 0, 1, 1, 1}));
+  EXPECT_EQ(pair.at("sequence_ids"), json({nullptr, 0, nullptr, 1, 1, nullptr}));
+  EXPECT_EQ(pair.at("offsets"), json({nullptr, {0, 3}, nullptr, {0, 5}, {6, 11}, nullptr}));
+}
+
 TEST_F(Encode, FillMaskPrintsTheLikeliestTokensForEachMask) {
   std::string fill = "fill-mask --model bert --dtype f32 --quiet 'the [MASK] fox [MASK]' ";
   json filled = json::parse(weft(fill + "--json --top 120").out);

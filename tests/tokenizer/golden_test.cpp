@@ -60,6 +60,19 @@ TEST_P(TokenizerGolden, StreamingGivesTheSameText) {
   }
 }
 
+/// Sentencepiece's places are in bytes and follow other conventions (offsets_test.cpp).
+TEST_P(TokenizerGolden, SaysWhereEveryTokenComesFrom) {
+  const bool is_comparable = !std::string_view(GetParam().folder).starts_with("spm");
+  for (const test::GoldenRow& row : rows()) {
+    std::vector<int32_t> ids;
+    const std::vector<TokenSpan> spans = to_characters(row.text, tokenizer().encode_with_offsets(row.text, ids));
+    EXPECT_EQ(ids, row.ids) << "row " << row.label;
+    EXPECT_EQ(spans.size(), ids.size());
+    if (!is_comparable || row.offsets.empty()) continue;
+    EXPECT_EQ(spans, row.offsets) << "row " << row.label;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(References,
                          TokenizerGolden,
                          ::testing::Values(GoldenCase{"gpt2", test::gpt2_tokenizer, 431},

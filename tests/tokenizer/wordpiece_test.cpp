@@ -198,14 +198,6 @@ TEST(Offsets, PointIntoTheOriginalTextAlsoForUnknownWordsAndInvalidBytes) {
   EXPECT_EQ(marked[1], (TokenSpan{1, 6}));
 }
 
-TEST(Offsets, AreRefusedWhereTheStagesCannotSay) {
-  Ids ids;
-  EXPECT_THAT([&] { test::llama3_tokenizer().encode_with_offsets("a", ids); },
-              ThrowsMessage<Error>(HasSubstr("byte_level_bpe with these stages cannot say where")));
-  EXPECT_THAT([&] { test::sentencepiece_unigram_tokenizer().encode_with_offsets("a", ids); },
-              ThrowsMessage<Error>(HasSubstr("unigram cannot say where")));
-}
-
 /// The unigram model with its control pieces <pad> and <ctrl> renamed, as ALBERT's and DeBERTa's have them.
 std::shared_ptr<const Tokenizer> encoder_unigram() {
   std::string model = test::read_file(test::tokenizer_data("spm_unigram/spm.model"));
