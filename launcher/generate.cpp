@@ -97,6 +97,9 @@ void check_usage(const GenerateOptions& options) {
   SamplerOptions sampling = request_from_flags(options.sampling).sampling;
   check_sampler_options(sampling, std::numeric_limits<int32_t>::max());
   check_beam_flags(options.beams, options.num_return_sequences);
+  if (options.beams.is_searching() && adds_to_logits(sampling)) {
+    refuse("--presence-penalty, --frequency-penalty and --logit-bias do not go with --beams");
+  }
   if (options.beams.is_searching() && sampling.temperature == 0) refuse("--beams needs a --temperature above 0");
   if (options.num_return_sequences > 1 && sampling.greedy && !options.beams.is_searching()) {
     refuse(

@@ -1,6 +1,9 @@
 #include "launcher/sampling_options.h"
 
+#include <charconv>
 #include <initializer_list>
+
+#include "core/error.h"
 
 namespace weft {
 
@@ -11,6 +14,15 @@ constexpr const char* kSampling = "Sampling (greedy unless one of temperature, t
 void add_penalty_options(Command command, SamplingFlags& flags) {
   SamplerOptions& sampler = flags.sampler;
   command.add_option("--penalty", sampler.penalty, "Divides (if > 0) or multiplies the logits of past tokens")
+      .show_default()
+      .group(kSampling);
+  command
+      .add_option("--presence-penalty", sampler.presence_penalty, "Taken off the logits of the answer's tokens so far")
+      .show_default()
+      .group(kSampling);
+  command
+      .add_option(
+          "--frequency-penalty", sampler.frequency_penalty, "The same, times how often the answer has the token")
       .show_default()
       .group(kSampling);
   command.add_option("--penalty-window", sampler.penalty_window, "Last tokens that the penalty sees (0: all)")
@@ -38,6 +50,20 @@ void add_penalty_options(Command command, SamplingFlags& flags) {
       .check_not_negative()
       .show_default()
       .group(kSampling);
+}
+
+/// "ID=NUMBER"
+std::pair<int32_t, double> parse_bias(const std::string& text) {
+  std::pair<int32_t, double> bias;
+  const char* end = text.data() + text.size();
+  auto [equals, id_error] = std::from_chars(text.data(), end, bias.first);
+  bool is_usable = id_error == std::errc() && equals != end && *equals == '=';
+  if (is_usable) {
+    auto [last, error] = std::from_chars(equals + 1, end, bias.second);
+    is_usable = error == std::errc() && last == end;
+  }
+  if (!is_usable) fail(ExitCode::usage, "--logit-bias {}: expected ID=NUMBER, such as 13=-5", printable(text));
+  return bias;
 }
 
 }  // namespace
@@ -70,6 +96,9 @@ void add_sampling_options(Command command, SamplingFlags& flags) {
   command.add_option("--forbid", sampler.forbidden_ids, "Token id that is never chosen (repeatable)")
       .one_value_each()
       .group(kSampling);
+  command.add_option("--logit-bias", flags.logit_bias, "ID=NUMBER that is added to the token's logit (repeatable)")
+      .one_value_each()
+      .group(kSampling);
   add_penalty_options(command, flags);
 }
 
@@ -82,6 +111,7 @@ GenerationRequest request_from_flags(const SamplingFlags& flags) {
   request.sampling.greedy = flags.is_greedy || !is_drawing;
   if (!flags.penalty_range.empty()) request.sampling.penalty_range = {flags.penalty_range[0], flags.penalty_range[1]};
   request.sampling.window_mode = flags.window_mode == "block" ? PenaltyWindow::block : PenaltyWindow::sliding;
+  for (const std::string& text : flags.logit_bias) request.sampling.logit_bias.push_back(parse_bias(text));
   request.max_new_tokens = flags.max_new_tokens;
   request.min_new_tokens = flags.min_new_tokens;
   request.stop_strings = flags.stop_strings;

@@ -19,6 +19,7 @@ struct SamplingFlags {
   bool ignores_end = false;
   std::vector<int32_t> end_ids;
   std::vector<std::string> stop_strings;
+  std::vector<std::string> logit_bias;
   std::vector<int64_t> penalty_range;
   std::string window_mode = "sliding";
   std::optional<Command> command;

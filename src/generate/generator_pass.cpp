@@ -16,7 +16,7 @@ namespace {
 /// Whether the next token is the likeliest one, whatever came before.
 bool is_plain_argmax(const GenerationRequest& request, int64_t num_new) {
   const SamplerOptions& sampling = request.sampling;
-  bool is_free = sampling.penalty == 1 && sampling.forbidden_ids.empty();
+  bool is_free = sampling.penalty == 1 && sampling.forbidden_ids.empty() && !adds_to_logits(sampling);
   return is_greedy(sampling) && is_free && (num_new >= request.min_new_tokens || request.end_ids.empty());
 }
 
@@ -107,7 +107,9 @@ TokenRequest Generator::token_request(const Sequence& sequence, bool has_late_id
 void Generator::plan_choice(Pass& pass, const Pass* before) {
   const KernelTable& table = context_.kernels();
   if (pass.sampled.empty()) return;
-  auto wants_logits = [](const Sequence* sequence) { return sequence->request.num_logprobs >= 0; };
+  auto wants_logits = [](const Sequence* sequence) {
+    return sequence->request.num_logprobs >= 0 || adds_to_logits(sequence->request.sampling);
+  };
   if (std::ranges::any_of(pass.sampled, wants_logits)) return;
   bool is_ahead = before != nullptr;
   bool is_argmax = std::ranges::all_of(pass.sampled, [&](const Sequence* sequence) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "core/error.h"
 
@@ -62,19 +63,45 @@ void check_sampler_options(const SamplerOptions& options, int64_t vocab_size) {
     require(options.padded_length % options.penalty_window == 0,
             "the padded length must be a multiple of penalty-window");
   }
-  for (int32_t id : options.forbidden_ids) {
-    if (id < 0 || id >= vocab_size) {
-      fail(ExitCode::usage,
-           "sampling: forbidden id {} does not exist; the vocabulary has ids 0 to {}",
-           id,
-           vocab_size - 1);
-    }
+  require(std::isfinite(options.presence_penalty) && std::isfinite(options.frequency_penalty),
+          "presence-penalty and frequency-penalty must be finite");
+  auto check_id = [&](int32_t id, const char* what) {
+    if (id >= 0 && id < vocab_size) return;
+    fail(
+        ExitCode::usage, "sampling: {} id {} does not exist; the vocabulary has ids 0 to {}", what, id, vocab_size - 1);
+  };
+  for (int32_t id : options.forbidden_ids) check_id(id, "forbidden");
+  for (auto [id, bias] : options.logit_bias) {
+    check_id(id, "logit-bias");
+    require(std::isfinite(bias), "logit-bias must be finite");
   }
 }
 
 bool is_greedy(const SamplerOptions& options) {
   return options.greedy || options.temperature == 0;
 }
+
+bool adds_to_logits(const SamplerOptions& options) {
+  return options.presence_penalty != 0 || options.frequency_penalty != 0 || !options.logit_bias.empty();
+}
+
+namespace {
+
+void add_to_logits(std::span<float> logits, std::span<const int32_t> answer, const SamplerOptions& options) {
+  if (!adds_to_logits(options)) return;
+  auto add = [&](int32_t id, double value) {
+    float& logit = logits[static_cast<size_t>(id)];
+    logit = static_cast<float>(static_cast<double>(logit) + value);
+  };
+  for (auto [id, bias] : options.logit_bias) add(id, bias);
+  std::map<int32_t, int64_t> counts;
+  for (int32_t id : answer) ++counts[id];
+  for (auto [id, count] : counts) {
+    add(id, -options.presence_penalty - options.frequency_penalty * static_cast<double>(count));
+  }
+}
+
+}  // namespace
 
 void SampleBatch::clear() {
   choices.clear();
@@ -148,6 +175,7 @@ void Sampler::add_penalties(const TokenRequest& request, std::vector<LogitChange
 int32_t Sampler::sample(std::span<float> logits, const TokenRequest& request) {
   WEFT_ASSERT(static_cast<int64_t>(logits.size()) == vocab_size_, "{} logits", logits.size());
   own_.clear();
+  add_to_logits(logits, request.past.last(static_cast<size_t>(request.step)), *request.options);
   add_choice(request, own_);
   int32_t id = rows_.sample(logits, own_.choices[0], own_.changes);
   if (id < 0) fail_without_choice();

@@ -1,5 +1,5 @@
-// From the logits of one position to the next token: penalty → temperature → softmax → forbidden ids → greedy, top-k,
-// top-p, min-p or plain draw.
+// From the logits of one position to the next token: additions → penalty → temperature → softmax → forbidden ids →
+// greedy, top-k, top-p, min-p or plain draw.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,10 @@ struct SamplerOptions {
   int64_t penalty_window = 0;  // 0: all past tokens
   PenaltyWindow window_mode = PenaltyWindow::sliding;
   std::optional<std::pair<int64_t, int64_t>> penalty_range = {};
+  /// Taken off the logits of the answer's tokens so far: once each, and for each time that they occur (OpenAI's API).
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::vector<std::pair<int32_t, double>> logit_bias = {};  // added to the logits of ids
   std::vector<int32_t> forbidden_ids = {};
   uint64_t seed = 0;
   /// bert4keras3 works on rows padded with id 0 to a total length and counts the unwritten zeros as past tokens. A
@@ -40,6 +44,9 @@ void check_sampler_options(const SamplerOptions& options, int64_t vocab_size);
 
 bool is_greedy(const SamplerOptions& options);
 
+/// Whether numbers are added to logits, which is done on the host.
+bool adds_to_logits(const SamplerOptions& options);
+
 /// A token that is to be chosen.
 struct TokenRequest {
   std::span<const int32_t> past;  // the prompt's and the answer's ids so far
@@ -48,7 +55,8 @@ struct TokenRequest {
   std::span<const int32_t> impossible_ids =
       {};  // also outside of the vocabulary; unlike forbidden ones without a share
   uint64_t sequence = 0;
-  uint64_t step = 0;  // the draw depends only on options.seed, `sequence` and `step`
+  /// The draw depends only on options.seed, `sequence` and `step`, how many tokens the answer has.
+  uint64_t step = 0;
 };
 
 /// What the kernels are told of tokens that are to be chosen, one a row.
@@ -70,7 +78,7 @@ class Sampler {
   /// The part of it before a choice: penalty and forbidden ids, for log probabilities as well.
   void adjust(std::span<float> logits, std::span<const int32_t> past, const SamplerOptions& options);
 
-  /// Adds a row for a choice on the device.
+  /// Adds a row for a choice on the device. Not of options that add to logits.
   void add_choice(const TokenRequest& request, SampleBatch& batch);
 
  private:

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <random>
@@ -19,6 +21,7 @@ using Json = nlohmann::json;
 constexpr int64_t kMaxChoices = 128;
 constexpr int64_t kMaxTop = 20;
 constexpr size_t kMaxStops = 64;
+constexpr double kMaxAddition = 100;
 
 /// The fields of a request's body. Remembers which were asked for, so that the rest can be refused.
 class Fields {
@@ -79,6 +82,27 @@ class Fields {
   std::set<std::string> known_;
 };
 
+/// {"ID": number, …}
+std::vector<std::pair<int32_t, double>> read_bias(const Json& object, int64_t vocab_size) {
+  std::vector<std::pair<int32_t, double>> biases;
+  bool is_usable = object.is_object();
+  for (auto entry = object.begin(); is_usable && entry != object.end(); ++entry) {
+    const std::string& key = entry.key();
+    int32_t id = -1;
+    auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    is_usable = error == std::errc() && end == key.data() + key.size() && id >= 0 && id < vocab_size &&
+                entry->is_number() && std::abs(entry->get<double>()) <= kMaxAddition;
+    if (is_usable) biases.emplace_back(id, entry->get<double>());
+  }
+  if (!is_usable) {
+    fail_input("'logit_bias' must be an object of token ids, 0 to {}, with numbers from {} to {}",
+               vocab_size - 1,
+               -kMaxAddition,
+               kMaxAddition);
+  }
+  return biases;
+}
+
 SamplerOptions read_sampling(Fields& fields, int64_t vocab_size) {
   constexpr double kLargest = 1e4;
   SamplerOptions sampling;
@@ -89,6 +113,9 @@ SamplerOptions read_sampling(Fields& fields, int64_t vocab_size) {
   // −1 is none to other servers.
   sampling.top_k = std::max<int64_t>(0, fields.integer("top_k", 0, -1, vocab_size));
   sampling.penalty = fields.number("repetition_penalty", 1, 1e-3, kLargest);
+  sampling.presence_penalty = fields.number("presence_penalty", 0, -kMaxAddition, kMaxAddition);
+  sampling.frequency_penalty = fields.number("frequency_penalty", 0, -kMaxAddition, kMaxAddition);
+  if (const Json* bias = fields.find("logit_bias")) sampling.logit_bias = read_bias(*bias, vocab_size);
   int64_t seed = fields.integer("seed", -1, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
   bool has_seed = fields.find("seed") != nullptr;
   sampling.seed =
@@ -178,8 +205,6 @@ int64_t read_logprobs(Fields& fields, CompletionKind kind) {
 
 void refuse_rest(Fields& fields, CompletionKind kind) {
   fields.pass_over({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
-  for (const char* name : {"presence_penalty", "frequency_penalty"}) fields.refuse(name, {0, 0.0});
-  fields.refuse("logit_bias", {Json::object()});
   if (kind == CompletionKind::completion) {
     fields.refuse("echo", {false});
     fields.refuse("suffix", {""});

@@ -77,6 +77,11 @@ std::vector<GenerationRequest> requests_of_all_kinds(int64_t vocab_size) {
     request.sampling.padded_length = 64;
   });
   add([](GenerationRequest& request) {
+    request.sampling.presence_penalty = 0.5;
+    request.sampling.frequency_penalty = 0.25;
+    request.sampling.logit_bias = {{3, 2}};
+  });
+  add([](GenerationRequest& request) {
     request.sampling.temperature = 2;
     request.min_new_tokens = 9;
     for (int32_t id = 0; id < 40; ++id) request.end_ids.push_back(id);
@@ -119,6 +124,7 @@ TEST(DeviceSamplingLoop, QueuesTheNextPassBeforeAnyTokenIsKnown) {
   Context device = make_context(make_guarded_allocator(), 1);
   CountedModel model(device, "llama_gqa");
   for (GenerationRequest request : requests_of_all_kinds(model.info().vocab_size)) {
+    if (adds_to_logits(request.sampling)) continue;  // on the host
     request.end_ids = {};
     model.num_passes = 0;
     int64_t known = 0;

@@ -141,6 +141,32 @@ TEST(RequestFeed, StopsInTheMiddleOfAllOfIt) {
               testing::ElementsAre(FinishReason::interrupted, FinishReason::interrupted, FinishReason::interrupted));
 }
 
+TEST(AddedToLogits, DependOnTheAnswerAlone) {
+  Context context = make_cpu_context(1);
+  ToyModel model;
+  GenerationRequest request = greedy_request(9, 12, 40);
+  request.sampling.presence_penalty = 0.3;
+  request.sampling.frequency_penalty = 0.7;
+  request.sampling.logit_bias = {{5, 1.5}, {6, -100}};
+  GenerationRequest plain = greedy_request(10, 4, 40);  // in the same passes
+  auto results = Generator(context, model, {}).run(std::vector{request, plain});
+  EXPECT_EQ(results[1].ids, model.expected_answer(plain.prompt, 40));
+  std::vector<int32_t> history = request.prompt;
+  std::vector<int64_t> counts(64);
+  for (int32_t id : results[0].ids) {
+    std::vector<float> logits = model.expected_logits(history);
+    for (size_t i = 0; i < logits.size(); ++i) {
+      double taken = counts[i] > 0 ? 0.3 + 0.7 * static_cast<double>(counts[i]) : 0;
+      logits[i] -= static_cast<float>(taken);
+    }
+    logits[5] += 1.5F;
+    logits[6] -= 100.0F;
+    EXPECT_EQ(id, std::ranges::max_element(logits) - logits.begin());
+    ++counts[static_cast<size_t>(id)];
+    history.push_back(id);
+  }
+}
+
 TEST(TokenLogprobs, AreOfTheModelsOwnDistribution) {
   Context context = make_cpu_context(1);
   ToyModel model;

@@ -67,7 +67,7 @@ TEST_F(CompletionApi, ReadsEveryField) {
       R"(, "n": 2, "temperature": 0, "top_p": 0.5, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.5, "seed": 7,
          "stop": ["a", "b"], "max_tokens": 1000, "min_tokens": 3, "logprobs": 4, "stream": true,
          "stream_options": {"include_usage": true}, "ignore_eos": true, "stop_token_ids": [9], "user": "me",
-         "presence_penalty": 0, "echo": false, "logit_bias": null, "best_of": 1)");
+         "presence_penalty": 0.5, "frequency_penalty": -1, "logit_bias": {"7": -100, "3": 1.5}, "echo": false, "best_of": 1)");
   ASSERT_EQ(read.requests.size(), 2u);
   const GenerationRequest& request = read.requests[1];
   EXPECT_TRUE(request.sampling.greedy);
@@ -75,6 +75,9 @@ TEST_F(CompletionApi, ReadsEveryField) {
   EXPECT_EQ(request.sampling.top_k, 0);
   EXPECT_EQ(request.sampling.min_p, 0.1);
   EXPECT_EQ(request.sampling.penalty, 1.5);
+  EXPECT_EQ(request.sampling.presence_penalty, 0.5);
+  EXPECT_EQ(request.sampling.frequency_penalty, -1);
+  EXPECT_THAT(request.sampling.logit_bias, ElementsAre(std::pair{3, 1.5}, std::pair{7, -100.0}));
   EXPECT_EQ(request.sampling.seed, 7u);
   EXPECT_EQ(request.sequence, 1u);
   EXPECT_THAT(request.stop_strings, ElementsAre("a", "b"));
@@ -124,7 +127,9 @@ TEST_F(CompletionApi, WhatCannotBeUsedIsNamed) {
       {R"({"prompt": "a", "stop": 5})", "'stop'"},
       {R"({"prompt": "a", "stream": 1})", "'stream' must be true or false"},
       {R"({"prompt": "a", "max_tokens": 0})", "'max_tokens'"},
-      {R"({"prompt": "a", "presence_penalty": 0.5})", "'presence_penalty' is not supported"},
+      {R"({"prompt": "a", "presence_penalty": 500})", "'presence_penalty' must be a number from -100"},
+      {R"({"prompt": "a", "logit_bias": {"160": 1}})", "'logit_bias' must be an object of token ids, 0 to 159"},
+      {R"({"prompt": "a", "logit_bias": [1]})", "'logit_bias'"},
       {R"({"prompt": "a", "echo": true})", "'echo' is not supported"},
       {R"({"prompt": "a", "stop_token_ids": "x"})", "'stop_token_ids' must be"},
   };
