@@ -141,15 +141,6 @@ TEST(TrainOptions, prompts_and_completions_are_rows_of_their_own_unless_the_conf
   EXPECT_EQ(training_data_options(printed.message()).packing, Packing::none);
 }
 
-TEST(TrainOptions, prompts_and_completions_are_rows_of_their_own_unless_the_config_says_otherwise) {
-  auto packing = [](const char* text) { return training_data_options(parse(text).message()).packing; };
-  EXPECT_EQ(packing("task { kind: LANGUAGE_MODEL }"), Packing::split);
-  EXPECT_EQ(packing("task { kind: SEQUENCE_TO_SEQUENCE }"), Packing::none);
-  EXPECT_EQ(packing("task { kind: SEQUENCE_TO_SEQUENCE } data { packing: WHOLE }"), Packing::whole);
-  RunConfig printed = parse(parse("task { kind: SEQUENCE_TO_SEQUENCE }").to_text().c_str());
-  EXPECT_EQ(training_data_options(printed.message()).packing, Packing::none);
-}
-
 TEST(TrainOptions, model_adapter_and_data_arrive) {
   RunConfig config =
       parse(R"(model { path: "m" family: "llama" compat: "bert4keras3" config: "c.json" set: ["a=1", "b=x=y"] }

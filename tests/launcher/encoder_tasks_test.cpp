@@ -109,7 +109,9 @@ TEST_P(EncoderTasks, TrainAnAdapterAndWhatIsOnTop) {
   const std::map<std::string, std::string> peft_tasks = {
       {"classification", "SEQ_CLS"}, {"answers", "QUESTION_ANS"}, {"similarity", "FEATURE_EXTRACTION"}};
   auto expected = peft_tasks.find(GetParam().name);
-  if (expected != peft_tasks.end()) EXPECT_EQ(saved.at("task_type"), expected->second);
+  if (expected != peft_tasks.end()) {
+    EXPECT_EQ(saved.at("task_type"), expected->second);
+  }
   std::vector<json> evaluations = metrics("run", "evaluation");
   EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.8 * evaluations.front().at("loss").get<double>());
 }
