@@ -45,7 +45,7 @@ struct TrainState {
   uint64_t seed = 0;
   uint64_t data_fingerprint = 0;  // 0: not known
   uint64_t base_fingerprint = 0;  // of the model that an adapter is trained on; 0: not known, or none
-  std::string optimizer;          // its name; empty: not known
+  std::string optimizer = {};     // its name; empty: not known
   /// Of restore(), not in the file: false when the checkpoint held none, so that updates count from 0 again.
   bool has_optimizer_state = true;
   // For information: any mesh can go on.
