@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/nearest_name.h"
+
 namespace weft {
 
 Option Option::required(bool is_required) const {
@@ -158,6 +160,30 @@ CommandLine::CommandLine(const Program& program) : app_(std::make_unique<CLI::Ap
 
 CommandLine::~CommandLine() = default;
 
+namespace {
+
+/// The flag of a command that is spelt nearly as one that it does not know.
+std::string nearest_flag(const CLI::App& command) {
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  }
+  for (const std::string& argument : command.remaining()) {
+    const std::string name = argument.substr(0, argument.find('='));
+    const std::string nearest = name.starts_with("--") ? nearest_name(name, flags) : std::string();
+    if (!nearest.empty()) return nearest;
+  }
+  return {};
+}
+
+std::string nearest_command(const CLI::App& program, std::string_view name) {
+  std::vector<std::string> commands;
+  for (const CLI::App* command : program.get_subcommands({})) commands.push_back(command->get_name());
+  return nearest_name(name, commands);
+}
+
+}  // namespace
+
 std::optional<ParseEnd> CommandLine::parse(int argc, char** argv) {
   try {
     app_->parse(argc, argv);
@@ -170,7 +196,12 @@ std::optional<ParseEnd> CommandLine::parse(int argc, char** argv) {
       app_->exit(error, answer);
       end.text = answer.str();
     }
-    for (const CLI::App* chosen : app_->get_subcommands()) end.command = chosen->get_name();
+    end.is_unexpected = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError);
+    for (const CLI::App* chosen : app_->get_subcommands()) {
+      end.command = chosen->get_name();
+      if (end.is_unexpected) end.suggestion = nearest_flag(*chosen);
+    }
+    if (end.command.empty() && argc > 1) end.suggestion = nearest_command(*app_, argv[1]);
     return end;
   } catch (const std::out_of_range&) {
     // What the library lets through where a flag is given a number that no integer holds.

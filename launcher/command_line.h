@@ -106,9 +106,11 @@ class Command {
 
 /// Why a command line names nothing to be done.
 struct ParseEnd {
-  bool is_answer = false;  // the help or version was asked for
-  std::string text;        // the help or version as it is to be printed, or what is wrong, without a line's end
-  std::string command;     // the command that was named; empty if none was
+  bool is_answer = false;      // the help or version was asked for
+  bool is_unexpected = false;  // there is an argument that the command does not know
+  std::string text;            // the help or version as it is to be printed, or what is wrong, without a line's end
+  std::string command;         // the command that was named; empty if none was
+  std::string suggestion;      // a flag, or without a command a command, that is spelt nearly as one that is unknown
 };
 
 /// The program's command line, of which it wants exactly one command.

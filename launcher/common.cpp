@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "core/log.h"
+#include "core/paths.h"
 #include "kernels/cuda_devices.h"
 #include "kernels/guarded.h"
 #include "launcher/adapter_set.h"
@@ -137,6 +138,13 @@ void add_session_options(Command command, SessionFlags& flags) {
 void check_session_flags(const SessionFlags& flags, const CommonOptions& options) {
   if (!flags.is_used()) return;
   if (!options.adapters.empty()) fail(ExitCode::usage, "sessions know no adapters; merge the adapter into the model");
+  if (flags.to.empty()) return;
+  // Said before the answer is computed, not when it is to be saved.
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(flags.to).has_parent_path() ? fs::path(flags.to).parent_path() : fs::path(".");
+  if (is_folder(flags.to)) fail_input("--save-session {}: is a folder", printable(flags.to));
+  if (access(folder.c_str(), W_OK | X_OK) == 0) return;
+  fail_input("--save-session {}: {}: {}", printable(flags.to), printable(folder.string()), std::strerror(errno));
 }
 
 void add_adapter_options(Command command, CommonOptions& options) {

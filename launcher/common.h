@@ -95,7 +95,7 @@ struct SessionFlags {
 };
 /// --session, --save-session.
 void add_session_options(Command command, SessionFlags& flags);
-/// Throws Error(usage) where sessions do not go: with adapters.
+/// Throws Error(usage) where sessions do not go, with adapters, and Error(bad_input) where none can be saved.
 void check_session_flags(const SessionFlags& flags, const CommonOptions& options);
 
 /// A model's options with the task's layer that an adapter brings; as they are where it brings none.

@@ -263,16 +263,18 @@ ExitCode run_convert(const ConvertCommand& options, MpiSession& session) {
   folder.prepare();
   std::unique_ptr<CheckpointWriter> writer =
       start_writing(opened, from, new_tokens, {options.format, tensors, folder.partial()});
-  Progress progress("converting", total, !options.common.quiet);
+  std::optional<Progress> progress;  // ends before the last line
+  progress.emplace("converting", total, !options.common.quiet);
   for (const Target& target : targets) {
     std::vector<float> values = values_of(target, merged, new_tokens);
     writer->write(target.tensor.name, 0, static_cast<int64_t>(values.size()), values.data(), DType::f32);
-    progress.add(static_cast<int64_t>(values.size()));
+    progress->add(static_cast<int64_t>(values.size()));
   }
   for (const ConstantTensor& constant : constants) {
     writer->write(constant.name, 0, constant.shape.num_elements(), constant.values.data(), DType::f32);
   }
   writer->finish();
+  progress.reset();
   folder.publish();
   log::info("{}: {} tensors of {} as {}", options.out, tensors.size(), opened.path, options.format);
   return ExitCode::ok;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,12 +18,14 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/log.h"
 
 namespace weft {
 namespace {
 
 std::vector<std::string> mpirun_command(const LaunchOptions& options, const LaunchEnvironment& environment) {
-  std::vector<std::string> line = {"mpirun", "-n", std::to_string(options.num_ranks)};
+  // -q: without its own words about a rank that failed, which says why itself.
+  std::vector<std::string> line = {"mpirun", "-q", "-n", std::to_string(options.num_ranks)};
   if (!options.hostfile.empty()) line.insert(line.end(), {"--hostfile", options.hostfile});
   // Open MPI pins each rank to one core when there are only one or two of them.
   line.insert(line.end(), {"--bind-to", "none", "--map-by", "slot", "--oversubscribe"});
@@ -75,9 +78,14 @@ sigset_t stop_signals() {
   return signals;
 }
 
-/// Becomes the command, under the signal mask that this process had. But SIGINT stays blocked: a Ctrl-C reaches the
-/// whole foreground process group, and mpirun would take its ranks down on its own account.
-[[noreturn]] void become(const std::vector<std::string>& arguments, sigset_t mask) {
+constexpr int kCannotExecute = 127;
+
+/// Becomes the command, which ends when `parent` does, under the signal mask that this process had. But SIGINT stays
+/// blocked: a Ctrl-C reaches the whole foreground process group, and mpirun would take its ranks down on its own
+/// account.
+[[noreturn]] void become(const std::vector<std::string>& arguments, sigset_t mask, pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) _exit(kCannotExecute);
   sigaddset(&mask, SIGINT);
   sigprocmask(SIG_SETMASK, &mask, nullptr);
   std::vector<char*> pointers;
@@ -85,18 +93,36 @@ sigset_t stop_signals() {
   for (const std::string& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
   execvp(pointers[0], pointers.data());
-  constexpr int kCannotExecute = 127;
   _exit(kCannotExecute);
 }
 
+constexpr int kSignalBase = 128;
+
 int exit_code_of(int status) {
-  constexpr int kSignalBase = 128;
   return WIFEXITED(status) ? WEXITSTATUS(status) : kSignalBase + WTERMSIG(status);
+}
+
+/// The documented code for what mpirun or srun returned without having been asked to stop; one line for what no rank
+/// said.
+int judge_exit_code(int code, const std::string& launcher) {
+  if (code <= static_cast<int>(ExitCode::verification_failed) || code == static_cast<int>(ExitCode::interrupted)) {
+    return code;
+  }
+  if (code > kSignalBase && code <= kSignalBase + SIGRTMAX) {
+    const int signal = code - kSignalBase;
+    log::error("a rank was ended by signal {} ({}){}",
+               signal,
+               strsignal(signal),
+               signal == SIGKILL ? "; was it out of memory, or killed by hand?" : "");
+  } else {
+    log::error("{} ended with code {}; the line above, without -q, says more", launcher, code);
+  }
+  return static_cast<int>(ExitCode::communication);
 }
 
 /// Waits for the child; passes requests to stop on. All signals of interest are blocked and taken one by one here, so
 /// that none is lost between a check and a wait.
-int supervise(pid_t child) {
+int supervise(pid_t child, const std::string& launcher) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kInsistWithin = std::chrono::seconds(2);
   sigset_t signals = stop_signals();
@@ -104,7 +130,10 @@ int supervise(pid_t child) {
   Clock::time_point last_request{};
   while (true) {
     int status = 0;
-    if (waitpid(child, &status, WNOHANG) == child) return exit_code_of(status);
+    if (waitpid(child, &status, WNOHANG) == child) {
+      const bool was_asked_to_stop = last_request != Clock::time_point{};
+      return was_asked_to_stop ? exit_code_of(status) : judge_exit_code(exit_code_of(status), launcher);
+    }
     int signal = 0;
     sigwait(&signals, &signal);
     if (signal == SIGCHLD) continue;
@@ -187,10 +216,11 @@ int run_launch(const LaunchOptions& options) {
   sigaddset(&signals, SIGCHLD);
   sigset_t before;
   sigprocmask(SIG_BLOCK, &signals, &before);
+  const pid_t self = getpid();
   const pid_t child = fork();
-  if (child == 0) become(line, before);
+  if (child == 0) become(line, before, self);
   if (child < 0) fail(ExitCode::failure, "cannot start {}: {}", line[0], std::strerror(errno));
-  const int code = supervise(child);
+  const int code = supervise(child, line[0]);
   sigprocmask(SIG_SETMASK, &before, nullptr);
   return code;
 }

@@ -34,9 +34,10 @@ std::vector<std::string> launch_command(const LaunchOptions& options, const Laun
 /// As one would type it into a shell.
 std::string quote_for_shell(const std::vector<std::string>& arguments);
 
-/// Prints the line to standard error, runs it and returns its exit code (128 + n after signal n). SIGTERM and SIGINT
-/// reach the ranks as SIGUSR1, the request to stop in an orderly way; a second one within two seconds ends them at
-/// once. Throws Error(usage) if mpirun or srun isn't installed.
+/// Prints the line to standard error, runs it and returns its exit code: the ranks', communication when one was ended
+/// by a signal. SIGTERM and SIGINT reach the ranks as SIGUSR1, the request to stop in an orderly way; a second one
+/// within two seconds ends them at once. They end when this process does, however. Throws Error(usage) if mpirun or
+/// srun isn't installed.
 int run_launch(const LaunchOptions& options);
 
 }  // namespace weft

@@ -1,10 +1,13 @@
 // weft: one program, a command a file.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
@@ -55,19 +58,49 @@ bool is_speaking_rank() {
   return !rank || std::string_view(rank) == "0";
 }
 
-/// Prints the help or version that was asked for, or what is wrong with the command line.
-ExitCode report_parse_end(const ParseEnd& end, std::string_view first_argument) {
-  if (is_speaking_rank()) {
-    if (end.is_answer) {
-      std::fputs(end.text.c_str(), stdout);
-    } else if (end.command.empty() && !first_argument.empty() && !first_argument.starts_with('-')) {
-      log::error("{} is no command of weft; see `weft --help`", printable(first_argument));
-    } else {
-      std::string command = end.command.empty() ? "weft" : "weft " + end.command;
-      log::error("{}; see `{} --help`", printable(end.text, 400), command);
-    }
+/// What standard output did not take is missing from the answer, whatever else went well.
+void check_standard_output() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  fail_input("standard output could not be written to its end; is the disk full?");
+}
+
+/// The command's exit code; its whole answer is out.
+ExitCode run_command(const CommandContext& context, MpiSession& session) {
+  try {
+    const ExitCode code = context.run(session);
+    if (code == ExitCode::ok) check_standard_output();
+    return code;
+  } catch (const std::system_error&) {
+    check_standard_output();
+    throw;
   }
-  return end.is_answer ? ExitCode::ok : ExitCode::usage;
+}
+
+/// What is wrong with the command line.
+std::string describe_mistake(const ParseEnd& end, std::string_view first_argument, bool has_separator) {
+  const std::string suggestion =
+      end.suggestion.empty() ? std::string() : fmt::format(" (did you mean {}?)", end.suggestion);
+  if (end.command.empty() && !first_argument.empty() && !first_argument.starts_with('-')) {
+    return fmt::format("{} is no command of weft{}; see `weft --help`", printable(first_argument), suggestion);
+  }
+  if (end.command == "launch" && end.is_unexpected && !has_separator && end.suggestion.empty()) {
+    return "the command to launch stands after --, as in: weft launch -n 2 -- generate --model DIR …";
+  }
+  const std::string command = end.command.empty() ? "weft" : "weft " + end.command;
+  return fmt::format("{}{}; see `{} --help`", printable(end.text, 400), suggestion, command);
+}
+
+/// Prints the help or version that was asked for, or what is wrong with the command line.
+ExitCode report_parse_end(const ParseEnd& end, int argc, char** argv) {
+  if (!is_speaking_rank()) return end.is_answer ? ExitCode::ok : ExitCode::usage;
+  if (end.is_answer) {
+    std::fputs(end.text.c_str(), stdout);
+    check_standard_output();
+    return ExitCode::ok;
+  }
+  const bool has_separator = std::any_of(argv, argv + argc, [](std::string_view word) { return word == "--"; });
+  log::error("{}", describe_mistake(end, argc > 1 ? argv[1] : "", has_separator));
+  return ExitCode::usage;
 }
 
 int run(int argc, char** argv) {
@@ -78,10 +111,15 @@ int run(int argc, char** argv) {
   CommandContext context;
   add_commands(line.program(), context);
   if (std::optional<ParseEnd> end = line.parse(argc, argv)) {
-    return static_cast<int>(report_parse_end(*end, argc > 1 ? argv[1] : ""));
+    try {
+      return static_cast<int>(report_parse_end(*end, argc, argv));
+    } catch (const Error& error) {
+      log::error("{}", error.what());
+      return static_cast<int>(error.code());
+    }
   }
   MpiSession session(argc, argv);
-  return session.run([&] { return static_cast<int>(context.run(session)); });
+  return session.run([&] { return static_cast<int>(run_command(context, session)); });
 }
 
 }  // namespace

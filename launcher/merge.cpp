@@ -1,6 +1,7 @@
 // weft merge: adds an adapter to its base model's weights, parameter by parameter.
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "checkpoint/reader.h"
 #include "checkpoint/safetensors_writer.h"
@@ -86,9 +87,10 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   }
   ranks->barrier();
   SafetensorsWriter writer(folder.partial(), layout);
-  Progress progress("merging", layout->total_bytes(), session.rank() == 0 && !options.common.quiet);
+  std::optional<Progress> progress;  // ends before the last line
+  progress.emplace("merging", layout->total_bytes(), session.rank() == 0 && !options.common.quiet);
   for (size_t i = 0; i < rows.size(); ++i) {
-    progress.add(rows[i].num_elements() * static_cast<int64_t>(dtype_bytes(dtype)));
+    progress->add(rows[i].num_elements() * static_cast<int64_t>(dtype_bytes(dtype)));
     if (i % static_cast<size_t>(session.size()) != static_cast<size_t>(session.rank())) continue;
     const std::vector<float>& values = merged.rows(rows[i].parameter, rows[i].source, rows[i].begin, rows[i].end);
     writer.write_run(rows[i].parameter.name,
@@ -98,6 +100,7 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
                      DType::f32);
   }
   writer.sync();
+  progress.reset();
   ranks->barrier();
   if (session.rank() == 0) {
     folder.publish();

@@ -163,6 +163,10 @@ void MpiSession::set_activity(const char* op, int64_t step) {
   activity_->set_step(step);
 }
 
+void MpiSession::set_saved_step(int64_t step) {
+  activity_->set_saved_step(step);
+}
+
 std::string MpiSession::binding_warning(int num_threads) const {
   if (rank() != 0 || !owns_mpi_) return {};
   const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));

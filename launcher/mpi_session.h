@@ -40,6 +40,8 @@ class MpiSession {
   /// What the watchdog says of this rank, should it freeze; collectives set the operation by themselves. Lock-free.
   /// `op` is a string literal.
   void set_activity(const char* op, int64_t step);
+  /// From which step on the job can be started again, should a rank be lost; −1: from the beginning.
+  void set_saved_step(int64_t step);
   /// binding_warning() for this rank; empty on all ranks but 0.
   std::string binding_warning(int num_threads) const;
 

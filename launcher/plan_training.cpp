@@ -217,6 +217,17 @@ int64_t suggested_batch_rows(const config::RunConfig& config, const TrainingPlan
 }  // namespace
 
 void add_training_plan_options(Command command, TrainingPlanOptions& options) {
+  Option train = command
+                     .add_option_function(
+                         "--train",
+                         [&options](const std::string& config) {
+                           options.is_wanted = true;
+                           options.config = config;
+                         },
+                         "Plans training: of this config, or, with --model, as the options say")
+                     .expected(0, 1)
+                     .trigger_on_parse()
+                     .group("Training");
   auto add_field = [&](const char* flag, std::string field, const char* help) {
     return command
         .add_option_function(
@@ -225,25 +236,17 @@ void add_training_plan_options(Command command, TrainingPlanOptions& options) {
               options.fields.push_back(field + "=" + value);
             },
             help)
+        .needs(train)
         .group("Training");
   };
-  command
-      .add_option_function(
-          "--train",
-          [&options](const std::string& config) {
-            options.is_wanted = true;
-            options.config = config;
-          },
-          "Plans training: of this config, or, with --model, as the options say")
-      .expected(0, 1)
-      .trigger_on_parse()
-      .group("Training");
   command.add_option("--set", options.overrides, "FIELD=VALUE in place of the config's")
       .take_all()
       .one_value_each()
+      .needs(train)
       .group("Training");
   command.add_option("--ranks", options.num_ranks, "Ranks to be started (default: as few as the config allows)")
       .check_range(1, 1 << 16)
+      .needs(train)
       .group("Training");
   constexpr int64_t kMostCounted = int64_t{1} << 30;
   add_field("--batch-rows", "train.micro_batch_size", "Rows that a rank computes at a time")
@@ -265,13 +268,15 @@ void add_training_plan_options(Command command, TrainingPlanOptions& options) {
           },
           "What is computed again in backward")
       .check_one_of({"none", "selective", "block"})
+      .needs(train)
       .group("Training");
   command
       .add_option(
           "--devices", options.num_devices, "Also suggests a configuration for so many devices of --memory-per-device")
       .check_range(1, 1 << 12)
+      .needs(train)
       .group("Training");
-  command.add_option("--memory-per-device", options.memory_per_device, "e.g. 24GB").group("Training");
+  command.add_option("--memory-per-device", options.memory_per_device, "e.g. 24GB").needs(train).group("Training");
 }
 
 void print_training_plan(const CommonOptions& common,

@@ -18,7 +18,7 @@ struct TrainingPlanOptions {
   std::string memory_per_device;
 };
 
-/// --train and what belongs to it.
+/// --train and what belongs to it, which needs it.
 void add_training_plan_options(Command command, TrainingPlanOptions& options);
 
 /// Prints the plan, and the suggestion if one is asked for, to standard output. Throws Error(usage) and

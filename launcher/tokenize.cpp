@@ -191,12 +191,11 @@ class LineConverter {
         append_encoding(object, out);
       }
       out += '\n';
-    } catch (const Json::exception& error) {
-      fail_input("line {}: expected {}, found {} ({})",
+    } catch (const Json::exception&) {
+      fail_input("line {}: expected {}, found {}",
                  line_number,
                  options_.is_decoding ? R"({"ids": [numbers]})" : R"({"text": "…"} or {"first": "…", "second": "…"})",
-                 printable(line, 60),
-                 printable(error.what()));
+                 printable(line, 60));
     } catch (const Error& error) {
       fail_input("line {}: {}", line_number, error.what());
     }
@@ -316,7 +315,6 @@ ExitCode run_tokenize(const TokenizeOptions& options, MpiSession& session) {
   } else {
     convert_whole(options, *tokenizer);
   }
-  if (std::fflush(stdout) != 0) fail(ExitCode::failure, "standard output: {}", std::strerror(errno));
   return ExitCode::ok;
 }
 

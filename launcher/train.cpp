@@ -97,17 +97,30 @@ void report_missing(const TrainingRun& run) {
                fmt::join(match.missing, ", "));
 }
 
-void make_model(const config::RunConfig& config, TrainingRun& run) {
+/// What `action` returns; an error in what the config names begins with where it names it.
+template <typename Action>
+auto at_place(const RunConfig& source, const std::string& field, const Action& action) {
+  try {
+    return action();
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}: {}", source.location(field), field, error.what()));
+  }
+}
+
+void make_model(const RunConfig& source, TrainingRun& run) {
+  const config::RunConfig& config = source.message();
   DType dtype = compute_dtype(config);
   run.model = run.opened.make({run.mesh->tensor_parallel().rank(), run.mesh->tensor_parallel().size()});
   if (config.model().allow_missing()) report_missing(run);
   if (!config.has_lora()) return;
   if (config.lora().has_adapter()) {
-    OpenedAdapter opened = open_adapter(config.lora().adapter());
-    if (config.lora().has_dropout()) opened.options.dropout = config.lora().dropout();
-    run.adapter = read_adapter(run.context, *run.model, opened, dtype);
+    run.adapter = at_place(source, "lora.adapter", [&] {
+      OpenedAdapter opened = open_adapter(config.lora().adapter());
+      if (config.lora().has_dropout()) opened.options.dropout = config.lora().dropout();
+      return read_adapter(run.context, *run.model, opened, dtype);
+    });
   } else {
-    run.adapter = std::make_unique<Adapter>(*run.model, lora_options(config));
+    run.adapter = at_place(source, "lora", [&] { return std::make_unique<Adapter>(*run.model, lora_options(config)); });
     run.adapter->initialise(run.context, dtype, config.train().seed());
   }
   run.adapter->attach();
@@ -181,8 +194,11 @@ void check_weights(const config::RunConfig& config, const TrainingRun& run) {
 }
 
 /// The one that the config names, else the model's; null when that has none, which token files do without.
-std::shared_ptr<const Tokenizer> find_tokenizer(const config::RunConfig& config) {
-  if (config.model().has_tokenizer()) return load_tokenizer(config.model().tokenizer());
+std::shared_ptr<const Tokenizer> find_tokenizer(const RunConfig& source) {
+  const config::RunConfig& config = source.message();
+  if (config.model().has_tokenizer()) {
+    return at_place(source, "model.tokenizer", [&] { return load_tokenizer(config.model().tokenizer()); });
+  }
   try {
     return load_tokenizer(config.model().path());
   } catch (const Error& error) {
@@ -349,12 +365,13 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   if (layout.tensor > 1) run.context.tensor_parallel = &run.mesh->tensor_parallel();
   run.context.sequence_parallel = config.parallel().sequence_parallel() && layout.tensor > 1;
   run.labelled = read_labelled_task(source);
-  run.opened = open_model(task_model_options(source, run.labelled.get()));
-  run.tokenizer = find_tokenizer(config);
+  run.opened =
+      at_place(source, "model.path", [&] { return open_model(task_model_options(source, run.labelled.get())); });
+  run.tokenizer = find_tokenizer(source);
   check_sequence_length(config, source, run.opened.info());
   RunDirectory directory(source, *session.world());
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info(), run.labelled.get());
-  make_model(config, run);
+  make_model(source, run);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);
@@ -379,6 +396,11 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
                                   .tokenizer = run.tokenizer.get(),
                                   .tokenizer_path = config.model().tokenizer(),
                                   .on_begin = [&] { directory.write_config(options.starts_over); },
+                                  .on_step =
+                                      [&](int64_t step, int64_t saved_step) {
+                                        session.set_activity("training step", step);
+                                        session.set_saved_step(saved_step);
+                                      },
                                   .should_stop = [&] { return interrupted.is_set(); }},
                                  trainer);
   report_memory(options.common, session, run.context);

@@ -4,6 +4,7 @@
 
 #include "config/run.pb.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "data/prepare.h"
 #include "data/task_rows.h"
 #include "data/tokenizer_fingerprint.h"
@@ -71,12 +72,34 @@ class SourcePreparation {
   std::shared_ptr<const Tokenizer> tokenizer_;
 };
 
-void check_vocabulary(const TrainingData& data, const ModelInfo& model, const std::string& place) {
+std::string names_of(const std::vector<DataSourceOptions>& sources) {
+  std::string names;
+  for (const DataSourceOptions& source : sources) names += (names.empty() ? "" : ", ") + source.path;
+  return printable(names, 400);
+}
+
+void check_vocabulary(const TrainingData& data,
+                      const TrainingDataOptions& options,
+                      const ModelInfo& model,
+                      const std::string& place) {
   if (data.vocab_size() <= model.vocab_size) return;
-  fail_input("{}: holds token ids up to {}, the model knows {}; prepare it with the model's own tokenizer",
+  fail_input("{}: {}: made for {} token ids, the model knows {}; prepare it with the model's own tokenizer",
              place,
-             data.vocab_size() - 1,
+             names_of(options.sources),
+             data.vocab_size(),
              model.vocab_size);
+}
+
+/// What is cut off is never learned.
+void warn_about_cuts(const TrainingData& data, const TrainingDataOptions& options, const Communicator& world) {
+  if (data.num_cut_documents() == 0 || world.rank() != 0) return;
+  log::warning(
+      "{}: {} of {} documents are longer than data.sequence_length {} and end there; use a longer one, or "
+      "data.packing SPLIT",
+      names_of(options.sources),
+      data.num_cut_documents(),
+      data.num_documents(),
+      options.sequence_length);
 }
 
 MaskingVocabulary masking_vocabulary(const RunConfig& config, const Tokenizer& tokenizer, const ModelInfo& model) {
@@ -195,10 +218,11 @@ TrainingDataSets open_data(const RunConfig& config,
     training.held_out_fraction = fraction;
   }
   sets.training = open_training_data(training);
-  check_vocabulary(*sets.training, model, config.location("data.sources"));
+  check_vocabulary(*sets.training, training, model, config.location("data.sources"));
+  warn_about_cuts(*sets.training, training, world);
   if (!held_out.sources.empty()) {
     sets.held_out = open_training_data(held_out);
-    check_vocabulary(*sets.held_out, model, config.location("evaluation"));
+    check_vocabulary(*sets.held_out, held_out, model, config.location("evaluation"));
   }
   sets.training = for_task(config, std::move(sets.training), tokenizer.get(), model);
   sets.held_out = for_task(config, std::move(sets.held_out), tokenizer.get(), model);

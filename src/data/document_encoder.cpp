@@ -73,6 +73,7 @@ class TurnFinder {
 
 DocumentEncoder::DocumentEncoder(std::shared_ptr<const Tokenizer> tokenizer, const DocumentEncoderOptions& options)
     : tokenizer_(std::move(tokenizer)), chat_format_(options.chat_format), separate_texts_(options.separate_texts) {
+  if (!chat_format_.empty()) check_chat_format(*tokenizer_, chat_format_);
   find_special_tokens(options);
   can_cut_lines_ = probe_cuts();
 }

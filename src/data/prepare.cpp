@@ -6,9 +6,11 @@
 #include <deque>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/paths.h"
 #include "core/progress.h"
 #include "data/prepare_journal.h"
 #include "data/token_file_format.h"
@@ -29,14 +31,18 @@ struct Input {
   int64_t changed_ns = 0;  // a time of change stands for the content
 };
 
-TextSplit split_of(const std::string& path, const PrepareOptions& options) {
+/// What a file's name says it is; `text_split` of texts.
+std::optional<TextSplit> split_by_name(const std::string& path, TextSplit text_split) {
   const std::string extension = fs::path(path).extension().string();
-  const bool is_text = extension == ".txt" || extension == ".text";
-  const bool is_json = extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
-  if (options.format == InputFormat::text || (options.format == InputFormat::by_name && is_text)) {
-    return options.text_split;
-  }
-  if (options.format == InputFormat::json_lines || is_json) return TextSplit::json_lines;
+  if (extension == ".txt" || extension == ".text") return text_split;
+  if (extension == ".jsonl" || extension == ".ndjson" || extension == ".json") return TextSplit::json_lines;
+  return std::nullopt;
+}
+
+TextSplit split_of(const std::string& path, const PrepareOptions& options) {
+  if (options.format == InputFormat::text) return options.text_split;
+  if (options.format == InputFormat::json_lines) return TextSplit::json_lines;
+  if (const std::optional<TextSplit> split = split_by_name(path, options.text_split)) return *split;
   fail_input("{}: is it text or JSON lines? Expected a name ending in .txt or .jsonl; else say --format", path);
 }
 
@@ -77,8 +83,12 @@ std::string create_work_folder(const std::string& output) {
   if (output.empty() || fs::is_directory(output, error)) {
     fail_input("{}: not a file's name; expected one such as corpus.tokens", printable(output, 400));
   }
+  const fs::path parent = fs::path(output).parent_path();
+  if (!parent.empty() && !is_folder(parent)) {
+    fail_input("{}: there is no folder {}", printable(output, 400), printable(parent.string(), 400));
+  }
   std::string folder = output + ".partial";
-  fs::create_directories(folder, error);
+  fs::create_directory(folder, error);
   if (error) fail_input("{}: cannot be created: {}", printable(folder, 400), error.message());
   return folder;
 }
@@ -97,9 +107,25 @@ class Preparation {
   }
 
   PrepareStatistics run() {
+    try {
+      return prepare();
+    } catch (const Error&) {
+      // What was committed is worth going on from once the cause is mended.
+      if (!is_worth_keeping_) remove_work_folder();
+      throw;
+    }
+  }
+
+ private:
+  void remove_work_folder() const {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+
+  PrepareStatistics prepare() {
     encode_inputs();
     if (state_.extent.num_documents == 0) {
-      fs::remove_all(folder_);
+      is_worth_keeping_ = false;
       fail_input("{}: nothing to prepare: no text in {} input files", printable(inputs_[0].path, 400), inputs_.size());
     }
     commit();
@@ -107,7 +133,7 @@ class Preparation {
                     {.vocab_size = encoder_.tokenizer().vocab_size(),
                      .tokenizer_fingerprint = tokenizer_fingerprint(encoder_.tokenizer()),
                      .has_loss_spans = state_.num_masked_documents > 0});
-    fs::remove_all(folder_);
+    remove_work_folder();
     statistics_.num_documents = state_.extent.num_documents;
     statistics_.num_tokens = state_.extent.num_tokens;
     statistics_.num_scored_tokens = state_.num_scored_tokens;
@@ -116,7 +142,6 @@ class Preparation {
     return statistics_;
   }
 
- private:
   /// A unit under way, in the order of the inputs.
   struct Pending {
     int64_t input = 0;
@@ -132,6 +157,7 @@ class Preparation {
     const std::optional<PrepareState>& last = journal_.last_state();
     if (last && !options_.restart && TokenFileWriter::can_resume(folder_, vocab_size, last->extent)) {
       state_ = *last;
+      is_worth_keeping_ = true;
       for (int64_t i = 0; i < state_.input; ++i) statistics_.resumed_bytes += inputs_[static_cast<size_t>(i)].size;
       statistics_.resumed_bytes += state_.byte;
       log::info("going on after {} of {} bytes of input", statistics_.resumed_bytes, statistics_.input_bytes);
@@ -224,6 +250,7 @@ class Preparation {
     writer_->sync();
     state_.extent = writer_->extent();
     journal_.append(state_);
+    is_worth_keeping_ = true;
     uncommitted_bytes_ = 0;
   }
 
@@ -238,6 +265,7 @@ class Preparation {
   std::deque<Pending> pending_;
   int64_t pending_bytes_ = 0;
   int64_t uncommitted_bytes_ = 0;
+  bool is_worth_keeping_ = false;
 };
 
 /// Hash of a whole file in blocks.
@@ -257,8 +285,7 @@ uint64_t hash_file(const std::string& path) {
 }  // namespace
 
 PrepareStatistics prepare_tokens(const PrepareOptions& options, std::shared_ptr<const Tokenizer> tokenizer) {
-  Preparation preparation(options, std::move(tokenizer));
-  return preparation.run();
+  return Preparation(options, std::move(tokenizer)).run();
 }
 
 std::string prepare_source(const std::string& path,
@@ -268,11 +295,18 @@ std::string prepare_source(const std::string& path,
                            int num_threads,
                            bool show_progress) {
   if (is_token_file(path)) return path;
-  split_of(path, {});
+  if (is_folder(path)) fail_input("{}: a folder; name the files in it", printable(path, 400));
+  if (!split_by_name(path, TextSplit::file)) {
+    fail_input("{}: expected a name ending in .txt, .jsonl or .tokens; others are prepared by weft prepare --format",
+               printable(path, 400));
+  }
   const uint64_t hash = hash_file(path) ^ tokenizer_fingerprint(*tokenizer);
   std::string name = fs::path(path).stem().string() + (documents.separate_texts ? "-pairs" : "");
   std::string output = fmt::format("{}/{}-{:016x}.tokens", folder, name, hash);
   if (is_token_file(output)) return output;
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail_input("{}: cannot be created: {}", printable(folder, 400), error.message());
   prepare_tokens({.inputs = {path},
                   .output = output,
                   .documents = documents,

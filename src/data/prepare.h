@@ -39,7 +39,7 @@ struct PrepareStatistics {
 
 /// Writes options.output, the same bytes for any number of threads and kills. Memory is bounded by the longest line and
 /// some megabytes a thread. Throws Error(bad_input) for inputs that can't be used, naming file and line, and
-/// Error(failure) when the output can't be written.
+/// Error(bad_input) when the output can't be written.
 PrepareStatistics prepare_tokens(const PrepareOptions& options, std::shared_ptr<const Tokenizer> tokenizer);
 
 /// The token file of a training source: `path` itself if it is one; else prepared from text (a document a file) or JSON

@@ -23,7 +23,7 @@ ResumableFile::ResumableFile(const std::string& path, int64_t size) : path_(path
                       ::ftruncate(descriptor_, size) == 0 && ::lseek(descriptor_, size, SEEK_SET) == size;
   if (is_cut) return;
   ::close(descriptor_);
-  fail(ExitCode::failure, "{}: cannot be cut to {} bytes; remove it and start again", printable(path_, 400), size);
+  fail_input("{}: cannot be cut to {} bytes; remove it and start again", printable(path_, 400), size);
 }
 
 ResumableFile::~ResumableFile() {
@@ -31,7 +31,7 @@ ResumableFile::~ResumableFile() {
 }
 
 void ResumableFile::fail_write() const {
-  fail(ExitCode::failure, "{}: cannot write: {}", printable(path_, 400), std::strerror(errno));
+  fail_input("{}: cannot write: {}", printable(path_, 400), std::strerror(errno));
 }
 
 void ResumableFile::append(const void* bytes, size_t count) {
@@ -65,7 +65,7 @@ void sync_folder(const std::string& path) {
   const bool is_synced = descriptor >= 0 && ::fsync(descriptor) == 0;
   const int error = errno;
   if (descriptor >= 0) ::close(descriptor);
-  if (!is_synced) fail(ExitCode::failure, "{}: cannot sync: {}", printable(path, 400), std::strerror(error));
+  if (!is_synced) fail_input("{}: cannot sync: {}", printable(path, 400), std::strerror(error));
 }
 
 }  // namespace weft

@@ -9,8 +9,8 @@ namespace weft {
 
 class ResumableFile {
  public:
-  /// Opens or creates the file and cuts it to `size` bytes, which it must have. Throws Error(failure) with the system's
-  /// reason when it can't be written, here and below.
+  /// Opens or creates the file and cuts it to `size` bytes, which it must have. Throws Error(bad_input) with the
+  /// system's reason when it can't be written, here and below.
   ResumableFile(const std::string& path, int64_t size);
   ~ResumableFile();
   ResumableFile(const ResumableFile&) = delete;
@@ -38,7 +38,7 @@ class ResumableFile {
   std::string buffer_;
 };
 
-/// Waits until the disk has a folder's entries. Throws Error(failure).
+/// Waits until the disk has a folder's entries. Throws Error(bad_input).
 void sync_folder(const std::string& path);
 
 }  // namespace weft

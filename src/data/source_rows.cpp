@@ -146,6 +146,7 @@ class WholeRows : public SourceRows {
   }
 
   int64_t rows_per_epoch() const override { return static_cast<int64_t>(row_begins_.size()) - 1; }
+  int64_t num_cut_documents() const override { return num_cut_documents_; }
 
   TrainingRow row(int64_t epoch, int64_t index) const override {
     const Order rows(options_, kRowOrder, epoch, rows_per_epoch());
@@ -170,6 +171,7 @@ class WholeRows : public SourceRows {
     for (int64_t i = 0; i < view_.num_documents(); ++i) {
       const TokenRange range = view_.document(i);
       const int64_t end = std::min(range.end, range.begin + options_.sequence_length + 1);
+      num_cut_documents_ += end < range.end ? 1 : 0;
       const bool is_scored =
           range.size() > 1 && (!file.has_loss_spans() || !file.loss_spans(range.begin + 1, end).empty());
       if (is_scored) documents_.push_back(i);
@@ -223,6 +225,7 @@ class WholeRows : public SourceRows {
   SourceRowsOptions options_;
   std::vector<int64_t> documents_;   // row after row
   std::vector<int64_t> row_begins_;  // in documents_, and the end
+  int64_t num_cut_documents_ = 0;
 };
 
 }  // namespace

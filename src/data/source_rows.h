@@ -23,6 +23,7 @@ class SourceRows {
   /// The same in every epoch; 0 where nothing is scored.
   virtual int64_t rows_per_epoch() const = 0;
   virtual TrainingRow row(int64_t epoch, int64_t index) const = 0;
+  virtual int64_t num_cut_documents() const { return 0; }
 };
 
 std::unique_ptr<SourceRows> make_source_rows(DocumentView view, Packing packing, const SourceRowsOptions& options);

@@ -16,6 +16,7 @@ class ChangedRows : public TrainingData {
   int64_t rows_per_epoch() const override { return data_->rows_per_epoch(); }
   int64_t num_tokens() const override { return data_->num_tokens(); }
   int64_t num_documents() const override { return data_->num_documents(); }
+  int64_t num_cut_documents() const override { return data_->num_cut_documents(); }
   int32_t vocab_size() const override { return data_->vocab_size(); }
   uint64_t fingerprint() const override { return data_->fingerprint(); }
 

@@ -51,7 +51,7 @@ void append_file(const ResumableFile& from, ResumableFile& to) {
     const ssize_t count = ::pread(from.descriptor(), block.data(), block.size(), offset);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) {
-      fail(ExitCode::failure, "{}: cannot read back: {}", printable(from.path(), 400), std::strerror(errno));
+      fail_input("{}: cannot read back: {}", printable(from.path(), 400), std::strerror(errno));
     }
     to.append(block.data(), static_cast<size_t>(count));
     offset += count;
@@ -124,7 +124,7 @@ uint64_t TokenFileWriter::body_checksum() const {
   const auto size = static_cast<size_t>(tokens_.size());
   void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, tokens_.descriptor(), 0);
   if (mapped == MAP_FAILED) {
-    fail(ExitCode::failure, "{}: cannot map: {}", printable(tokens_.path(), 400), std::strerror(errno));
+    fail_input("{}: cannot map: {}", printable(tokens_.path(), 400), std::strerror(errno));
   }
   const uint64_t checksum = checksum_bytes({static_cast<const char*>(mapped) + kHeaderBytes, size - kHeaderBytes});
   ::munmap(mapped, size);
@@ -148,7 +148,7 @@ void TokenFileWriter::finish(const std::string& path, const TokenFileInfo& info)
   tokens_.write_at(0, {reinterpret_cast<const char*>(&header), sizeof(header)});
   tokens_.sync();
   if (std::rename(tokens_.path().c_str(), path.c_str()) != 0) {
-    fail(ExitCode::failure, "{}: cannot be named {}: {}", tokens_.path(), printable(path, 400), std::strerror(errno));
+    fail_input("{}: cannot be named {}: {}", tokens_.path(), printable(path, 400), std::strerror(errno));
   }
   sync_folder(fs::path(path).parent_path().string());
 }

@@ -26,7 +26,7 @@ struct TokenFileExtent {
 };
 
 /// Tokens, offsets and spans grow in three files of a folder; `finish` joins them and gives them their name. All throw
-/// Error(failure) with the system's reason when the disk is full.
+/// Error(bad_input) with the system's reason when the disk is full.
 class TokenFileWriter {
  public:
   /// `folder` must exist; it holds at least what `extent` says, and what is beyond is cut off.

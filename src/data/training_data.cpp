@@ -74,6 +74,7 @@ class MixedData : public TrainingData {
   int64_t rows_per_epoch() const override { return rows_per_epoch_; }
   int64_t num_tokens() const override { return num_tokens_; }
   int64_t num_documents() const override { return num_documents_; }
+  int64_t num_cut_documents() const override { return num_cut_documents_; }
   int32_t vocab_size() const override { return vocab_size_; }
   uint64_t fingerprint() const override { return fingerprint_; }
 
@@ -107,6 +108,7 @@ class MixedData : public TrainingData {
                  options.part == DataPart::held_out ? "evaluate on" : "train on",
                  options.sequence_length);
     }
+    num_cut_documents_ += rows->num_cut_documents();
     sources_.push_back(std::move(rows));
   }
 
@@ -150,6 +152,7 @@ class MixedData : public TrainingData {
   int64_t rows_per_epoch_ = 0;
   int64_t num_tokens_ = 0;
   int64_t num_documents_ = 0;
+  int64_t num_cut_documents_ = 0;
 };
 
 }  // namespace

@@ -75,6 +75,8 @@ class TrainingData {
   /// Tokens of the chosen part of all sources.
   virtual int64_t num_tokens() const = 0;
   virtual int64_t num_documents() const = 0;
+  /// Those that are longer than a row of theirs, which ends before they do.
+  virtual int64_t num_cut_documents() const { return 0; }
   /// One more than the largest id.
   virtual int32_t vocab_size() const = 0;
   /// The same for the same rows: of the files' contents and the options. Saved with a checkpoint, so that resuming on

@@ -61,7 +61,8 @@ class DocumentHandler : public Json::json_sax_t {
 
   bool end_object() override {
     --depth_;
-    if (depth_ != 2 || !in_messages_ || (has_role_ && has_content_)) return true;
+    if (depth_ != 2 || !in_messages_) return true;
+    if (has_role_ && has_content_) return check_role(document_.messages.back().role);
     return complain(fmt::format("message {} has no {}", document_.messages.size(), has_role_ ? "content" : "role"));
   }
 
@@ -94,6 +95,16 @@ class DocumentHandler : public Json::json_sax_t {
   bool complain(std::string problem) {
     problem_ = std::move(problem);
     return false;
+  }
+
+  /// A mistyped role would be learned as it stands.
+  bool check_role(const std::string& role) {
+    for (const char* known : {"system", "user", "assistant", "tool"}) {
+      if (role == known) return true;
+    }
+    return complain(fmt::format("message {} has role '{}', expected system, user, assistant or tool",
+                                document_.messages.size(),
+                                printable(role)));
   }
 
   /// A value that is no string where one might be wanted.

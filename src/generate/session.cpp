@@ -68,13 +68,18 @@ std::vector<Piece> pieces_of(KvCache& cache, int64_t slot, int64_t tokens) {
   return pieces;
 }
 
-/// Of the beginnings of all weights that lie in memory as in a checkpoint (norms and tables do).
+/// Of the beginnings of all weights that lie in memory as in a checkpoint (norms and tables do), and of how many bits
+/// quantised ones have.
 uint32_t fingerprint(const LanguageModel& model) {
   constexpr size_t kBytes = 4096;
   uint32_t crc = 0;
   for (const Parameter& parameter : model.parameters().all()) {
     crc = extend_crc32c(crc, parameter.name.data(), parameter.name.size());
     const Tensor& value = parameter.value;
+    if (value && is_quantized(value.layout())) {
+      const auto layout = static_cast<uint8_t>(value.layout());
+      crc = extend_crc32c(crc, &layout, sizeof(layout));
+    }
     if (!value || value.layout() != Layout::row_major) continue;
     int64_t count = std::min(value.num_elements(), static_cast<int64_t>(kBytes / dtype_bytes(value.dtype())));
     Tensor first = on_host(value.reshape({value.num_elements()}).slice(0, count));
@@ -127,14 +132,23 @@ void write_session(
   std::string folder = target.has_parent_path() ? target.parent_path().string() : ".";
   std::string stem = "." + target.filename().string() + ".part";
   auto layout = std::make_shared<SafetensorsLayout>(stem, tensors_of(cache.shape(), session), INT64_MAX, metadata);
-  create_safetensors(folder, *layout);
-  SafetensorsWriter writer(folder, layout);
-  writer.write_run(kIds, 0, static_cast<int64_t>(session.ids.size()), session.ids.data(), DType::i32);
-  for (const Piece& piece : pieces) {
-    writer.write_run(piece.name, piece.first, piece.count, on_host(piece.values).raw(), piece.values.dtype());
+  const std::string partial = folder + "/" + layout->files()[0].name;
+  try {
+    create_safetensors(folder, *layout);
+    SafetensorsWriter writer(folder, layout);
+    writer.write_run(kIds, 0, static_cast<int64_t>(session.ids.size()), session.ids.data(), DType::i32);
+    for (const Piece& piece : pieces) {
+      writer.write_run(piece.name, piece.first, piece.count, on_host(piece.values).raw(), piece.values.dtype());
+    }
+    writer.sync();
+    rename_durably(partial, path);
+  } catch (const Error& error) {
+    std::error_code ignored;
+    fs::remove(partial, ignored);
+    std::string_view reason = error.what();
+    if (reason.starts_with(partial + ": ")) reason.remove_prefix(partial.size() + 2);
+    fail_input("{}: the session cannot be saved: {}", printable(path), reason);
   }
-  writer.sync();
-  rename_durably(folder + "/" + layout->files()[0].name, path);
 }
 
 SessionFile::SessionFile(std::string path, const LanguageModel& model, const KvCacheShape& shape)
@@ -143,7 +157,7 @@ SessionFile::SessionFile(std::string path, const LanguageModel& model, const KvC
   if (metadata["weft_session"] != kVersion) fail_input("{}: no session that weft saved", printable(path_));
   if (metadata["family"] != model.info().family ||
       metadata["fingerprint"] != fmt::format("{:08x}", fingerprint(model)) || metadata["shape"] != describe(shape)) {
-    fail_input("{}: a session of another model or --dtype ({}, {}); this one is {}, {}",
+    fail_input("{}: a session of another model, --dtype or --quantize ({}, {}); this one is {}, {}",
                printable(path_),
                printable(metadata["family"]),
                printable(metadata["shape"]),

@@ -205,7 +205,12 @@ std::shared_ptr<const ModelConfig> ModelConfig::from_json_text(const std::string
     if (!overrides.empty()) root.update(Json::parse(overrides));
     return std::make_shared<JsonConfig>(std::move(root), path);
   } catch (const Json::exception& error) {
-    fail_input("{}: not valid JSON: {}", path, printable(error.what(), 200));
+    // nlohmann's messages begin with an identifier in brackets.
+    const std::string_view message = error.what();
+    const size_t begin = message.find("] ");
+    fail_input("{}: not valid JSON: {}",
+               path,
+               printable(begin == std::string_view::npos ? message : message.substr(begin + 2), 200));
   }
 }
 

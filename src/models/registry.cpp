@@ -76,6 +76,14 @@ bool is_shape_file(const fs::path& path) {
   return path.extension() == ".json" && is_plain_file(path);
 }
 
+/// A file that may describe the model, rather than its tokenizer, its answers or an adapter.
+bool may_be_config(const std::string& name) {
+  for (const char* other : {"tokenizer", "generation", "adapter", "preprocessor", "processor"}) {
+    if (name.starts_with(other)) return false;
+  }
+  return name.ends_with(".json") && name.find("config") != std::string::npos;
+}
+
 /// The config's file: named by the user, or beside the weights or in the folder above them (where a checkpoint's files
 /// have a folder of their own).
 std::string find_config(const ModelOptions& options) {
@@ -90,7 +98,7 @@ std::string find_config(const ModelOptions& options) {
     std::error_code error;
     for (fs::directory_iterator it(candidate, error), last; !error && it != last; it.increment(error)) {
       std::string name = it->path().filename().string();
-      if (name.ends_with(".json") && name.find("config") != std::string::npos) found.push_back(it->path().string());
+      if (may_be_config(name)) found.push_back(it->path().string());
     }
     if (found.size() == 1) return found[0];
   }
@@ -220,6 +228,13 @@ OpenedModel open_model(const ModelOptions& said) {
   opened.path = options.path;
   opened.overrides = options.overrides;
   if (!exists(options)) fail_input("{}: no such file or folder", options.path);
+  const fs::path folder = options.path;
+  if (path_exists(folder / "adapter_config.json") && !path_exists(folder / "config.json")) {
+    fail_input(
+        "{}: holds a LoRA adapter; give its base model here, and the folder with --adapter (weft train: "
+        "lora.adapter)",
+        options.path);
+  }
   open_files(options, opened);
   opened.family =
       options.family.empty() ? &family_of_config(*opened.config, opened.format) : &family_by_flag(options.family);

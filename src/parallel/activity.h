@@ -12,12 +12,16 @@ class Activity {
   /// `op` is a string literal: only the pointer is kept.
   void set_op(const char* op) { op_.store(op, std::memory_order_relaxed); }
   void set_step(int64_t step) { step_.store(step, std::memory_order_relaxed); }
+  /// Of the last whole checkpoint; −1: none.
+  void set_saved_step(int64_t step) { saved_step_.store(step, std::memory_order_relaxed); }
   const char* op() const { return op_.load(std::memory_order_relaxed); }
   int64_t step() const { return step_.load(std::memory_order_relaxed); }
+  int64_t saved_step() const { return saved_step_.load(std::memory_order_relaxed); }
 
  private:
   std::atomic<const char*> op_{"start-up"};
   std::atomic<int64_t> step_{0};
+  std::atomic<int64_t> saved_step_{-1};
 };
 
 }  // namespace weft

@@ -147,12 +147,11 @@ class Watchdog::Client {
   [[noreturn]] void leave_without_hub(const std::string& what) const {
     if (rank_ != 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
     if (loop_clock_.was_away()) _exit(kCommunication);
-    print_error_line(fmt::format("rank 0 (host {}, process {}) {}; last operation {}, step {}; ending the job",
+    print_error_line(fmt::format("rank 0 (host {}, process {}) {}; {}",
                                  hub_host_,
                                  hub_pid_,
                                  what,
-                                 hub_op_,
-                                 hub_step_));
+                                 describe_end(hub_op_, hub_step_, activity_->saved_step())));
     _exit(kCommunication);
   }
 

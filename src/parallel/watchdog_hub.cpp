@@ -43,6 +43,14 @@ Verdict judge(const std::map<int, Outcome>& outcomes, int num_ranks) {
   return {.code = outcome.code, .line = fmt::format("rank {}: {}", rank, outcome.message)};
 }
 
+std::string describe_end(const std::string& op, int64_t step, int64_t saved_step) {
+  std::string text = fmt::format("last operation {}", op);
+  if (step > 0) text += fmt::format(", after step {}", step);
+  text += "; ending the job";
+  if (saved_step >= 0) text += fmt::format("; started again it goes on from the checkpoint of step {}", saved_step);
+  return text;
+}
+
 void print_error_line(const std::string& text) {
   const std::string line = fmt::format("weft: error: {}\n", text);
   // There is nobody to tell if this fails.
@@ -205,13 +213,12 @@ void Watchdog::Hub::end_job_without(int rank, const Member& member, const std::s
   if (verdict.code != 0 && verdict.code != kCommunication) end_job(verdict);
   if (loop_clock_.was_away()) end_job({.code = kCommunication, .line = {}});
   end_job({.code = kCommunication,
-           .line = fmt::format("rank {} (host {}, process {}) {}; last operation {}, step {}; ending the job",
+           .line = fmt::format("rank {} (host {}, process {}) {}; {}",
                                rank,
                                member.host,
                                member.pid,
                                what,
-                               member.op,
-                               member.step)});
+                               describe_end(member.op, member.step, activity_->saved_step()))});
 }
 
 }  // namespace weft

@@ -30,6 +30,10 @@ Verdict judge(const std::map<int, Outcome>& outcomes, int num_ranks);
 /// One line on standard error, like log::error but in a single write and whatever the state of the process.
 void print_error_line(const std::string& text);
 
+/// What a lost rank did last, and from which step on a training run can be started again (`saved_step`, −1: not
+/// known). Step 0 is that of commands that count none.
+std::string describe_end(const std::string& op, int64_t step, int64_t saved_step);
+
 /// Ticks of a loop that should come round every few hundred milliseconds. A process that was itself stopped, or
 /// starved, must not take its own absence for the others'.
 class LoopClock {

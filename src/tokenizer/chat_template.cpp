@@ -131,20 +131,23 @@ std::string render_rwkv(const ChatRequest& request) {
 
 struct ChatFormat {
   std::string_view name;
-  std::string_view marker;         // in the templates of this format
-  std::string_view second_marker;  // as well, if not empty
-  std::string_view tokenizer;      // if not empty, recognised by the tokenizer's type instead
-  std::string_view end_of_turn;    // the text that ends an answer, where no special token does
+  std::string_view marker;                 // in the templates of this format
+  std::string_view second_marker;          // as well, if not empty
+  std::string_view tokenizer;              // if not empty, recognised by the tokenizer's type instead
+  std::string_view end_of_turn;            // the text that ends an answer, where no special token does
+  std::array<std::string_view, 3> tokens;  // that the vocabulary has to have; empty: none
   std::string (*render)(const ChatRequest& request);
 };
 
+constexpr std::array<std::string_view, 3> kLlama3Tokens = {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"};
+
 // In the order of recognition.
 constexpr std::array<ChatFormat, 5> kFormats = {{
-    {"llama3.1", "<|start_header_id|>", "Cutting Knowledge Date", "", "", render_llama31},
-    {"llama3", "<|start_header_id|>", "", "", "", render_llama3},
-    {"chatml", "<|im_start|>", "", "", "", render_chatml},
-    {"gemma", "<start_of_turn>", "", "", "", render_gemma},
-    {"rwkv", "", "", "rwkv", "\n\n", render_rwkv},
+    {"llama3.1", "<|start_header_id|>", "Cutting Knowledge Date", "", "", kLlama3Tokens, render_llama31},
+    {"llama3", "<|start_header_id|>", "", "", "", kLlama3Tokens, render_llama3},
+    {"chatml", "<|im_start|>", "", "", "", {"<|im_start|>", "<|im_end|>"}, render_chatml},
+    {"gemma", "<start_of_turn>", "", "", "", {"<start_of_turn>", "<end_of_turn>"}, render_gemma},
+    {"rwkv", "", "", "rwkv", "\n\n", {}, render_rwkv},
 }};
 
 std::string format_names() {
@@ -169,14 +172,35 @@ const ChatFormat* find_format(const Tokenizer& tokenizer, std::string_view name)
   return found == kFormats.end() ? nullptr : found;
 }
 
-const ChatFormat& require_format(const Tokenizer& tokenizer, std::string_view name) {
-  if (const ChatFormat* format = find_format(tokenizer, name)) return *format;
-  if (!name.empty()) fail_input("chat format '{}' is not known; known are {}", printable(name), format_names());
-  if (tokenizer.chat_template().empty()) {
-    fail_input("this model comes without a chat template; name its chat format, one of {}", format_names());
+/// What marks the turns of a format that the user named has to be known as such.
+void check_tokens(const ChatFormat& format, const Tokenizer& tokenizer) {
+  std::string missing;
+  for (const std::string_view token : format.tokens) {
+    if (token.empty() || tokenizer.token_to_id(token)) continue;
+    missing += fmt::format("{}{}", missing.empty() ? "" : ", ", token);
   }
-  fail_input("this model's chat template is of no format that Weft knows; name one of {}, or give plain prompts",
-             format_names());
+  if (missing.empty()) return;
+  fail_input("--chat-format {}: the tokenizer's vocabulary lacks {}; name the format that the model was made for",
+             format.name,
+             missing);
+}
+
+const ChatFormat& require_format(const Tokenizer& tokenizer, std::string_view name) {
+  if (const ChatFormat* format = find_format(tokenizer, name)) {
+    if (!name.empty()) check_tokens(*format, tokenizer);
+    return *format;
+  }
+  if (!name.empty()) fail_input("--chat-format {}: no such format; known are {}", printable(name), format_names());
+  if (tokenizer.chat_template().empty()) {
+    fail_input(
+        "this model comes without a chat template; name its chat format with --chat-format (weft chat, weft prepare), "
+        "one of {}",
+        format_names());
+  }
+  fail_input(
+      "this model's chat template is of no format that Weft knows; name one with --chat-format (weft chat, weft "
+      "prepare), one of {}, or give plain prompts",
+      format_names());
 }
 
 }  // namespace
@@ -186,6 +210,10 @@ std::string render_chat(const Tokenizer& tokenizer,
                         bool add_generation_prompt,
                         std::string_view format) {
   return require_format(tokenizer, format).render({tokenizer, messages, add_generation_prompt});
+}
+
+void check_chat_format(const Tokenizer& tokenizer, std::string_view format) {
+  require_format(tokenizer, format);
 }
 
 std::vector<int32_t> chat_end_ids(const Tokenizer& tokenizer, std::string_view format) {

@@ -24,6 +24,9 @@ std::string render_chat(const Tokenizer& tokenizer,
                         bool add_generation_prompt,
                         std::string_view format = {});
 
+/// Throws Error(bad_input) for a format that is not known, or whose marks the tokenizer's vocabulary lacks.
+void check_chat_format(const Tokenizer& tokenizer, std::string_view format);
+
 /// The ids that end an answer in this format: the tokenizer's, and what ends a turn without being a special token.
 /// Those of the tokenizer alone where no format is known.
 std::vector<int32_t> chat_end_ids(const Tokenizer& tokenizer, std::string_view format = {});

@@ -59,6 +59,7 @@ class Trainer {
     }
     if (!resumed_) evaluate();
     while (!is_finished()) {
+      if (parts_.on_step) parts_.on_step(state_.step, saved_step_);
       if (agreed_to_stop()) return stop();
       train_step();
       after_step();
@@ -190,14 +191,23 @@ class Trainer {
     metrics.seconds = seconds_since(begin);
     metrics.memory_bytes = peak_bytes_;
     metrics.skipped = result.skipped;
-    double bound = options_.seconds_per_token_bound * static_cast<double>(batches.tokens);
-    metrics.bound_fraction = metrics.seconds > 0 ? bound / metrics.seconds : 0;
+    metrics.bound_fraction = bound_fraction(batches.tokens, metrics.seconds);
     if (log_ != nullptr) log_->add_step(metrics);
     if (!has_targets) {
       event("skip", "no token of the step's rows is scored");
     } else {
       count_bad_steps(result);
     }
+  }
+
+  double bound_fraction(int64_t tokens, double seconds) {
+    const double bound = seconds_per_token_bound_ * static_cast<double>(tokens);
+    if (seconds <= 0 || bound <= seconds) return seconds > 0 ? bound / seconds : 0;
+    seconds_per_token_bound_ = 0;
+    event("bound",
+          "this step was faster than the bound measured at the start, while the machine was busy; it is left out from "
+          "here on");
+    return 0;
   }
 
   void count_bad_steps(const StepResult& result) {
@@ -216,17 +226,17 @@ class Trainer {
   [[noreturn]] void give_up() {
     note_save(store_.complete_save());
     if (log_ != nullptr) log_->finish();
-    fail(ExitCode::failure,
-         "step {}: {} after {} steps in a row without an update; lower train.learning_rate, check the data, or compute "
-         "in f32; {}",
-         state_.step,
-         bad_step_,
-         bad_steps_,
-         describe_saved());
+    fail_input(
+        "step {}: {} after {} steps in a row without an update; lower train.learning_rate, check the data, or compute "
+        "in f32; {}",
+        state_.step,
+        bad_step_,
+        bad_steps_,
+        describe_saved());
   }
 
   std::string describe_saved() const {
-    return saved_step_ < 0 ? std::string("no checkpoint was saved before")
+    return saved_step_ < 0 ? std::string("no checkpoint was saved before, the run begins anew when it is started again")
                            : fmt::format("the last whole checkpoint is of step {}", saved_step_);
   }
 
@@ -364,7 +374,7 @@ class Trainer {
       saved_step_ = saving_step_;
       event("save", checkpoint_name(saving_step_));
     } else {
-      event("save", fmt::format("{} failed; going on", checkpoint_name(saving_step_)));
+      event("save", fmt::format("{} failed", checkpoint_name(saving_step_)));
     }
     saving_step_ = -1;
   }
@@ -394,11 +404,10 @@ class Trainer {
     note_save(whole);
     if (whole) return;
     if (log_ != nullptr) log_->finish();
-    fail(ExitCode::failure,
-         "the checkpoint of step {} could not be written to {}; {}; make room and start again to go on from there",
-         state_.step,
-         options_.checkpoint.directory,
-         describe_saved());
+    fail_input("the checkpoint of step {} could not be written to {}; {}; make room and start again",
+               state_.step,
+               options_.checkpoint.directory,
+               describe_saved());
   }
 
   const TrainerParts& parts_;
@@ -414,6 +423,7 @@ class Trainer {
   int64_t bad_steps_ = 0;     // in a row, up to now
   std::string bad_step_;      // what was wrong with the last of them
   int64_t peak_bytes_ = 0;
+  double seconds_per_token_bound_ = options_.seconds_per_token_bound;  // 0: unknown
 };
 
 }  // namespace

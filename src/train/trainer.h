@@ -53,7 +53,9 @@ struct TrainerParts {
   const Tokenizer* tokenizer = nullptr;  // for samples
   std::string tokenizer_path;            // whose files go beside saved weights; empty: the model's
   std::function<void()> on_begin;        // called on every rank when nothing stands against the run any more
-  std::function<bool()> should_stop;     // asked on every rank before each step; one yes stops all
+  std::function<void(int64_t step, int64_t saved_step)> on_step;  // called on every rank before each step; −1: none is
+                                                                  // saved
+  std::function<bool()> should_stop;  // asked on every rank before each step; one yes stops all
 };
 
 enum class TrainingEnd : uint8_t { finished, stopped };
@@ -61,7 +63,7 @@ enum class TrainingEnd : uint8_t { finished, stopped };
 /// What every evaluation reports.
 std::vector<MetricKind> evaluation_metric_kinds(const TrainerOptions& options);
 
-/// Trains. Collective over the mesh. When stopped it saves first. Throws Error(failure) when the loss stays without a
+/// Trains. Collective over the mesh. When stopped it saves first. Throws Error(bad_input) when the loss stays without a
 /// finite value, or when the last save fails.
 TrainingEnd run_training(const TrainerParts& parts, const TrainerOptions& options);
 

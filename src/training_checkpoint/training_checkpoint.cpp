@@ -55,7 +55,7 @@ class CheckpointStore::State {
     std::string error = save_->error();
     save_.reset();
     if (!error.empty()) {
-      if (is_rank_zero()) log::warning("checkpoint of step {} was not saved: {}; training goes on", step_, error);
+      if (is_rank_zero()) log::warning("checkpoint of step {} was not saved: {}", step_, error);
       return false;
     }
     if (is_rank_zero()) {

@@ -135,6 +135,8 @@ TEST(DocumentEncoder, BadLinesSayWhatIsWrong) {
       {R"({"messages": [{"role": "user", "content": ["a"]}]})", "message 1: content is a list, expected a string"},
       {R"({"messages": [{"role": "user", "content": "a"}]})", "a conversation without an answer"},
       {R"({"messages": [{"role": "system", "content": "a"}]})", "no system role"},
+      {R"({"messages": [{"role": "user", "content": "a"}, {"role": "usr", "content": "a"}]})",
+       "message 2 has role 'usr', expected system, user, assistant or tool"},
       {R"({"messages": [{"role": "assistant", "content": "a"}]})", "expected 'user'"},
   };
   for (const auto& [line, message] : table) {

@@ -249,6 +249,7 @@ TEST_F(PrepareTest, BadLinesAreCountedWhenSkipped) {
   const std::string input = write("a.jsonl", "{\"text\": \"the\"}\nbad\n{\"text\": 3}\n{\"text\": \"fox\"}\n");
   PrepareOptions skipping = options({input});
   EXPECT_THAT([&] { prepare_tokens(skipping, tiny_tokenizer()); }, ThrowsMessage<Error>(HasSubstr("a.jsonl:2: ")));
+  EXPECT_FALSE(std::filesystem::exists(path("out.tokens.partial"))) << "nothing was done that is worth going on from";
   skipping.skip_bad_lines = true;
   EXPECT_EQ(prepare_tokens(skipping, tiny_tokenizer()).num_skipped_lines, 2);
   EXPECT_THAT(documents(path("out.tokens")), ElementsAre("<s>the<|im_end|>", "<s>fox<|im_end|>"));
@@ -261,7 +262,7 @@ TEST_F(PrepareTest, UnusableInputsAreOneClearLineEach) {
       {options({path("")}), "not a regular file"},
       {options({write("a.csv", "x")}), "a.csv: is it text or JSON lines?"},
       {options({write("empty.txt", "")}), "nothing to prepare: no text in 1 input files"},
-      {options({write("a.txt", "x")}, "missing/folder/\x01/../../../a.txt/out"), "cannot be created"},
+      {options({write("a.txt", "x")}, "missing/folder/\x01/../../../a.txt/out"), "there is no folder "},
       {options({write("a.txt", "x")}, ""), "not a file's name"},
   };
   for (const auto& row : table) {
@@ -292,7 +293,7 @@ TEST_F(PrepareTest, SourcesOfARunArePreparedOnceAndFoundAgainByContent) {
   EXPECT_EQ(std::filesystem::last_write_time(first), written);
   write("a.txt", "the dog");
   EXPECT_NE(prepare(text), first);
-  EXPECT_THAT([&] { prepare(write("a.bin", "x")); }, ThrowsMessage<Error>(HasSubstr("is it text or JSON lines?")));
+  EXPECT_THAT([&] { prepare(write("a.bin", "x")); }, ThrowsMessage<Error>(HasSubstr("expected a name ending in .txt, .jsonl or .tokens")));
 }
 
 }  // namespace

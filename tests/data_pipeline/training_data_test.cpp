@@ -167,6 +167,7 @@ TEST_F(TrainingDataTest, WholeKeepsDocumentsWholeCutsLongOnesAndWastesLittle) {
       EXPECT_EQ(span.length, length_of.at(first));
     }
   }
+  EXPECT_EQ(data->num_cut_documents(), 1);
   EXPECT_EQ(begins.size(), length_of.size());
   EXPECT_EQ(std::set<int32_t>(begins.begin(), begins.end()).size(), length_of.size());
   EXPECT_EQ(num_tokens, expected_tokens);

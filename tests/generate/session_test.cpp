@@ -62,6 +62,18 @@ TEST_F(SessionTest, GoesOnWhereTheAnswerEndedAndComputesNothingAgain) {
   EXPECT_EQ(model.num_computed, 8);
 }
 
+TEST_F(SessionTest, WhatCannotBeSavedIsCalledByItsNameAndLeavesNothing) {
+  ToyModel model;
+  Generator generator(context_, model, {});
+  generator.run(std::vector{greedy({3, 1, 2}, 2)});
+  fs::path folder = fs::path(testing::TempDir()) / "in_the_way.session";
+  fs::create_directories(folder / "inside");
+  EXPECT_THAT(message_of([&] { generator.save_session(folder.string()); }),
+              testing::StartsWith(folder.string() + ": the session cannot be saved: cannot be renamed"));
+  EXPECT_FALSE(fs::exists(folder.parent_path() / ".in_the_way.session.part.safetensors"));
+  fs::remove_all(folder);
+}
+
 TEST_F(SessionTest, WhatWasLoadedCanBeSavedAgain) {
   ToyModel model;
   Generator first(context_, model, {});
@@ -84,7 +96,7 @@ TEST_F(SessionTest, OtherModelsAndDamagedFilesAreRefused) {
     Generator generator(context_, model, options);
     generator.load_session(path_);
   };
-  EXPECT_THAT(message_of([&] { load({.cache_dtype = DType::bf16}); }), HasSubstr("another model or --dtype"));
+  EXPECT_THAT(message_of([&] { load({.cache_dtype = DType::bf16}); }), HasSubstr("another model, --dtype or --quantize"));
 
   std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
   file.seekg(-3, std::ios::end);

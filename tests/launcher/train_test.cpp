@@ -211,6 +211,44 @@ int kill_all(const std::string& config) {
   return killed;
 }
 
+/// The ranks that train by this config.
+std::vector<pid_t> ranks_of(const std::string& config) {
+  std::vector<pid_t> ranks;
+  const std::string command = std::string(WEFT_BINARY) + '\0' + "train" + '\0' + config;
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    std::string name = entry.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (read_file(entry.path() / "cmdline").starts_with(command)) ranks.push_back(std::atoi(name.c_str()));
+  }
+  return ranks;
+}
+
+TEST_F(TrainCommand, a_lost_rank_ends_the_launch_with_the_documented_code) {
+  std::string config = write_config({.steps = 100000, .save_every = 5});
+  JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+  while (last_logged_step("run") < 20 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
+  std::vector<pid_t> ranks = ranks_of(config);
+  ASSERT_EQ(ranks.size(), 2u) << job.output();
+  kill(ranks[1], SIGKILL);
+  EXPECT_EQ(job.wait(seconds(60)), 5) << job.output();
+  EXPECT_EQ(job.output().find("mpirun has exited"), std::string::npos) << job.output();
+  EXPECT_FALSE(job.lines_with("error: ").empty()) << job.output();
+  for (const std::string& line : job.lines_with("was lost")) {
+    EXPECT_NE(line.find("goes on from the checkpoint of step "), std::string::npos) << line;
+  }
+}
+
+TEST_F(TrainCommand, ranks_end_with_the_launch_that_started_them) {
+  std::string config = write_config({.steps = 100000, .save_every = 0});
+  JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+  while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
+  ASSERT_EQ(ranks_of(config).size(), 2u) << job.output();
+  kill(job.pid(), SIGKILL);
+  for (int i = 0; i < 400 && !ranks_of(config).empty(); ++i) std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_TRUE(ranks_of(config).empty());
+  kill_all(config);
+}
+
 TEST_F(TrainCommand, killed_fifty_times_it_ends_as_if_undisturbed) {
   constexpr int kKills = 50;
   constexpr int kSteps = 6000;
@@ -257,7 +295,7 @@ TEST_F(TrainCommand, a_full_disk_costs_the_save_but_not_the_checkpoint_before) {
   config.name = "full";
   std::string path = write_config(config);
   auto [output, code] = run(path);
-  EXPECT_EQ(code, 1) << output;
+  EXPECT_EQ(code, 3) << output;
   EXPECT_NE(output.find("disk full"), std::string::npos) << output;
   EXPECT_NE(output.find("could not be written"), std::string::npos) << output;
   EXPECT_TRUE(fs::exists(checkpoint("full", 20) / "manifest.json"));
@@ -280,7 +318,7 @@ TEST_F(TrainCommand, stops_when_the_loss_stays_not_finite) {
                              "train.max_bad_steps=3",
                              "train.schedule.kind=constant",
                              "precision.compute=f32"});
-  EXPECT_EQ(code, 1) << output;
+  EXPECT_EQ(code, 3) << output;
   EXPECT_NE(output.find("3 steps in a row without an update"), std::string::npos) << output;
 }
 
@@ -298,7 +336,7 @@ TEST_F(TrainCommand, broken_steps_leave_the_checkpoints_before) {
                              "train.schedule.points[1].step=12",
                              "train.schedule.points[1].factor=1",
                              "precision.compute=f32"});
-  EXPECT_EQ(code, 1) << output;
+  EXPECT_EQ(code, 3) << output;
   auto last = static_cast<int>(last_logged_step("run"));
   EXPECT_NE(output.find(fmt::format("the last whole checkpoint is of step {}", last - 4)), std::string::npos) << output;
   EXPECT_TRUE(fs::exists(checkpoint("run", last - 4) / "manifest.json"));
@@ -477,7 +515,10 @@ INSTANTIATE_TEST_SUITE_P(
     BadRuns,
     ::testing::Values(
         BadRun{"unknown_field", "train.learning_rat=1", "did you mean 'learning_rate'"},
-        BadRun{"no_model", "model.path=nowhere", "nowhere"},
+        BadRun{"no_model", "model.path=nowhere", "model.path: nowhere: no such file or folder"},
+        BadRun{"folder_of_texts", "data.sources[0].path=@", "a folder; name the files in it"},
+        BadRun{"other_name", "data.sources[0].path=@/model/config.toml", "expected a name ending in .txt"},
+        BadRun{"rank_too_high", "lora={rank: 100000}", "lora: LoRA: rank 100000 is not in"},
         BadRun{"no_data", "data.sources[0].path=nowhere.txt", "nowhere.txt"},
         BadRun{"bad_line", "data.sources[0].path=@/bad.jsonl", "bad.jsonl:2"},
         BadRun{"empty_text", "data.sources[0].path=@/empty.txt", "empty.txt"},

@@ -44,7 +44,7 @@ class Hostfile {
 
 TEST(LaunchCommand, SharesTheCoresAmongTheRanks) {
   EXPECT_EQ(line(options(2), environment(16)),
-            "mpirun -n 2 --bind-to none --map-by slot --oversubscribe -x OMP_NUM_THREADS=8 "
+            "mpirun -q -n 2 --bind-to none --map-by slot --oversubscribe -x OMP_NUM_THREADS=8 "
             "/opt/weft/bin/weft train configs/x.textproto");
   EXPECT_THAT(line(options(8), environment(2)), HasSubstr("OMP_NUM_THREADS=1 "));
 }
@@ -114,6 +114,13 @@ TEST(Judge, TheCauseComesBeforeItsConsequences) {
   // The third rank has not failed, or not yet.
   EXPECT_EQ(judge({{0, {3, "same"}}, {1, {3, "same"}}}, 3).line, "rank 0: same");
   EXPECT_EQ(judge({{0, {0, ""}}, {1, {6, ""}}}, 2).code, 6);
+}
+
+TEST(DescribeEnd, NamesTheStepAndTheCheckpointWhereThereAreSuch) {
+  EXPECT_EQ(describe_end("all_reduce", 0, -1), "last operation all_reduce; ending the job");
+  EXPECT_EQ(describe_end("all_reduce", 27, 20),
+            "last operation all_reduce, after step 27; ending the job; started again it goes on from the checkpoint of "
+            "step 20");
 }
 
 }  // namespace

@@ -112,7 +112,7 @@ TEST_P(MaltreatedRank, FrozenIsNamedAndTheJobEnded) {
   ASSERT_EQ(errors(job).size(), 1u) << job.output();
   EXPECT_THAT(errors(job)[0], HasSubstr(fmt::format("rank {} (host ", GetParam())));
   EXPECT_THAT(errors(job)[0], HasSubstr(fmt::format("process {}) is frozen", victim)));
-  EXPECT_THAT(errors(job)[0], HasSubstr("last operation all_reduce, step "));
+  EXPECT_THAT(errors(job)[0], HasSubstr("last operation all_reduce, after step "));
 }
 
 TEST_P(MaltreatedRank, KilledIsNamedAndTheJobEnded) {

@@ -101,9 +101,13 @@ TEST(ChatTemplate, GemmaHasNoSystemRoleAndTakesTurns) {
 
 TEST(ChatTemplate, UnknownFormatsAreNamedWithTheKnownOnes) {
   EXPECT_THAT([] { render_chat(test::llama3_tokenizer(), kConversation, true, "alpaca"); },
-              ThrowsMessage<Error>(HasSubstr("'alpaca' is not known; known are llama3.1, llama3, chatml, gemma")));
+              ThrowsMessage<Error>(
+                  HasSubstr("--chat-format alpaca: no such format; known are llama3.1, llama3, chatml, gemma")));
   EXPECT_THAT([] { render_chat(test::llama3_tokenizer(), kConversation, true); },
-              ThrowsMessage<Error>(HasSubstr("without a chat template")));
+              ThrowsMessage<Error>(AllOf(HasSubstr("without a chat template"), HasSubstr("--chat-format"))));
+  EXPECT_THAT([] { check_chat_format(test::llama3_tokenizer(), "chatml"); },
+              ThrowsMessage<Error>(HasSubstr("vocabulary lacks <|im_start|>, <|im_end|>;")));
+  check_chat_format(test::llama3_tokenizer(), "llama3.1");
 }
 
 // A small vocabulary with the real templates beside it: what a template is recognised by, and what it adds.
