@@ -12,16 +12,20 @@
 namespace weft {
 namespace {
 
+using Keys = std::vector<const char*>;
+
 LabelledText parse_fields(const RecordLine& line) {
   std::vector<std::string> fields = split_fields(line.text);
   if (fields.size() != 2 && fields.size() != 3) {
     line.fail(fmt::format("has {} fields, expected text, label or text, text, label", fields.size()));
   }
+  if (is_header(line, fields, {"label", "labels"})) line.fail("is a header, which Weft's files do not have; remove it");
   return {.first = fields[0], .second = fields.size() == 3 ? fields[1] : "", .label = fields.back()};
 }
 
 LabelledText parse_json(const RecordLine& line) {
   nlohmann::json object = parse_object(line);
+  require_keys(object, object.contains("first") ? Keys{"first", "second"} : Keys{"text"}, line);
   LabelledText result{.first = text_of(object, object.contains("text") ? "text" : "first", line),
                       .second = text_of(object, "second", line),
                       .label = {}};
@@ -49,6 +53,7 @@ std::vector<LabelledText> read_labelled_texts(const std::string& path) {
   std::vector<LabelledText> texts;
   for_each_line(path, false, [&](const RecordLine& line) {
     texts.push_back(is_json ? parse_json(line) : parse_fields(line));
+    texts.back().place = line.place();
     if (texts.back().first.empty()) line.fail("has an empty text");
     if (texts.back().label.empty()) line.fail("has an empty label");
   });
@@ -74,11 +79,6 @@ std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>
                                                  const MemoryRowOptions& options) {
   std::vector<TrainingRow> rows;
   for (const LabelledText& text : texts) {
-    auto label = std::find(labels.begin(), labels.end(), text.label);
-    if (label == labels.end()) {
-      fail_input(
-          "label {} does not occur in the training data; known are {} labels", printable(text.label), labels.size());
-    }
     std::optional<std::string_view> second;
     if (!text.second.empty()) second = text.second;
     PairEncoding encoding =
@@ -88,7 +88,7 @@ std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>
     row.segments = std::move(encoding.segment_ids);
     row.targets.assign(row.ids.size(), -1);
     row.spans = {{.begin = 0, .length = static_cast<int32_t>(row.ids.size())}};
-    row.labels = {static_cast<int32_t>(label - labels.begin())};
+    row.labels = {index_of_label(text.label, labels, text.place)};
   }
   return make_memory_rows(std::move(rows), options.shuffle, options.seed);
 }
