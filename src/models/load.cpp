@@ -201,9 +201,10 @@ void run_on_threads(int num_threads, size_t count, const Work& work) {
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 
-/// A task's layer that the checkpoint does not have yet.
+/// A task's layer that the checkpoint does not have yet, or that is not to be taken from it.
 bool is_new(const OpenedModel& opened, const Parameter& parameter, const WeightSource& source) {
-  return parameter.is_task_head && opened.reader->find(source.theirs) == nullptr;
+  bool begins_anew = opened.info().task_head.begins_anew;
+  return parameter.is_task_head && (begins_anew || opened.reader->find(source.theirs) == nullptr);
 }
 
 std::vector<WeightSource> resolve_sources(const OpenedModel& opened, LanguageModel& model) {
@@ -355,11 +356,13 @@ void check_source(const OpenedModel& opened, const Parameter& parameter, const W
   }
   Shape expected = format_shape(source, parameter);
   if (info->shape != expected) {
-    fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
+    fail_input("{}: {} is {}, config says {}; {}",
                info->file,
                source.theirs,
                to_string(info->shape),
-               to_string(expected));
+               to_string(expected),
+               parameter.is_task_head ? "to train a new layer for the task set task.new_head: true"
+                                      : "wrong config for these weights?");
   }
 }
 
