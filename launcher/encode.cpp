@@ -10,6 +10,7 @@
 
 #include "checkpoint/keras_hdf5_writer.h"
 #include "checkpoint/output_file.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "data/record_lines.h"
@@ -19,6 +20,7 @@
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
 #include "launcher/tokenise_texts.h"
+#include "models/sentence_settings.h"
 #include "parallel/communicator.h"
 
 namespace weft {
@@ -37,12 +39,13 @@ constexpr const char* kSimilarityFooter = R"(Examples:
   weft similarity --model all-MiniLM-L6-v2 "How old are you?" "What is your age?"
   weft similarity --model simbert --pooling pooled --pairs pairs.tsv
 
-Prints the cosine of each pair. A file of pairs has two texts a line with a tab between.)";
+Prints the cosine of each pair. A file of pairs has two texts a line with a tab between; a score in a third field is
+passed over, as are blank lines.)";
 
 struct EncodeCommand {
   CommonOptions common;
   SentenceEncoderOptions encoding;
-  std::string pooling = "mean";
+  std::string pooling;  // empty: sentence-transformers' of the model, or mean
   std::string text_file, out, conditions;
   std::vector<std::string> texts;  // of similarity
   int64_t max_length = 0;
@@ -50,7 +53,25 @@ struct EncodeCommand {
 };
 
 Pooling parse_pooling(const std::string& name) {
+  if (name == "max") fail_input("the model's 1_Pooling/config.json asks for the maximum; say --pooling");
   return name == "cls" ? Pooling::cls : name == "pooled" ? Pooling::pooled : Pooling::mean;
+}
+
+/// With what sentence-transformers' files beside the model say where the options say nothing.
+EncodeCommand with_sentence_settings(const EncodeCommand& given, bool is_speaker) {
+  EncodeCommand options = given;
+  const std::string& path = options.common.model.path;
+  if (options.pooling.empty()) options.pooling = read_sentence_pooling(path);
+  if (options.pooling.empty()) {
+    options.pooling = "mean";
+  } else if (given.pooling.empty() && is_speaker) {
+    log::info("--pooling {}, as 1_Pooling/config.json of the model says", options.pooling);
+  }
+  if (options.max_length == 0) options.max_length = read_sentence_length(path);
+  if (options.max_length > 0 && given.max_length == 0 && is_speaker) {
+    log::info("--max-length {}, as sentence_bert_config.json of the model says", options.max_length);
+  }
+  return options;
 }
 
 /// Cut to what the model holds, unless --max-length says otherwise.
@@ -135,6 +156,15 @@ void write_vectors(const std::string& path, const std::vector<float>& vectors, i
   rename_durably(path + ".partial", path);
 }
 
+/// Throws Error(usage) for a name that tells no format.
+void check_out(const std::string& path) {
+  if (path.empty() || path.starts_with("/dev/")) return;
+  for (const char* ending : {".npy", ".h5", ".hdf5", ".jsonl", ".json"}) {
+    if (path.ends_with(ending)) return;
+  }
+  fail(ExitCode::usage, "--out {}: expected a name that ends in .npy, .h5 or .jsonl", printable(path));
+}
+
 /// A list of numbers for each text, a line each.
 void read_conditions(const std::string& path, std::vector<TokenisedText>& texts) {
   size_t number = 0;
@@ -149,8 +179,10 @@ void read_conditions(const std::string& path, std::vector<TokenisedText>& texts)
   if (number != texts.size()) fail_input("{}: holds {} conditions for {} texts", printable(path), number, texts.size());
 }
 
-ExitCode run_encode(const EncodeCommand& options, MpiSession& session) {
-  configure_log(options.common, session);
+ExitCode run_encode(const EncodeCommand& given, MpiSession& session) {
+  configure_log(given.common, session);
+  const EncodeCommand options = with_sentence_settings(given, session.rank() == 0);
+  check_out(options.out);
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
   std::vector<std::string> texts;
   if (session.rank() == 0) texts = split_lines(read_text(options.text_file, "text"));
@@ -178,18 +210,22 @@ std::vector<std::string> read_pairs(const EncodeCommand& options) {
   int64_t number = 0;
   for (const std::string& line : split_lines(read_text(options.text_file, "file of pairs"))) {
     ++number;
-    size_t tab = line.find('\t');
-    if (tab == std::string::npos || line.find('\t', tab + 1) != std::string::npos) {
-      fail_input("{}:{}: expected two texts with one tab between", printable(options.text_file), number);
+    if (line.empty()) continue;
+    std::vector<std::string> fields = split_fields(line);
+    if (fields.size() != 2 && fields.size() != 3) {
+      fail_input("{}:{}: has {} fields, expected two texts and perhaps a score with tabs between",
+                 printable(options.text_file),
+                 number,
+                 fields.size());
     }
-    texts.push_back(line.substr(0, tab));
-    texts.push_back(line.substr(tab + 1));
+    texts.insert(texts.end(), fields.begin(), fields.begin() + 2);
   }
   return texts;
 }
 
-ExitCode run_similarity(const EncodeCommand& options, MpiSession& session) {
-  configure_log(options.common, session);
+ExitCode run_similarity(const EncodeCommand& given, MpiSession& session) {
+  configure_log(given.common, session);
+  const EncodeCommand options = with_sentence_settings(given, session.rank() == 0);
   if (options.text_file.empty() && options.texts.size() != 2) {
     fail(ExitCode::usage, "give two texts, or --pairs with a file of them");
   }
@@ -211,15 +247,22 @@ ExitCode run_similarity(const EncodeCommand& options, MpiSession& session) {
 }
 
 void add_encoding_options(Command command, EncodeCommand& options) {
-  command.add_option("--pooling", options.pooling, "mean of all tokens, the first token (cls), or the pooler's output")
-      .check_one_of({"mean", "cls", "pooled"})
-      .show_default();
+  command
+      .add_option("--pooling",
+                  options.pooling,
+                  "mean of all tokens, the first token (cls), or the pooler's output; if not given, as "
+                  "sentence-transformers' file beside the model says, else mean")
+      .check_one_of({"mean", "cls", "pooled"});
   command
       .add_option("--layer",
                   options.encoding.layer,
                   "Whose output: 0 the embedding's, i the i-th block's (the last one's if not given)")
       .check_not_negative();
-  command.add_option("--max-length", options.max_length, "Tokens that a text is cut to (0: what the model holds)")
+  command
+      .add_option("--max-length",
+                  options.max_length,
+                  "Tokens that a text is cut to (0: as sentence-transformers' file beside the model says, else what "
+                  "the model holds)")
       .check_not_negative()
       .show_default();
   command.add_option("--batch-tokens", options.encoding.batch_tokens, "Tokens computed at a time")

@@ -69,6 +69,7 @@ std::unique_ptr<Objective> make_answer_objective(int64_t max_answer_length);
 struct SimilarityOptions {
   double scale = 30;       // of cosines
   bool mean = false;       // a text's vector is the mean over its tokens
+  bool first = false;      // it is the first token's hidden state, though there is a pooler
   bool generates = false;  // tokens have targets too (SimBERT)
 };
 /// Pairs of sequences next to each other that mean the same, against all others of a micro-batch on all data-parallel
