@@ -11,6 +11,7 @@
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
+#include "models/model_config.h"
 #include "parallel/communicator.h"
 #include "tokenizer/tokenizer.h"
 
@@ -20,7 +21,8 @@ namespace {
 constexpr const char* kFooter = R"(Example:
   weft classify --model runs/fortunes-classifier/checkpoints/step-00000179 --text lines.txt
 
-Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts.)";
+Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts. Of a model with
+one output, such as a reranker of pairs, the number is its sigmoid, or, of a regression, itself.)";
 
 struct ClassifyCommand {
   CommonOptions common;
@@ -37,6 +39,25 @@ void add_text(Batch& batch, const std::string& line, const InferenceModel& loade
                                     second,
                                     {.max_length = static_cast<size_t>(loaded.model->info().max_positions)});
   batch.add(encoding.ids, encoding.segment_ids);
+}
+
+/// Whether a single output is the answer itself, a number of any size, and no logit: transformers' problem_type and
+/// sentence-transformers' activation of its cross-encoders say so.
+bool is_regression(const ModelConfig& config) {
+  return config.string_or("problem_type", "") == "regression" ||
+         config.string_or("sentence_transformers.activation_fn", "").ends_with("Identity");
+}
+
+/// Of a classifier with one output, [texts, 1].
+void print_scores(const Tensor& logits,
+                  const std::vector<std::string>& lines,
+                  size_t first,
+                  const OpenedModel& opened) {
+  bool is_raw = is_regression(*opened.config);
+  for (float value : to_floats(logits)) {
+    double score = is_raw ? static_cast<double>(value) : 1 / (1 + std::exp(-static_cast<double>(value)));
+    fmt::print("{}\t{:.4f}\t{}\n", opened.info().task_head.labels[0], score, lines[first++]);
+  }
 }
 
 void print_rows(const Tensor& logits, const std::vector<std::string>& lines, size_t first, const ModelInfo& info) {
@@ -65,7 +86,12 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
     for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(batch, lines[i], *loaded);
     Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
     Tensor logits = loaded->model->task_logits(loaded->context, hidden, batch);
-    if (session.rank() == 0) print_rows(logits, lines, begin, info);
+    if (session.rank() != 0) continue;
+    if (info.task_head.labels.size() == 1) {
+      print_scores(logits, lines, begin, loaded->opened);
+    } else {
+      print_rows(logits, lines, begin, info);
+    }
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
