@@ -45,7 +45,7 @@ struct Answer {
 };
 
 std::vector<QuestionText> read_all(const AnswerCommand& options, const InferenceModel& loaded) {
-  if (!options.file.empty()) return read_questions(options.file);
+  if (!options.file.empty()) return read_open_questions(options.file);
   if (options.question.empty() || options.text_file.empty()) {
     fail(ExitCode::usage, "give --question and --text, or --file");
   }

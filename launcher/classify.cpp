@@ -15,6 +15,7 @@
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
 #include "launcher/tokenise_texts.h"
+#include "models/model_config.h"
 
 namespace weft {
 namespace {
@@ -28,7 +29,8 @@ constexpr const char* kFooter = R"(Examples:
 Prints a line a text: label, probability, text, with tabs between. A line with a tab is a pair of texts. With --json an
 object a line: "text", or "first" and "second" of a pair, the "label", its "probability", and the "labels" with theirs, the
 likeliest first. A model of several labels a text (task.multilabel) gives all above its threshold, with commas between, and as
-many probabilities; with --json as the list "above_threshold".)";
+many probabilities; with --json as the list "above_threshold". Of a model with one output, such as a reranker of pairs, the number
+is its sigmoid, or, of a regression, itself; with --json it is the "score".)";
 
 struct ClassifyCommand {
   CommonOptions common;
@@ -46,6 +48,13 @@ struct RatedLabel {
 
 void sort_by_probability(std::vector<RatedLabel>& labels) {
   std::ranges::stable_sort(labels, std::greater(), &RatedLabel::probability);
+}
+
+/// Whether a single output is the answer itself, a number of any size, and no logit: transformers' problem_type and
+/// sentence-transformers' activation of its cross-encoders say so.
+bool is_regression(const ModelConfig& config) {
+  return config.string_or("problem_type", "") == "regression" ||
+         config.string_or("sentence_transformers.activation_fn", "").ends_with("Identity");
 }
 
 /// All labels, the likeliest first.
@@ -76,11 +85,20 @@ bool is_above_threshold(const RatedLabel& label) {
   return label.probability > kThreshold;
 }
 
-std::string json_line(const std::string& line, std::vector<RatedLabel> labels, const TaskHead& head, int64_t top) {
+Json text_object(const std::string& line) {
   TextOrPair texts = split_at_tab(line);
   Json object;
   object[texts.second ? "first" : "text"] = texts.first;
   if (texts.second) object["second"] = *texts.second;
+  return object;
+}
+
+std::string dump(const Json& object) {
+  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string json_line(const std::string& line, std::vector<RatedLabel> labels, const TaskHead& head, int64_t top) {
+  Json object = text_object(line);
   if (head.multilabel) {
     object["above_threshold"] = Json::array();
     for (const RatedLabel& label : labels) {
@@ -96,7 +114,7 @@ std::string json_line(const std::string& line, std::vector<RatedLabel> labels, c
   for (size_t i = 0; i < count; ++i) {
     object["labels"].push_back({{"label", head.labels[labels[i].label]}, {"probability", labels[i].probability}});
   }
-  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return dump(object);
 }
 
 /// The likeliest label, or all above the threshold.
@@ -109,6 +127,27 @@ std::string text_line(const std::string& line, const std::vector<RatedLabel>& la
     probabilities.push_back(fmt::format("{:.4f}", label.probability));
   }
   return fmt::format("{}\t{}\t{}", fmt::join(names, ","), fmt::join(probabilities, ","), line);
+}
+
+/// Of a classifier with one output, [texts, 1].
+void print_scores(const ClassifyCommand& options,
+                  const Tensor& logits,
+                  const std::vector<std::string>& lines,
+                  size_t first,
+                  const OpenedModel& opened) {
+  bool is_raw = is_regression(*opened.config);
+  for (float value : to_floats(logits)) {
+    double score = is_raw ? static_cast<double>(value) : 1 / (1 + std::exp(-static_cast<double>(value)));
+    const std::string& line = lines[first++];
+    if (options.prints_json) {
+      Json object = text_object(line);
+      object["label"] = opened.info().task_head.labels[0];
+      object["score"] = score;
+      fmt::print("{}\n", dump(object));
+    } else {
+      fmt::print("{}\t{:.4f}\t{}\n", opened.info().task_head.labels[0], score, line);
+    }
+  }
 }
 
 void print_rows(const ClassifyCommand& options,
@@ -142,7 +181,12 @@ ExitCode run_classify(const ClassifyCommand& options, MpiSession& session) {
     for (size_t i = begin; i < std::min(lines.size(), begin + step); ++i) add_text(texts[i], batch);
     Tensor hidden = loaded->model->hidden(loaded->context, batch, nullptr);
     Tensor logits = loaded->model->task_logits(loaded->context, hidden, batch);
-    if (session.rank() == 0) print_rows(options, logits, lines, begin, info.task_head);
+    if (session.rank() != 0) continue;
+    if (info.task_head.labels.size() == 1 && !info.task_head.multilabel) {
+      print_scores(options, logits, lines, begin, loaded->opened);
+    } else {
+      print_rows(options, logits, lines, begin, info.task_head);
+    }
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;

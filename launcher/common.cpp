@@ -391,9 +391,7 @@ std::vector<std::string> read_lines_on_all_ranks(const std::string& path, const 
   Communicator& ranks = loaded.mesh->world();
   if (ranks.rank() == 0) text = read_text(path, "text");
   broadcast_string(loaded.context, ranks, text);
-  std::vector<std::string> lines = split_lines(text);
-  std::erase(lines, "");
-  return lines;
+  return split_lines(text);
 }
 
 }  // namespace weft

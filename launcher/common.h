@@ -120,7 +120,7 @@ void broadcast_ids(const Context& context, Communicator& communicator, std::vect
 /// The lines of a text, without their ends ("\\n" or "\\r\\n").
 std::vector<std::string> split_lines(const std::string& text);
 
-/// The lines that are not empty of a file (or standard input, "-"), which rank 0 reads.
+/// The lines of a file (or standard input, "-"), which rank 0 reads.
 std::vector<std::string> read_lines_on_all_ranks(const std::string& path, const InferenceModel& loaded);
 
 /// A whole file, or standard input for "-". Throws Error(bad_input) when it can't be read; `what` names it in the

@@ -86,6 +86,11 @@ std::vector<int32_t> ids_of(const std::string& file, const WordPieceVocabulary& 
     }
     kept.push_back(found->second);
   }
+  for (const char* needed : {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}) {
+    auto found = ids.find(needed);
+    if (found == ids.end() || std::find(kept.begin(), kept.end(), found->second) != kept.end()) continue;
+    fail_input("{}: token {} is missing, without which no text can be tokenised; add it", printable(file), needed);
+  }
   return kept;
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
 #include "data/record_lines.h"
@@ -18,6 +19,7 @@
 #include "launcher/mpi_session.h"
 #include "launcher/tokenise_texts.h"
 #include "launcher/vector_files.h"
+#include "models/sentence_settings.h"
 #include "parallel/communicator.h"
 #include "tokenizer/tokenizer.h"
 
@@ -40,12 +42,13 @@ constexpr const char* kSimilarityFooter = R"(Examples:
   weft similarity --model all-MiniLM-L6-v2 "How old are you?" "What is your age?"
   weft similarity --model simbert --pooling pooled --pairs pairs.tsv
 
-Prints the cosine of each pair. A file of pairs has two texts a line with a tab between.)";
+Prints the cosine of each pair. A file of pairs has two texts a line with a tab between; a score in a third field is
+passed over, as are blank lines.)";
 
 struct EncodeCommand {
   CommonOptions common;
   SentenceEncoderOptions encoding;
-  std::string pooling = "mean";
+  std::string pooling;  // empty: sentence-transformers' of the model, or mean
   std::string text_file, out, conditions;
   std::vector<std::string> texts;  // of similarity
   int64_t max_length = 0;
@@ -62,6 +65,23 @@ Pooling parse_pooling(const std::string& name) {
   const auto* found = std::find_if(
       std::begin(kPoolings), std::end(kPoolings), [&](const auto& pooling) { return pooling.first == name; });
   return found == std::end(kPoolings) ? Pooling::mean : found->second;
+}
+
+/// With what sentence-transformers' files beside the model say where the options say nothing.
+EncodeCommand with_sentence_settings(const EncodeCommand& given, bool is_speaker) {
+  EncodeCommand options = given;
+  const std::string& path = options.common.model.path;
+  if (options.pooling.empty()) options.pooling = read_sentence_pooling(path);
+  if (options.pooling.empty()) {
+    options.pooling = "mean";
+  } else if (given.pooling.empty() && is_speaker) {
+    log::info("--pooling {}, as 1_Pooling/config.json of the model says", options.pooling);
+  }
+  if (options.max_length == 0) options.max_length = read_sentence_length(path);
+  if (options.max_length > 0 && given.max_length == 0 && is_speaker) {
+    log::info("--max-length {}, as sentence_bert_config.json of the model says", options.max_length);
+  }
+  return options;
 }
 
 /// Cut to what the model holds, unless --max-length says otherwise.
@@ -121,6 +141,15 @@ TextVectors describe(const EncodeCommand& options,
   return vectors;
 }
 
+/// Throws Error(usage) for a name that tells no format.
+void check_out(const std::string& path) {
+  if (path.empty() || path.starts_with("/dev/")) return;
+  for (const char* ending : {".npy", ".h5", ".hdf5", ".jsonl", ".json"}) {
+    if (path.ends_with(ending)) return;
+  }
+  fail(ExitCode::usage, "--out {}: expected a name that ends in .npy, .h5 or .jsonl", printable(path));
+}
+
 /// A list of numbers for each text, a line each.
 void read_conditions(const std::string& path, std::vector<TokenisedText>& texts) {
   size_t number = 0;
@@ -135,8 +164,10 @@ void read_conditions(const std::string& path, std::vector<TokenisedText>& texts)
   if (number != texts.size()) fail_input("{}: holds {} conditions for {} texts", printable(path), number, texts.size());
 }
 
-ExitCode run_encode(const EncodeCommand& options, MpiSession& session) {
-  configure_log(options.common, session);
+ExitCode run_encode(const EncodeCommand& given, MpiSession& session) {
+  configure_log(given.common, session);
+  const EncodeCommand options = with_sentence_settings(given, session.rank() == 0);
+  check_out(options.out);
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
   std::vector<std::string> texts;
   if (session.rank() == 0) texts = split_lines(read_text(options.text_file, "text"));
@@ -164,18 +195,22 @@ std::vector<std::string> read_pairs(const EncodeCommand& options) {
   int64_t number = 0;
   for (const std::string& line : split_lines(read_text(options.text_file, "file of pairs"))) {
     ++number;
-    size_t tab = line.find('\t');
-    if (tab == std::string::npos || line.find('\t', tab + 1) != std::string::npos) {
-      fail_input("{}:{}: expected two texts with one tab between", printable(options.text_file), number);
+    if (line.empty()) continue;
+    std::vector<std::string> fields = split_fields(line);
+    if (fields.size() != 2 && fields.size() != 3) {
+      fail_input("{}:{}: has {} fields, expected two texts and perhaps a score with tabs between",
+                 printable(options.text_file),
+                 number,
+                 fields.size());
     }
-    texts.push_back(line.substr(0, tab));
-    texts.push_back(line.substr(tab + 1));
+    texts.insert(texts.end(), fields.begin(), fields.begin() + 2);
   }
   return texts;
 }
 
-ExitCode run_similarity(const EncodeCommand& options, MpiSession& session) {
-  configure_log(options.common, session);
+ExitCode run_similarity(const EncodeCommand& given, MpiSession& session) {
+  configure_log(given.common, session);
+  const EncodeCommand options = with_sentence_settings(given, session.rank() == 0);
   if (options.text_file.empty() && options.texts.size() != 2) {
     fail(ExitCode::usage, "give two texts, or --pairs with a file of them");
   }
@@ -202,7 +237,11 @@ void add_encoding_options(Command command, EncodeCommand& options) {
                   options.encoding.layer,
                   "Whose output: 0 the embedding's, i the i-th block's (the last one's if not given)")
       .check_not_negative();
-  command.add_option("--max-length", options.max_length, "Tokens that a text is cut to (0: what the model holds)")
+  command
+      .add_option("--max-length",
+                  options.max_length,
+                  "Tokens that a text is cut to (0: as sentence-transformers' file beside the model says, else what "
+                  "the model holds)")
       .check_not_negative()
       .show_default();
   command.add_option("--batch-tokens", options.encoding.batch_tokens, "Tokens computed at a time")
@@ -226,12 +265,12 @@ void add_encode_command(Command program, CommandContext& context) {
                      options->conditions,
                      "File with a JSON list of numbers for each text, for models with conditional norms");
   command
-      .add_option(
-          "--pooling",
-          options->pooling,
-          "mean or max of all tokens, the first token (cls), the pooler's output (pooled), or each token (none)")
-      .check_one_of({"mean", "max", "cls", "pooled", "none"})
-      .show_default();
+      .add_option("--pooling",
+                  options->pooling,
+                  "mean or max of all tokens, the first token (cls), the pooler's output (pooled), or each token "
+                  "(none); if not "
+                  "given, as sentence-transformers' file beside the model says, else mean")
+      .check_one_of({"mean", "max", "cls", "pooled", "none"});
   Option normalise =
       command.add_flag("--normalise", options->normalises, "Gives vectors the length 1 (the default but of tokens)");
   command.add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are").excludes(normalise);
@@ -255,9 +294,9 @@ void add_similarity_command(Command program, CommandContext& context) {
   command
       .add_option("--pooling",
                   options->pooling,
-                  "mean or max of all tokens, the first token (cls), or the pooler's output (pooled)")
-      .check_one_of({"mean", "max", "cls", "pooled"})
-      .show_default();
+                  "mean or max of all tokens, the first token (cls), or the pooler's output (pooled); if not given, as "
+                  "sentence-transformers' file beside the model says, else mean")
+      .check_one_of({"mean", "max", "cls", "pooled"});
   add_encoding_options(command, *options);
   add_compute_options(command, options->common);
   add_output_options(command, options->common);

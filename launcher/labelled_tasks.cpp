@@ -1,16 +1,21 @@
 #include "launcher/labelled_tasks.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <nlohmann/json.hpp>
 
 #include "config/run.pb.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "data/labelled_data.h"
 #include "data/question_data.h"
 #include "data/similar_data.h"
 #include "data/tagged_data.h"
 #include "launcher/train_options.h"
+#include "models/sentence_settings.h"
 #include "tokenizer/tokenizer.h"
 
 namespace weft {
@@ -25,6 +30,7 @@ class TextTask : public LabelledTask {
   /// The last part of the texts is held out where no data of its own are.
   TextTask(const RunConfig& config, Read read) : config_(config) {
     const config::RunConfig& message = config.message();
+    check_options(config);
     training_ = read_all(training_data_options(message).sources, read);
     held_out_ = read_all(evaluation_data_options(message).sources, read);
     double fraction = message.evaluation().held_out_fraction();
@@ -55,6 +61,8 @@ class TextTask : public LabelledTask {
   const RunConfig& config() const { return config_; }
   const std::vector<Text>& training() const { return training_; }
   const std::vector<Text>& held_out() const { return held_out_; }
+  /// For messages about the data.
+  std::string first_source() const { return printable(config_.message().data().sources(0).path()); }
 
   TaskHead head_of(TaskHead::Kind kind, const std::vector<std::string>& labels) const {
     return {.kind = kind,
@@ -65,6 +73,24 @@ class TextTask : public LabelledTask {
   }
 
  private:
+  static void check_options(const RunConfig& config) {
+    constexpr int64_t kShortest = 3;  // a token between two special ones
+    const config::DataConfig& data = config.message().data();
+    if (data.sequence_length() < kShortest) {
+      fail_input("{}: data.sequence_length is {}, which leaves no room for a text between [CLS] and [SEP]",
+                 config.location("data.sequence_length"),
+                 data.sequence_length());
+    }
+    for (int i = 0; i < data.sources_size(); ++i) {
+      if (data.sources(i).weight() == data.sources(0).weight()) continue;
+      std::string field = fmt::format("data.sources[{}].weight", i);
+      fail_input("{}: {} is {}: the files of labelled texts are taken as one, without weights; remove it",
+                 config.location(field),
+                 field,
+                 data.sources(i).weight());
+    }
+  }
+
   static std::vector<Text> read_all(const std::vector<DataSourceOptions>& sources, Read read) {
     std::vector<Text> all;
     for (const DataSourceOptions& source : sources) {
@@ -135,7 +161,9 @@ class ClassificationTask final : public LabelsTask<LabelledText> {
 
   TaskHead head() const override {
     std::vector<std::string> labels = labels_of(training());
-    if (labels.size() < 2) fail_input("{}: all texts have the same label", config().location("data.sources"));
+    if (labels.size() < 2) {
+      fail_input("{}: all texts have the label {}", first_source(), printable(labels.front()));
+    }
     return head_of(TaskHead::Kind::sequence_classification, labels);
   }
 };
@@ -149,7 +177,7 @@ class TaggingTask final : public LabelsTask<TaggedText> {
 
   TaskHead head() const override {
     std::vector<std::string> tags = tags_of(training());
-    if (tags.size() < 2) fail_input("{}: all words have the same tag", config().location("data.sources"));
+    if (tags.size() < 2) fail_input("{}: all words have the tag {}", first_source(), printable(tags.front()));
     return head_of(task().crf() ? TaskHead::Kind::crf : TaskHead::Kind::token_classification, tags);
   }
 };
@@ -163,14 +191,20 @@ class EntityTask final : public LabelsTask<TaggedText> {
 
   TaskHead head() const override {
     std::vector<std::string> labels = entity_labels_of(training());
-    if (labels.empty()) fail_input("{}: no text has an entity", config().location("data.sources"));
+    if (labels.empty()) fail_input("{}: no text has an entity", first_source());
     return head_of(TaskHead::Kind::global_pointer, labels);
   }
 };
 
 class QuestionTask final : public TextTask<QuestionText> {
  public:
-  explicit QuestionTask(const RunConfig& config) : TextTask(config, read_questions) {}
+  explicit QuestionTask(const RunConfig& config) : TextTask(config, read_questions) {
+    if (!task().has_stride() || task().stride() < config.message().data().sequence_length()) return;
+    fail_input("{}: task.stride is {}; windows of data.sequence_length {} cannot share as many tokens",
+               config.location("task.stride"),
+               task().stride(),
+               config.message().data().sequence_length());
+  }
 
   TaskHead head() const override { return head_of(TaskHead::Kind::question_answering, {}); }
   std::unique_ptr<Objective> objective(const ModelInfo& /*model*/) const override {
@@ -201,9 +235,21 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
   }
 
   TaskHead head() const override { return {}; }
+  /// What sentence-transformers has a name for; the pooler's vector has none.
+  std::string model_overrides() const override {
+    if (pooling() == config::TaskConfig::POOLED) return "";
+    nlohmann::json sentence = {{"pooling", pooling() == config::TaskConfig::MEAN ? "mean" : "cls"},
+                               {"max_length", config().message().data().sequence_length()}};
+    return nlohmann::json{{"sentence", sentence}}.dump();
+  }
   std::unique_ptr<Objective> objective(const ModelInfo& model) const override {
+    if (!task().has_pooling() && pooling() != config::TaskConfig::POOLED) {
+      log::info("a text's vector is made as the model's 1_Pooling/config.json says: {}",
+                config::TaskConfig::Pooling_Name(pooling()));
+    }
     return make_similarity_objective({.scale = task().similarity_scale(),
-                                      .mean = task().pooling() == config::TaskConfig::MEAN,
+                                      .mean = pooling() == config::TaskConfig::MEAN,
+                                      .first = pooling() == config::TaskConfig::CLS,
                                       .generates = generates(model),
                                       .has_scores = std::any_of(held_out().begin(), held_out().end(), has_score),
                                       .learns_scores = learns_scores_,
@@ -220,6 +266,20 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
   }
 
  private:
+  config::TaskConfig::Pooling pooling() const {
+    if (task().has_pooling()) return task().pooling();
+    const std::string& path = config().message().model().path();
+    std::string named = read_sentence_pooling(path);
+    if (named == "max") {
+      fail_input("{}: {} pools by maximum, which SIMILARITY does not train; set task.pooling",
+                 config().location("model.path"),
+                 path);
+    }
+    return named == "mean"  ? config::TaskConfig::MEAN
+           : named == "cls" ? config::TaskConfig::CLS
+                            : config::TaskConfig::POOLED;
+  }
+
   static bool has_score(const SimilarTexts& pair) { return pair.score.has_value(); }
   /// Texts of which some are far apart are not to be written from each other.
   bool generates(const ModelInfo& model) const {
@@ -230,6 +290,34 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
 };
 
 }  // namespace
+
+TaskHead fit_task_head(const RunConfig& config, const TaskHead& wanted, const OpenedModel& checkpoint) {
+  TaskHead head = wanted;
+  head.begins_anew = config.message().task().new_head();
+  const TaskHead& present = checkpoint.info().task_head;
+  if (head.begins_anew || present.kind == TaskHead::Kind::none) return head;
+  constexpr std::string_view kNew = "to begin a new one set task.new_head: true";
+  bool gains_transitions = present.kind == TaskHead::Kind::token_classification && wanted.kind == TaskHead::Kind::crf;
+  if (present.kind != wanted.kind && !gains_transitions) {
+    fail_input("{}: {} has a layer for {} and this task needs one for {}; {}",
+               config.location("task.kind"),
+               checkpoint.path,
+               task_head_name(present.kind),
+               task_head_name(wanted.kind),
+               kNew);
+  }
+  if (!has_placeholder_labels(present)) {
+    head.labels = present.labels;
+  } else if (present.labels.size() != wanted.labels.size()) {
+    fail_input("{}: {} has a layer for {} labels without names and the data has {}; {}",
+               config.location("data.sources"),
+               checkpoint.path,
+               present.labels.size(),
+               wanted.labels.size(),
+               kNew);
+  }
+  return head;
+}
 
 std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config) {
   switch (config.message().task().kind()) {

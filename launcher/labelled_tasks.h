@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "config/run_config.h"
 #include "models/model.h"
+#include "models/registry.h"
 #include "models/task_head.h"
 #include "tasks/objective.h"
 
@@ -24,10 +26,16 @@ class LabelledTask {
   virtual ~LabelledTask() = default;
   /// The layer that the model needs; of kind none where it needs none.
   virtual TaskHead head() const = 0;
+  /// What the model's config says for tasks without a layer (ModelOptions::overrides).
+  virtual std::string model_overrides() const { return ""; }
   /// Throws Error(bad_input) for texts that the model cannot take.
   virtual TrainingDataSets rows(const Tokenizer& tokenizer, const ModelInfo& model) const = 0;
   virtual std::unique_ptr<Objective> objective(const ModelInfo& model) const = 0;
 };
+
+/// The layer that a task needs, `wanted`, as the checkpoint has it: with the checkpoint's labels. Throws
+/// Error(bad_input) where the checkpoint's is for another task or other labels and task.new_head is not set.
+TaskHead fit_task_head(const RunConfig& config, const TaskHead& wanted, const OpenedModel& checkpoint);
 
 /// Null for tasks on token files. Throws Error(bad_input). The config must outlive the task.
 std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config);

@@ -41,11 +41,14 @@ struct Rows {
   int64_t num_elements() const { return (end - begin) * row_width(parameter); }
 };
 
-std::shared_ptr<const SafetensorsLayout> make_layout(const LanguageModel& model, DType dtype) {
+std::shared_ptr<const SafetensorsLayout> make_layout(const LanguageModel& model,
+                                                     const std::vector<ConstantTensor>& constants,
+                                                     DType dtype) {
   std::vector<OutputTensor> tensors;
   for (const Parameter& parameter : model.parameters().all()) {
     tensors.push_back({parameter.name, parameter.full_shape, dtype});
   }
+  for (const ConstantTensor& constant : constants) tensors.push_back({constant.name, constant.shape, DType::f32});
   return std::make_shared<SafetensorsLayout>("model", std::move(tensors));
 }
 
@@ -77,7 +80,9 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
   ranks->barrier();
   MergedWeights merged(base, options.adapter, context);
   std::vector<Rows> rows = split_into_rows(merged);
-  auto layout = make_layout(merged.model(), dtype);
+  std::vector<ConstantTensor> constants =
+      base.definition.constants ? base.definition.constants(ModelFormat::huggingface) : std::vector<ConstantTensor>{};
+  auto layout = make_layout(merged.model(), constants, dtype);
   OutputFolder folder(options.out);
   if (session.rank() == 0) {
     folder.prepare();
@@ -98,6 +103,10 @@ ExitCode run_merge(const MergeCommand& options, MpiSession& session) {
                      static_cast<int64_t>(values.size()),
                      values.data(),
                      DType::f32);
+  }
+  for (const ConstantTensor& constant : constants) {
+    if (session.rank() != 0) break;
+    writer.write_run(constant.name, 0, constant.shape.num_elements(), constant.values.data(), DType::f32);
   }
   writer.sync();
   progress.reset();

@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
@@ -74,6 +75,11 @@ std::function<void(int64_t, double)> progress_logger(int64_t work) {
 ExitCode run_perplexity(const PerplexityCommand& options, MpiSession& session) {
   configure_log(options.common, session);
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::rank_zero);
+  if (loaded->model->info().has_source) {
+    fail_input("{}: {} is an encoder-decoder, which predicts a text from a source; perplexity takes decoders",
+               loaded->opened.path,
+               loaded->model->info().family);
+  }
   std::vector<int32_t> ids = read_tokens(options, *loaded);
   PerplexityOptions windows = options.windows;
   windows.cache_dtype = loaded->dtype;

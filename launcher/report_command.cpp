@@ -46,6 +46,8 @@ Json loss_json(const std::optional<double>& loss) {
 
 Json describe(const RunRecord& run) {
   RunSummary summary = summarise(run);
+  Json metrics = Json::object();
+  for (const auto& [name, value] : summary.last_evaluation_metrics) metrics[name] = value;
   return {{"run", run.name},
           {"directory", run.directory},
           {"step", summary.last_step},
@@ -57,6 +59,7 @@ Json describe(const RunRecord& run) {
           {"evaluation_loss", loss_json(summary.last_evaluation_loss)},
           {"best_evaluation_loss", loss_json(summary.best_evaluation_loss)},
           {"best_evaluation_step", summary.best_evaluation_step},
+          {"evaluation_metrics", metrics},
           {"tokens_per_second", summary.median_tokens_per_second},
           {"bound_fraction", summary.median_bound_fraction},
           {"training_seconds", summary.training_seconds},
@@ -80,6 +83,7 @@ void print_text(const RunRecord& run) {
              summary.skipped_steps > 0 ? fmt::format(", {} skipped", summary.skipped_steps) : "");
   print_loss("loss", summary.last_loss, summary.best_loss, summary.best_step);
   print_loss("held out", summary.last_evaluation_loss, summary.best_evaluation_loss, summary.best_evaluation_step);
+  for (const auto& [name, value] : summary.last_evaluation_metrics) fmt::print("{:<12}{:.4f}\n", name, value);
   if (summary.tokens_seen > 0) fmt::print("{:<12}{}\n", "tokens", format_count(summary.tokens_seen));
   if (summary.median_tokens_per_second > 0) {
     fmt::print("{:<12}{:.0f} tokens/s{}\n",

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "data/entity_tags.h"
 #include "data/tagged_data.h"
 #include "data/text_places.h"
@@ -22,8 +23,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kFooter = R"(Example:
+constexpr const char* kFooter = R"(Examples:
   weft tag --model runs/minilm-tagging/checkpoints/step-00000225 --text lines.txt
+  weft tag --model runs/minilm-tagging/checkpoints/step-00000225 --text words.txt --words
 
 Prints a JSON object a line: the text and its entities with their places (start and end in characters, the end
 exclusive); of a model whose tags mark no entities, the words and their tags.)";
@@ -33,6 +35,7 @@ struct TagCommand {
   std::string text_file;
   int64_t batch_texts = 64;
   bool prints_json = true;  // there is no other form
+  bool has_words = false;
 };
 
 Json entity_json(const std::string& text, const TokenisedWords& tokens, const TaggedEntity& entity) {
@@ -103,22 +106,63 @@ Json marked_json(
   return result;
 }
 
-void print_batch(InferenceModel& loaded, const std::vector<std::string>& texts, size_t begin, size_t end, bool prints) {
+/// Words as they stand between spaces and tabs: of each token the place of its whole word.
+TokenisedWords tokenise_spaced_words(const std::string& text, const Tokenizer& tokenizer, int64_t max_length) {
+  constexpr std::string_view kSpaces = " \t";
+  std::vector<std::string> words;
+  std::vector<TokenSpan> places;
+  for (size_t begin = text.find_first_not_of(kSpaces); begin != std::string::npos;) {
+    size_t end = std::min(text.find_first_of(kSpaces, begin), text.size());
+    words.push_back(text.substr(begin, end - begin));
+    places.push_back({begin, end});
+    begin = text.find_first_not_of(kSpaces, end);
+  }
+  TokenisedWords tokens = tokenise_words(words, tokenizer, max_length);
+  for (int32_t unit : tokens.unit) {
+    tokens.places.push_back(unit < 0 ? TokenSpan{} : places[static_cast<size_t>(unit)]);
+  }
+  return tokens;
+}
+
+/// Tokens of some texts, of which a warning counts those that the model has no room for.
+std::vector<TokenisedWords> tokenise(const TagCommand& options,
+                                     const InferenceModel& loaded,
+                                     const std::vector<std::string>& texts) {
+  constexpr int64_t kUncut = int64_t{1} << 30;
+  int64_t limit = loaded.model->info().max_positions;
+  auto tokenised = [&](const std::string& text, int64_t max_length) {
+    return options.has_words ? tokenise_spaced_words(text, *loaded.tokenizer, max_length)
+                             : tokenise_text(text, *loaded.tokenizer, max_length);
+  };
+  std::vector<TokenisedWords> all;
+  size_t cut = 0;
+  for (const std::string& text : texts) {
+    all.push_back(tokenised(text, kUncut));
+    if (limit == 0 || static_cast<int64_t>(all.back().ids.size()) <= limit) continue;
+    all.back() = tokenised(text, limit);
+    ++cut;
+  }
+  if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, texts.size(), limit);
+  return all;
+}
+
+void print_batch(InferenceModel& loaded,
+                 const std::vector<std::string>& texts,
+                 const std::vector<TokenisedWords>& tokens,
+                 size_t begin,
+                 size_t end,
+                 bool prints) {
   const ModelInfo& info = loaded.model->info();
   Batch batch;
-  std::vector<TokenisedWords> tokens;
-  for (size_t i = begin; i < end; ++i) {
-    tokens.push_back(tokenise_text(texts[i], *loaded.tokenizer, info.max_positions));
-    batch.add(tokens.back().ids);
-  }
+  for (size_t i = begin; i < end; ++i) batch.add(tokens[i].ids);
   Tensor hidden = loaded.model->hidden(loaded.context, batch, nullptr);
   Tensor logits = loaded.model->task_logits(loaded.context, hidden, batch);
   Tensor transitions = loaded.model->task_transitions();
   for (size_t i = begin; prints && i < end; ++i) {
     int64_t row = batch.sequences[i - begin].begin;
     Json line = info.task_head.kind == TaskHead::Kind::global_pointer
-                    ? marked_json(texts[i], tokens[i - begin], info.task_head, logits, row)
-                    : tagged_json(texts[i], tokens[i - begin], info.task_head, logits, transitions, row);
+                    ? marked_json(texts[i], tokens[i], info.task_head, logits, row)
+                    : tagged_json(texts[i], tokens[i], info.task_head, logits, transitions, row);
     fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 }
@@ -132,9 +176,10 @@ ExitCode run_tag(const TagCommand& options, MpiSession& session) {
     fail_input("{}: has no layer for tags; train one with task.kind TAGGING or ENTITIES", loaded->opened.path);
   }
   std::vector<std::string> texts = read_lines_on_all_ranks(options.text_file, *loaded);
+  std::vector<TokenisedWords> tokens = tokenise(options, *loaded, texts);
   auto step = static_cast<size_t>(options.batch_texts);
   for (size_t begin = 0; begin < texts.size(); begin += step) {
-    print_batch(*loaded, texts, begin, std::min(texts.size(), begin + step), session.rank() == 0);
+    print_batch(*loaded, texts, tokens, begin, std::min(texts.size(), begin + step), session.rank() == 0);
   }
   report_memory(options.common, session, loaded->context);
   return ExitCode::ok;
@@ -150,6 +195,9 @@ void add_tag_command(Command program, CommandContext& context) {
   add_adapter_options(command, options->common);
   command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
   command.add_flag("--json", options->prints_json, "Prints a JSON object a line, as it does without");
+  command.add_flag("--words",
+                   options->has_words,
+                   "Takes what stands between spaces as the words, as data with a word a line has them");
   add_compute_options(command, options->common);
   add_output_options(command, options->common);
   command.callback(

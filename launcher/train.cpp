@@ -11,7 +11,9 @@
 #include "checkpoint/reader.h"
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
+#include "core/error.h"
 #include "core/log.h"
+#include "core/paths.h"
 #include "generate/request_support.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
@@ -193,6 +195,35 @@ void check_weights(const config::RunConfig& config, const TrainingRun& run) {
   world.barrier();
 }
 
+/// Throws unless each pattern of parameter names matches one: it is misspelt else.
+void check_name_patterns(const RunConfig& source, const TrainingRun& run) {
+  std::vector<std::string> names;
+  for (const Parameter& parameter : run.model->parameters().all()) names.push_back(parameter.name);
+  if (run.adapter) {
+    for (const Parameter& parameter : run.adapter->parameters().all()) names.push_back(parameter.name);
+  }
+  auto check = [&](const std::string& field, const std::string& pattern) {
+    NamePatterns patterns({pattern}, field.c_str());
+    if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return patterns.match(name); })) return;
+    fail_input("{}: \"{}\" matches no parameter; they are called as {} and {}",
+               source.location(field),
+               printable(pattern),
+               names[names.size() / 2],
+               names.back());
+  };
+  const config::OptimizerConfig& optimizer = source.message().train().optimizer();
+  const std::string prefix = "train.optimizer.";
+  for (int i = 0; i < optimizer.learning_rate_factors_size(); ++i) {
+    check(fmt::format("{}learning_rate_factors[{}].pattern", prefix, i), optimizer.learning_rate_factors(i).pattern());
+  }
+  for (int i = 0; i < optimizer.weight_decay_exclude_size(); ++i) {
+    check(fmt::format("{}weight_decay_exclude[{}]", prefix, i), optimizer.weight_decay_exclude(i));
+  }
+  for (int i = 0; i < optimizer.layer_adaptation_exclude_size(); ++i) {
+    check(fmt::format("{}layer_adaptation_exclude[{}]", prefix, i), optimizer.layer_adaptation_exclude(i));
+  }
+}
+
 /// The one that the config names, else the model's; null when that has none, which token files do without.
 std::shared_ptr<const Tokenizer> find_tokenizer(const RunConfig& source) {
   const config::RunConfig& config = source.message();
@@ -202,6 +233,10 @@ std::shared_ptr<const Tokenizer> find_tokenizer(const RunConfig& source) {
   try {
     return load_tokenizer(config.model().path());
   } catch (const Error& error) {
+    // One that is there and cannot be read is no missing one.
+    for (const char* name : {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json"}) {
+      if (path_exists(config.model().path() + "/" + name)) throw;
+    }
     log::debug("{}", error.what());
     return nullptr;
   }
@@ -220,7 +255,11 @@ void check_sequence_length(const config::RunConfig& config, const RunConfig& sou
 ModelOptions task_model_options(const RunConfig& source, const LabelledTask* labelled) {
   ModelOptions options = model_options(source.message());
   TaskHead head = labelled == nullptr ? TaskHead{} : labelled->head();
-  if (head.kind != TaskHead::Kind::none) options.overrides = task_head_overrides(head);
+  if (head.kind == TaskHead::Kind::none) {
+    if (labelled != nullptr) options.overrides = labelled->model_overrides();
+    return options;
+  }
+  options.overrides = task_head_overrides(fit_task_head(source, head, open_model(options)));
   return options;
 }
 
@@ -342,6 +381,12 @@ void log_start(const config::RunConfig& config, const TrainingRun& run, const Tr
             options.steps,
             options.batch_size,
             config.data().sequence_length());
+  if (run.data.held_out != nullptr && options.max_evaluation_rows > 0 &&
+      options.max_evaluation_rows < run.data.held_out->rows_per_epoch()) {
+    log::info("evaluations are over {} of {} held-out rows (evaluation.max_rows; 0: all)",
+              options.max_evaluation_rows,
+              run.data.held_out->rows_per_epoch());
+  }
   log::info("ranks: {} data × {} tensor, ZeRO stage {}, {} threads each",
             run.mesh->data_parallel().size(),
             run.mesh->tensor_parallel().size(),
@@ -372,6 +417,7 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   RunDirectory directory(source, *session.world());
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info(), run.labelled.get());
   make_model(source, run);
+  check_name_patterns(source, run);
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);

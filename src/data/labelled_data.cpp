@@ -12,6 +12,8 @@
 namespace weft {
 namespace {
 
+using Keys = std::vector<const char*>;
+
 /// Of multilabel data; the rest between commas.
 std::vector<std::string> split_labels(const std::string& field) {
   std::vector<std::string> labels;
@@ -28,6 +30,7 @@ LabelledText parse_fields(const RecordLine& line, bool multilabel) {
   if (fields.size() != 2 && fields.size() != 3) {
     line.fail(fmt::format("has {} fields, expected text, label or text, text, label", fields.size()));
   }
+  if (is_header(line, fields, {"label", "labels"})) line.fail("is a header, which Weft's files do not have; remove it");
   return {.first = fields[0],
           .second = fields.size() == 3 ? fields[1] : "",
           .labels = multilabel ? split_labels(fields.back()) : std::vector{fields.back()}};
@@ -42,6 +45,7 @@ std::string parse_label(const nlohmann::json& label, const RecordLine& line) {
 
 LabelledText parse_json(const RecordLine& line, bool multilabel) {
   nlohmann::json object = parse_object(line);
+  require_keys(object, object.contains("first") ? Keys{"first", "second"} : Keys{"text"}, line);
   auto label = object.find("label");
   if (label == object.end()) line.fail("has no \"label\"");
   return {.first = text_of(object, object.contains("text") ? "text" : "first", line),
@@ -54,6 +58,7 @@ std::vector<LabelledText> read_texts(const std::string& path, bool multilabel) {
   std::vector<LabelledText> texts;
   for_each_line(path, false, [&](const RecordLine& line) {
     LabelledText& text = texts.emplace_back(is_json ? parse_json(line, multilabel) : parse_fields(line, multilabel));
+    text.place = line.place();
     if (text.first.empty()) line.fail("has an empty text");
     for (const std::string& label : text.labels) {
       if (label.empty()) line.fail("has an empty label");
@@ -61,14 +66,6 @@ std::vector<LabelledText> read_texts(const std::string& path, bool multilabel) {
   });
   if (texts.empty()) fail_input("{}: holds no labelled text", printable(path));
   return texts;
-}
-
-int32_t index_of(const std::string& label, const std::vector<std::string>& labels) {
-  auto found = std::find(labels.begin(), labels.end(), label);
-  if (found == labels.end()) {
-    fail_input("label {} does not occur in the training data; known are {} labels", printable(label), labels.size());
-  }
-  return static_cast<int32_t>(found - labels.begin());
 }
 
 TrainingRow row_of(const LabelledText& text, const Tokenizer& tokenizer, const MemoryRowOptions& options) {
@@ -118,7 +115,7 @@ std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>
   std::vector<TrainingRow> rows;
   for (const LabelledText& text : texts) {
     rows.push_back(row_of(text, tokenizer, options));
-    rows.back().labels = {index_of(text.labels.front(), labels)};
+    rows.back().labels = {index_of_label(text.labels.front(), labels, text.place)};
   }
   return make_memory_rows(std::move(rows), options.shuffle, options.seed);
 }
@@ -131,7 +128,8 @@ std::unique_ptr<TrainingData> make_multilabel_data(const std::vector<LabelledTex
   for (const LabelledText& text : texts) {
     rows.push_back(row_of(text, tokenizer, options));
     rows.back().labels = {0};
-    for (const std::string& label : text.labels) rows.back().marks.push_back({.label = index_of(label, labels)});
+    for (const std::string& label : text.labels)
+      rows.back().marks.push_back({.label = index_of_label(label, labels, text.place)});
   }
   return make_memory_rows(std::move(rows), options.shuffle, options.seed);
 }

@@ -15,6 +15,7 @@ class Tokenizer;
 struct LabelledText {
   std::string first, second;  // second is empty for a single text
   std::vector<std::string> labels;
+  std::string place = {};  // file and line
   friend bool operator==(const LabelledText&, const LabelledText&) = default;
 };
 

@@ -35,8 +35,12 @@ void add_answer(const RecordLine& line, const Json& text, const Json& start, Que
   question.answers.push_back({begin, begin + answer.size()});
 }
 
-QuestionText parse_json(const RecordLine& line) {
+QuestionText parse_json(const RecordLine& line, bool has_answers) {
   Json object = parse_object(line);
+  require_keys(object, {"question", "context"}, line);
+  if (has_answers && !object.contains("answers") && !object.contains("answer")) {
+    line.fail("has neither \"answers\" nor \"answer\"; a question without an answer has empty \"answers\"");
+  }
   QuestionText question{
       .question = text_of(object, "question", line), .context = text_of(object, "context", line), .answers = {}};
   add_found(line, text_of(object, "answer", line), question);
@@ -59,13 +63,18 @@ QuestionText parse_json(const RecordLine& line) {
   return question;
 }
 
-QuestionText parse_fields(const RecordLine& line) {
+QuestionText parse_fields(const RecordLine& line, bool has_answers) {
   std::vector<std::string> fields = split_fields(line.text);
-  if (fields.size() != 3) {
-    line.fail(fmt::format("has {} fields, expected question, context, answer", fields.size()));
+  if (fields.size() != 3 && (has_answers || fields.size() != 2)) {
+    line.fail(fmt::format("has {} fields, expected question, context{}",
+                          fields.size(),
+                          has_answers ? ", answer" : " and perhaps answer"));
+  }
+  if (is_header(line, fields, {"answer", "answers", "context"})) {
+    line.fail("is a header, which Weft's files do not have; remove it");
   }
   QuestionText question{.question = fields[0], .context = fields[1], .answers = {}};
-  add_found(line, fields[2], question);
+  if (has_answers) add_found(line, fields[2], question);
   return question;
 }
 
@@ -97,18 +106,26 @@ void add_window(const QuestionWindow& window, const std::vector<TokenSpan>& answ
   add_marks(window, answers, span, row);
 }
 
-}  // namespace
-
-std::vector<QuestionText> read_questions(const std::string& path) {
+std::vector<QuestionText> read_all(const std::string& path, bool has_answers) {
   std::vector<QuestionText> questions;
   bool is_json = is_json_lines(path);
   for_each_line(path, false, [&](const RecordLine& line) {
-    questions.push_back(is_json ? parse_json(line) : parse_fields(line));
+    questions.push_back(is_json ? parse_json(line, has_answers) : parse_fields(line, has_answers));
     if (questions.back().question.empty()) line.fail("has no question");
     if (questions.back().context.empty()) line.fail("has no context");
   });
   if (questions.empty()) fail_input("{}: holds no question", printable(path));
   return questions;
+}
+
+}  // namespace
+
+std::vector<QuestionText> read_questions(const std::string& path) {
+  return read_all(path, true);
+}
+
+std::vector<QuestionText> read_open_questions(const std::string& path) {
+  return read_all(path, false);
 }
 
 std::vector<QuestionWindow> make_windows(const std::string& question,

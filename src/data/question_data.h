@@ -24,6 +24,9 @@ struct QuestionText {
 /// file and line.
 std::vector<QuestionText> read_questions(const std::string& path);
 
+/// The same without their answers, which may be left out.
+std::vector<QuestionText> read_open_questions(const std::string& path);
+
 /// A window of a question's text: [CLS] question [SEP] part of the context [SEP].
 struct QuestionWindow {
   std::vector<int32_t> ids, segments;

@@ -16,6 +16,8 @@ struct RecordLine {
   int64_t number = 0;  // from 1
   const std::string& text;
 
+  /// "path:number".
+  std::string place() const;
   /// Throws Error(bad_input): "path:number: what".
   [[noreturn]] void fail(std::string_view what) const;
 };
@@ -28,6 +30,12 @@ void for_each_line(const std::string& path, bool with_empty_lines, const std::fu
 /// Between the tabs.
 std::vector<std::string> split_fields(std::string_view line);
 
+/// Whether it is the first line and its last field one of the names, in any case.
+bool is_header(const RecordLine& line, const std::vector<std::string>& fields, const std::vector<std::string>& names);
+
+/// Throws Error(bad_input) for a key that is absent.
+void require_keys(const nlohmann::json& object, const std::vector<const char*>& keys, const RecordLine& line);
+
 /// Throws Error(bad_input) unless the line is an object.
 nlohmann::json parse_object(const RecordLine& line);
 
@@ -36,5 +44,8 @@ std::string text_of(const nlohmann::json& object, const char* key, const RecordL
 
 /// A list of strings, likewise.
 std::vector<std::string> texts_of(const nlohmann::json& object, const char* key, const RecordLine& line);
+
+/// A label's index in `labels`. Throws Error(bad_input), naming the place and what is known, where it is none of them.
+int32_t index_of_label(const std::string& label, const std::vector<std::string>& labels, const std::string& place);
 
 }  // namespace weft

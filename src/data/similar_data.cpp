@@ -36,6 +36,7 @@ void parse_json(const RecordLine& line, std::vector<SimilarTexts>& texts) {
     for (std::string& synonym : synonyms) texts.push_back({.first = text, .second = std::move(synonym), .score = {}});
     return;
   }
+  require_keys(object, {"first", "second"}, line);
   SimilarTexts& pair = texts.emplace_back(
       SimilarTexts{.first = text_of(object, "first", line), .second = text_of(object, "second", line), .score = {}});
   auto score = object.find("score");

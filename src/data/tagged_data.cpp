@@ -19,6 +19,13 @@ using Json = nlohmann::json;
 TaggedText parse_json(const RecordLine& line) {
   Json object = parse_object(line);
   TaggedText result;
+  if (object.contains("tokens") && !object.contains("tags")) {
+    line.fail(object.contains("ner_tags") ? "has no \"tags\"; call \"ner_tags\" so, and give the tags' names"
+                                          : "has no \"tags\"");
+  }
+  if (object.contains("text") && !object.contains("entities")) {
+    line.fail("has no \"entities\"; a text without any has an empty list");
+  }
   result.words = texts_of(object, "tokens", line);
   result.tags = texts_of(object, "tags", line);
   result.text = text_of(object, "text", line);
@@ -113,14 +120,6 @@ std::vector<TaggedEntity> entities_in_tokens(const TaggedText& text, const Token
   return result;
 }
 
-int32_t index_of(const std::string& label, const std::vector<std::string>& labels) {
-  auto found = std::find(labels.begin(), labels.end(), label);
-  if (found == labels.end()) {
-    fail_input("tag {} does not occur in the training data; known are {} labels", printable(label), labels.size());
-  }
-  return static_cast<int32_t>(found - labels.begin());
-}
-
 /// A text a row, with what `mark(text, tokens, row)` puts on it.
 template <typename Mark>
 std::unique_ptr<TrainingData> make_rows(const std::vector<TaggedText>& texts,
@@ -145,7 +144,10 @@ std::unique_ptr<TrainingData> make_rows(const std::vector<TaggedText>& texts,
 std::vector<TaggedText> read_tagged_texts(const std::string& path) {
   std::vector<TaggedText> texts;
   if (is_json_lines(path)) {
-    for_each_line(path, false, [&](const RecordLine& line) { texts.push_back(parse_json(line)); });
+    for_each_line(path, false, [&](const RecordLine& line) {
+      texts.push_back(parse_json(line));
+      texts.back().place = line.place();
+    });
   } else {
     bool is_open = false;
     for_each_line(path, true, [&](const RecordLine& line) {
@@ -153,7 +155,7 @@ std::vector<TaggedText> read_tagged_texts(const std::string& path) {
         is_open = false;
         return;
       }
-      if (!is_open) texts.emplace_back();
+      if (!is_open) texts.emplace_back().place = line.place();
       is_open = true;
       add_word(line, texts.back());
     });
@@ -225,7 +227,7 @@ std::unique_ptr<TrainingData> make_tagging_data(const std::vector<TaggedText>& t
         for (size_t t = 1; t < tokens.ids.size(); ++t) {
           int32_t unit = tokens.unit[t];
           if (unit < 0 || unit == tokens.unit[t - 1]) continue;
-          row.targets[t] = index_of(tags[static_cast<size_t>(unit)], labels);
+          row.targets[t] = index_of_label(tags[static_cast<size_t>(unit)], labels, text.place);
         }
       });
 }
@@ -237,8 +239,10 @@ std::unique_ptr<TrainingData> make_entity_data(const std::vector<TaggedText>& te
   return make_rows(
       texts, tokenizer, options, [&](const TaggedText& text, const TokenisedWords& tokens, TrainingRow& row) {
         for (const TaggedEntity& entity : entities_in_tokens(text, tokens)) {
-          row.marks.push_back(
-              {.span = 0, .label = index_of(entity.label, labels), .first = entity.first, .last = entity.last});
+          row.marks.push_back({.span = 0,
+                               .label = index_of_label(entity.label, labels, text.place),
+                               .first = entity.first,
+                               .last = entity.last});
         }
       });
 }

@@ -23,6 +23,7 @@ struct TaggedText {
   std::vector<std::string> words, tags;
   std::string text;
   std::vector<Entity> entities;
+  std::string place = {};  // file and line, of words the first one's
   friend bool operator==(const TaggedText&, const TaggedText&) = default;
 };
 

@@ -163,6 +163,17 @@ std::string last_part(const std::string& name) {
   return name.substr(name.rfind('.') + 1);
 }
 
+/// What PEFT finds the module of a parameter by: the end of its name, as long as no other module's ends so; a
+/// classifier of several layers is one module.
+std::string module_to_save(const std::string& parameter) {
+  constexpr std::string_view kClassifier = "classifier.";
+  if (parameter.starts_with(kClassifier)) return std::string(kClassifier.substr(0, kClassifier.size() - 1));
+  std::string module = parameter.substr(0, parameter.rfind('.'));
+  std::string last = last_part(module);
+  if (last != "dense" || module.size() == last.size()) return last;
+  return last_part(module.substr(0, module.size() - last.size() - 1)) + "." + last;
+}
+
 struct Targets {
   std::vector<std::string> modules;
   std::vector<int64_t> layers;  // empty: all that there are
@@ -338,7 +349,7 @@ std::string adapter_config_json(const LoraOptions& options,
   Targets targets = describe_targets(names);
   std::set<std::string> whole_modules;
   for (const std::string& name : whole_parameters) {
-    if (!name.starts_with(kPrefix)) whole_modules.insert(last_part(name.substr(0, name.rfind('.'))));
+    if (!name.starts_with(kPrefix)) whole_modules.insert(module_to_save(name));
   }
   Json config = {{"peft_type", "LORA"},
                  {"task_type", peft_task(model)},

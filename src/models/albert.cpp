@@ -58,7 +58,8 @@ ModelDefinition define(const ModelSource& source, bool shares_blocks) {
                      .huggingface_transform = "predictions.dense",
                      .huggingface_transform_norm = "predictions.LayerNorm",
                      .huggingface_bias = "predictions.bias",
-                     .huggingface_decoder = "predictions.decoder"};
+                     .huggingface_decoder = "predictions.decoder",
+                     .names_parameters = shares_blocks};
   names.block_rows = [](const EncoderConfig& of, ModelFormat format, const std::string& prefix) {
     return format == ModelFormat::keras_hdf5 ? bert_block_rows(of, format, prefix)
                                              : albert_block_rows(of, format, prefix);

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "models/encoder_block.h"
 #include "models/encoder_config.h"
+#include "ops/activation.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
 
@@ -138,6 +139,8 @@ ModelDefinition define_deberta(const ModelSource& source) {
   config.prefix = "deberta";
   config.positions = AbsolutePositions::none;
   config.info.num_segments = 0;
+  config.classifier.dense = "pooler.dense";
+  config.classifier.activation = parse_activation(from.string_or("pooler_hidden_act", "gelu"));
   config.info.seed_masks_padding = true;
   config.eps = config.embedding_eps = config.head_eps = from.number_or("layer_norm_eps", 1e-7, 0, 1);
   // bert4keras3's head has an epsilon of its own.

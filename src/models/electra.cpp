@@ -33,6 +33,7 @@ EncoderNames names_of(const ModelSource& source) {
 ModelDefinition define_electra(const ModelSource& source) {
   EncoderConfig config = read_encoder(source);
   config.prefix = "electra";
+  config.classifier = {.dense = "classifier.dense", .output = "classifier.out_proj"};
   EncoderNames names = names_of(source);
   find_heads(source, names, config);
   // transformers' generators have erf's gelu here, whatever hidden_act says.

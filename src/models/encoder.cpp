@@ -37,6 +37,7 @@ class Encoder final : public LanguageModel {
   void add_blocks();
   void add_heads();
   void add_task_head();
+  Tensor classifier_input(Context& context, const Tensor& hidden, const Batch& batch);
   Linear add_head_linear(const std::string& name, int64_t out_features, int64_t in_features, bool is_task_head = false);
   void check(const Batch& batch, const KvCache* cache) const;
   EncoderPass start(Context& context, const Batch& batch, KvCache* cache) const;
@@ -53,7 +54,7 @@ class Encoder final : public LanguageModel {
   Linear mapping_;  // E to H; without weight where they are equal
   std::shared_ptr<const RelativePositions> relative_;
   std::vector<std::unique_ptr<EncoderBlock>> blocks_;
-  Linear pooler_, pair_head_, replaced_dense_, replaced_head_, task_layer_;
+  Linear pooler_, pair_head_, replaced_dense_, replaced_head_, task_dense_, task_layer_;
   const Parameter* transitions_ = nullptr;
   Linear head_dense_;  // of the transform, or H to E without one
   PostNorm head_norm_;
@@ -69,6 +70,9 @@ Encoder::Encoder(const EncoderConfig& config, TensorParallelPlace place) : Langu
         add_post_norm(parameters_, config_, config_.prefix + ".final_norm", config_.info.hidden_size, config_.eps);
   }
   add_heads();
+  for (Parameter& parameter : parameters_.all()) {
+    parameter.name = renamed(config_.names, parameter, config_.info.num_layers);
+  }
 }
 
 void Encoder::add_embedding() {
@@ -132,7 +136,9 @@ Linear Encoder::add_head_linear(const std::string& name, int64_t out_features, i
 void Encoder::add_heads() {
   int64_t hidden = config_.info.hidden_size;
   int64_t width = config_.embedding_size;
-  if (config_.has_pooler) pooler_ = add_head_linear(config_.prefix + ".pooler.dense", hidden, hidden);
+  if (config_.has_pooler) {
+    pooler_ = add_head_linear(config_.prefix + ".pooler.dense", hidden, hidden, config_.has_new_pooler);
+  }
   if (config_.has_pair_head) pair_head_ = add_head_linear("cls.seq_relationship", 2, hidden);
   if (config_.has_replaced_head) {
     replaced_dense_ = add_head_linear("discriminator_predictions.dense", hidden, hidden);
@@ -156,7 +162,7 @@ void Encoder::add_heads() {
 void Encoder::add_task_head() {
   const TaskHead& head = config_.info.task_head;
   auto labels = static_cast<int64_t>(head.labels.size());
-  auto add = [&](const char* name, int64_t outputs) {
+  auto add = [&](const std::string& name, int64_t outputs) {
     task_layer_ = add_head_linear(name, outputs, config_.info.hidden_size, true);
   };
   switch (head.kind) {
@@ -166,6 +172,12 @@ void Encoder::add_task_head() {
       return add("qa_outputs", 2);
     case TaskHead::Kind::global_pointer:
       return add("global_pointer.dense", labels * 2 * head.pointer_size);
+    case TaskHead::Kind::sequence_classification:
+      if (!config_.classifier.dense.empty()) {
+        int64_t hidden = config_.info.hidden_size;
+        task_dense_ = add_head_linear(config_.classifier.dense, hidden, hidden, true);
+      }
+      return add(config_.classifier.output, labels);
     default:
       add("classifier", labels);
   }
@@ -364,11 +376,23 @@ Tensor Encoder::pooled(Context& context, const Tensor& hidden, const Batch& batc
   return activation(context, x, config_.pool_activation);
 }
 
+Tensor Encoder::classifier_input(Context& context, const Tensor& hidden, const Batch& batch) {
+  if (task_dense_.weight == nullptr) return sequence_vectors(context, hidden, batch);
+  Tensor x = gather_rows(context, hidden, batch.first_tokens());
+  float rate = config_.info.task_head.dropout;
+  if (rate > 0) {
+    Context numbered = context;
+    numbered.first_token = batch.first_sequence;
+    x = dropout(numbered, x, rate, {.site = kTaskSite + 1, .global_width = x.size(1)});
+  }
+  return activation(context, linear(context, x, task_dense_.parameters()), config_.classifier.activation);
+}
+
 Tensor Encoder::task_logits(Context& context, const Tensor& hidden, const Batch& batch) {
   const TaskHead& head = config_.info.task_head;
   if (task_layer_.weight == nullptr) return {};
   bool is_of_sequences = head.kind == TaskHead::Kind::sequence_classification;
-  Tensor x = is_of_sequences ? sequence_vectors(context, hidden, batch) : hidden;
+  Tensor x = is_of_sequences ? classifier_input(context, hidden, batch) : hidden;
   if (head.dropout > 0) {
     Context numbered = context;  // rows are tokens or sequences
     if (is_of_sequences) numbered.first_token = batch.first_sequence;

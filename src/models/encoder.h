@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/model.h"
+#include "models/weight_map.h"
 #include "nn/encoder_layers.h"
 
 namespace weft {
@@ -57,9 +58,18 @@ struct ConditionConfig {
   Activation activation = Activation::identity;
 };
 
+/// What a classifier of texts sees of the first token, as transformers' class of the family has it.
+struct ClassifierConfig {
+  std::string dense = {};  // a layer of the classifier's own on its hidden state; empty: the pooler's vector
+  std::string output = "classifier";
+  Activation activation = Activation::gelu_erf;  // behind dense
+};
+
 struct EncoderConfig {
-  ModelInfo info;                 // head_dim is that of queries and keys
-  std::string prefix = "bert";    // of parameter names
+  ModelInfo info;               // head_dim is that of queries and keys
+  std::string prefix = "bert";  // of parameter names, which are those of BERT
+  /// Rows from those names to transformers', which the parameters have where there is a row.
+  WeightMap names = {};
   int64_t embedding_size = 0;     // other than hidden_size: a dense layer follows the embedding
   int64_t value_dim = 0;          // of a head
   bool splits_value_dim = false;  // tensor-parallel ranks share a head's values instead of whole heads
@@ -89,6 +99,8 @@ struct EncoderConfig {
   bool sums_residual_scores = true;      // the scores that a block passes on have those passed to it in them
   ConditionConfig condition;
   bool has_pooler = false, has_pair_head = false, has_replaced_head = false;
+  bool has_new_pooler = false;  // the pooler belongs to the classifier of texts: the checkpoint had none
+  ClassifierConfig classifier;
   bool has_head_transform = true;  // dense, activation, norm before the output layer
   bool has_head_bias = true;
   /// Null: attention and feed-forward, each with a norm after its residual addition (encoder_block.h).

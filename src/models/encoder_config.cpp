@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <iterator>
+
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "models/kept_tokens.h"
@@ -12,6 +14,17 @@ namespace {
 
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxHeads = 4096;
+/// Of a checkpoint's own task, in any format.
+constexpr const char* kTaskTensors[] = {"classifier*",
+                                        "qa_outputs*",
+                                        "crf*",
+                                        "global_pointer*",
+                                        "pooler.dense*",
+                                        "layers/classifier*",
+                                        "layers/qa_outputs*",
+                                        "layers/crf*",
+                                        "layers/global_pointer*",
+                                        "layers/pooler.dense*"};
 
 /// The first of two spellings that is there.
 std::string_view spelling(const ModelConfig& config, std::string_view first, std::string_view second) {
@@ -59,14 +72,36 @@ void read_condition(const ModelSource& source, EncoderConfig& config) {
   config.condition.activation = parse_activation(source.config.string_or("layer_norm_cond_hidden_act", "linear"));
 }
 
-bool has_task_layer(const CheckpointReader& reader, TaskHead::Kind kind) {
-  std::string layer = kind == TaskHead::Kind::question_answering ? "qa_outputs"
-                      : kind == TaskHead::Kind::global_pointer   ? "global_pointer.dense"
-                                                                 : "classifier";
+bool has_layer(const CheckpointReader& reader, const std::string& layer) {
   for (const std::string& name : {layer + ".weight", layer + "/kernel", "layers/" + layer + "/vars/0"}) {
     if (reader.find(name) != nullptr) return true;
   }
   return false;
+}
+
+/// What stands before a classifier of texts: the family's layers, or, in checkpoints that have the classifier alone,
+/// nothing. A new classifier gets the pooler that transformers' class has.
+void find_classifier(const CheckpointReader* reader, bool is_new, const EncoderNames& names, EncoderConfig& config) {
+  const ClassifierConfig& own = config.classifier;
+  if (!is_new) {
+    bool is_whole = has_layer(*reader, own.output) && (own.dense.empty() || has_layer(*reader, own.dense));
+    if (!is_whole) config.classifier = {};
+  } else if (own.dense.empty() && !config.has_pooler && names.has_huggingface) {
+    config.has_pooler = config.has_new_pooler = true;
+  }
+}
+
+bool has_task_layer(const CheckpointReader& reader, const TaskHead& head, const ClassifierConfig& classifier) {
+  switch (head.kind) {
+    case TaskHead::Kind::question_answering:
+      return has_layer(reader, "qa_outputs");
+    case TaskHead::Kind::global_pointer:
+      return has_layer(reader, "global_pointer.dense");
+    case TaskHead::Kind::sequence_classification:
+      return has_layer(reader, classifier.output) || has_layer(reader, "classifier");
+    default:
+      return has_layer(reader, "classifier");
+  }
 }
 
 }  // namespace
@@ -124,6 +159,13 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
   auto require = [&](bool is_there, bool is_wanted, const char* what) {
     if (is_wanted && !is_there) fail_input("{}: asks for {}, which the checkpoint does not have", from.path(), what);
   };
+  if (generates && !mlm && !heads.language_model) {
+    fail_input(
+        "{}: the applications lm and unilm predict tokens by a masked language model's output layer, which the "
+        "checkpoint "
+        "does not have",
+        source.reader == nullptr ? from.path() : source.reader->path());
+  }
   require(heads.language_model, wanted.language_model, "a masked language model's output layer");
   require(heads.pooler, wanted.pooler, "a pooler");
   require(heads.pair, wanted.pair, "a next-sentence head");
@@ -135,11 +177,18 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
   read_condition(source, config);
   // transformers writes id2label for models without a classifier too.
   TaskHead head = read_task_head(from);
-  bool is_there = source.reader != nullptr && has_task_layer(*source.reader, head.kind);
-  if (head.is_new || is_there) config.info.task_head = head;
+  bool is_there =
+      source.reader != nullptr && !head.begins_anew && has_task_layer(*source.reader, head, config.classifier);
+  if (!head.is_new && !is_there) return;
+  config.info.task_head = head;
+  if (head.kind == TaskHead::Kind::sequence_classification) find_classifier(source.reader, !is_there, names, config);
 }
 
-ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& config) {
+ModelDefinition encoder_definition(const ModelSource& source, const EncoderNames& names, const EncoderConfig& from) {
+  EncoderConfig config = from;
+  if (names.has_huggingface && names.names_parameters) {
+    config.names = encoder_weights(config, names, ModelFormat::huggingface, nullptr);
+  }
   auto weights = [config, names, own = source.format, reader = source.reader](ModelFormat format) {
     return encoder_weights(config, names, format, format == own ? reader : nullptr);
   };
@@ -159,10 +208,14 @@ ModelDefinition encoder_definition(const ModelSource& source,
       cut_vocabulary(
           map, own, {config.prefix + ".embeddings.word_embeddings.weight", "cls.predictions.bias"}, selection);
     }
+    rename_parameters(map, config.names);
+    if (config.info.task_head.begins_anew) {
+      map.ignored.insert(map.ignored.end(), std::begin(kTaskTensors), std::end(kTaskTensors));
+    }
     return map;
   };
   std::optional<WeightMap> theirs;
-  if (source.format == ModelFormat::huggingface && has_huggingface) theirs = names(source.format);
+  if (source.format == ModelFormat::huggingface && has_huggingface) theirs = weights(source.format);
   auto make = [config](TensorParallelPlace place) { return make_encoder(config, place); };
   return {.info = config.info,
           .make = make,

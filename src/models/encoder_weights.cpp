@@ -16,7 +16,8 @@ constexpr WeightTransform kTranspose = WeightTransform::transpose;
 
 using Rows = std::vector<WeightRow>;
 
-constexpr std::array kTaskLayers = {"classifier", "qa_outputs", "global_pointer.dense"};
+constexpr std::array kTaskLayers = {
+    "classifier", "classifier.dense", "classifier.out_proj", "pooler.dense", "qa_outputs", "global_pointer.dense"};
 
 void add_task_rows(Rows& rows, const Spelling& spelling) {
   for (const char* layer : kTaskLayers) add_pair(rows, layer, layer, spelling);

@@ -34,6 +34,7 @@ struct EncoderNames {
   /// Rows of the embedding and the heads in Keras files, where the layers are not BERT's; null: BERT's.
   std::function<std::vector<WeightRow>(const EncoderConfig& config)> keras_outer_rows = nullptr;
   bool has_huggingface = true;
+  bool names_parameters = true;  // parameters have transformers' names, where it has the family
   bool has_tensorflow = true;
   std::vector<std::string> keras_ignored = {};
   std::string keras_head = "layers/scale_offset/vars/0";  // tells that the output layer is there

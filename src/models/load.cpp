@@ -201,11 +201,13 @@ void run_on_threads(int num_threads, size_t count, const Work& work) {
   if (failure != nullptr) std::rethrow_exception(failure);
 }
 
-/// What begins at random: a task's layer that the checkpoint does not have yet, or what may be missing.
+/// What begins at random: a task's layer that the checkpoint does not have yet or that is not to be taken from it, or
+/// what may be missing.
 bool is_new(const OpenedModel& opened,
             const Parameter& parameter,
             const WeightSource& source,
             const LoadOptions& options) {
+  if (parameter.is_task_head && opened.info().task_head.begins_anew) return true;
   return (parameter.is_task_head || options.allow_missing) && opened.reader->find(source.theirs) == nullptr;
 }
 
@@ -359,11 +361,13 @@ void check_source(const OpenedModel& opened, const Parameter& parameter, const W
   }
   Shape expected = format_shape(source, parameter);
   if (info->shape != expected) {
-    fail_input("{}: {} is {}, config says {}; wrong config for these weights?",
+    fail_input("{}: {} is {}, config says {}; {}",
                info->file,
                source.theirs,
                to_string(info->shape),
-               to_string(expected));
+               to_string(expected),
+               parameter.is_task_head ? "to train a new layer for the task set task.new_head: true"
+                                      : "wrong config for these weights?");
   }
 }
 

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/paths.h"
 #include "models/model_config.h"
+#include "models/sentence_settings.h"
 
 namespace weft {
 namespace {
@@ -81,7 +82,14 @@ Json converted_config(const OpenedModel& opened, ModelFormat format, DType dtype
   Json config = config_of_format(opened, format);
   if (!opened.overrides.empty()) config.update(Json::parse(opened.overrides));
   config["vocab_size"] = opened.info().vocab_size;
-  for (const char* key : {"keep_tokens", "compound_tokens", "new_task_head", "quantization_config"}) config.erase(key);
+  for (const char* key : {"keep_tokens",
+                          "compound_tokens",
+                          "new_task_head",
+                          "task_head_begins_anew",
+                          "quantization_config",
+                          "sentence"}) {
+    config.erase(key);
+  }
   if (format != ModelFormat::huggingface) return config;
   const std::vector<std::string>& types = opened.family->huggingface_types;
   std::string type = config.contains("model_type") ? config["model_type"].get<std::string>() : "";
@@ -152,6 +160,10 @@ void write_model_files(const OpenedModel& opened,
   write_whole_file(folder + (format == ModelFormat::tensorflow ? "/bert_config.json" : "/config.json"),
                    converted_config(opened, format, dtype).dump(2) + "\n");
   copy_tokenizer_files(opened, tokenizer, folder);
+  Json overrides = opened.overrides.empty() ? Json::object() : Json::parse(opened.overrides);
+  auto sentence = overrides.find("sentence");
+  if (sentence == overrides.end()) return;
+  write_sentence_settings(folder, sentence->at("pooling"), sentence->at("max_length"), opened.info().hidden_size);
 }
 
 }  // namespace weft

@@ -66,10 +66,15 @@ const Family& family_of_config(const ModelConfig& config, ModelFormat format) {
     // What Weft saves of a family that transformers does not know.
     if (!is_gguf && family.huggingface_types.empty() && family.name == type) return family;
   }
-  fail_input("{}: family '{}' is not supported; known are {}",
+  std::vector<std::string> known;
+  for (const Family& family : families()) {
+    const std::vector<std::string>& names = is_gguf ? family.gguf_architectures : family.huggingface_types;
+    known.insert(known.end(), names.begin(), names.end());
+  }
+  fail_input("{}: models of the type '{}' are not supported; known types are {}",
              config.path(),
              printable(type),
-             fmt::join(family_names(), ", "));
+             fmt::join(known, ", "));
 }
 
 bool is_shape_file(const fs::path& path) {

@@ -59,6 +59,7 @@ ModelDefinition define_roformer(const ModelSource& source) {
   EncoderConfig config = read_encoder(source);
   config.prefix = "roformer";
   config.positions = AbsolutePositions::rotary;
+  config.classifier = {.dense = "classifier.dense", .output = "classifier.out_proj", .activation = config.activation};
   // bert4keras3 gives these norms no epsilon.
   if (source.compat) config.eps = config.embedding_eps = 1e-7;
   if (source.config.boolean_or("rotary_value", false)) {

@@ -77,7 +77,15 @@ TaskHead read_task_head(const ModelConfig& config) {
       head.kind == Kind::sequence_classification && config.string_or("problem_type", "") == kMultilabelProblem;
   head.transition_scale = config.number_or("transition_scale", 1, 1e-6, 1e6);
   head.is_new = config.boolean_or("new_task_head", false);
+  head.begins_anew = config.boolean_or("task_head_begins_anew", false);
   return head;
+}
+
+bool has_placeholder_labels(const TaskHead& head) {
+  for (size_t i = 0; i < head.labels.size(); ++i) {
+    if (head.labels[i] != fmt::format("LABEL_{}", i)) return false;
+  }
+  return true;
 }
 
 std::string task_head_overrides(const TaskHead& head) {
@@ -87,6 +95,7 @@ std::string task_head_overrides(const TaskHead& head) {
     overrides["id2label"][std::to_string(i)] = head.labels[i];
     overrides["label2id"][head.labels[i]] = i;
   }
+  if (head.begins_anew) overrides["task_head_begins_anew"] = true;
   if (head.kind == Kind::global_pointer) overrides["pointer_size"] = head.pointer_size;
   if (head.kind == Kind::sequence_classification) {
     overrides["problem_type"] = head.multilabel ? kMultilabelProblem : kSingleLabelProblem;

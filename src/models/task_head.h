@@ -25,7 +25,8 @@ struct TaskHead {
   float dropout = 0;            // before the layer
   int64_t pointer_size = 64;    // global_pointer: of a query or key, even
   double transition_scale = 1;  // crf: transitions are this times what is stored, so that they learn as much faster
-  bool is_new = false;          // asked for by a task, whatever the checkpoint holds
+  bool is_new = false;          // asked for by a task: new where the checkpoint has none
+  bool begins_anew = false;     // new even where the checkpoint has one, which is passed over
 
   friend bool operator==(const TaskHead&, const TaskHead&) = default;
 };
@@ -40,6 +41,9 @@ TaskHead read_task_head(const ModelConfig& config);
 
 /// A JSON object with the keys that read_task_head reads, to take the place of a config's (ModelOptions::overrides).
 std::string task_head_overrides(const TaskHead& head);
+
+/// Whether the labels are transformers' stand-ins for names that nobody gave: "LABEL_0", "LABEL_1", …
+bool has_placeholder_labels(const TaskHead& head);
 
 /// The end of transformers' class name for a model with such a head: "ForSequenceClassification"; empty where there is
 /// none.

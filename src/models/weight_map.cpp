@@ -314,6 +314,22 @@ WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64
   fail_input("this checkpoint format has no place for {}", parameter.name);
 }
 
+void rename_parameters(WeightMap& map, const WeightMap& names) {
+  for (WeightRow& row : map.rows) {
+    auto named = std::find_if(
+        names.rows.begin(), names.rows.end(), [&](const WeightRow& other) { return other.ours == row.ours; });
+    if (named != names.rows.end()) row.ours = named->theirs;
+  }
+}
+
+std::string renamed(const WeightMap& names, const Parameter& parameter, int64_t num_layers) {
+  for (const WeightRow& row : names.rows) {
+    int64_t layer = match_layer(row.ours, parameter.name);
+    if (layer >= 0) return fill_in(row.theirs, layer, num_layers);
+  }
+  return parameter.name;
+}
+
 std::optional<float> implied_value(const WeightMap& map, const Parameter& parameter) {
   for (const ImpliedWeight& implied : map.implied) {
     if (match_layer(implied.ours, parameter.name) >= 0) return implied.value;

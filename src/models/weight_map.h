@@ -80,6 +80,12 @@ struct WeightSource {
 /// The row of a parameter, names filled in. Throws Error(bad_input) when the format has no place for it.
 WeightSource find_source(const WeightMap& map, const Parameter& parameter, int64_t num_layers);
 
+/// Rows of `map` for parameters that have the names of another format instead of ours: `names` says which.
+void rename_parameters(WeightMap& map, const WeightMap& names);
+
+/// The name that `names` gives a parameter; its own where it gives none.
+std::string renamed(const WeightMap& names, const Parameter& parameter, int64_t num_layers);
+
 /// The value that the format takes a parameter's elements for, if it does.
 std::optional<float> implied_value(const WeightMap& map, const Parameter& parameter);
 

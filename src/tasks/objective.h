@@ -76,6 +76,7 @@ std::unique_ptr<Objective> make_answer_objective(int64_t max_answer_length);
 struct SimilarityOptions {
   double scale = 30;           // of cosines
   bool mean = false;           // a text's vector is the mean over its tokens
+  bool first = false;          // it is the first token's hidden state, though there is a pooler
   bool generates = false;      // tokens have targets too (SimBERT)
   bool has_scores = false;     // the pairs of an evaluation do
   bool learns_scores = false;  // CoSENT: of pairs that have a score, not of pairs that mean the same

@@ -6,6 +6,7 @@
 #include "ops/collective.h"
 #include "ops/contrastive.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 #include "ops/loss_node.h"
 #include "tasks/objective.h"
 #include "tasks/rank_values.h"
@@ -91,6 +92,7 @@ class SimilarityObjective final : public Objective {
 
  private:
   Tensor vectors_of(Context& context, const ObjectiveInput& input) const {
+    if (options_.first) return gather_rows(context, input.hidden, input.batch.first_tokens());
     if (!options_.mean) return input.model.sequence_vectors(context, input.hidden, input.batch);
     std::vector<RowRange> ranges;
     for (const BatchSequence& sequence : input.batch.sequences) ranges.push_back({sequence.begin, sequence.length});

@@ -1,5 +1,8 @@
 #include "training_checkpoint/restore.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <set>
@@ -9,6 +12,8 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/paths.h"
+#include "models/adapter_file.h"
+#include "models/model_config.h"
 #include "training_checkpoint/save_plan.h"
 
 namespace weft {
@@ -79,6 +84,7 @@ class Restorer {
  public:
   Restorer(const std::string& folder, const CheckpointSubject& subject)
       : folder_(folder), subject_(subject), weights_(open_weights(folder)), states_(open_files(folder, "optimizer")) {
+    check_labels();
     std::string ema_folder = folder + "/" + kEmaState;
     // An optimizer that starts anew takes its first average from the weights.
     if (states_ != nullptr && path_exists(ema_folder)) ema_ = open_weights(ema_folder);
@@ -105,6 +111,20 @@ class Restorer {
                  is_adapter ? "it is of a run without lora" : "it is of a run with lora");
     }
     return reader;
+  }
+
+  /// Each label's number is that of its row in the task's layer.
+  void check_labels() const {
+    const TaskHead& head = subject_.model.info().task_head;
+    if (head.kind == TaskHead::Kind::none) return;
+    TaskHead saved = subject_.adapter != nullptr
+                         ? adapter_task_head(folder_)
+                         : read_task_head(*ModelConfig::from_json_file(folder_ + "/config.json"));
+    if (saved.labels == head.labels) return;
+    fail_input("{}: its labels are {}, this run's {}; go on with data of the same labels, or start another run",
+               folder_,
+               printable(fmt::format("{}", fmt::join(saved.labels, ", "))),
+               printable(fmt::format("{}", fmt::join(head.labels, ", "))));
   }
 
   std::vector<Parameter*> saved_parameters() const {

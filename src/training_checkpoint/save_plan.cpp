@@ -85,6 +85,13 @@ class Planner {
       vectors_.insert(last.vectors.begin(), last.vectors.end());
     }
     shares_pieces_ = same_on_data_parallel_ranks();
+    const ModelDefinition& definition = subject.base.definition;
+    if (subject.adapter != nullptr || !definition.constants) return;
+    for (const ConstantTensor& constant : definition.constants(ModelFormat::huggingface)) {
+      Tensor values = context.host_zeros(constant.shape, DType::f32);
+      values.set_values(constant.values.data(), DType::f32);
+      constants_.emplace_back(constant.name, values);
+    }
   }
 
   SavePlan plan() {
@@ -158,6 +165,13 @@ class Planner {
     const std::vector<OptimizerPiece>& pieces = subject_.optimizer.pieces();
     for (size_t i = 0; i < pieces.size(); ++i) {
       add_piece(weight_name(subject_, pieces[i].parameter->name), i, state, set);
+    }
+    for (const auto& [name, values] : constants_) {
+      tensors.push_back({name, values.shape(), DType::f32});
+      int64_t size = values.num_elements();
+      if (mesh_.world().rank() != 0) continue;
+      set.tasks.push_back(
+          {.tensor = name, .slice = {0, 0, values.size(0)}, .begin = 0, .end = size, .memory = values.detach()});
     }
     // PEFT knows no adapters of several files.
     bool is_adapter = subject_.adapter != nullptr;
@@ -259,7 +273,8 @@ class Planner {
   std::set<std::string> trained_;
   std::set<std::string> states_;
   std::map<std::string, int64_t> vectors_;
-  bool shares_pieces_ = false;  // the data-parallel ranks hold the same pieces
+  std::vector<std::pair<std::string, Tensor>> constants_;  // what transformers' files hold besides the parameters
+  bool shares_pieces_ = false;                             // the data-parallel ranks hold the same pieces
 };
 
 }  // namespace

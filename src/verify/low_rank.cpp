@@ -59,10 +59,15 @@ std::string parameter_of(const std::string& path, const OpenedModel& opened, con
   static constexpr std::pair<const char*, const char*> kNamed[] = {
       {"Decoder-Output-LM", "lm_head.weight"},
       {"Embedding-Mapping", ".embeddings_project.weight"},
-      {"MLM-Dense", "cls.predictions.transform.dense.weight"},
+      {"Embedding-Mapping", ".embedding_hidden_mapping_in.weight"},
+      {"Embedding-Mapping", ".embed_proj.weight"},
+      {"MLM-Dense", "predictions.transform.dense.weight"},
+      {"MLM-Dense", "predictions.dense.weight"},
       {"NSP-Proba", "cls.seq_relationship.weight"},
+      {"NSP-Proba", "sop_classifier.classifier.weight"},
       {"Output-Mapping", "cls.predictions.mapping.weight"},
-      {"Pooler-Dense", ".pooler.dense.weight"}};
+      {"Pooler-Dense", ".pooler.dense.weight"},
+      {"Pooler-Dense", ".pooler.weight"}};
   for (const auto& [layer, name] : kNamed) {
     if (path != layer) continue;
     for (const Parameter& parameter : model.parameters().all()) {

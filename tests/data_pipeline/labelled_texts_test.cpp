@@ -111,6 +111,8 @@ TEST_F(LabelledTexts, TaggedThatCannotBe) {
   check("a.jsonl", "[1]", "a.jsonl:1: is no JSON object");
   check("a.jsonl", R"({"tokens": ["a"], "tags": []})", "has 1 tokens and 0 tags");
   check("a.jsonl", R"({"tokens": [1], "tags": ["x"]})", "\"tokens\" is no list of strings");
+  check("a.jsonl", R"({"tokens": ["a"], "ner_tags": [1]})", "\"ner_tags\"");
+  check("a.jsonl", R"({"text": "ab", "entites": []})", "has no \"entities\"");
   check("a.jsonl", R"({"text": "ab", "entities": 5})", "\"entities\" is no list");
   check("a.jsonl", R"({"text": "ab", "entities": [7]})", "\"start\" is no place");
   check("a.jsonl", R"({"text": "ab", "entities": [{"start": 1, "end": 3, "label": "X"}]})", "text of 2 characters");
@@ -127,7 +129,13 @@ TEST_F(LabelledTexts, QuestionsInAllForms) {
                            R"({"question": "a", "context": "é b c", "answers": [{"text": "b", "answer_start": 2}]})"}) {
     EXPECT_EQ(read_questions(write("a.jsonl", line)), expected);
   }
-  EXPECT_TRUE(read_questions(write("a.jsonl", R"({"question": "a", "context": "b"})"))[0].answers.empty());
+  EXPECT_TRUE(
+      read_questions(write("a.jsonl", R"({"question": "a", "context": "b", "answers": []})"))[0].answers.empty());
+  for (const char* open : {"a.jsonl", "a.tsv"}) {
+    std::string text = std::string(open) == "a.tsv" ? "a\tb\n" : R"({"question": "a", "context": "b"})";
+    EXPECT_EQ(read_open_questions(write(open, text))[0],
+              (QuestionText{.question = "a", .context = "b", .answers = {}}));
+  }
   auto check = [&](const std::string& text, const std::string& says) {
     expect_error(read_questions, "b.jsonl", text, says);
   };
@@ -136,7 +144,10 @@ TEST_F(LabelledTexts, QuestionsInAllForms) {
   check(R"({"question": "a", "context": "b", "answers": 3})", "neither an object nor a list");
   check(R"({"question": "a", "context": "b", "answers": [3]})", "no list of objects");
   check(R"({"question": "a", "context": "b", "answer": "c"})", "does not stand in the context");
-  check(R"({"question": "", "context": "b"})", "b.jsonl:1: has no question");
+  check(R"({"question": "", "context": "b", "answers": []})", "b.jsonl:1: has no question");
+  check(R"({"question": "a", "context": "b"})", "neither \"answers\" nor \"answer\"");
+  check(R"({"question": "a", "answer": "b"})", "has no \"context\"");
+  expect_error(read_questions, "b.tsv", "question\tcontext\tanswer\n", "is a header");
   expect_error(read_questions, "b.tsv", "a\tb\n", "has 2 fields");
 }
 
@@ -178,6 +189,16 @@ TEST_F(LabelledTexts, LabelsThatCannotBe) {
   expect_error(read_labelled_texts, "a.jsonl", R"({"text": "a"})", "a.jsonl:1: has no \"label\"");
   expect_error(read_labelled_texts, "a.jsonl", R"({"text": "a", "label": 0.5})", "neither a string nor an integer");
   expect_error(read_labelled_texts, "a.tsv", "\tx\n", "has an empty text");
+  expect_error(read_labelled_texts, "a.tsv", "text\tLabel\na\tx\n", "a.tsv:1: is a header");
+  expect_error(read_labelled_texts, "a.tsv", "a\tx\n\xff\tx\n", "a.tsv:2: is no UTF-8");
+  expect_error(read_labelled_texts, "a.jsonl", R"({"txt": "a", "label": "x"})", "has no \"text\"");
+  expect_error(read_labelled_texts, "a.jsonl", R"({"first": "a", "label": "x"})", "has no \"second\"");
+  auto texts = read_labelled_texts(write("a.tsv", "a\tx\n\nb\ty\n"));
+  EXPECT_THAT(
+      [&] {
+        make_labelled_data(texts, {"x", "z"}, *tokenizer_, {});
+      },
+      ::testing::ThrowsMessage<Error>(::testing::AllOf(HasSubstr("a.tsv:3: label y is unknown"), HasSubstr("x, z"))));
 }
 
 TEST_F(LabelledTexts, AnyNumberOfLabelsInAllForms) {
