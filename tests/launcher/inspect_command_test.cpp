@@ -11,8 +11,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::AllOf;
-using ::testing::Contains;
-using testing::contents;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using testing::Outcome;

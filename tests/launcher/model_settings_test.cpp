@@ -14,7 +14,6 @@ using nlohmann::json;
 using ::testing::AllOf;
 using testing::contents;
 using ::testing::HasSubstr;
-using ::testing::Not;
 using testing::Outcome;
 
 json config_of(const fs::path& folder) {
