@@ -40,9 +40,12 @@ constexpr uint32_t block_dropout_site(int64_t layer, BlockDropout place, Dropout
 /// Before the layer that a task puts on an encoder.
 inline constexpr uint32_t kTaskDropoutSite = static_cast<uint32_t>(DropoutStack::count) * kDropoutSitesPerStack;
 
+/// Before the dense layer that a classifier has in front of it.
+inline constexpr uint32_t kTaskDenseDropoutSite = kTaskDropoutSite + 1;
+
 /// Of the input of an adapter's factors, which are numbered through the model.
 constexpr uint32_t adapter_dropout_site(size_t index) {
-  return kTaskDropoutSite + 1 + static_cast<uint32_t>(index);
+  return kTaskDenseDropoutSite + 1 + static_cast<uint32_t>(index);
 }
 
 }  // namespace weft

@@ -383,7 +383,7 @@ Tensor Encoder::classifier_input(Context& context, const Tensor& hidden, const B
   if (rate > 0) {
     Context numbered = context;
     numbered.first_token = batch.first_sequence;
-    x = dropout(numbered, x, rate, {.site = kTaskSite + 1, .global_width = x.size(1)});
+    x = dropout(numbered, x, rate, {.site = kTaskDenseDropoutSite, .global_width = x.size(1)});
   }
   return activation(context, linear(context, x, task_dense_.parameters()), config_.classifier.activation);
 }

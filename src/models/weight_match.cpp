@@ -26,7 +26,9 @@ WeightMatch match_weights(const OpenedModel& opened, const LanguageModel& model)
   }
   WeightMatch match{.num_matched = static_cast<int64_t>(matched.size()),
                     .missing = {missing.begin(), missing.end()},
-                    .mismatched = {mismatched.begin(), mismatched.end()}};
+                    .mismatched = {mismatched.begin(), mismatched.end()},
+                    .unused = {},
+                    .ignored = {}};
   for (const std::string& name : opened.reader->names()) {
     if (matched.contains(name)) continue;
     (is_ignored(map, name) ? match.ignored : match.unused).push_back(name);

@@ -87,8 +87,9 @@ class Planner {
     shares_pieces_ = same_on_data_parallel_ranks();
     const ModelDefinition& definition = subject.base.definition;
     if (subject.adapter != nullptr || !definition.constants) return;
+    const Context host = make_cpu_context(1);
     for (const ConstantTensor& constant : definition.constants(ModelFormat::huggingface)) {
-      Tensor values = context.host_zeros(constant.shape, DType::f32);
+      Tensor values = host.host_zeros(constant.shape, DType::f32);
       values.set_values(constant.values.data(), DType::f32);
       constants_.emplace_back(constant.name, values);
     }
