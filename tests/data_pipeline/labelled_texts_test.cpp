@@ -11,7 +11,9 @@
 #include "data/similar_data.h"
 #include "data/tagged_data.h"
 #include "data/task_rows.h"
+#include "data/text_places.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/tokenizer_files.h"
 
 namespace weft {
 namespace {
@@ -100,6 +102,26 @@ TEST_F(LabelledTexts, TagsStandAtTheFirstTokenOfAWord) {
     EXPECT_THAT(cut->row(0).ids, ElementsAre(2, 5, 9, 6, 3));
   }
   EXPECT_THROW(make_tagging_data(words, {"O"}, *tokenizer_, {}), Error) << "a tag that training has not seen";
+}
+
+TEST_F(LabelledTexts, EntitiesAreFoundInTokensThatAreSpelledWithSpaces) {
+  std::string text = "of the people, for the \xC3\xA9tat";
+  std::string entities = R"([{"start": 7, "end": 13, "label": "X"}, {"start": 23, "end": 27, "label": "Y"}])";
+  auto texts = read_tagged_texts(write("a.jsonl", R"({"text": ")" + text + R"(", "entities": )" + entities + "}"));
+  for (const auto& tokenizer :
+       {load_tokenizer(test::tokenizer_data("roberta")), test::sentencepiece_encoder_tokenizer()}) {
+    TokenisedWords tokens = tokenise_text(text, *tokenizer, 64);
+    auto data = make_entity_data(texts, {"X", "Y"}, *tokenizer, {.max_length = 64});
+    Strings found;
+    for (const RowMark& mark : data->row(0).marks) {
+      TokenSpan place{tokens.places[static_cast<size_t>(mark.first)].begin,
+                      tokens.places[static_cast<size_t>(mark.last)].end};
+      place = without_outer_spaces(text, place);
+      found.push_back(text.substr(place.begin, place.end - place.begin));
+    }
+    EXPECT_THAT(found, ElementsAre("people", "\xC3\xA9tat")) << tokenizer->type();
+  }
+  EXPECT_EQ(without_outer_spaces(" \n", {0, 2}), (TokenSpan{0, 2}));
 }
 
 TEST_F(LabelledTexts, TaggedThatCannotBe) {

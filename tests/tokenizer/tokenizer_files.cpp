@@ -161,6 +161,15 @@ const Tokenizer& sentencepiece_unigram_tokenizer() {
   static const auto tokenizer = load_tokenizer(tokenizer_data("spm_unigram/spm.model"));
   return *tokenizer;
 }
+std::shared_ptr<const Tokenizer> sentencepiece_encoder_tokenizer() {
+  std::string model = read_file(tokenizer_data("spm_unigram/spm.model"));
+  model.replace(model.find("<pad>"), 5, "[CLS]");
+  const size_t text = model.find("<ctrl>");  // behind the lengths of the piece, of the field's tag and of the text
+  --model[text - 3];
+  --model[text - 1];
+  model.replace(text, 6, "[SEP]");
+  return load_tokenizer(write_file("encoder.model", model));
+}
 
 const Tokenizer& t5_tokenizer() {
   static const auto tokenizer =

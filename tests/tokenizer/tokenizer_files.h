@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,9 @@ const Tokenizer& rwkv_tokenizer();
 const Tokenizer& smollm2_tokenizer();
 const Tokenizer& sentencepiece_bpe_tokenizer();
 const Tokenizer& sentencepiece_unigram_tokenizer();
+/// The unigram model with its control pieces <pad> and <ctrl> renamed [CLS] and [SEP], which ALBERT's and DeBERTa's
+/// have.
+std::shared_ptr<const Tokenizer> sentencepiece_encoder_tokenizer();
 /// A tokenizer.json with the vocabulary and the stages of all-MiniLM-L6-v2, and the same without lower casing.
 const Tokenizer& minilm_tokenizer();
 const Tokenizer& minilm_cased_tokenizer();

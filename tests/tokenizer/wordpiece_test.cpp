@@ -198,19 +198,8 @@ TEST(Offsets, PointIntoTheOriginalTextAlsoForUnknownWordsAndInvalidBytes) {
   EXPECT_EQ(marked[1], (TokenSpan{1, 6}));
 }
 
-/// The unigram model with its control pieces <pad> and <ctrl> renamed, as ALBERT's and DeBERTa's have them.
-std::shared_ptr<const Tokenizer> encoder_unigram() {
-  std::string model = test::read_file(test::tokenizer_data("spm_unigram/spm.model"));
-  model.replace(model.find("<pad>"), 5, "[CLS]");
-  const size_t text = model.find("<ctrl>");  // behind the lengths of the piece, of the field's tag and of the text
-  --model[text - 3];
-  --model[text - 1];
-  model.replace(text, 6, "[SEP]");
-  return load_sentencepiece_bytes(model, "spm.model");
-}
-
 TEST(SentencepieceOfAnEncoder, PutsItsTextsBetweenClsAndSep) {
-  const auto encoder = encoder_unigram();
+  const auto encoder = test::sentencepiece_encoder_tokenizer();
   const int32_t cls = encoder->cls_id().value();
   const int32_t sep = encoder->sep_id().value();
   Ids expected = encoder->encode("the people", false);
@@ -226,7 +215,7 @@ TEST(SentencepieceOfAnEncoder, PutsItsTextsBetweenClsAndSep) {
 }
 
 TEST(SentencepieceOfAnEncoder, RecognisesControlPiecesOnlyWhenAsked) {
-  const auto encoder = encoder_unigram();
+  const auto encoder = test::sentencepiece_encoder_tokenizer();
   const int32_t sep = encoder->sep_id().value();
   const Ids recognised = encoder->encode("the[SEP]people", false, SpecialsInText::recognised);
   EXPECT_EQ(std::count(recognised.begin(), recognised.end(), sep), 1);
