@@ -283,5 +283,24 @@ TEST_F(EncoderHeads, SentenceSettingsOfTheModel) {
   expect_one_line_error(weft(encode + "--out vectors.csv"), 2, HasSubstr("vectors.csv"));
 }
 
+TEST_F(EncoderHeads, CommandsRefuseWhatWouldGiveNonsense) {
+  make_model("bert", "hf/bert");
+  write("kept.txt", "[PAD]\n[UNK]\n[SEP]\nthe\n");
+  expect_one_line_error(weft("convert --quiet --model bert --keep-tokens kept.txt --to safetensors --out cut"),
+                        3,
+                        AllOf(HasSubstr("kept.txt"), HasSubstr("[CLS]")));
+  EXPECT_FALSE(fs::exists(folder_ / "cut"));
+  fs::path t5 = make_model("t5", "hf/t5_v10");
+  fs::remove(t5 / "vocab.txt");
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"})
+    fs::copy(kData / "tiny_tokenizer" / file, t5 / file);
+  write("text.txt", "the quick fox\n");
+  expect_one_line_error(weft("perplexity --quiet --model t5 --text text.txt"), 3, HasSubstr("encoder-decoder"));
+  write("pairs.tsv", "the\tfox\t3.5\n\nfox\tfox\n");
+  Outcome pairs = weft("similarity --quiet --model bert --pairs pairs.tsv");
+  EXPECT_EQ(pairs.exit_code, 0) << pairs.err;
+  EXPECT_EQ(std::count(pairs.out.begin(), pairs.out.end(), '\n'), 2);
+}
+
 }  // namespace
 }  // namespace weft
