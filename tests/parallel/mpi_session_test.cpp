@@ -164,7 +164,7 @@ TEST(MpiSession, AJobThatWasStoppedAsAWholeGoesOn) {
 TEST(Launch, RunsTheRanksAndReturnsTheirCode) {
   JobProcess job({SESSION_JOB, "launch", "report"});
   EXPECT_EQ(job.wait(kPatience), 0);
-  EXPECT_THAT(job.lines_with("weft: mpirun -n 3 "), ElementsAre(HasSubstr(" report")));
+  EXPECT_THAT(job.lines_with("weft: mpirun -q -n 3 "), ElementsAre(HasSubstr(" report")));
   EXPECT_THAT(job.lines_with("of 3, mpi"), testing::SizeIs(3));
   EXPECT_THAT(job.output(), Not(HasSubstr("OMP_NUM_THREADS -")));
 
