@@ -170,7 +170,7 @@ std::string nearest_flag(const CLI::App& command) {
   }
   for (const std::string& argument : command.remaining()) {
     const std::string name = argument.substr(0, argument.find('='));
-    const std::string nearest = name.starts_with("--") ? nearest_name(name, flags) : std::string();
+    std::string nearest = name.starts_with("--") ? nearest_name(name, flags) : std::string();
     if (!nearest.empty()) return nearest;
   }
   return {};
