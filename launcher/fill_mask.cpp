@@ -114,6 +114,7 @@ std::vector<MaskedText> read_texts(const FillMaskCommand& options, int32_t mask_
   if (options.text_file.empty()) return {find_masks(options.text, "the text", mask_id, loaded)};
   std::vector<MaskedText> texts;
   for (std::string& line : read_lines_on_all_ranks(options.text_file, loaded)) {
+    if (line.empty()) continue;
     std::string where = fmt::format("{}: text {}", printable(options.text_file), texts.size() + 1);
     texts.push_back(find_masks(std::move(line), where, mask_id, loaded));
   }
