@@ -228,13 +228,16 @@ TEST_F(LabelledTexts, AnyNumberOfLabelsInAllForms) {
   ASSERT_EQ(fields.size(), 3u);
   EXPECT_THAT(fields[0].labels, ElementsAre("x", "y"));
   EXPECT_TRUE(fields[1].labels.empty());
-  EXPECT_EQ(fields[2], (LabelledText{.first = "a", .second = "c", .labels = {"y"}}));
+  EXPECT_EQ(fields[2], (LabelledText{.first = "a", .second = "c", .labels = {"y"}, .place = fields[2].place}));
+  EXPECT_THAT(fields[2].place, HasSubstr("a.tsv:3"));
   auto objects = read_multilabel_texts(write("a.jsonl",
                                              R"({"text": "a b", "label": ["x", "y"]})"
                                              "\n"
                                              R"({"text": "a", "label": []})"));
-  EXPECT_EQ(objects[0], fields[0]);
-  EXPECT_EQ(objects[1], fields[1]);
+  for (size_t i = 0; i < objects.size(); ++i) {
+    EXPECT_EQ(objects[i].first, fields[i].first);
+    EXPECT_EQ(objects[i].labels, fields[i].labels);
+  }
   EXPECT_EQ(labels_of(fields), (Strings{"x", "y"}));
   auto data = make_multilabel_data(fields, {"x", "y"}, *tokenizer_, {.shuffle = false});
   EXPECT_THAT(data->row(0).marks, ElementsAre(RowMark{.label = 0}, RowMark{.label = 1}));

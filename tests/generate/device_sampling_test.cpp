@@ -84,7 +84,7 @@ std::vector<GenerationRequest> requests_of_all_kinds(int64_t vocab_size) {
   add([](GenerationRequest& request) {
     request.sampling.temperature = 2;
     request.min_new_tokens = 9;
-    for (int32_t id = 0; id < 40; ++id) request.end_ids.push_back(id);
+    for (int32_t id = 0; id < 70; ++id) request.end_ids.push_back(id);
   });
   return requests;
 }

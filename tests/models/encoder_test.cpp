@@ -164,9 +164,10 @@ class EncoderRank {
       include(language_model_loss(context_, *model_, hidden, targets, {}, reduction, &batch_).loss);
     }
     if (sums_tokens_) return loss;
-    if (Tensor pooled = model_->pooled(context_, hidden, batch_)) {
+    Tensor pooled = model_->pooled(context_, hidden, batch_);
+    if (Tensor pair = pooled ? model_->pair_logits(context_, pooled) : Tensor()) {
       std::vector<int32_t> pairs = {1, 0};
-      include(softmax_cross_entropy(context_, whole(model_->pair_logits(context_, pooled)), pairs));
+      include(softmax_cross_entropy(context_, whole(pair), pairs));
     }
     if (Tensor replaced = model_->replaced_logits(context_, hidden)) {
       std::vector<float> targets(static_cast<size_t>(batch_.num_tokens()));
@@ -198,7 +199,7 @@ Outcome run_pass(const NamedEncoder& encoder, const EncoderPassOptions& options)
 
 /// Whether a key's bias, which adds the same to all scores of a query, had no gradient but for rounding.
 bool is_rounding(const std::string& name, const std::vector<double>& gradient) {
-  return name.ends_with("self.key.bias") &&
+  return name.ends_with("key.bias") &&
          std::all_of(gradient.begin(), gradient.end(), [](double g) { return std::abs(g) < 1e-13; });
 }
 
