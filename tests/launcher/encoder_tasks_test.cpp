@@ -245,9 +245,10 @@ TEST_P(TrainedClassifier, PrintsLinesOrObjects) {
     EXPECT_GE(probability, 0.5);
   }
   EXPECT_EQ(printed, plain.out);
-  ASSERT_EQ(objects.size(), 3u);
-  EXPECT_EQ(objects[2].at("first"), "the w9");
-  EXPECT_EQ(objects[2].at("second"), "w10\tw41");
+  ASSERT_EQ(objects.size(), 4u);
+  EXPECT_EQ(objects[1].at("text"), "");
+  EXPECT_EQ(objects[3].at("first"), "the w9");
+  EXPECT_EQ(objects[3].at("second"), "w10\tw41");
   std::istringstream one(weft(classify + "--json --top 1").out);
   for (std::string line; std::getline(one, line);) EXPECT_EQ(json::parse(line).at("labels").size(), 1u);
   EXPECT_EQ(weft_on_ranks(2, classify).out, plain.out);

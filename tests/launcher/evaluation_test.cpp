@@ -245,9 +245,9 @@ TEST_F(Evaluations, MayBeOfWrittenAnswers) {
     }
     fs::remove_all(folder_ / "two");
   }
-  expect_one_line_error(train("text", 1, "--set data.packing=NONE --set evaluation.generation.beams=1"),
-                        3,
-                        HasSubstr("the held-out data have no prompt with a completion"));
+  Outcome refused = train("text", 1, "--set data.packing=NONE --set evaluation.generation.beams=1");
+  EXPECT_EQ(refused.exit_code, 3);
+  EXPECT_THAT(refused.err, HasSubstr("the held-out data have no prompt with a completion"));
 }
 
 }  // namespace
