@@ -21,7 +21,9 @@ if(WEFT_SANITIZE)
   target_link_options(weft_options INTERFACE -fsanitize=${WEFT_SANITIZE})
 endif()
 if(WEFT_FUZZ)
-  target_compile_options(weft_options INTERFACE -fsanitize=fuzzer-no-link)
+  target_compile_options(weft_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-pointer
+                                                -fno-sanitize-recover=all)
+  target_link_options(weft_options INTERFACE -fsanitize=address,undefined)
 endif()
 
 # weft_library(NAME SOURCES … [PUBLIC targets …] [PRIVATE targets …])

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Runs every fuzzer of build/asan/fuzzers/ (cmake --build --preset asan --target fuzzers), two at once.
+# Runs every fuzzer of build/fuzz/fuzzers/ (cmake --build --preset fuzz --target fuzzers), two at once.
 #
 #   scripts/fuzz.sh [NAME …]        all, or those named
 #   FUZZ_SECONDS=600 FUZZ_SEED=0 scripts/fuzz.sh checkpoint_safetensors
 #
 # The mutations follow FUZZ_SEED (default 1, so that a red run can be repeated; 0 draws one: use it to look for more).
-# Inputs that crash or hang land in build/fuzz/findings/; run build/asan/fuzzers/NAME on one to see it again, and
+# Inputs that crash or hang land in build/fuzz/findings/; run build/fuzz/fuzzers/NAME on one to see it again, and
 # keep it in tests/fuzz/corpus/NAME/ once it is fixed. New interesting inputs collect in build/fuzz/corpus/NAME/.
 set -euo pipefail
-export OMP_NUM_THREADS=1
 cd "$(dirname "$0")/.."
 
 seconds=${FUZZ_SECONDS:-5}
@@ -16,10 +15,10 @@ seed=${FUZZ_SEED:-1}
 if [[ $# -gt 0 ]]; then
   names=("$@")
 else
-  mapfile -t names < <(find build/asan/fuzzers -maxdepth 1 -type f -executable -printf '%f\n' | sort)
+  mapfile -t names < <(find build/fuzz/fuzzers -maxdepth 1 -type f -executable -printf '%f\n' | sort)
 fi
 if [[ ${#names[@]} -eq 0 ]]; then
-  echo "No fuzzers in build/asan/fuzzers: cmake --preset asan && cmake --build --preset asan --target fuzzers" >&2
+  echo "No fuzzers in build/fuzz/fuzzers: cmake --preset fuzz && cmake --build --preset fuzz --target fuzzers" >&2
   exit 1
 fi
 mkdir -p build/fuzz/findings build/fuzz/logs
@@ -28,7 +27,7 @@ run_one() {
   local name=$1 log=build/fuzz/logs/$1.log begin=$SECONDS
   mkdir -p "build/fuzz/corpus/$name"
   local limits=(-seed="$seed" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=1024)
-  if "build/asan/fuzzers/$name" "${limits[@]}" -print_final_stats=1 -artifact_prefix="build/fuzz/findings/$name-" \
+  if "build/fuzz/fuzzers/$name" "${limits[@]}" -print_final_stats=1 -artifact_prefix="build/fuzz/findings/$name-" \
     "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name" >"$log" 2>&1 </dev/null; then
     printf '%s: passed, %s runs in %d s\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")" $((SECONDS - begin))
   else

@@ -153,7 +153,7 @@ build_tsan() {
 }
 
 fuzz() {
-  step "Build (fuzzers)" build asan fuzzers || { failed=$((failed + 1)) && return; }
+  step "Build (fuzzers)" build fuzz fuzzers || { failed=$((failed + 1)) && return; }
   check "Fuzz, ${FUZZ_SECONDS:-5} s each" scripts/fuzz.sh
 }
 

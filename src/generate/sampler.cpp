@@ -88,7 +88,6 @@ bool adds_to_logits(const SamplerOptions& options) {
 namespace {
 
 void add_to_logits(std::span<float> logits, std::span<const int32_t> answer, const SamplerOptions& options) {
-  if (!adds_to_logits(options)) return;
   auto add = [&](int32_t id, double value) {
     float& logit = logits[static_cast<size_t>(id)];
     logit = static_cast<float>(static_cast<double>(logit) + value);
@@ -175,7 +174,9 @@ void Sampler::add_penalties(const TokenRequest& request, std::vector<LogitChange
 int32_t Sampler::sample(std::span<float> logits, const TokenRequest& request) {
   WEFT_ASSERT(static_cast<int64_t>(logits.size()) == vocab_size_, "{} logits", logits.size());
   own_.clear();
-  add_to_logits(logits, request.past.last(static_cast<size_t>(request.step)), *request.options);
+  if (adds_to_logits(*request.options)) {
+    add_to_logits(logits, request.past.last(static_cast<size_t>(request.step)), *request.options);
+  }
   add_choice(request, own_);
   int32_t id = rows_.sample(logits, own_.choices[0], own_.changes);
   if (id < 0) fail_without_choice();

@@ -193,8 +193,8 @@ TEST(TokenLogprobs, AreOfTheModelsOwnDistribution) {
     for (size_t place = 0; place < 3; ++place) {
       auto [id, logprob] = result.logprobs[i].top[place];
       EXPECT_NEAR(logprob, expected(id), 1e-5);
-      auto likelier =
-          std::ranges::count_if(logits, [&](float logit) { return logit > logits[static_cast<size_t>(id)]; });
+      auto likelier = std::ranges::count_if(
+          logits, [bound = logits[static_cast<size_t>(id)]](float logit) { return logit > bound; });
       EXPECT_EQ(likelier, static_cast<std::ptrdiff_t>(place));
     }
     history.push_back(result.ids[i]);

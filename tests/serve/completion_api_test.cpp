@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "core/error.h"
+#include "core/random.h"
 
 namespace weft {
 namespace {
@@ -145,6 +146,33 @@ TEST_F(CompletionApi, WhatCannotBeUsedIsNamed) {
               HasSubstr("must be text"));
   EXPECT_THAT(refusal(CompletionKind::chat, R"({"messages": [{"role": "user", "content": "a"}], "tools": [{}]})"),
               HasSubstr("'tools' is not supported"));
+}
+
+/// Whatever a client sends, it is read or refused.
+TEST_F(CompletionApi, AnyBodyIsReadOrRefused) {
+  const std::string bodies[] = {
+      R"({"prompt": ["the fox", [1, 2]], "n": 2, "temperature": 0.5, "stop": ["a"], "logprobs": 1, "stream": true})",
+      R"({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "y"}]}],)"
+      R"( "logprobs": true, "top_logprobs": 2, "seed": -3, "stop_token_ids": [7], "logit_bias": {"5": 1e2}})"};
+  constexpr std::string_view kPieces[] = {
+      "null", "-1", "1e999", "\"", "{}", "[]", ",", ":", "9223372036854775808", "\xff"};
+  RandomKey key{.seed = 5};
+  size_t num_read = 0;
+  for (uint64_t round = 0; round < 20000; ++round) {
+    std::string body = bodies[round % 2];
+    for (uint64_t change = 0; change <= key.bits(4 * round) % 3; ++change) {
+      uint64_t bits = key.bits(4 * round + 1 + change);
+      std::string_view piece = kPieces[(bits >> 24) % std::size(kPieces)];
+      body.replace(bits % body.size(), (bits >> 16) % 6, piece);
+    }
+    try {
+      read(round % 2 == 0 ? CompletionKind::completion : CompletionKind::chat, body);
+      ++num_read;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ExitCode::bad_input) << body;
+    }
+  }
+  EXPECT_GT(num_read, 100u);
 }
 
 GenerationResult result_of(std::string text, std::vector<int32_t> ids, FinishReason reason) {
