@@ -193,13 +193,14 @@ const ChatFormat& require_format(const Tokenizer& tokenizer, std::string_view na
   if (!name.empty()) fail_input("--chat-format {}: no such format; known are {}", printable(name), format_names());
   if (tokenizer.chat_template().empty()) {
     fail_input(
-        "this model comes without a chat template; name its chat format with --chat-format (weft chat, weft prepare), "
-        "one of {}",
+        "this model comes without a chat template; name its chat format with --chat-format (of weft generate, chat, "
+        "serve and prepare), one of {}",
         format_names());
   }
   fail_input(
-      "this model's chat template is of no format that Weft knows; name one with --chat-format (weft chat, weft "
-      "prepare), one of {}, or give plain prompts",
+      "this model's chat template is of no format that Weft knows; name one with --chat-format (of weft generate, "
+      "chat, "
+      "serve and prepare), one of {}, or give plain prompts",
       format_names());
 }
 
