@@ -293,7 +293,8 @@ TEST_F(PrepareTest, SourcesOfARunArePreparedOnceAndFoundAgainByContent) {
   EXPECT_EQ(std::filesystem::last_write_time(first), written);
   write("a.txt", "the dog");
   EXPECT_NE(prepare(text), first);
-  EXPECT_THAT([&] { prepare(write("a.bin", "x")); }, ThrowsMessage<Error>(HasSubstr("expected a name ending in .txt, .jsonl or .tokens")));
+  EXPECT_THAT([&] { prepare(write("a.bin", "x")); },
+              ThrowsMessage<Error>(HasSubstr("expected a name ending in .txt, .jsonl or .tokens")));
 }
 
 }  // namespace

@@ -96,7 +96,8 @@ TEST_F(SessionTest, OtherModelsAndDamagedFilesAreRefused) {
     Generator generator(context_, model, options);
     generator.load_session(path_);
   };
-  EXPECT_THAT(message_of([&] { load({.cache_dtype = DType::bf16}); }), HasSubstr("another model, --dtype or --quantize"));
+  EXPECT_THAT(message_of([&] { load({.cache_dtype = DType::bf16}); }),
+              HasSubstr("another model, --dtype or --quantize"));
 
   std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
   file.seekg(-3, std::ios::end);
