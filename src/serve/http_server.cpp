@@ -5,6 +5,7 @@
 
 #include <ctime>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -121,7 +122,7 @@ bool HttpServer::Impl::is_allowed(const httplib::Request& request) const {
 void HttpServer::Impl::add_routes() {
   server.set_exception_handler([](const httplib::Request&, httplib::Response& response, std::exception_ptr error) {
     try {
-      std::rethrow_exception(error);
+      std::rethrow_exception(std::move(error));
     } catch (const Error& known) {
       answer_error(response, 400, known.what(), kInvalidRequest);
     } catch (const std::exception& unknown) {
