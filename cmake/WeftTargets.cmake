@@ -61,3 +61,15 @@ function(weft_test name)
     set_tests_properties(${name}_ranks_${ranks} PROPERTIES TIMEOUT 600 PROCESSORS 2 ENVIRONMENT TEST_TMPDIR=${folder})
   endforeach()
 endfunction()
+
+# weft_command_test(NAME SOURCES … [DEPENDS targets …] [HEAVY]): a test that starts the program, whose path is
+# WEFT_BINARY. HEAVY ones run alone, and not under the sanitizers, where the same code runs on small models.
+function(weft_command_test name)
+  cmake_parse_arguments(ARG "HEAVY" "" "SOURCES;DEPENDS" ${ARGN})
+  weft_test(${name} SOURCES ${ARG_SOURCES} DEPENDS ${ARG_DEPENDS} fmt::fmt nlohmann_json::nlohmann_json)
+  target_compile_definitions(${name} PRIVATE WEFT_BINARY="$<TARGET_FILE:weft>" WEFT_MPIEXEC="${MPIEXEC_EXECUTABLE}")
+  add_dependencies(${name} weft)
+  if(ARG_HEAVY)
+    set_tests_properties(${name} PROPERTIES LABELS heavy PROCESSORS 2)
+  endif()
+endfunction()
