@@ -1,8 +1,13 @@
 # Every library that Weft uses, found in one place; folders link them by name.
 
+# Objects are the same in every checkout: without its own path in their names, one cache serves all.
 find_program(CCACHE_PROGRAM ccache)
-if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+set(WEFT_COMPILER_LAUNCHER "")
+if(CCACHE_PROGRAM)
+  set(WEFT_COMPILER_LAUNCHER env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
+endif()
+if(NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${WEFT_COMPILER_LAUNCHER})
 endif()
 
 find_package(Threads REQUIRED)
@@ -48,8 +53,8 @@ if(WEFT_GPU)
     if(NOT CMAKE_CUDA_COMPILER)
       set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})
     endif()
-    if(CCACHE_PROGRAM AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
-      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+    if(NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${WEFT_COMPILER_LAUNCHER})
     endif()
     enable_language(CUDA)
     set(CMAKE_CUDA_STANDARD 20)

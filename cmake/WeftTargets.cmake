@@ -41,10 +41,9 @@ function(weft_test name)
   add_executable(${name} ${ARG_SOURCES})
   set_target_properties(${name} PROPERTIES WEFT_IS_TEST ON)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_compile_definitions(${name} PRIVATE WEFT_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   # What tests compare is fast already; optimising the comparisons would take a third of the time to build.
   target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:$<IF:$<CONFIG:Release>,-O1,-O0>>)
-  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} weft_options GTest::gmock)
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} weft_options weft_test_paths GTest::gmock)
   if(NOT ARG_OWN_MAIN)
     target_link_libraries(${name} PRIVATE GTest::gtest_main)
   endif()
@@ -62,12 +61,11 @@ function(weft_test name)
   endforeach()
 endfunction()
 
-# weft_command_test(NAME SOURCES … [DEPENDS targets …] [HEAVY]): a test that starts the program, whose path is
-# WEFT_BINARY. HEAVY ones run alone, and not under the sanitizers, where the same code runs on small models.
+# weft_command_test(NAME SOURCES … [DEPENDS targets …] [HEAVY]): a test that starts the program, weft_binary().
+# HEAVY ones run alone, and not under the sanitizers, where the same code runs on small models.
 function(weft_command_test name)
   cmake_parse_arguments(ARG "HEAVY" "" "SOURCES;DEPENDS" ${ARGN})
   weft_test(${name} SOURCES ${ARG_SOURCES} DEPENDS ${ARG_DEPENDS} fmt::fmt nlohmann_json::nlohmann_json)
-  target_compile_definitions(${name} PRIVATE WEFT_BINARY="$<TARGET_FILE:weft>" WEFT_MPIEXEC="${MPIEXEC_EXECUTABLE}")
   add_dependencies(${name} weft)
   if(ARG_HEAVY)
     set_tests_properties(${name} PROPERTIES LABELS heavy PROCESSORS 2)

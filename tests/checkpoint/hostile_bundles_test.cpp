@@ -10,6 +10,7 @@
 #include "checkpoint/tensorflow_bundle.h"
 #include "checkpoint/tensorflow_bundle_format.h"
 #include "checkpoint/test_files.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -244,7 +245,7 @@ class DamagedBundle : public testing::Test {
     folder_.write("x.data-00001-of-00002", read_bytes(prefix_ + ".data-00001-of-00002"));
   }
 
-  std::string prefix_ = std::string(WEFT_TEST_DATA) + "/seed/bert-mlm/ckpt/model.ckpt";
+  std::string prefix_ = test_data() + "/seed/bert-mlm/ckpt/model.ckpt";
   TempFolder folder_;
 };
 

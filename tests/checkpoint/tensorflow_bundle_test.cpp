@@ -12,6 +12,7 @@
 #include "checkpoint/tensorflow_index.h"
 #include "checkpoint/test_files.h"
 #include "core/crc32c.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string seed_prefix(const std::string& name) {
-  return std::string(WEFT_TEST_DATA) + "/seed/" + name + "/ckpt/model.ckpt";
+  return test_data() + "/seed/" + name + "/ckpt/model.ckpt";
 }
 
 std::string hex(std::string_view digits) {

@@ -13,11 +13,12 @@
 #include <vector>
 
 #include "core/error.h"
+#include "support/paths.h"
 
 namespace weft {
 
 inline std::string data_path(const std::string& name) {
-  return std::string(WEFT_TEST_DATA) + "/checkpoint/" + name;
+  return test_data() + "/checkpoint/" + name;
 }
 
 inline std::string read_bytes(const std::string& path) {

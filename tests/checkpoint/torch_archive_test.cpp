@@ -6,6 +6,7 @@
 
 #include "checkpoint/reader.h"
 #include "checkpoint/torch_files.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -100,7 +101,7 @@ TEST(TorchArchive, TakesTheOnlyDictOfTensors) {
 }
 
 TEST(TorchArchive, HoldsWhatTheSafetensorsOfTheSameModelHold) {
-  std::string folder = std::string(WEFT_TEST_DATA) + "/hf/rwkv6";
+  std::string folder = test_data() + "/hf/rwkv6";
   auto reader = open_checkpoint(folder + "/rwkv6.pth"), reference = open_checkpoint(folder + "/model.safetensors");
   EXPECT_EQ(reader->format(), "torch");
   ASSERT_EQ(reader->names().size(), 90u);
@@ -121,7 +122,7 @@ TEST(TorchArchive, AFolderWithOneAndNothingElseIsOpened) {
   EXPECT_EQ(open_checkpoint(folder.path())->format(), "torch");
   folder.write("other.pth", bytes);
   EXPECT_THAT(error_of([&] { open_checkpoint(folder.path()); }), HasSubstr("holds several checkpoints"));
-  folder.write("model.safetensors", read_bytes(std::string(WEFT_TEST_DATA) + "/hf/rwkv6/model.safetensors"));
+  folder.write("model.safetensors", read_bytes(test_data() + "/hf/rwkv6/model.safetensors"));
   EXPECT_EQ(open_checkpoint(folder.path())->format(), "safetensors");
 }
 

@@ -8,6 +8,7 @@
 #include "config/run.pb.h"
 #include "config/run_config.h"
 #include "core/error.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -75,7 +76,7 @@ TEST_F(LoadConfig, text_and_json_say_the_same) {
 }
 
 TEST_F(LoadConfig, the_printed_config_reads_back_as_the_same_run) {
-  RunConfig config = load_run_config(WEFT_CONFIGS "/smollm2-lora.textproto", {"train.learning_rate=0.1"});
+  RunConfig config = load_run_config(source_path("configs/smollm2-lora.textproto"), {"train.learning_rate=0.1"});
   std::string text = config.to_text();
   EXPECT_THAT(text, HasSubstr("learning_rate: 0.1\n"));
   EXPECT_THAT(text, HasSubstr("max_bad_steps: 5\n"));
@@ -84,9 +85,9 @@ TEST_F(LoadConfig, the_printed_config_reads_back_as_the_same_run) {
     check_run_config(again);
     EXPECT_EQ(again.to_text(), text) << name;
   }
-  RunConfig from_adapter = load_run_config(WEFT_CONFIGS "/smollm2-full.textproto", {"lora.adapter=a"});
+  RunConfig from_adapter = load_run_config(source_path("configs/smollm2-full.textproto"), {"lora.adapter=a"});
   check_run_config(parse_run_config(from_adapter.to_text(), "r.textproto"));
-  RunConfig full = load_run_config(WEFT_CONFIGS "/smollm2-full.textproto");
+  RunConfig full = load_run_config(source_path("configs/smollm2-full.textproto"));
   EXPECT_FALSE(parse_run_config(full.to_text(), "f").message().has_lora());
   EXPECT_FALSE(parse_run_config(full.to_text(), "f").message().evaluation().has_generation());
 }
@@ -213,7 +214,7 @@ TEST(Overrides, mistakes) {
 }
 
 TEST(Overrides, a_check_names_the_override) {
-  RunConfig config = load_run_config(WEFT_CONFIGS "/smollm2-full.textproto", {"train.steps=0"});
+  RunConfig config = load_run_config(source_path("configs/smollm2-full.textproto"), {"train.steps=0"});
   try {
     check_run_config(config);
     FAIL();
@@ -224,7 +225,7 @@ TEST(Overrides, a_check_names_the_override) {
 
 TEST(RunnableConfigs, all_of_configs_pass_the_checks) {
   int num_configs = 0;
-  for (const auto& entry : fs::directory_iterator(WEFT_CONFIGS)) {
+  for (const auto& entry : fs::directory_iterator(source_path("configs"))) {
     if (entry.path().extension() != ".textproto") continue;
     ++num_configs;
     RunConfig config = load_run_config(entry.path().string());

@@ -9,6 +9,7 @@
 #include "data/text_units.h"
 #include "data/tokenizer_fingerprint.h"
 #include "data_pipeline/token_files.h"
+#include "support/paths.h"
 #include "tokenizer/tokenizer_files.h"
 
 namespace weft {
@@ -25,7 +26,7 @@ std::shared_ptr<const Tokenizer> borrow(const Tokenizer& tokenizer) {
 }
 
 std::shared_ptr<const Tokenizer> tiny_tokenizer() {
-  static const auto tokenizer = load_tokenizer(WEFT_TEST_DATA "/tiny_tokenizer");
+  static const auto tokenizer = load_tokenizer(test_data("tiny_tokenizer"));
   return tokenizer;
 }
 
@@ -52,7 +53,7 @@ TEST(DocumentEncoder, ConversationsAreThoseOfTransformersWithTheAnswersMasked) {
   const std::map<std::string, const Tokenizer*> tokenizers = {{"smollm2", &test::smollm2_tokenizer()},
                                                               {"llama3_1", &test::llama3_tokenizer()},
                                                               {"gemini", &test::gemma_tokenizer()}};
-  std::istringstream lines(test::file_bytes(WEFT_TEST_DATA "/data_pipeline/chat_golden.jsonl"));
+  std::istringstream lines(test::file_bytes(test_data("data_pipeline/chat_golden.jsonl")));
   int num_cases = 0;
   for (std::string line; std::getline(lines, line); ++num_cases) {
     const json row = json::parse(line);
@@ -213,7 +214,7 @@ TEST(Cuts, StandOnlyBetweenVisibleCharacters) {
 
 TEST(TokenizerFingerprint, TellsTokenizersApart) {
   const uint64_t tiny = tokenizer_fingerprint(*tiny_tokenizer());
-  EXPECT_EQ(tiny, tokenizer_fingerprint(*load_tokenizer(WEFT_TEST_DATA "/tiny_tokenizer/tokenizer.json")));
+  EXPECT_EQ(tiny, tokenizer_fingerprint(*load_tokenizer(test_data("tiny_tokenizer/tokenizer.json"))));
   EXPECT_NE(tiny, tokenizer_fingerprint(test::smollm2_tokenizer()));
   EXPECT_NE(tiny, 0);
 }

@@ -4,6 +4,7 @@
 
 #include "data/token_file.h"
 #include "data_pipeline/token_files.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -17,9 +18,8 @@ class PrepareCommand : public test::FolderTest {
     std::string out, err;
   };
   Outcome prepare(const std::string& arguments) const {
-    const std::string line = "cd '" + folder_.string() +
-                             "' && '" WEFT_BINARY "' prepare --tokenizer '" WEFT_TEST_DATA "/tiny_tokenizer' " +
-                             arguments + " >out 2>err";
+    const std::string line = "cd '" + folder_.string() + "' && '" + weft_binary() + "' prepare --tokenizer '" +
+                             test_data("tiny_tokenizer") + "' " + arguments + " >out 2>err";
     const int status = std::system(line.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, test::file_bytes(path("out")), test::file_bytes(path("err"))};
   }

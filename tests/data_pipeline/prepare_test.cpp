@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "data/tokenizer_fingerprint.h"
 #include "data_pipeline/token_files.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -22,7 +23,7 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 std::shared_ptr<const Tokenizer> tiny_tokenizer() {
-  static const auto tokenizer = load_tokenizer(WEFT_TEST_DATA "/tiny_tokenizer");
+  static const auto tokenizer = load_tokenizer(test_data("tiny_tokenizer"));
   return tokenizer;
 }
 

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "data/document_encoder.h"
+#include "support/paths.h"
 #include "tokenizer/tokenizer_files.h"
 
 namespace weft {
@@ -225,7 +226,7 @@ TEST_F(CorruptedRows, HaveNoMoreRunsThanSentinelsAndNoEndThatTheModelDoesNotKnow
 }
 
 TEST(SeparateTexts, PromptAndCompletionAreEachEncodedByThemselves) {
-  std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(WEFT_TEST_DATA "/tiny_tokenizer");
+  std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(test_data("tiny_tokenizer"));
   DocumentEncoder together(tokenizer, {}), apart(tokenizer, {.separate_texts = true});
   TrainingDocument document;
   document.prompt = "one and";

@@ -7,6 +7,7 @@
 #include "generate/beam_search.h"
 #include "models/registry.h"
 #include "parallel/thread_communicator.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 using nlohmann::json;
 
 const json& golden() {
-  static const json all = json::parse(std::ifstream(WEFT_TEST_DATA "/beam/golden.json"));
+  static const json all = json::parse(std::ifstream(test_data("beam/golden.json")));
   return all;
 }
 
@@ -57,7 +58,7 @@ void expect_results(const std::vector<BeamResults>& found, const json& expected)
 }
 
 void run_case(const json& golden_case, int num_ranks) {
-  std::string folder = std::string(WEFT_TEST_DATA "/hf/") + golden_case.at("model").get<std::string>();
+  std::string folder = test_data("hf/") + golden_case.at("model").get<std::string>();
   OpenedModel opened = open_model({.path = folder, .family = {}, .compat = {}});
   run_thread_ranks(num_ranks, [&](const std::shared_ptr<Communicator>& communicator) {
     Context context = make_cpu_context(1);
@@ -88,7 +89,7 @@ TEST(BeamGolden, EncoderDecodersFindWhatTransformersFinds) {
 /// A prompt that sees itself wholly, an answer of another segment.
 TEST(BeamGolden, OneBeamOfUniLmIsGreedyAndABatchIsItsRowsAlone) {
   OpenedModel opened =
-      open_model({.path = WEFT_TEST_DATA "/hf/roformer", .family = {}, .compat = {}, .application = "unilm"});
+      open_model({.path = test_data("hf/roformer"), .family = {}, .compat = {}, .application = "unilm"});
   Context context = make_cpu_context(1);
   auto model = opened.make({});
   load_parameters(context, opened, *model, {.dtype = DType::f32});

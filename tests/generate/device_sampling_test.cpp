@@ -5,6 +5,7 @@
 #include "generate/generator.h"
 #include "kernels/guarded.h"
 #include "models/registry.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -13,7 +14,7 @@ namespace {
 class CountedModel final : public LanguageModel {
  public:
   CountedModel(Context& context, const std::string& name) : LanguageModel({}) {
-    OpenedModel opened = open_model({.path = std::string(WEFT_TEST_DATA "/hf/") + name, .family = {}, .compat = {}});
+    OpenedModel opened = open_model({.path = test_data("hf/") + name, .family = {}, .compat = {}});
     model_ = opened.make({});
     load_parameters(context, opened, *model_, {.dtype = DType::f32});
   }

@@ -8,6 +8,7 @@
 #include "generate/toy_model.h"
 #include "kernels/guarded.h"
 #include "models/registry.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -84,7 +85,7 @@ TEST(RequestFeed, AnswersAreThoseOfRequestsGivenAtOnce) {
 TEST(RequestFeed, GrowsBetweenPassesThatRunAhead) {
   Context host = make_cpu_context(1);
   Context device = make_context(make_guarded_allocator(), 1);
-  OpenedModel opened = open_model({.path = WEFT_TEST_DATA "/hf/llama_gqa", .family = {}, .compat = {}});
+  OpenedModel opened = open_model({.path = test_data("hf/llama_gqa"), .family = {}, .compat = {}});
   auto updates = growing_script();
   std::map<size_t, GenerationResult> results[2];
   for (Context* context : {&host, &device}) {

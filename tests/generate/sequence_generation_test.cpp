@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "generate/beam_search.h"
 #include "models/registry.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -29,8 +30,7 @@ std::vector<std::vector<int32_t>> random_texts(std::initializer_list<size_t> len
 class SequenceGeneration : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    OpenedModel opened =
-        open_model({.path = std::string(WEFT_TEST_DATA "/hf/") + GetParam(), .family = {}, .compat = {}});
+    OpenedModel opened = open_model({.path = test_data("hf/") + GetParam(), .family = {}, .compat = {}});
     model_ = opened.make({});
     load_parameters(context_, opened, *model_, {.dtype = DType::f32});
   }

@@ -11,6 +11,7 @@
 #include "generate/generator.h"
 #include "generate/toy_model.h"
 #include "models/registry.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -115,7 +116,7 @@ TEST_F(SessionTest, OtherModelsAndDamagedFilesAreRefused) {
 }
 
 TEST_F(SessionTest, StatesOfARecurrentModelGoOnToTheBit) {
-  OpenedModel opened = open_model({.path = WEFT_TEST_DATA "/hf/rwkv6/rwkv6.pth", .family = {}, .compat = {}});
+  OpenedModel opened = open_model({.path = test_data("hf/rwkv6/rwkv6.pth"), .family = {}, .compat = {}});
   auto model = opened.make({});
   load_parameters(context_, opened, *model, {.dtype = DType::f32});
   KvCacheShape shape = model->kv_cache_shape(DType::f32);

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "support/command_test.h"
+#include "support/paths.h"
 
 namespace {
 
@@ -15,7 +16,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 using weft::testing::Outcome;
 
-const fs::path kData = WEFT_TEST_DATA;
+const fs::path kData = test_data();
 
 class Commands : public weft::testing::TinyLlamaTest {
  protected:

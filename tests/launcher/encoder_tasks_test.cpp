@@ -2,6 +2,7 @@
 // saved folders and adapters that the commands read.
 #include <map>
 
+#include "support/paths.h"
 #include "support/task_runs.h"
 
 namespace weft {
@@ -14,7 +15,7 @@ using testing::contents;
 using ::testing::HasSubstr;
 using testing::Outcome;
 
-const fs::path kData = WEFT_TEST_DATA;
+const fs::path kData = test_data();
 
 struct Task {
   std::string name;

@@ -1,5 +1,6 @@
 // Tasks of encoder-decoders and of RWKV-6 from their config to what uses the result, on tiny models: the same losses on
 // every mesh, metrics, adapters, answers of what was trained.
+#include "support/paths.h"
 #include "support/task_runs.h"
 
 namespace weft {
@@ -11,7 +12,7 @@ using testing::contents;
 using ::testing::HasSubstr;
 using testing::Outcome;
 
-const fs::path kData = WEFT_TEST_DATA;
+const fs::path kData = test_data();
 
 struct Task {
   std::string name;

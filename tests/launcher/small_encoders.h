@@ -11,10 +11,11 @@
 
 #include "checkpoint/reader.h"
 #include "support/command_test.h"
+#include "support/paths.h"
 
 namespace weft {
 
-inline const std::filesystem::path kData = WEFT_TEST_DATA;
+inline const std::filesystem::path kData = test_data();
 
 inline std::vector<float> values_of(const CheckpointReader& reader, const std::string& name) {
   std::vector<float> values(static_cast<size_t>(reader.info(name).shape.num_elements()));

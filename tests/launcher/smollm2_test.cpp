@@ -9,6 +9,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "support/paths.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -44,7 +46,7 @@ class SmolLM2 : public ::testing::TestWithParam<int> {
     std::string line = fmt::format("cd '{}' && {}'{}' {} --quiet --dtype f32 --model '{}' >out",
                                    folder_.string(),
                                    ranks,
-                                   WEFT_BINARY,
+                                   weft_binary(),
                                    arguments,
                                    model_path().string());
     int status = std::system(line.c_str());
@@ -65,7 +67,7 @@ void expect_same_until_near_tie(const json& expected, const json& actual) {
 }
 
 TEST_P(SmolLM2, ContinuesGreedilyAsTheReference) {
-  json golden = json::parse(std::ifstream(fs::path(WEFT_TEST_DATA) / "smollm2/generate.json"));
+  json golden = json::parse(std::ifstream(fs::path(test_data()) / "smollm2/generate.json"));
   std::ofstream prompts(folder_ / "prompts");
   for (const json& one : golden["cases"]) {
     for (int id : one["prompt_ids"].get<std::vector<int>>()) prompts << id << ' ';
@@ -81,11 +83,11 @@ TEST_P(SmolLM2, ContinuesGreedilyAsTheReference) {
 }
 
 TEST_P(SmolLM2, PredictsARealTextAsTheReference) {
-  EXPECT_EQ(weft(fmt::format("verify --golden '{}/smollm2/golden.h5'", WEFT_TEST_DATA)), 0);
+  EXPECT_EQ(weft(fmt::format("verify --golden '{}/smollm2/golden.h5'", test_data())), 0);
 }
 
 TEST_P(SmolLM2, TrainsAnAdapterAsPeft) {
-  EXPECT_EQ(weft(fmt::format("verify --golden '{}/smollm2/lora/golden.h5' --run lora", WEFT_TEST_DATA)), 0);
+  EXPECT_EQ(weft(fmt::format("verify --golden '{}/smollm2/lora/golden.h5' --run lora", test_data())), 0);
 }
 
 TEST_P(SmolLM2, WhatTrainingLeavesIsAModelWithItsTokenizer) {
@@ -98,7 +100,7 @@ TEST_P(SmolLM2, WhatTrainingLeavesIsAModelWithItsTokenizer) {
   std::string ranks = GetParam() == 1 ? "" : fmt::format("{} {} ", kMpirun, GetParam());
   auto run = [&](const std::string& arguments) {
     return std::system(
-        fmt::format("cd '{}' && {}'{}' {} --quiet >out", folder_.string(), ranks, WEFT_BINARY, arguments).c_str());
+        fmt::format("cd '{}' && {}'{}' {} --quiet >out", folder_.string(), ranks, weft_binary(), arguments).c_str());
   };
   ASSERT_EQ(run("train run.textproto"), 0);
   ASSERT_EQ(run("generate --model run/checkpoints/step-00000003 --max-new-tokens 4 'All that glitters'"), 0);

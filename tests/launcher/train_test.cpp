@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "parallel/job_process.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -40,12 +41,12 @@ class TrainCommand : public ::testing::Test {
     folder_ = pattern;
     fs::create_directories(folder_ / "model");
     for (const char* name : {"config.json", "model.safetensors"}) {
-      fs::copy_file(fs::path(WEFT_TEST_DATA "/train/text_lm") / name, folder_ / "model" / name);
+      fs::copy_file(fs::path(test_data("train/text_lm")) / name, folder_ / "model" / name);
     }
     for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-      fs::copy_file(fs::path(WEFT_TEST_DATA "/tiny_tokenizer") / name, folder_ / "model" / name);
+      fs::copy_file(fs::path(test_data("tiny_tokenizer")) / name, folder_ / "model" / name);
     }
-    fs::copy_file(WEFT_TEST_DATA "/train/text_lm/finetune_text.txt", folder_ / "text.txt");
+    fs::copy_file(test_data("train/text_lm/finetune_text.txt"), folder_ / "text.txt");
   }
   void TearDown() override {
     if (HasFailure()) fmt::print("kept: {}\n", folder_.string());
@@ -84,9 +85,9 @@ class TrainCommand : public ::testing::Test {
     std::vector<std::string> line;
     if (num_ranks > 1) {
       line = {
-          WEFT_MPIEXEC, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(num_ranks)};
+          mpiexec(), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", std::to_string(num_ranks)};
     }
-    line.insert(line.end(), {WEFT_BINARY, "train", config});
+    line.insert(line.end(), {weft_binary(), "train", config});
     for (const std::string& override : overrides) line.insert(line.end(), {"--set", override});
     return line;
   }
@@ -144,7 +145,7 @@ TEST_F(TrainCommand, leaves_checkpoints_metrics_and_its_config) {
   }
   // What it leaves is a model that the other commands take, and a config that gives the same run.
   JobProcess generate(
-      {WEFT_BINARY, "generate", "--model", checkpoint("run", 40).string(), "--max-new-tokens", "3", "We"});
+      {weft_binary(), "generate", "--model", checkpoint("run", 40).string(), "--max-new-tokens", "3", "We"});
   EXPECT_EQ(generate.wait(seconds(60)), 0) << generate.output();
   auto [again, again_code] = run((folder_ / "run" / "config.textproto").string(), 2);
   EXPECT_EQ(again_code, 0) << again;
@@ -189,7 +190,7 @@ TEST_F(TrainCommand, a_signal_saves_and_the_next_start_goes_on_to_the_bit) {
 TEST_F(TrainCommand, signals_through_the_launcher_save_too) {
   for (int signal : {SIGTERM, SIGINT, SIGUSR1}) {
     std::string config = write_config({.steps = 100000, .save_every = 0});
-    JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+    JobProcess job({weft_binary(), "launch", "-n", "2", "--", "train", config});
     while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
     kill(job.pid(), signal);
     EXPECT_EQ(job.wait(seconds(60)), 130) << job.output();
@@ -214,7 +215,7 @@ int kill_all(const std::string& config) {
 /// The ranks that train by this config.
 std::vector<pid_t> ranks_of(const std::string& config) {
   std::vector<pid_t> ranks;
-  const std::string command = std::string(WEFT_BINARY) + '\0' + "train" + '\0' + config;
+  const std::string command = weft_binary() + '\0' + "train" + '\0' + config;
   for (const auto& entry : fs::directory_iterator("/proc")) {
     std::string name = entry.path().filename().string();
     if (name.find_first_not_of("0123456789") != std::string::npos) continue;
@@ -225,7 +226,7 @@ std::vector<pid_t> ranks_of(const std::string& config) {
 
 TEST_F(TrainCommand, a_lost_rank_ends_the_launch_with_the_documented_code) {
   std::string config = write_config({.steps = 100000, .save_every = 5});
-  JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+  JobProcess job({weft_binary(), "launch", "-n", "2", "--", "train", config});
   while (last_logged_step("run") < 20 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
   std::vector<pid_t> ranks = ranks_of(config);
   ASSERT_EQ(ranks.size(), 2u) << job.output();
@@ -240,7 +241,7 @@ TEST_F(TrainCommand, a_lost_rank_ends_the_launch_with_the_documented_code) {
 
 TEST_F(TrainCommand, ranks_end_with_the_launch_that_started_them) {
   std::string config = write_config({.steps = 100000, .save_every = 0});
-  JobProcess job({WEFT_BINARY, "launch", "-n", "2", "--", "train", config});
+  JobProcess job({weft_binary(), "launch", "-n", "2", "--", "train", config});
   while (last_logged_step("run") < 5 && job.seconds() < 60) std::this_thread::sleep_for(milliseconds(5));
   ASSERT_EQ(ranks_of(config).size(), 2u) << job.output();
   kill(job.pid(), SIGKILL);

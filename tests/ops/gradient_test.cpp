@@ -21,6 +21,7 @@
 #include "ops/rope.h"
 #include "parallel/thread_communicator.h"
 #include "support/grad_check.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -456,7 +457,7 @@ TEST(Gradients, EveryNodeHasACase) {
   }
   std::regex node_name(R"re(name\(\) const override \{ return "([a-z_]+)")re");
   int found = 0;
-  for (const auto& entry : fs::directory_iterator(fs::path(WEFT_TEST_DATA) / "../../src/ops")) {
+  for (const auto& entry : fs::directory_iterator(source_path("src/ops"))) {
     std::ifstream file(entry.path());
     std::stringstream text;
     text << file.rdbuf();

@@ -7,6 +7,7 @@
 
 #include "optimizer/optimizer_run.h"
 #include "optimizer/schedule.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -16,7 +17,7 @@ using testing::RunOptions;
 using testing::RunResult;
 
 const json& golden() {
-  static const json file = json::parse(std::ifstream(WEFT_TEST_DATA "/optimizer/golden.json"));
+  static const json file = json::parse(std::ifstream(test_data("optimizer/golden.json")));
   return file;
 }
 

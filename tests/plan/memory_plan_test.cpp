@@ -9,6 +9,7 @@
 
 #include "generate/generator.h"
 #include "parallel/thread_communicator.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -124,8 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const testing::TestParamInfo<RunCase>& run) { return run.param.name; });
 
 TEST(MemoryPlan, Gemma2With27BillionParametersNeedsWhatItsShapeSays) {
-  OpenedModel opened =
-      open_model({.path = WEFT_TEST_DATA "/../../configs/models/gemma2-27b.json", .family = {}, .compat = {}});
+  OpenedModel opened = open_model({.path = source_path("configs/models/gemma2-27b.json"), .family = {}, .compat = {}});
   MemoryPlan plan = plan_memory(opened, {.rank = 0, .size = 1}, {.dtype = DType::bf16}, {});
   EXPECT_NEAR(static_cast<double>(plan.weights), 54.45e9, 0.1e9);
   MemoryPlan eighth = plan_memory(opened, {.rank = 0, .size = 8}, {.dtype = DType::bf16}, {});
@@ -150,7 +150,7 @@ TEST(MemoryPlan, OfUnevenSharesTheLargestCounts) {
 
 TEST(MemoryPlan, EveryDecoderOfConfigsModelsCanBePlanned) {
   int count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(WEFT_TEST_DATA "/../../configs/models")) {
+  for (const auto& entry : std::filesystem::directory_iterator(source_path("configs/models"))) {
     OpenedModel opened = open_model({.path = entry.path().string(), .family = {}, .compat = {}});
     if (!opened.definition.decoder) continue;
     EXPECT_GT(plan_memory(opened, {.rank = 0, .size = 1}, {.dtype = DType::bf16}, {}).total(), 0) << entry.path();

@@ -1,4 +1,5 @@
 #include "plan/speed_bounds.h"
+#include "support/paths.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +7,7 @@ namespace weft {
 namespace {
 
 OpenedModel shape(const std::string& name) {
-  return open_model({.path = WEFT_TEST_DATA "/../../configs/models/" + name + ".json", .family = {}, .compat = {}});
+  return open_model({.path = source_path("configs/models/") + name + ".json", .family = {}, .compat = {}});
 }
 
 TEST(SpeedBounds, DecodeReadsAllMatricesOnceAndTheCacheOfEverySequence) {

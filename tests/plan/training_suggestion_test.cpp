@@ -7,12 +7,13 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
 
 OpenedModel open_shape(const std::string& name) {
-  return open_model({.path = WEFT_TEST_DATA "/../../configs/models/" + name + ".json", .family = {}, .compat = {}});
+  return open_model({.path = source_path("configs/models/") + name + ".json", .family = {}, .compat = {}});
 }
 
 SuggestionRequest request(int num_devices, double gigabytes) {

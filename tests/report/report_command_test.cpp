@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "report/temporary_directory.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -32,7 +33,7 @@ class ReportCommand : public testing::Test {
   /// Runs `weft report ARGUMENTS` in the directory of the runs and returns its exit code.
   int report(const std::string& arguments) const {
     std::string line =
-        fmt::format("cd '{}' && timeout 60 '{}' report {} >out 2>err", directory_.path(), WEFT_BINARY, arguments);
+        fmt::format("cd '{}' && timeout 60 '{}' report {} >out 2>err", directory_.path(), weft_binary(), arguments);
     int status = std::system(line.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "support/paths.h"
 
 namespace weft {
 namespace {
@@ -44,7 +45,7 @@ class CompletionApi : public testing::Test {
     return "not refused: " + body;
   }
 
-  std::shared_ptr<const Tokenizer> tokenizer_ = load_tokenizer(WEFT_TEST_DATA "/tiny_tokenizer/tokenizer.json");
+  std::shared_ptr<const Tokenizer> tokenizer_ = load_tokenizer(test_data("tiny_tokenizer/tokenizer.json"));
   ModelInfo info_;
   ServedModel model_;
 };

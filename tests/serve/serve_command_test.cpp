@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "support/command_test.h"
+#include "support/paths.h"
 
 namespace {
 
@@ -26,7 +27,7 @@ class ServeCommand : public weft::testing::TinyLlamaTest {
         fmt::format("cd '{}' && exec env {} '{}' {} serve --model tiny_llama --dtype f32 --port 0 {} >out 2>err",
                     folder_.string(),
                     environment,
-                    WEFT_BINARY,
+                    weft_binary(),
                     launch,
                     arguments);
     pid_ = fork();

@@ -1,4 +1,4 @@
-// Tests of the built program (WEFT_BINARY), each in a folder of its own.
+// Tests of the built program, each in a folder of its own.
 #pragma once
 
 #include <fmt/format.h>
@@ -11,6 +11,8 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+
+#include "support/paths.h"
 
 namespace weft::testing {
 
@@ -39,7 +41,7 @@ class CommandTest : public ::testing::Test {
   Outcome shell(std::string line, const std::string& input = {}) const {
     std::ofstream(folder_ / "in", std::ios::binary) << input;
     for (size_t place = 0; (place = line.find("WEFT", place)) != std::string::npos;) {
-      line.replace(place, 4, "'" WEFT_BINARY "'");
+      line.replace(place, 4, "'" + weft_binary() + "'");
     }
     int status = std::system(fmt::format("cd '{}' && ({}) <in >out 2>err", folder_.string(), line).c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder_ / "out"), contents(folder_ / "err")};
@@ -74,7 +76,7 @@ class TinyLlamaTest : public CommandTest {
  protected:
   void SetUp() override {
     CommandTest::SetUp();
-    const std::filesystem::path data = WEFT_TEST_DATA;
+    const std::filesystem::path data = test_data();
     model_ = folder_ / "tiny_llama";
     std::filesystem::create_directory(model_);
     for (const char* name : {"config.json", "model.safetensors"}) {

@@ -1,4 +1,5 @@
 #include "tokenizer/tokenizer_files.h"
+#include "support/paths.h"
 
 #include <unistd.h>
 
@@ -99,7 +100,7 @@ std::string minilm_json(bool is_cased) {
 }  // namespace
 
 std::string tokenizer_data(const std::string& name) {
-  return std::string(WEFT_TEST_DATA) + "/tokenizers/" + name;
+  return test_data() + "/tokenizers/" + name;
 }
 
 std::string unpack(const std::string& name) {

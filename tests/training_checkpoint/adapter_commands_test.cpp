@@ -12,6 +12,7 @@
 
 #include "checkpoint/reader.h"
 #include "support/command_test.h"
+#include "support/paths.h"
 
 namespace {
 
@@ -20,7 +21,7 @@ using testing::HasSubstr;
 using weft::testing::contents;
 using weft::testing::Outcome;
 
-const std::string kCase = WEFT_TEST_DATA "/train/llama";
+const std::string kCase = test_data("train/llama");
 // What PEFT (and transformers with the merged weights) continues the prompt with, greedily.
 const std::string kPrompt = "'37 11 12 8 31 73 11 5 47 0 80 33'";
 const std::string kWithAdapter = "60 1 77 10 87 77 70 87 85 9 51 26\n";
@@ -82,10 +83,10 @@ TEST_F(AdapterCommands, ChatSwitchesAdaptersOrSaysWhichThereAre) {
   std::string model = (folder_ / "tiny").string();
   fs::create_directory(model);
   for (const char* name : {"config.json", "model.safetensors"}) {
-    fs::create_symlink(fs::path(WEFT_TEST_DATA) / "hf/llama_gqa" / name, fs::path(model) / name);
+    fs::create_symlink(fs::path(test_data()) / "hf/llama_gqa" / name, fs::path(model) / name);
   }
   for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-    fs::create_symlink(fs::path(WEFT_TEST_DATA) / "tiny_tokenizer" / name, fs::path(model) / name);
+    fs::create_symlink(fs::path(test_data()) / "tiny_tokenizer" / name, fs::path(model) / name);
   }
   Outcome outcome = weft("chat --chat-format chatml --model '" + model + "'", "/adapter none\n/adapter other\n/exit\n");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
@@ -117,10 +118,11 @@ TEST_F(AdapterCommands, TrainingGoesOnFromAnAdaptersNormsAndSavesThemEvenWhereTh
                            "train/text_lm/model.safetensors",
                            "tiny_tokenizer/tokenizer.json",
                            "tiny_tokenizer/tokenizer_config.json"}) {
-    fs::copy_file(fs::path(WEFT_TEST_DATA) / file, folder_ / "model" / fs::path(file).filename());
+    fs::copy_file(fs::path(test_data()) / file, folder_ / "model" / fs::path(file).filename());
   }
   std::ofstream(folder_ / "run.textproto")
-      << "model { path: \"model\" }\ndata { sources { path: \"" WEFT_TEST_DATA "/train/text_lm/finetune_text.txt\" }"
+      << "model { path: \"model\" }\ndata { sources { path: \"" << test_data("train/text_lm/finetune_text.txt")
+      << "\" }"
       << " sequence_length: 32 }\ntrain { steps: 1 batch_size: 4 schedule { kind: CONSTANT } }\n"
       << "precision { compute: F32 }\noutput { tensorboard: false report: false }\n";
   auto train = [&](const std::string& name, const std::string& learning_rate, const std::string& more, int num_ranks) {

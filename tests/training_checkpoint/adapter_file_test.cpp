@@ -12,6 +12,7 @@
 #include "checkpoint/reader.h"
 #include "checkpoint/test_files.h"
 #include "parallel/thread_communicator.h"
+#include "support/paths.h"
 #include "training_checkpoint/rank_run.h"
 #include "verify/golden_file.h"
 
@@ -22,7 +23,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 std::string case_path(const std::string& name) {
-  return std::string(WEFT_TEST_DATA) + "/train/llama/" + name;
+  return test_data() + "/train/llama/" + name;
 }
 
 /// The first batch of the golden file without its padding.
@@ -146,7 +147,7 @@ TEST_F(AdapterConfig, FoldersThatAreNoAdapterSayWhatIsMissing) {
 
 TEST_F(AdapterConfig, AnAdapterOfAnotherModelIsRefused) {
   Context context = make_cpu_context(1);
-  auto model = open_model({std::string(WEFT_TEST_DATA) + "/hf/llama_gqa", "", ""}).make({});
+  auto model = open_model({test_data() + "/hf/llama_gqa", "", ""}).make({});
   OpenedAdapter opened = open_adapter(case_path("lora/after"));
   error_of([&] { load_adapter(context, *model, opened, DType::f32); });
 }

@@ -12,6 +12,7 @@
 #include "models/adapter_file.h"
 #include "models/small_decoders.h"
 #include "parallel/thread_communicator.h"
+#include "support/paths.h"
 #include "training_checkpoint/training_checkpoint.h"
 
 namespace weft::testing {
@@ -121,7 +122,7 @@ class RankRun {
  public:
   RankRun(const std::shared_ptr<Communicator>& world, const RunOptions& options)
       : context(make_cpu_context(1)), mesh(world, options.tensor_parallel) {
-    base = open_model({std::string(WEFT_TEST_DATA) + "/hf/llama_gqa", "", ""});
+    base = open_model({test_data() + "/hf/llama_gqa", "", ""});
     base.definition = decoder_definition(ModelFormat::huggingface, options.config, {});
     model = base.make({mesh.tensor_parallel().rank(), mesh.tensor_parallel().size()});
     if (options.with_adapter) adapter = std::make_unique<Adapter>(*model, LoraOptions{.rank = 3});

@@ -9,6 +9,7 @@
 #include "kernels/guarded.h"
 #include "parallel/staged_communicator.h"
 #include "parallel/thread_communicator.h"
+#include "support/paths.h"
 #include "verify/verifier.h"
 
 namespace weft::testing {
@@ -17,7 +18,7 @@ namespace weft::testing {
 struct GoldenCase {
   std::string name;
   std::string weights = {};  // a folder or file; empty: the case's folder
-  std::string folder() const { return WEFT_TEST_DATA "/" + name; }
+  std::string folder() const { return test_data() + "/" + name; }
   std::string weights_path() const { return weights.empty() ? folder() : folder() + "/" + weights; }
   /// Of a parameterised test.
   std::string test_name() const {

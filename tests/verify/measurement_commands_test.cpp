@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "support/command_test.h"
+#include "support/paths.h"
 
 namespace {
 
@@ -15,7 +16,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using weft::testing::Outcome;
 
-const fs::path kData = WEFT_TEST_DATA;
+const fs::path kData = test_data();
 const fs::path kShapes = kData.parent_path().parent_path() / "configs/models";
 
 class MeasurementCommands : public weft::testing::CommandTest {
@@ -86,9 +87,8 @@ TEST_F(MeasurementCommands, ToleranceOfTheCommandLineWins) {
 TEST_F(MeasurementCommands, VerifyUnderMpirunAgreesOnEveryRank) {
   for (const char* name : {"hf/gemma2", "seed/qwen2-tied", "seed/gemma-mqa"}) {
     fs::path folder = kData / name;
-    Outcome outcome = shell("timeout 120 " WEFT_MPIEXEC
-                            " --allow-run-as-root --oversubscribe --bind-to none -n 2 '" WEFT_BINARY "' " +
-                            verify_arguments(folder, folder / "golden.h5"));
+    Outcome outcome = shell("timeout 120 " + mpiexec() + " --allow-run-as-root --oversubscribe --bind-to none -n 2 '" +
+                            weft_binary() + "' " + verify_arguments(folder, folder / "golden.h5"));
     EXPECT_EQ(outcome.exit_code, 0) << name << outcome.out << outcome.err;
     EXPECT_NE(outcome.out.find("all within tolerance"), std::string::npos) << name << outcome.out;
   }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "parallel/thread_communicator.h"
+#include "support/paths.h"
 #include "verify/training_golden.h"
 #include "verify/verify_training_run.h"
 
@@ -47,7 +48,7 @@ std::vector<RankFiles> open_for_ranks(const std::string& folder, int num_ranks) 
 }
 
 VerifyReport verify_on(const TrainingCase& training, const MeshCase& mesh_case) {
-  std::string folder = std::string(WEFT_TEST_DATA "/train/") + training.model;
+  std::string folder = test_data("train/") + training.model;
   int num_ranks = mesh_case.data * mesh_case.tensor;
   std::vector<RankFiles> files = open_for_ranks(folder, num_ranks);
   VerifyReport report;
@@ -91,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(All, TrainingRuns, ::testing::ValuesIn(cases()), [](con
 
 // Under ZeRO 3 a rank that computed nothing would leave the others alone in gathering the blocks.
 TEST(HeldOutText, gives_every_rank_something_to_compute) {
-  GoldenFile golden(WEFT_TEST_DATA "/train/text_lm/golden.h5");
+  GoldenFile golden(test_data("train/text_lm/golden.h5"));
   TrainingGolden training(golden, true);
   const int num_ranks = 23;  // for 21 rows
   int idle_ranks = 0;
@@ -109,12 +110,12 @@ TEST(HeldOutText, gives_every_rank_something_to_compute) {
   }
   EXPECT_EQ(idle_ranks, 2);
   EXPECT_NEAR(total, 1, 1e-5);
-  GoldenFile without(WEFT_TEST_DATA "/train/llama/golden.h5");
+  GoldenFile without(test_data("train/llama/golden.h5"));
   EXPECT_TRUE(TrainingGolden(without, true).held_out(0, 2).empty());
 }
 
 TEST(TrainingRun, names_the_runs_that_there_are) {
-  std::string folder = WEFT_TEST_DATA "/train/llama";
+  std::string folder = test_data("train/llama");
   GoldenFile golden(folder + "/golden.h5");
   OpenedModel opened = open_model({.path = folder, .family = {}, .compat = {}});
   Mesh mesh(make_single_communicator(), 1);
