@@ -24,6 +24,7 @@
 #include "models/merged_weights.h"
 #include "models/model_folder.h"
 #include "models/model_gguf.h"
+#include "models/weight_layout.h"
 #include "tokenizer/wordpiece_vocabulary.h"
 
 namespace weft {

@@ -15,7 +15,7 @@
 #include "core/error.h"
 #include "core/paths.h"
 #include "models/model_config.h"
-#include "models/weight_map.h"
+#include "models/weight_layout.h"
 
 namespace weft {
 namespace {

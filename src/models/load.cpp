@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/progress.h"
 #include "models/registry.h"
+#include "models/weight_layout.h"
 
 namespace weft {
 namespace {

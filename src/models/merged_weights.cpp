@@ -4,6 +4,7 @@
 
 #include "checkpoint/reader.h"
 #include "core/error.h"
+#include "models/weight_layout.h"
 
 namespace weft {
 

@@ -1,4 +1,4 @@
-// How a family's weights are called and laid out in a checkpoint format: rows of data, read in both directions.
+// How a family's weights are called in a checkpoint format: rows of data, read in both directions.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/shape.h"
 #include "nn/parameter.h"
 
 namespace weft {
-
-class CheckpointReader;
 
 /// How their tensor becomes ours. Ours is [out, in] for matrices; H is the parameter's number of heads, d = out / H (in
 /// / H for heads_out).
@@ -90,30 +87,5 @@ std::string renamed(const WeightMap& names, const Parameter& parameter, int64_t 
 std::optional<float> implied_value(const WeightMap& map, const Parameter& parameter);
 
 bool is_ignored(const WeightMap& map, std::string_view name);
-
-/// The shape of the checkpoint's tensor that a parameter is in.
-Shape format_shape(const WeightSource& source, const Parameter& parameter);
-
-/// A whole parameter (or its gradient), row-major [out, in], in the layout of the format; of a part of a tensor only
-/// that part. `minus_one` values gain the one unless they are gradients.
-std::vector<float> to_format(WeightTransform transform,
-                             const Parameter& parameter,
-                             const std::vector<float>& full,
-                             bool is_gradient);
-
-/// Copies a parameter (or its gradient), row-major, to its place in the tensor of a format that holds rows of several
-/// (source.part), and back.
-void copy_part(const WeightSource& source, const Parameter& parameter, const float* ours, float* theirs);
-void copy_part_back(const WeightSource& source, const Parameter& parameter, const float* theirs, float* ours);
-
-/// Reads rows [begin, end) of this rank's slice (dim 0 of local_shape) into `into`, row-major in `dtype`. For `none`
-/// nothing else is allocated; other transforms may need a buffer of that size.
-void read_rows(const CheckpointReader& reader,
-               const WeightSource& source,
-               const Parameter& parameter,
-               int64_t begin,
-               int64_t end,
-               void* into,
-               DType dtype);
 
 }  // namespace weft

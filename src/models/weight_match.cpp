@@ -5,6 +5,7 @@
 #include <set>
 
 #include "checkpoint/reader.h"
+#include "models/weight_layout.h"
 
 namespace weft {
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "models/weight_map.h"
+#include "models/weight_layout.h"
 #include "parallel/communicator.h"
 #include "verify/low_rank.h"
 

@@ -1,6 +1,6 @@
 // Loss and gradients against a golden file, parameter by parameter, in the layout that the checkpoint stores them in.
 #include "core/error.h"
-#include "models/weight_map.h"
+#include "models/weight_layout.h"
 #include "verify/low_rank.h"
 #include "verify/verify_session.h"
 

@@ -1,4 +1,4 @@
-#include "models/weight_map.h"
+#include "models/weight_layout.h"
 
 #include <gtest/gtest.h>
 
