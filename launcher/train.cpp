@@ -2,30 +2,27 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <memory>
 
-#include "checkpoint/nearest_name.h"
 #include "checkpoint/reader.h"
 #include "config/check_run_config.h"
 #include "config/run.pb.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/paths.h"
-#include "generate/request_support.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/interrupt.h"
 #include "launcher/mpi_session.h"
+#include "launcher/train_checks.h"
 #include "launcher/train_data.h"
 #include "launcher/train_options.h"
 #include "launcher/train_run_directory.h"
 #include "models/adapter_file.h"
 #include "models/weight_match.h"
-#include "optimizer/name_patterns.h"
 #include "plan/speed_bounds.h"
 #include "tokenizer/tokenizer.h"
 #include "train/trainer.h"
@@ -128,100 +125,12 @@ void make_model(const RunConfig& source, TrainingRun& run) {
   run.adapter->attach();
 }
 
-/// Each pattern freezes something, something is left, and FGM has the embedding's gradient.
-void check_freeze(const RunConfig& source, TrainingRun& run, const EngineOptions& options) {
-  if (options.freeze.empty()) return;
-  std::vector<std::string> names;
-  for (const Parameter& parameter : run.model->parameters().all()) names.push_back(parameter.name);
-  for (size_t i = 0; i < options.freeze.size(); ++i) {
-    NamePatterns pattern({options.freeze[i]}, "train.freeze");
-    if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return pattern.match(name); })) continue;
-    std::string nearest = nearest_name(options.freeze[i], names);
-    fail_input("{}: train.freeze '{}' matches no parameter; the names are those of `weft inspect`, such as {}",
-               source.location(fmt::format("train.freeze[{}]", i)),
-               printable(options.freeze[i]),
-               nearest.empty() ? names.front() : nearest);
-  }
-  TrainedAndFrozen chosen = choose_parameters(*run.model, nullptr, options);
-  if (chosen.trained.empty()) {
-    fail_input("{}: train.freeze leaves no parameter to train; remove a pattern", source.location("train.freeze"));
-  }
-  const Parameter* embedding = &run.model->embedding_table();
-  bool is_fixed = std::find(chosen.frozen.begin(), chosen.frozen.end(), embedding) != chosen.frozen.end();
-  if (options.adversarial == Adversarial::fgm && is_fixed) {
-    fail_input("{}: FGM moves {} along its own gradient, but train.freeze keeps it; use GRADIENT_PENALTY",
-               source.location("train.adversarial.kind"),
-               embedding->name);
-  }
-}
-
-/// With train.epochs the steps are known only now.
-void check_warmup(const RunConfig& source, const TrainerOptions& options) {
-  if (options.schedule.warmup_steps <= options.steps) return;
-  fail_input("{}: train.schedule.warmup_steps is {}, the whole run has {} steps; use fewer",
-             source.location("train.schedule.warmup_steps"),
-             options.schedule.warmup_steps,
-             options.steps);
-}
-
-void check_samples(const RunConfig& source, const TrainingRun& run) {
-  const config::SampleConfig& samples = source.message().samples();
-  const ModelInfo& info = run.model->info();
-  bool can_write = info.has_language_model_head && info.attention != AttentionPattern::bidirectional;
-  if (samples.prompts_size() > 0 && !can_write) {
-    fail_input("{}: {} {} and cannot write texts; remove samples.prompts",
-               source.location("samples.prompts"),
-               info.family,
-               info.has_language_model_head ? "sees a whole text at once" : "has no language model's output layer");
-  }
-  int64_t positions = info.max_positions;
-  for (int i = 0; run.tokenizer != nullptr && i < samples.prompts_size(); ++i) {
-    auto tokens = static_cast<int64_t>(encode_prompt(*run.tokenizer, run.model->info(), samples.prompts(i)).size());
-    bool fits = positions == 0 || tokens + samples.max_new_tokens() <= positions;
-    if (tokens > 0 && fits) continue;
-    fail_input("{}: {} tokens and samples.max_new_tokens {} do not fit the model's {} positions",
-               source.location(fmt::format("samples.prompts[{}]", i)),
-               tokens,
-               samples.max_new_tokens(),
-               positions);
-  }
-}
-
 /// Of formats with a checksum a tensor, each rank some of them; before the run's folder is touched.
 void check_weights(const config::RunConfig& config, const TrainingRun& run) {
   if (config.model().initialise() || run.opened.reader == nullptr) return;
   Communicator& world = run.mesh->world();
   run.opened.reader->verify_checksums(world.rank(), world.size());
   world.barrier();
-}
-
-/// Throws unless each pattern of parameter names matches one: it is misspelt else.
-void check_name_patterns(const RunConfig& source, const TrainingRun& run) {
-  std::vector<std::string> names;
-  for (const Parameter& parameter : run.model->parameters().all()) names.push_back(parameter.name);
-  if (run.adapter) {
-    for (const Parameter& parameter : run.adapter->parameters().all()) names.push_back(parameter.name);
-  }
-  auto check = [&](const std::string& field, const std::string& pattern) {
-    NamePatterns patterns({pattern}, field.c_str());
-    if (std::any_of(names.begin(), names.end(), [&](const std::string& name) { return patterns.match(name); })) return;
-    fail_input("{}: \"{}\" matches no parameter; they are called as {} and {}",
-               source.location(field),
-               printable(pattern),
-               names[names.size() / 2],
-               names.back());
-  };
-  const config::OptimizerConfig& optimizer = source.message().train().optimizer();
-  const std::string prefix = "train.optimizer.";
-  for (int i = 0; i < optimizer.learning_rate_factors_size(); ++i) {
-    check(fmt::format("{}learning_rate_factors[{}].pattern", prefix, i), optimizer.learning_rate_factors(i).pattern());
-  }
-  for (int i = 0; i < optimizer.weight_decay_exclude_size(); ++i) {
-    check(fmt::format("{}weight_decay_exclude[{}]", prefix, i), optimizer.weight_decay_exclude(i));
-  }
-  for (int i = 0; i < optimizer.layer_adaptation_exclude_size(); ++i) {
-    check(fmt::format("{}layer_adaptation_exclude[{}]", prefix, i), optimizer.layer_adaptation_exclude(i));
-  }
 }
 
 /// The one that the config names, else the model's; null when that has none, which token files do without.
@@ -240,15 +149,6 @@ std::shared_ptr<const Tokenizer> find_tokenizer(const RunConfig& source) {
     log::debug("{}", error.what());
     return nullptr;
   }
-}
-
-void check_sequence_length(const config::RunConfig& config, const RunConfig& source, const ModelInfo& info) {
-  if (info.max_positions == 0 || config.data().sequence_length() <= info.max_positions) return;
-  fail_input("{}: data.sequence_length is {}, {} was made for {} positions; use a shorter one",
-             source.location("data.sequence_length"),
-             config.data().sequence_length(),
-             config.model().path(),
-             info.max_positions);
 }
 
 /// With the layer that the task needs.
@@ -291,20 +191,6 @@ RunLogOptions log_options(const config::RunConfig& config, const TrainCommand& o
   log.writes_report = output.report();
   log.shows_progress = !options.common.quiet;
   return log;
-}
-
-/// Its name says nothing of which values are good: the task knows.
-MetricKind find_best_metric(const RunConfig& source, const TrainerOptions& options) {
-  const std::string& name = source.message().checkpoint().best_metric();
-  std::string known;
-  for (const MetricKind& kind : evaluation_metric_kinds(options)) {
-    if (kind.name == name) return kind;
-    known += (known.empty() ? "" : ", ") + kind.name;
-  }
-  fail_input("{}: checkpoint.best_metric is '{}'; this task's evaluations report {}",
-             source.location("checkpoint.best_metric"),
-             printable(name),
-             known);
 }
 
 int64_t count_elements(const std::vector<Parameter*>& parameters) {
@@ -413,22 +299,18 @@ ExitCode run_train(const TrainCommand& options, MpiSession& session) {
   run.opened =
       at_place(source, "model.path", [&] { return open_model(task_model_options(source, run.labelled.get())); });
   run.tokenizer = find_tokenizer(source);
-  check_sequence_length(config, source, run.opened.info());
+  check_sequence_length(source, run.opened.info());
   RunDirectory directory(source, *session.world());
   run.data = open_data(source, *session.world(), run.context, run.tokenizer, run.opened.info(), run.labelled.get());
   make_model(source, run);
-  check_name_patterns(source, run);
+  check_name_patterns(source, *run.model, run.adapter.get());
 
   TrainerOptions trainer = trainer_options(config, options, run, layout);
   check_warmup(source, trainer);
-  check_samples(source, run);
+  check_samples(source, run.model->info(), run.tokenizer.get());
   check_weights(config, run);
-  if (trainer.generation && run.tokenizer == nullptr) {
-    fail_input("{}: {} has no tokenizer to write answers with; set model.tokenizer",
-               source.location("evaluation.generation"),
-               config.model().path());
-  }
-  check_freeze(source, run, trainer.engine);
+  check_generation(source, trainer, run.tokenizer.get());
+  check_freeze(source, *run.model, trainer.engine);
   trainer.checkpoint.best_metric = find_best_metric(source, trainer);
   if (options.starts_over) directory.delete_checkpoints();
   log_start(config, run, trainer);
