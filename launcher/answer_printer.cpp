@@ -4,7 +4,6 @@
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <string_view>
 #include <utility>
 
 #include "core/log.h"
@@ -14,11 +13,6 @@ namespace weft {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-void write(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
 
 Json logprobs_to_json(const GenerationResult& result, const Tokenizer* tokenizer) {
   auto describe = [&](int32_t id, float logprob) {
@@ -55,6 +49,11 @@ Json describe(const Prompt& prompt) {
 
 }  // namespace
 
+void write_answer(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
 void AnswerPrinter::add_prompt(const Prompt& prompt) {
   for (size_t sequence = 0; sequence < format_.answers_a_prompt; ++sequence) {
     places_.push_back(answers_.size());
@@ -69,7 +68,7 @@ void AnswerPrinter::add_unusable_prompt(const Prompt& prompt, const std::string&
 }
 
 void AnswerPrinter::on_token(const DrawnToken& token) {
-  if (format_.is_streaming && !token.text.empty()) write(token.text);
+  if (format_.is_streaming && !token.text.empty()) write_answer(token.text);
 }
 
 void AnswerPrinter::on_finish(size_t index, const GenerationResult& result) {
@@ -98,14 +97,14 @@ void AnswerPrinter::print_complete() {
 void AnswerPrinter::print(const Answer& answer) {
   if (answer.result == nullptr && answer.message.empty()) return;
   if (format_.is_json) {
-    write(to_json(answer) + "\n");
+    write_answer(to_json(answer) + "\n");
   } else if (answer.result == nullptr) {
-    write("\n");
+    write_answer("\n");
   } else if (format_.is_ids) {
-    write(fmt::format("{}\n", fmt::join(answer.result->ids, " ")));
+    write_answer(fmt::format("{}\n", fmt::join(answer.result->ids, " ")));
   } else {
-    if (!format_.is_streaming) write(answer.result->text);
-    if (!answer.result->text.ends_with('\n')) write("\n");
+    if (!format_.is_streaming) write_answer(answer.result->text);
+    if (!answer.result->text.ends_with('\n')) write_answer("\n");
   }
 }
 

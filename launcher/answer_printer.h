@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "generate/beam_search.h"
@@ -19,6 +20,9 @@ struct AnswerFormat {
   size_t answers_a_prompt = 1;
   const Tokenizer* tokenizer = nullptr;  // for the texts of single tokens
 };
+
+/// At once, as far as it goes.
+void write_answer(std::string_view text);
 
 /// Prints answers in the order of the prompts, as they become complete.
 class AnswerPrinter {

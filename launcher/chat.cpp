@@ -13,7 +13,9 @@
 
 #include "core/log.h"
 #include "generate/generator.h"
+#include "generate/request_support.h"
 #include "launcher/adapter_set.h"
+#include "launcher/answer_printer.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -21,6 +23,7 @@
 #include "launcher/line_reader.h"
 #include "launcher/mpi_session.h"
 #include "launcher/sampling_options.h"
+#include "launcher/shared_feed.h"
 #include "tokenizer/chat_template.h"
 
 namespace weft {
@@ -107,15 +110,14 @@ class ChatInput {
   /// The next prompt; empty at the end of the conversation. The ranks that wait sleep most of the time, and the
   /// watchdog sees them alive.
   std::vector<int32_t> next_prompt() {
-    constexpr int kPollMs = 10;
     Communicator& ranks = loaded_.mesh->tensor_parallel();
     if (ranks.rank() == 0) show_prompt();
     for (;;) {
       std::vector<std::vector<int32_t>> lists;
       if (ranks.rank() == 0) {
-        lists = poll_input(ranks.size() == 1 ? -1 : kPollMs);
+        lists = poll_input(ranks.size() == 1 ? -1 : SharedFeed::kPollMs);
       } else {
-        std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
+        std::this_thread::sleep_for(std::chrono::milliseconds(SharedFeed::kPollMs));
       }
       broadcast_ids(loaded_.context, ranks, lists);
       if (lists.size() == 1) return lists[0];
@@ -191,11 +193,6 @@ class ChatInput {
   bool is_terminal_ = isatty(STDIN_FILENO) == 1 || std::getenv("WEFT_TERMINAL") != nullptr;
 };
 
-void write_answer(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
 /// Answers one prompt on all ranks. A conversation that has outgrown the context is the user's to shorten, and no end
 /// of the program.
 void answer_prompt(Generator& generator,
@@ -217,11 +214,8 @@ void answer_prompt(Generator& generator,
 
 /// Ids that end an answer, from rank 0's tokenizer and the model's config.
 std::vector<int32_t> agreed_end_ids(InferenceModel& loaded, const std::string& format) {
-  std::vector<std::vector<int32_t>> lists = {loaded.model->info().end_ids};
-  if (loaded.tokenizer) {
-    const std::vector<int32_t> ids = chat_end_ids(*loaded.tokenizer, format);
-    lists[0].insert(lists[0].end(), ids.begin(), ids.end());
-  }
+  std::vector<std::vector<int32_t>> lists(1);
+  if (loaded.tokenizer) lists[0] = answer_end_ids(loaded.model->info(), chat_end_ids(*loaded.tokenizer, format));
   broadcast_ids(loaded.context, loaded.mesh->tensor_parallel(), lists);
   return lists[0];
 }

@@ -9,6 +9,7 @@
 
 #include "core/log.h"
 #include "generate/beam_search.h"
+#include "generate/request_support.h"
 #include "launcher/answer_printer.h"
 #include "launcher/beam_options.h"
 #include "launcher/command_line.h"
@@ -114,13 +115,11 @@ TokenizerUse tokenizer_use(const GenerateOptions& options) {
 }
 
 std::vector<int32_t> end_ids_of(const InferenceModel& loaded, const GenerateOptions& options) {
-  std::vector<int32_t> ids = loaded.model->info().end_ids;
-  if (!loaded.tokenizer) return ids;
+  const ModelInfo& info = loaded.model->info();
+  if (!loaded.tokenizer) return info.end_ids;
   const Tokenizer& tokenizer = *loaded.tokenizer;
-  const std::vector<int32_t> more =
-      options.prompts.is_chat ? chat_end_ids(tokenizer, options.prompts.chat_format) : tokenizer.end_ids();
-  ids.insert(ids.end(), more.begin(), more.end());
-  return ids;
+  return answer_end_ids(
+      info, options.prompts.is_chat ? chat_end_ids(tokenizer, options.prompts.chat_format) : tokenizer.end_ids());
 }
 
 std::vector<int32_t> ids_of(const GenerateOptions& options, const InferenceModel& loaded, const Prompt& prompt) {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/log.h"
+#include "generate/request_support.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
@@ -63,11 +64,6 @@ std::string resolve_name(const ServeOptions& options) {
   return name.empty() ? "model" : name;
 }
 
-std::vector<int32_t> joined(std::vector<int32_t> ids, const std::vector<int32_t>& more) {
-  ids.insert(ids.end(), more.begin(), more.end());
-  return ids;
-}
-
 ServedModel served_model(const ServeOptions& options, const InferenceModel& loaded) {
   const ModelInfo& info = loaded.model->info();
   const Tokenizer& tokenizer = *loaded.tokenizer;
@@ -77,8 +73,8 @@ ServedModel served_model(const ServeOptions& options, const InferenceModel& load
           .chat_format = options.chat_format,
           .context = resolve_context(options, info),
           .max_new_tokens = options.max_new_tokens,
-          .end_ids = joined(info.end_ids, tokenizer.end_ids()),
-          .chat_end_ids = joined(info.end_ids, chat_end_ids(tokenizer, options.chat_format))};
+          .end_ids = answer_end_ids(info.end_ids, tokenizer.end_ids()),
+          .chat_end_ids = answer_end_ids(info.end_ids, chat_end_ids(tokenizer, options.chat_format))};
 }
 
 /// Closes the queue when a signal has come.

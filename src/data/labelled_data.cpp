@@ -81,6 +81,17 @@ TrainingRow row_of(const LabelledText& text, const Tokenizer& tokenizer, const M
   return row;
 }
 
+/// A text a row; `label` adds what it is labelled.
+template <typename Label>
+std::unique_ptr<TrainingData> make_rows(const std::vector<LabelledText>& texts,
+                                        const Tokenizer& tokenizer,
+                                        const MemoryRowOptions& options,
+                                        const Label& label) {
+  std::vector<TrainingRow> rows;
+  for (const LabelledText& text : texts) label(text, rows.emplace_back(row_of(text, tokenizer, options)));
+  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
+}
+
 bool is_number(const std::string& text) {
   return !text.empty() && text.size() < 10 &&
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
@@ -112,26 +123,20 @@ std::unique_ptr<TrainingData> make_labelled_data(const std::vector<LabelledText>
                                                  const std::vector<std::string>& labels,
                                                  const Tokenizer& tokenizer,
                                                  const MemoryRowOptions& options) {
-  std::vector<TrainingRow> rows;
-  for (const LabelledText& text : texts) {
-    rows.push_back(row_of(text, tokenizer, options));
-    rows.back().labels = {index_of_label(text.labels.front(), labels, text.place)};
-  }
-  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
+  return make_rows(texts, tokenizer, options, [&](const LabelledText& text, TrainingRow& row) {
+    row.labels = {index_of_label(text.labels.front(), labels, text.place)};
+  });
 }
 
 std::unique_ptr<TrainingData> make_multilabel_data(const std::vector<LabelledText>& texts,
                                                    const std::vector<std::string>& labels,
                                                    const Tokenizer& tokenizer,
                                                    const MemoryRowOptions& options) {
-  std::vector<TrainingRow> rows;
-  for (const LabelledText& text : texts) {
-    rows.push_back(row_of(text, tokenizer, options));
-    rows.back().labels = {0};
+  return make_rows(texts, tokenizer, options, [&](const LabelledText& text, TrainingRow& row) {
+    row.labels = {0};
     for (const std::string& label : text.labels)
-      rows.back().marks.push_back({.label = index_of_label(label, labels, text.place)});
-  }
-  return make_memory_rows(std::move(rows), options.shuffle, options.seed);
+      row.marks.push_back({.label = index_of_label(label, labels, text.place)});
+  });
 }
 
 }  // namespace weft

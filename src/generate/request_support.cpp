@@ -12,6 +12,12 @@ std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const ModelInfo& 
   return is_continued ? tokenizer.encode_beginning(text) : tokenizer.encode(text, true);
 }
 
+std::vector<int32_t> answer_end_ids(const ModelInfo& info, std::span<const int32_t> tokenizer_ids) {
+  std::vector<int32_t> ids = info.end_ids;
+  ids.insert(ids.end(), tokenizer_ids.begin(), tokenizer_ids.end());
+  return ids;
+}
+
 void check_prompt(const ModelInfo& info,
                   std::span<const int32_t> prompt,
                   std::span<const int32_t> source,

@@ -15,6 +15,9 @@ namespace weft {
 /// source is closed.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const ModelInfo& info, std::string_view text);
 
+/// The ids that end an answer: the model's own and `tokenizer_ids`, those of its tokenizer or chat format.
+std::vector<int32_t> answer_end_ids(const ModelInfo& info, std::span<const int32_t> tokenizer_ids);
+
 /// Throws Error(bad_input) for a prompt (of an encoder-decoder a source) that is empty, beyond the context or has
 /// unknown ids. `index` is for the message.
 void check_prompt(const ModelInfo& info,

@@ -25,6 +25,17 @@ std::string dump(const Json& object) {
   return object.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+/// A server-sent event. False where the client has gone.
+bool send_event(httplib::DataSink& sink, const std::string& data) {
+  std::string event = "data: " + data + "\n\n";
+  return sink.write(event.data(), event.size());
+}
+
+/// Null is none.
+bool send_event(httplib::DataSink& sink, const Json& object) {
+  return object.is_null() || send_event(sink, dump(object));
+}
+
 void answer_error(httplib::Response& response, int status, const std::string& message, const std::string& type) {
   response.status = status;
   response.set_content(dump(error_object(message, type)), kJson);
@@ -199,22 +210,17 @@ void HttpServer::Impl::answer_whole(Exchange& exchange, httplib::Response& respo
 /// As server-sent events.
 void HttpServer::Impl::answer_streamed(const std::shared_ptr<Exchange>& exchange, httplib::Response& response) {
   auto provide = [this, exchange, has_begun = false](size_t, httplib::DataSink& sink) mutable {
-    auto send = [&](const Json& object) {
-      if (object.is_null()) return true;
-      std::string event = "data: " + dump(object) + "\n\n";
-      return sink.write(event.data(), event.size());
-    };
     if (!has_begun) {
       has_begun = true;
       for (size_t i = 0; i < exchange->streams.size(); ++i) {
-        if (!send(exchange->answer->first_chunk(i))) return false;
+        if (!send_event(sink, exchange->answer->first_chunk(i))) return false;
       }
     }
     if (!send_parts(*exchange, sink)) return false;
     if (exchange->num_finished < exchange->streams.size()) return true;
-    if (exchange->request.includes_usage && !send(exchange->answer->usage_chunk(exchange->results))) return false;
-    constexpr std::string_view kDone = "data: [DONE]\n\n";
-    sink.write(kDone.data(), kDone.size());
+    if (exchange->request.includes_usage && !send_event(sink, exchange->answer->usage_chunk(exchange->results)))
+      return false;
+    send_event(sink, std::string("[DONE]"));
     sink.done();
     return true;
   };
@@ -242,8 +248,7 @@ bool HttpServer::Impl::send_parts(Exchange& exchange, httplib::DataSink& sink) c
       if (!sink.is_writable()) return false;
       continue;
     }
-    std::string event = "data: " + dump(object) + "\n\n";
-    if (!sink.write(event.data(), event.size())) return false;
+    if (!send_event(sink, object)) return false;
   }
   return true;
 }
