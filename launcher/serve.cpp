@@ -73,8 +73,8 @@ ServedModel served_model(const ServeOptions& options, const InferenceModel& load
           .chat_format = options.chat_format,
           .context = resolve_context(options, info),
           .max_new_tokens = options.max_new_tokens,
-          .end_ids = answer_end_ids(info.end_ids, tokenizer.end_ids()),
-          .chat_end_ids = answer_end_ids(info.end_ids, chat_end_ids(tokenizer, options.chat_format))};
+          .end_ids = answer_end_ids(info, tokenizer.end_ids()),
+          .chat_end_ids = answer_end_ids(info, chat_end_ids(tokenizer, options.chat_format))};
 }
 
 /// Closes the queue when a signal has come.
