@@ -102,9 +102,13 @@ int exit_code_of(int status) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : kSignalBase + WTERMSIG(status);
 }
 
-/// The documented code for what mpirun or srun returned without having been asked to stop; one line for what no rank
-/// said.
-int judge_exit_code(int code, const std::string& launcher) {
+/// The documented code for how mpirun or srun ended without having been asked to stop; one line for what no rank said.
+int judge_end(int status, const std::string& launcher) {
+  if (WIFSIGNALED(status)) {
+    log::error("{} was ended by signal {} ({})", launcher, WTERMSIG(status), strsignal(WTERMSIG(status)));
+    return static_cast<int>(ExitCode::communication);
+  }
+  const int code = WEXITSTATUS(status);
   if (code <= static_cast<int>(ExitCode::verification_failed) || code == static_cast<int>(ExitCode::interrupted)) {
     return code;
   }
@@ -132,7 +136,7 @@ int supervise(pid_t child, const std::string& launcher) {
     int status = 0;
     if (waitpid(child, &status, WNOHANG) == child) {
       const bool was_asked_to_stop = last_request != Clock::time_point{};
-      return was_asked_to_stop ? exit_code_of(status) : judge_exit_code(exit_code_of(status), launcher);
+      return was_asked_to_stop ? exit_code_of(status) : judge_end(status, launcher);
     }
     int signal = 0;
     sigwait(&signals, &signal);

@@ -3,6 +3,7 @@
 #
 #   scripts/install_dependencies.sh           what building and running needs
 #   scripts/install_dependencies.sh --test    also what the tests and the checks need
+#   scripts/install_dependencies.sh --hosts   and what scripts/check_hosts.sh needs, an SSH server
 set -euo pipefail
 
 packages=(
@@ -22,8 +23,9 @@ test_packages=(
 case "${1:-}" in
   "") ;;
   --test) packages+=("${test_packages[@]}") ;;
+  --hosts) packages+=("${test_packages[@]}" iproute2 openssh-server openssh-client) ;;
   *)
-    sed -n '2,5s/^# \{0,1\}//p' "$0"
+    sed -n '2,6s/^# \{0,1\}//p' "$0"
     [[ $1 == --help ]] && exit 0
     exit 2
     ;;

@@ -24,9 +24,9 @@ lint_since=(--since HEAD~4)
 
 main() {
   case "${1:-}" in
-    "") num_steps=13 ;;
+    "") num_steps=14 ;;
     quick) num_steps=5 ;;
-    --again) num_steps=13 && lint_since=() && rm -f "$stamps"/* ;;
+    --again) num_steps=14 && lint_since=() && rm -f "$stamps"/* ;;
     *)
       sed -n '2,8s/^# \{0,1\}//p' "$0"
       [[ $1 == --help ]] && exit 0
@@ -37,13 +37,15 @@ main() {
   # The CUDA kernels for one kind of GPU: all of them would take three times as long.
   export CUDAARCHS=${CUDAARCHS:-90a}
 
-  step "Packages" scripts/install_dependencies.sh --test || finish "the packages could not be installed"
+  # An SSH server is nothing to put on somebody's machine unasked.
+  step "Packages" scripts/install_dependencies.sh "$([[ -z ${CI:-} ]] && echo --test || echo --hosts)" || finish "the packages could not be installed"
   step "SmolLM2-135M-Instruct" scripts/fetch_smollm2.sh || echo "    the tests of real weights will be skipped"
   check "Format (clang-format)" check_format
   step "Build (release)" build release || finish "the release build failed"
   test_step "Tests (release)" release
   [[ ${1:-} == quick ]] && finish
   check "README and docs" scripts/check_docs.py build/release/weft
+  check "Two hosts" scripts/check_hosts.sh
   once asan sanitize "address and undefined behaviour" asan
   once tsan sanitize "threads" tsan
   once fuzz fuzz

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "parallel/launcher_end.h"
 #include "parallel/watchdog_hub.h"
 
 namespace weft {
@@ -63,10 +64,17 @@ std::string one_line(std::string text) {
 /// A rank's own side: sends its heartbeat, and watches for rank 0's answers.
 class Watchdog::Client {
  public:
-  Client(int rank, LineSocket socket, std::shared_ptr<const Activity> activity, const WatchdogOptions& options)
-      : rank_(rank), activity_(std::move(activity)), options_(options), socket_(std::move(socket)), thread_([this] {
-          run();
-        }) {}
+  Client(int rank,
+         bool one_host,
+         LineSocket socket,
+         std::shared_ptr<const Activity> activity,
+         const WatchdogOptions& options)
+      : rank_(rank),
+        one_host_(one_host),
+        activity_(std::move(activity)),
+        options_(options),
+        socket_(std::move(socket)),
+        thread_([this] { run(); }) {}
 
   ~Client() {
     send("goodbye");
@@ -146,6 +154,7 @@ class Watchdog::Client {
   /// All other ranks notice at the same time; rank 1 speaks, and the rest only if that did not end the job.
   [[noreturn]] void leave_without_hub(const std::string& what) const {
     if (rank_ != 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    if (!one_host_) end_launcher_after(kLauncherPatience);
     if (loop_clock_.was_away()) _exit(kCommunication);
     print_error_line(fmt::format("rank 0 (host {}, process {}) {}; {}",
                                  hub_host_,
@@ -156,6 +165,7 @@ class Watchdog::Client {
   }
 
   const int rank_;
+  const bool one_host_;
   const std::shared_ptr<const Activity> activity_;
   const WatchdogOptions options_;
   std::string hub_host_ = "unknown";
@@ -213,7 +223,7 @@ Watchdog::Watchdog(Communicator& world, std::shared_ptr<const Activity> activity
          host_name(),
          text_of(shared_contact).substr(text_of(shared_contact).find(' ') + 1));
   }
-  client_ = std::make_unique<Client>(world.rank(), std::move(*socket), std::move(activity), options);
+  client_ = std::make_unique<Client>(world.rank(), one_host, std::move(*socket), std::move(activity), options);
 }
 
 Watchdog::~Watchdog() {

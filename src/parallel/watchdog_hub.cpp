@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "parallel/launcher_end.h"
 
 namespace weft {
 namespace {
@@ -67,14 +68,15 @@ LoopClock::Clock::duration LoopClock::tick() {
 }
 
 Watchdog::Hub::Hub(int num_ranks,
-                   bool loopback_only,
+                   bool one_host,
                    std::shared_ptr<const Activity> activity,
                    const WatchdogOptions& options)
     : num_ranks_(num_ranks),
+      one_host_(one_host),
       activity_(std::move(activity)),
       options_(options),
       token_(random_token()),
-      listener_(loopback_only),
+      listener_(one_host),
       thread_([this] { run(); }) {}
 
 Watchdog::Hub::~Hub() {
@@ -208,6 +210,7 @@ void Watchdog::Hub::end_job(const Verdict& verdict) {
 }
 
 void Watchdog::Hub::end_job_without(int rank, const Member& member, const std::string& what) {
+  if (!one_host_) end_launcher_after(kLauncherPatience);
   // A failure that was reported before is the cause, unless it is about the lost peer.
   const Verdict verdict = judge(outcomes_, num_ranks_);
   if (verdict.code != 0 && verdict.code != kCommunication) end_job(verdict);

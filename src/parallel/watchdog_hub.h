@@ -58,7 +58,7 @@ class LoopClock {
 /// finished), "farewell" (all have said goodbye), "end CODE" (leave at once).
 class Watchdog::Hub {
  public:
-  Hub(int num_ranks, bool loopback_only, std::shared_ptr<const Activity> activity, const WatchdogOptions& options);
+  Hub(int num_ranks, bool one_host, std::shared_ptr<const Activity> activity, const WatchdogOptions& options);
   ~Hub();
   Hub(const Hub&) = delete;
   Hub& operator=(const Hub&) = delete;
@@ -91,6 +91,7 @@ class Watchdog::Hub {
   [[noreturn]] void end_job_without(int rank, const Member& member, const std::string& what);
 
   const int num_ranks_;
+  const bool one_host_;
   const std::shared_ptr<const Activity> activity_;
   const WatchdogOptions options_;
   const std::string token_;

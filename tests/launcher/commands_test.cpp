@@ -14,6 +14,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
+using weft::test_data;
 using weft::testing::Outcome;
 
 const fs::path kData = test_data();

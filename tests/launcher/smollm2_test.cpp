@@ -15,6 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using weft::test_data;
+using weft::weft_binary;
 
 constexpr const char* kMpirun = "mpirun --allow-run-as-root --oversubscribe --bind-to none -n";
 /// Where the reference's two best logits are closer than this, another correct order of sums may choose the other

@@ -12,6 +12,7 @@ namespace {
 
 using nlohmann::json;
 using testing::HasSubstr;
+using weft::weft_binary;
 using weft::testing::Outcome;
 
 class ServeCommand : public weft::testing::TinyLlamaTest {

@@ -18,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
+using weft::test_data;
 using weft::testing::contents;
 using weft::testing::Outcome;
 

@@ -14,6 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using weft::mpiexec;
+using weft::test_data;
+using weft::weft_binary;
 using weft::testing::Outcome;
 
 const fs::path kData = test_data();
