@@ -3,6 +3,7 @@
 // queries that see them. What the keys add to a tile of queries leaves by way of shared memory and is added to that of
 // other blocks in the order of keys, so that every sum has one order. Products run in the background: those of the sums
 // of queries under the weights of the next step, those of the values' sums under the gradients of scores.
+#include <cstdlib>
 #include <optional>
 #include <vector>
 
@@ -162,15 +163,13 @@ struct PassConsumer {
 
   /// Gradients of scores go to shared memory, as the sums of queries need those of all keys.
   __device__ __forceinline__ void share_scores(int t, const Factor& dscores) const {
-    uint32_t to = memory.scores(t % S::kScoreStages) + threadIdx.x % 4 * 4;
+    static_assert(S::kQueries == 64);  // a row's cells are those of one chunk, so that a step flips bits of the address
+    int lane = static_cast<int>(threadIdx.x) % 32;
+    int matrix_row = row() - lane / 4 + lane / 8 % 2 * 8 + lane % 8;
+    uint32_t to = memory.scores(t % S::kScoreStages) + products::cell_offset<S::kKeys>(matrix_row, lane / 16);
 #pragma unroll
-    for (int step = 0; step < S::kQueries / 16; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        store_shared(to + products::cell_offset<S::kKeys>(row() + i % 2 * 8, 2 * step + i / 2), dscores[step][i]);
-      }
-    }
-    pipeline::publish_to_copies();
+    for (int step = 0; step < S::kQueries / 16; ++step) store_matrices(to ^ step * 32, dscores[step]);
+    pipeline::publish_shared_to_copies();
     __syncwarp();
     pipeline::release(barriers.scores_full());
   }
@@ -183,7 +182,7 @@ struct PassConsumer {
     for (int j = 0; j < S::kGroupDims / 8; ++j) {
       to[j * 128] = make_float4(query_sums[j][0], query_sums[j][1], query_sums[j][2], query_sums[j][3]);
     }
-    pipeline::publish_to_copies();
+    pipeline::publish_shared_to_copies();
     __syncwarp();
     pipeline::release(barriers.sums_full());
   }
@@ -350,20 +349,31 @@ bool launch_pass(const AttentionBackwardArgs& args,
 
 /// Calls body(S) with the kernel's form.
 template <typename Body>
-auto with_form(bool is_capped, Body&& body) {
+auto with_form(int64_t head_dim, bool is_capped, Body&& body) {
+  if (head_dim <= 64) return is_capped ? body(OnePass<64, true>{}) : body(OnePass<64, false>{});
   return is_capped ? body(OnePass<128, true>{}) : body(OnePass<128, false>{});
 }
 
-/// Smaller heads, of 64 with a form of their own too, are faster in two passes (H200: 262 TFLOP/s beside 240).
-constexpr int64_t kLeastHeadDim = 65, kMostHeadDim = 128;
+constexpr int64_t kMostHeadDim = 128;
 
 }  // namespace
 
+/// Smaller heads were faster in two passes (64 dims on an H200: 262 TFLOP/s beside 240), when a step in one pass still
+/// waited for all of the thread's writes to memory. WEFT_ONE_PASS_FROM, 33 to 64, is for measuring that again.
+int64_t least_one_pass_head_dim() {
+  static const int64_t least = [] {
+    const char* value = std::getenv("WEFT_ONE_PASS_FROM");
+    int64_t wanted = value == nullptr ? 0 : std::atoi(value);
+    return wanted > 32 && wanted <= 64 ? wanted : int64_t{65};
+  }();
+  return least;
+}
+
 std::optional<ChainSizes> backward_wgmma_sizes(const AttentionBackwardArgs& args, CudaDevice& device) {
   if (device.architecture() != 90 || args.dtype != DType::bf16 || args.dropout.drops()) return {};
-  if (args.head_dim < kLeastHeadDim || args.head_dim > kMostHeadDim) return {};
+  if (args.head_dim < least_one_pass_head_dim() || args.head_dim > kMostHeadDim) return {};
   if (args.bias.values != nullptr || args.dbias != nullptr || pipeline::encode_tiled() == nullptr) return {};
-  return with_form(args.mask.soft_cap > 0, [&](auto form) -> std::optional<ChainSizes> {
+  return with_form(args.head_dim, args.mask.soft_cap > 0, [&](auto form) -> std::optional<ChainSizes> {
     using S = decltype(form);
     if (!has_body<S>() || S::kSharedBytes > device.max_shared_bytes()) return {};
     return ChainSizes{.keys = S::kKeys, .queries = S::kQueries};
@@ -378,8 +388,9 @@ bool launch_backward_wgmma(const AttentionBackwardArgs& args,
   BackwardParams used = params;
   bool is_capped = params.soft_cap > 0;
   if (is_capped) used.score_factor *= 4;  // weigh_capped_products leaves it out
-  return with_form(is_capped,
-                   [&](auto form) { return launch_pass<decltype(form)>(args, used, keys, queries, device); });
+  return with_form(args.head_dim, is_capped, [&](auto form) {
+    return launch_pass<decltype(form)>(args, used, keys, queries, device);
+  });
 }
 
 }  // namespace weft::cuda

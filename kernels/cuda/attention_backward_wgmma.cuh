@@ -245,7 +245,7 @@ __device__ __forceinline__ void take_sums(const BackwardParams& params,
     pipeline::wait(barriers.sums_full(), parity);
     if (turn > 0) {
       pipeline::wait_for_count(count, turn);
-      pipeline::publish_to_copies();
+      pipeline::publish_global_to_copies();
       pipeline::add_out(to, memory.sums(), kBytes);
     } else {
       pipeline::copy_out(to, memory.sums(), kBytes);
@@ -253,7 +253,7 @@ __device__ __forceinline__ void take_sums(const BackwardParams& params,
     pipeline::wait_until_read();
     pipeline::arrive(barriers.sums_empty());
     pipeline::wait_until_written();
-    pipeline::publish_to_copies();
+    pipeline::publish_global_to_copies();
     pipeline::give_count(count, turn + 1);
   }
 }

@@ -33,9 +33,15 @@ __device__ __forceinline__ void acquire_map(const CUtensorMap* map) {
                : "memory");
 }
 
-/// What this thread wrote to memory becomes known to copies and products, and what they wrote to this thread.
-__device__ __forceinline__ void publish_to_copies() {
-  asm volatile("fence.proxy.async;" ::: "memory");
+// A fence of both kinds of memory would cost a barrier for the whole GPU's.
+/// What this thread wrote to the block's shared memory becomes known to copies and products, and what they wrote there
+/// to this thread.
+__device__ __forceinline__ void publish_shared_to_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/// What this thread knows of global memory becomes known to its copies, and what they wrote there to this thread.
+__device__ __forceinline__ void publish_global_to_copies() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
 }
 
 /// Starts a copy of a multiple of 16 bytes from shared to global memory, both aligned to 16 bytes.

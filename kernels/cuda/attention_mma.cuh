@@ -65,6 +65,17 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&out)[4], uin
                : "memory");
 }
 
+/// Stores four matrices of 8 x 8 bf16 in the same manner, on compute capability 9.0 and up: lane l gives the address of
+/// row l % 8 of matrix l / 8, and has in words[i] the elements (row group, columns 2·pair and + 1) of matrix i.
+__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(address),
+               "r"(words[0]),
+               "r"(words[1]),
+               "r"(words[2]),
+               "r"(words[3])
+               : "memory");
+}
+
 /// Plain stores to shared memory.
 __device__ __forceinline__ void store_shared(uint32_t to, uint16_t bits) {
   asm volatile("st.shared.u16 [%0], %1;\n" ::"r"(to), "h"(bits) : "memory");

@@ -111,4 +111,7 @@ void attention_backward_two_passes(const AttentionBackwardArgs& args, CudaDevice
 /// padding.
 bool attention_backward_wgmma(const AttentionBackwardArgs& args, CudaDevice& device);
 
+/// Heads of fewer dims are not for attention_backward_wgmma.
+int64_t least_one_pass_head_dim();
+
 }  // namespace weft::cuda

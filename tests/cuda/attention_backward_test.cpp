@@ -243,7 +243,8 @@ double allowed() {
 
 bool is_for_one_pass(const Case& test) {
   bool is_hopper = static_cast<cuda::CudaDevice&>(*gpu()).architecture() == 90;
-  bool has_heads = test.head_dim > 64 && test.head_dim <= 128 && test.head_dim % 8 == 0 && test.misalignment == 0;
+  bool has_heads = test.head_dim >= cuda::least_one_pass_head_dim() && test.head_dim <= 128 && test.head_dim % 8 == 0 &&
+                   test.misalignment == 0;
   return is_hopper && has_heads && !test.has_bias && test.dropout == 0;
 }
 
