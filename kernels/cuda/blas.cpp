@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include <array>
 #include <map>
 #include <mutex>
 #include <string>
@@ -129,6 +130,25 @@ PlanKey key_of(const Product& product) {
           .c_alignment = alignment_of(product.c)};
 }
 
+/// All that a product is in a step that runs as a graph.
+void note(const Product& product, StepGraphs& graphs) {
+  auto address = [](const void* pointer) { return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(pointer)); };
+  auto number = [](auto value) { return static_cast<uint64_t>(value); };
+  const std::array<uint64_t, 12> values = {address(product.a),
+                                           address(product.b),
+                                           address(product.c),
+                                           address(product.bias),
+                                           number(product.m),
+                                           number(product.n),
+                                           number(product.k),
+                                           number(product.transpose_a),
+                                           number(product.transpose_b),
+                                           number(product.dtype),
+                                           number(product.c_dtype),
+                                           number(product.accumulate)};
+  graphs.note_value(values);
+}
+
 /// Descriptors and algorithm of one kind of product. cuBLASLt knows columns first, and a row-major matrix read so is
 /// its transpose: it is asked for Cᵀ = op(B)ᵀ · op(A)ᵀ, so that its first operand is our b.
 struct Plan {
@@ -159,7 +179,16 @@ class BlasHandle::Implementation {
   Implementation& operator=(const Implementation&) = delete;
 
   void multiply(const Product& product, CudaDevice& device) {
+    StepGraphs& graphs = device.graphs();
+    if (graphs.is_active()) note(product, graphs);
+    if (graphs.is_replaying()) return;
     std::lock_guard lock(mutex_);
+    if (!graphs.is_recording()) return launch(product, device);
+    graphs.record_launches([&] { launch(product, device); });
+  }
+
+ private:
+  void launch(const Product& product, CudaDevice& device) {
     const Plan& plan = plan_for(product);
     if (product.bias != nullptr) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
     float one = 1, beta = product.accumulate ? 1 : 0;
@@ -182,7 +211,6 @@ class BlasHandle::Implementation {
                  "cublasLtMatmul");
   }
 
- private:
   void check_status(cublasStatus_t status, const char* what) const {
     if (status == CUBLAS_STATUS_SUCCESS) return;
     fail(ExitCode::failure, "CUDA: {} failed: {}", what, library_.status_string(status));

@@ -8,6 +8,7 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/machine_peaks.h"
 #include "kernels/cuda/quantized.cuh"
 #include "kernels/cuda/quantized_stream.h"
@@ -32,6 +33,8 @@ void check_dtype(const char* kernel, DType dtype) {
 /// y = act(y + bias) in place, y [rows, columns] as packs of N; bias of type B or null.
 template <typename Y, typename B, int N>
 __global__ void add_bias_and_activate(Y* y, const B* bias, int64_t num_packs, int64_t columns, Activation activation) {
+  let_next_start();
+  wait_for_previous();
   int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < num_packs; i += stride) {
     Pack<Y, N> values = reinterpret_cast<Pack<Y, N>*>(y)[i];
@@ -53,11 +56,29 @@ void finish(const LinearForwardArgs& args, const LinearWeight& weight, const voi
   Y* y = static_cast<Y*>(weight.y);
   const B* typed_bias = static_cast<const B*>(bias);
   if (weight.out_features % kSize == 0 && is_aligned(y)) {
-    add_bias_and_activate<Y, B, kSize><<<grid_for(device, count / kSize, kThreads), kThreads, 0, device.stream()>>>(
-        y, typed_bias, count / kSize, weight.out_features, args.activation);
+    unsigned blocks = grid_for(device, count / kSize, kThreads);
+    launch(add_bias_and_activate<Y, B, kSize>,
+           blocks,
+           kThreads,
+           0,
+           device,
+           y,
+           typed_bias,
+           count / kSize,
+           weight.out_features,
+           args.activation);
   } else {
-    add_bias_and_activate<Y, B, 1><<<grid_for(device, count, kThreads), kThreads, 0, device.stream()>>>(
-        y, typed_bias, count, weight.out_features, args.activation);
+    unsigned blocks = grid_for(device, count, kThreads);
+    launch(add_bias_and_activate<Y, B, 1>,
+           blocks,
+           kThreads,
+           0,
+           device,
+           y,
+           typed_bias,
+           count,
+           weight.out_features,
+           args.activation);
   }
   check_launch("linear");
 }

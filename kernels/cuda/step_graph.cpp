@@ -10,9 +10,14 @@
 namespace weft::cuda {
 namespace {
 
-constexpr size_t kVaryingBytes = size_t{1} << 20;
+constexpr size_t kVaryingBytes = size_t{4} << 20;
 /// Before a step is captured it has run so often: buffers have found their places, libraries are loaded.
 constexpr int kRunsBefore = 2;
+/// A step that is captured more often than a few times has to be replayed so often for each, else captures cost more
+/// than they save.
+constexpr int kFewRecords = 8, kReplaysOfRecord = 4;
+/// Kinds of steps that are graphs at a time, each of which takes some of the device's memory.
+constexpr int kMostGraphs = 256;
 
 size_t count_kernels(cudaGraph_t graph) {
   size_t count = 0;
@@ -35,7 +40,10 @@ StepGraphs::~StepGraphs() {
 }
 
 void StepGraphs::discard(Graph& graph) {
-  if (graph.executable != nullptr) cudaGraphExecDestroy(graph.executable);
+  if (graph.executable != nullptr) {
+    cudaGraphExecDestroy(graph.executable);
+    --num_executables_;
+  }
   for (void* memory : graph.kept) cudaFreeHost(memory);
   graph.executable = nullptr;
   graph.kept.clear();
@@ -65,6 +73,20 @@ const void* StepGraphs::keep(const void* bytes, size_t count) {
   return memory;
 }
 
+/// Kernels that the graph has by now which is being captured.
+size_t StepGraphs::count_captured() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamGetCaptureInfo(stream_, &status, nullptr, &graph), "looking at a step's graph");
+  return status == cudaStreamCaptureStatusActive && graph != nullptr ? count_kernels(graph) : 0;
+}
+
+void StepGraphs::record_launches(const std::function<void()>& launches) {
+  size_t before = count_captured();
+  launches();
+  num_launches_ += count_captured() - before;
+}
+
 void StepGraphs::begin(Mode mode) {
   if (varying_host_ == nullptr) {
     check(cudaMallocHost(reinterpret_cast<void**>(&varying_host_), kVaryingBytes), "allocating pinned memory");
@@ -81,7 +103,7 @@ void StepGraphs::begin(Mode mode) {
   varying_used_ = 0;
 }
 
-/// Leaves the stream as it was; false if the step cannot be a graph.
+/// Leaves the stream as it was; false if the step cannot be a graph, be it that it fails while it is captured.
 bool StepGraphs::record(Graph& graph, const std::function<void()>& step) {
   discard(graph);
   current_ = &graph;
@@ -95,7 +117,8 @@ bool StepGraphs::record(Graph& graph, const std::function<void()>& step) {
     cudaStreamEndCapture(stream_, &captured);
     if (captured != nullptr) cudaGraphDestroy(captured);
     cudaGetLastError();
-    throw;
+    discard(graph);
+    return false;
   }
   mode_ = Mode::off;
   cudaError_t status = cudaStreamEndCapture(stream_, &captured);
@@ -106,8 +129,13 @@ bool StepGraphs::record(Graph& graph, const std::function<void()>& step) {
   cudaGetLastError();
   graph.hash = hash_;
   graph.varying_bytes = varying_used_;
-  if (status != cudaSuccess || is_refused_) discard(graph);
-  return graph.executable != nullptr;
+  if (status != cudaSuccess) graph.executable = nullptr;
+  if (graph.executable == nullptr) {
+    discard(graph);
+    return false;
+  }
+  ++num_executables_;
+  return true;
 }
 
 bool StepGraphs::replay(Graph& graph, const std::function<void()>& step) {
@@ -131,11 +159,26 @@ void StepGraphs::start(Graph& graph) {
   check(cudaGraphLaunch(graph.executable, stream_), "starting a step");
 }
 
+StepGraphs::Counts StepGraphs::counts(uint64_t key) const {
+  auto found = graphs_.find(key);
+  return found == graphs_.end() ? Counts{} : found->second.counts;
+}
+
 void StepGraphs::run(uint64_t key, const std::function<void()>& step) {
   Graph& graph = graphs_[key];
   if (graph.is_refused || graph.num_runs++ < kRunsBefore) return step();
-  if (graph.executable != nullptr && replay(graph, step)) return start(graph);
-  if (record(graph, step)) return start(graph);
+  if (graph.executable != nullptr && replay(graph, step)) {
+    ++graph.counts.replays;
+    return start(graph);
+  }
+  if (graph.executable == nullptr && num_executables_ >= kMostGraphs) return step();
+  Counts& counts = graph.counts;
+  bool is_steady = counts.records < kFewRecords || counts.replays >= kReplaysOfRecord * counts.records;
+  if (is_steady && record(graph, step)) {
+    ++counts.records;
+    return start(graph);
+  }
+  discard(graph);
   graph.is_refused = true;
   step();
 }

@@ -30,6 +30,12 @@ class StepGraphs {
   /// Runs `step`, whose kinds are told apart by `key`, by a graph where that is possible.
   void run(uint64_t key, const std::function<void()>& step);
 
+  /// How often steps of a kind were captured, and done by what was captured before.
+  struct Counts {
+    int records = 0, replays = 0;
+  };
+  Counts counts(uint64_t key) const;
+
   /// Whether the step is one of a graph's.
   bool is_active() const { return mode_ != Mode::off; }
   bool is_recording() const { return mode_ == Mode::recording; }
@@ -45,6 +51,9 @@ class StepGraphs {
 
   /// Counts a launch that was noted: a graph with others in it is not used.
   void note_launch() { ++num_launches_; }
+
+  /// Runs `launches` of a library, which are what the caller noted, while the step is recorded: counts them.
+  void record_launches(const std::function<void()>& launches);
 
   /// Memory on the device where a replay finds this step's bytes; null when steps are neither recorded nor replayed.
   const void* varying(const void* bytes, size_t count);
@@ -64,14 +73,16 @@ class StepGraphs {
     size_t varying_bytes = 0;
     std::vector<void*> kept;  // pinned
     int num_runs = 0;
+    Counts counts;
     bool is_refused = false;
   };
 
   void begin(Mode mode);
+  size_t count_captured() const;
   bool record(Graph& graph, const std::function<void()>& step);
   bool replay(Graph& graph, const std::function<void()>& step);
   void start(Graph& graph);
-  static void discard(Graph& graph);
+  void discard(Graph& graph);
 
   cudaStream_t stream_ = nullptr;
   Mode mode_ = Mode::off;
@@ -83,6 +94,7 @@ class StepGraphs {
   size_t varying_used_ = 0;
   cudaEvent_t copied_ = nullptr;
   Graph* current_ = nullptr;
+  int num_executables_ = 0;
   std::map<uint64_t, Graph> graphs_;
 };
 
