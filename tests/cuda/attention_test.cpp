@@ -358,8 +358,8 @@ TYPED_TEST(CudaAttention, OfManyRounds) {
       std::vector<std::pair<int64_t, int64_t>> lengths = {{700, 0}, {300, 60}, {5, 0}, {129, 500}, {1000, 0}};
       if (window == 40) lengths.insert(lengths.end(), 9, {192, 0});
       expect_tiles_as_on_cpu<TypeParam>({.lengths = lengths,
-                                         .num_heads = 32,
-                                         .num_kv_heads = 4,
+                                         .num_heads = 16,
+                                         .num_kv_heads = 2,
                                          .head_dim = head_dim,
                                          .mask = {.window = window},
                                          .is_packed = window == 40});

@@ -124,13 +124,13 @@ TYPED_TEST(CudaLinear, gated_products) {
   };
   for (const Shape& shape :
        std::vector<Shape>{{1, 2304, 9216}, {2, 576, 1536}, {1, 64, 5}, {2, 8, 1}, {1, 4096, 700}}) {
+    SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.in_features) + " x " +
+                 std::to_string(shape.out_features));
+    int64_t weight_count = shape.in_features * shape.out_features, count = shape.rows * shape.out_features;
+    float scale = 1 / std::sqrt(static_cast<float>(shape.in_features));
+    Twin<T> x = Twin<T>::random(shape.rows * shape.in_features, 1);
+    Twin<T> gate = Twin<T>::random(weight_count, 2, scale), up = Twin<T>::random(weight_count, 3, scale);
     for (Activation kind : {Activation::silu, Activation::gelu_tanh}) {
-      SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.in_features) + " x " +
-                   std::to_string(shape.out_features));
-      int64_t weight_count = shape.in_features * shape.out_features, count = shape.rows * shape.out_features;
-      float scale = 1 / std::sqrt(static_cast<float>(shape.in_features));
-      Twin<T> x = Twin<T>::random(shape.rows * shape.in_features, 1);
-      Twin<T> gate = Twin<T>::random(weight_count, 2, scale), up = Twin<T>::random(weight_count, 3, scale);
       Twin<T> opened(count), raised(count), y(count);
       on_both([&](const Side& side) {
         const LinearKernels& linear = side.kernels().linear;

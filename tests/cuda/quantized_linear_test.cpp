@@ -14,27 +14,47 @@ namespace {
 // Before the first product reads it: the kernels that have to be asked for are the ones to be compared.
 [[maybe_unused]] const int kAsksForStream = setenv("WEFT_QUANTIZED_STREAM", "1", 0);
 
-/// A weight that each side packs for itself from the same rows on the host.
+/// Element i of a sequence of normal numbers that repeats, but at no length of a row: to draw each of a large weight
+/// would take most of a test's time.
+float normal_number(uint64_t i) {
+  constexpr uint64_t kPeriod = 65537;
+  static const std::vector<float> numbers = [] {
+    std::vector<float> values(kPeriod);
+    std::mt19937 generator(1);
+    std::normal_distribution<float> normal;
+    for (float& value : values) value = normal(generator);
+    return values;
+  }();
+  return numbers[i % kPeriod];
+}
+
+enum class Packing { on_cpu, on_both };
+
+/// A weight in its packed form: made by the CPU and copied, or by each side for itself from the same rows on the host.
 class PackedTwin {
  public:
-  PackedTwin(int64_t n, int64_t k, Layout layout, uint32_t seed) : n_(n), k_(k), layout_(layout), packed_(bytes()) {
-    std::vector<float> rows(static_cast<size_t>(n * k));
-    std::mt19937 generator(seed);
-    std::normal_distribution<float> normal(0, 1 / std::sqrt(static_cast<float>(k)));
-    for (float& value : rows) value = normal(generator);
-    on_both([&](const Side& side) {
-      for (int64_t row = 0; row < n; row += kPackRowBlock) {
-        side.kernels().linear.pack({.rows = rows.data() + row * k,
+  PackedTwin(int64_t n, int64_t k, Layout layout, uint32_t seed, Packing packing = Packing::on_cpu)
+      : n_(n), k_(k), layout_(layout), packed_(bytes()) {
+    std::vector<float> rows(static_cast<size_t>(std::min(kPackRowBlock, n) * k));
+    float scale = 1 / std::sqrt(static_cast<float>(k));
+    for (int64_t row = 0; row < n; row += kPackRowBlock) {
+      int64_t count = std::min(kPackRowBlock, n - row);
+      uint64_t first = uint64_t{seed} * 7919 + static_cast<uint64_t>(row * k);
+      for (size_t i = 0; i < static_cast<size_t>(count * k); ++i) rows[i] = scale * normal_number(first + i);
+      on_both([&](const Side& side) {
+        if (packing == Packing::on_cpu && side.type != DeviceType::cpu) return;
+        side.kernels().linear.pack({.rows = rows.data(),
                                     .packed = packed_.on(side),
                                     .row_begin = row,
-                                    .num_rows = std::min(kPackRowBlock, n - row),
+                                    .num_rows = count,
                                     .out_features = n,
                                     .in_features = k,
                                     .dtype = DType::f32,
                                     .layout = layout},
                                    side.stream);
-      }
-    });
+      });
+    }
+    if (packing == Packing::on_cpu) packed_.send();
   }
 
   LinearWeight view(const Side& side) { return {.weight = packed_.on(side), .out_features = n_, .layout = layout_}; }
@@ -299,7 +319,7 @@ TYPED_TEST(CudaQuantizedLinear, bits_and_unpacked_rows_are_the_cpus) {
   for (int i = 0; i < 300; ++i) indices.push_back(i % 150);
   for (Layout layout : kLayouts) {
     for (int64_t width : {1, 31, 64, 100, 256}) {
-      PackedTwin weight(kOut, width, layout, 7);
+      PackedTwin weight(kOut, width, layout, 7, Packing::on_both);
       EXPECT_TRUE(weight.is_same_on_both()) << width;
       for (size_t count : {size_t{7}, indices.size()}) {
         Twin<TypeParam> rows(static_cast<int64_t>(count) * width);
