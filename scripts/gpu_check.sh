@@ -2,26 +2,35 @@
 # Checks and measures Weft on a machine with a GPU, from an unpacked bundle (scripts/bundle.sh) or from a build, and
 # writes what it found to one JSON file. docs/gpu.md says more.
 #
-#   gpu_check.sh [--build DIR] [--output FILE] [--golden DIR] [PART …]
+#   gpu_check.sh [--build DIR] [--output FILE] [--golden DIR] [--budget SECONDS] [PART …]
 #
-# Parts, all of them if none is named: parity goldens training ranks nccl sanitizer kernels bench peers
+# Parts, all of them in this order if none is named:
+# quantized parity goldens nccl sanitizer peers kernels bench training ranks
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 build=
 output=gpu_check.json
 golden=$here/golden
+budget=86400
 parts=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --build) build=$2 && shift 2 ;;
     --output) output=$2 && shift 2 ;;
     --golden) golden=$2 && shift 2 ;;
-    --help) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    --budget) budget=$2 && shift 2 ;;
+    --help) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) parts+=("$1") && shift ;;
   esac
 done
-[[ ${#parts[@]} -gt 0 ]] || parts=(parity goldens training ranks nccl sanitizer kernels bench peers)
+[[ ${#parts[@]} -gt 0 ]] || parts=(quantized parity goldens nccl sanitizer peers kernels bench training ranks)
+# Seconds of a part at most: about twice what it should take on an H100 with 16 cores.
+declare -A limits=([quantized]=60 [parity]=150 [goldens]=130 [nccl]=100 [sanitizer]=80 [peers]=115 [kernels]=100
+  [bench]=420 [training]=90 [ranks]=90)
+for part in "${parts[@]}"; do
+  [[ -n ${limits[$part]:-} ]] || { echo "no part '$part': one of ${!limits[*]}" >&2 && exit 2; }
+done
 
 library_path=${LD_LIBRARY_PATH:-}  # the machine's own, for its Python
 
@@ -53,25 +62,50 @@ trap 'rm -rf "$work"' EXIT
 results=$work/results
 : >"$results"
 : >"$work/failed"
+: >"$work/left_out"
+part_end=$budget
+
+# What is known so far, as it may be all that there will be.
+write_output() {
+  { echo '{' && sed '$!s/$/,/' "$results" && echo '}'; } >"$work/output.$BASHPID" && mv "$work/output.$BASHPID" "$output"
+}
 
 # note NAME VALUE: a line of the JSON file; the value is JSON.
 note() {
   printf '"%s": %s\n' "$1" "$2" >>"$results"
+  write_output
 }
 
 text() {
   python3 -c 'import json, sys; print(json.dumps(sys.argv[1]))' "$1"
 }
 
+# seconds_for LIMIT: what a check that begins now may take, its own limit or what its part has left; fails without any.
+seconds_for() {
+  local left=$((part_end - SECONDS))
+  [[ $left -ge 3 ]] || return 1
+  echo $(($1 < left ? $1 : left))
+}
+
+# leave_out NAME: for want of time.
+leave_out() {
+  echo "$1" >>"$work/left_out"
+  note "$1" '"no time left"'
+}
+
 # attempt NAME SECONDS COMMAND …: one check, whose output is in $log.
 attempt() {
-  local name=$1 limit=$2 status
-  shift 2
+  local name=$1 limit seconds status
+  limit=$2 && shift 2
   log=$work/${name//\//_}.log
-  timeout "$limit" "$@" >"$log" 2>&1
+  : >"$log"
+  seconds=$(seconds_for "$limit") || { leave_out "$name" && return 1; }
+  timeout -k 5 "$seconds" "$@" >"$log" 2>&1
   status=$?
   if [[ $status -eq 0 ]]; then
     note "$name" '"ok"'
+  elif [[ $seconds -lt $limit && ($status -eq 124 || $status -eq 137) ]]; then
+    leave_out "$name"
   else
     echo "$name" >>"$work/failed"
     note "$name" "$(text "failed with $status: $(tail -n 1 "$log")")"
@@ -81,10 +115,13 @@ attempt() {
   return "$status"
 }
 
-# in_parallel COMMAND …: starts it beside the others; a GPU is shared by as many as half the processors.
+# in_parallel COMMAND …: starts it beside the others; a GPU is shared by $at_once, of two threads each that are not
+# always busy.
+at_once=$((($(nproc) * 3 + 3) / 4))
 in_parallel() {
-  while [[ $(jobs -rp | wc -l) -ge $((($(nproc) + 1) / 2)) ]]; do wait -n; done
-  "$@" &
+  while [[ $(jobs -rp | wc -l) -ge $at_once ]]; do wait -n; done
+  # Threads that spin while others compute would take most of the time.
+  OMP_WAIT_POLICY=passive "$@" &
 }
 
 # one_value FILE: its JSON objects, one a line, as one value: the object itself, or a list of several.
@@ -94,9 +131,10 @@ one_value() {
 
 # measure NAME SECONDS COMMAND …: a benchmark that prints JSON.
 measure() {
-  local name=$1 limit=$2
+  local name=$1 seconds
+  seconds=$(seconds_for "$2") || { leave_out "$name" && return; }
   shift 2
-  if timeout "$limit" "$@" >"$work/json" 2>"$work/log"; then
+  if timeout -k 5 "$seconds" "$@" >"$work/json" 2>"$work/log"; then
     note "$name" "$(one_value "$work/json")"
     printf '%s: %s\n' "$name" "$(tr '\n' ' ' <"$work/json" | cut -c 1-700)"
   else
@@ -106,15 +144,35 @@ measure() {
   fi
 }
 
+# Products with quantized weights by each of their kernels, a process a test. Those of f32 have one way only.
+run_quantized() {
+  local way suite='' line
+  while read -r line; do
+    case $line in
+      *.) suite=$line ;;
+      *.\ *) suite=${line%% *} ;;
+      *)
+        for way in 1 half 0; do
+          [[ $way != 0 || $line != *gated* ]] || continue
+          [[ $way == 0 || $suite != */0. ]] || continue
+          in_parallel attempt "quantized/$way/$suite${line%% *}" 50 env WEFT_QUANTIZED_STREAM=$way "$kernels_test" \
+            --gtest_brief=1 --gtest_filter="$suite${line%% *}"
+        done
+        ;;
+    esac
+  done < <("$kernels_test" --gtest_list_tests --gtest_filter='*uantized*')
+  wait
+  echo "quantized: $(grep -c '"quantized/.*"ok"' "$results") tests ok"
+}
+
 # A process a suite: after a fault a process can do no more.
 run_parity() {
   local suite
   for suite in $("$kernels_test" --gtest_list_tests | sed -n 's|^\([^ ]*\.\).*|\1|p'); do
     [[ -z ${EXCLUDED:-} || ! $suite =~ $EXCLUDED ]] || continue
-    in_parallel attempt "parity/${suite%.}" 60 "$kernels_test" --gtest_brief=1 --gtest_filter="$suite*"
+    [[ $suite != *uantized* || " ${parts[*]} " != *' quantized '* ]] || continue
+    in_parallel attempt "parity/${suite%.}" 120 "$kernels_test" --gtest_brief=1 --gtest_filter="$suite*"
   done
-  in_parallel attempt "parity/plain quantized products" 60 env WEFT_QUANTIZED_STREAM=0 "$kernels_test" --gtest_brief=1 \
-    --gtest_filter='*uantized*.*-*gated*'
   wait
   echo "parity: $(grep -c '"parity/.*"ok"' "$results") suites ok"
 }
@@ -128,12 +186,15 @@ verify_case() {
 
 # verify_bf16 NAME OPTIONS …: what bf16 itself puts out of tolerance fails on the CPU's kernels as well, and is no fault.
 verify_bf16() {
-  local name=$1
+  local name=$1 seconds
   shift
-  if timeout 120 "$weft" verify --device cuda --threads 2 --dtype bf16 "$@" >"$work/${name//\//_}.log" 2>&1; then
+  seconds=$(seconds_for 120) || { leave_out "$name" && return; }
+  if timeout "$seconds" "$weft" verify --device cuda --threads 2 --dtype bf16 "$@" >"$work/${name//\//_}.log" 2>&1; then
     note "$name" '"ok"'
     echo "$name" >>"$work/verified"
-  elif ! timeout 120 "$weft" verify --device cpu --threads 2 --dtype bf16 "$@" >"$work/${name//\//_}.cpu.log" 2>&1; then
+  elif ! seconds=$(seconds_for 120); then
+    leave_out "$name"
+  elif ! timeout "$seconds" "$weft" verify --device cpu --threads 2 --dtype bf16 "$@" >"$work/${name//\//_}.cpu.log" 2>&1; then
     note "$name" '"beyond what bf16 holds, on the CPU too"'
     echo "$name" >>"$work/beyond_bf16"
   else
@@ -147,7 +208,7 @@ verify_bf16() {
 run_goldens() {
   local folder way total=0
   : >"$work/verified" && : >"$work/beyond_bf16"
-  for way in ${GOLDEN_WAYS:-tensor_1 tensor_2 bf16}; do
+  for way in ${GOLDEN_WAYS:-tensor_1 bf16 tensor_2}; do
     for folder in "$golden"/seed/*/ "$golden"/hf/*/; do
       folder=${folder%/}
       [[ -f $folder/golden.h5 ]] || continue
@@ -252,26 +313,52 @@ run_nccl() {
   done
 }
 
+# Tests of a process each, those that are small enough for a check of every access to memory.
+sanitized=(
+  'rows CudaActivation*:CudaArgmax*:CudaElementwise*:CudaSquares*:NormOnCuda*:RopeOnCuda*:TokenShiftOnCuda*'
+  'tables CudaEmbedding*:CudaCrossEntropy*:CudaOptimizer*:CudaFactored*:CudaLinear/1.odd_sizes:CudaLinear/1.gated_products'
+  'decoding StepGraph*:CudaSample.RunsAsPartOfAGraph:CudaAttentionSplit/1.windows_and_caps:CudaAttention/1.WritesItsCache'
+  'quantized CudaQuantizedLinear/1.each_number_of_few_rows:CudaQuantized.products_in_a_step_that_runs_as_a_graph'
+  'attention CudaAttention/1.OfMixedLengths:CudaAttention/1.WithSoftCapAndBias:CudaAttention/1.UnderEveryMask'
+  'backward AttentionBackwardOnCuda/1.OfHeadDims:AttentionBackwardOnCuda/1.WithSoftCap:AttentionBackwardOnCuda/1.WithWindows'
+  'recurrent CudaWkv/1.forward_and_backward:RelativeAttentionOnCuda/1.backward_with_all_terms'
+)
+
+# Of SANITIZED, a filter of tests, alone where it is set. SANITIZER_TOOL: racecheck, initcheck or synccheck instead.
 run_sanitizer() {
-  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is missing: SKIPPED" && return; }
-  attempt sanitizer 300 compute-sanitizer --error-exitcode 9 "$kernels_test" --gtest_brief=1 \
-    --gtest_filter="${SANITIZED:-*}"
-  grep -E 'ERROR SUMMARY|Invalid|at 0x' "$log" | head -n 10
+  local group
+  command -v compute-sanitizer >/dev/null || { note sanitizer '"skipped"' && echo "SKIPPED sanitizer: it is missing" && return; }
+  [[ -z ${SANITIZED:-} ]] || sanitized=("chosen $SANITIZED")
+  for group in "${sanitized[@]}"; do
+    in_parallel attempt "sanitizer/${group%% *}" 200 env WEFT_QUANTIZED_STREAM=1 compute-sanitizer --error-exitcode 9 \
+      --tool "${SANITIZER_TOOL:-memcheck}" --report-api-errors no "$kernels_test" --gtest_brief=1 \
+      --gtest_filter="${group#* }"
+  done
+  wait
+  grep -hE 'Invalid|Race|Error:|at 0x' "$work"/sanitizer_*.log | sort | uniq -c | sort -rn | head -n 10
+  echo "sanitizer: $(grep -c '"sanitizer/.*"ok"' "$results") of ${#sanitized[@]} groups ok"
 }
 
 run_kernels() {
   local part
-  for part in few_rows sampling products attention; do
-    attempt "kernels/$part" 60 "$kernels_bench" "$part"
+  for part in attention quantized few_rows products sampling; do
+    attempt "kernels/$part" 60 env WEFT_QUANTIZED_STREAM=1 "$kernels_bench" "$part"
     cat "$log"
     note "measured/$part" "$(text "$(cat "$log")")"
   done
 }
 
 run_bench() {
-  local model
+  local model batch
   for model in ${DECODE_MODELS:-gemma2-2b gemma2-9b gemma2-27b}; do
     measure "decode/$model" 120 "$weft" bench decode --device cuda --json --model "$configs/models/$model.json"
+  done
+  measure decode/gemma2-2b/int4 60 env WEFT_QUANTIZED_STREAM=1 "$weft" bench decode --device cuda --json \
+    --model "$configs/models/gemma2-2b.json" --quantize int4
+  # Beyond 16 sequences products go to cuBLASLt, within the graph too.
+  for batch in 16 32; do
+    measure "decode/gemma2-2b/batch $batch" 60 "$weft" bench decode --device cuda --json \
+      --model "$configs/models/gemma2-2b.json" --batch "$batch"
   done
   measure "train/lora/llama3-8b" 150 "$weft" bench train --device cuda --json --model "$configs/models/llama3-8b.json" \
     --lora 16 --sequence 4096 --recompute "${LORA_RECOMPUTE:-none}" --repetitions 3
@@ -298,9 +385,11 @@ note date "\"$(date -u '+%F %T')\""
 note device "$(text "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -n 1)")"
 for part in "${parts[@]}"; do
   begin=$SECONDS
+  part_end=$((begin + limits[$part]))
+  [[ $part_end -le $budget ]] || part_end=$budget
+  [[ $((part_end - begin)) -ge 3 ]] || { leave_out "$part" && continue; }
   "run_$part"
   note "seconds/$part" $((SECONDS - begin))
 done
-{ echo '{' && paste -sd ',' "$results" | sed 's/,"/,\n"/g' && echo '}'; } >"$output"
-echo "$(wc -l <"$work/failed") failed; $output"
-[[ ! -s $work/failed ]]
+echo "$(wc -l <"$work/failed") failed, $(wc -l <"$work/left_out") left out for want of time; $output"
+[[ ! -s $work/failed && ! -s $work/left_out ]]
