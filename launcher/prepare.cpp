@@ -19,6 +19,8 @@ constexpr const char* kFooter = R"(Examples:
   weft prepare --tokenizer SmolLM2-135M --out news.tokens news.jsonl               {"text": …} a line
   weft prepare --tokenizer SmolLM2-135M-Instruct --out chats.tokens chats.jsonl    {"messages": [{"role": …, "content": …}]} a line
   weft prepare --tokenizer Meta-Llama-3-8B --out tasks.tokens tasks.jsonl          {"prompt": …, "completion": …} a line
+  weft prepare --tokenizer SmolLM2-135M --out alpaca.tokens alpaca_data.json       [{"instruction": …, "input": …, "output": …}, …]
+  weft prepare --tokenizer SmolLM2-135M --out qa.tokens qa.jsonl --field prompt=question --field completion=answer
 
 Of conversations only the assistant's answers are learned, of prompts only their completions. A preparation that was killed
 goes on where it was when the same command is given again. More in docs/data.md.)";
@@ -28,6 +30,7 @@ struct PrepareCommand {
   std::string tokenizer;
   PrepareOptions prepare;
   std::string format;
+  std::vector<std::string> fields;
   bool splits_lines = false;
   bool splits_blank_lines = false;
 };
@@ -40,6 +43,7 @@ ExitCode run_prepare(PrepareCommand options, MpiSession& session) {
   if (options.format == "jsonl") prepare.format = InputFormat::json_lines;
   if (options.splits_lines) prepare.text_split = TextSplit::lines;
   if (options.splits_blank_lines) prepare.text_split = TextSplit::paragraphs;
+  prepare.documents.field_names = parse_field_names(options.fields);
   prepare.num_threads = resolve_threads(options.common, session);
   prepare.show_progress = !options.common.quiet;
   const PrepareStatistics statistics = prepare_tokens(prepare, load_tokenizer(options.tokenizer));
@@ -60,6 +64,11 @@ void add_document_options(Command command, PrepareCommand& options) {
       .excludes(lines);
   command.add_option("--format", options.format, "text or jsonl, whatever the inputs' names end in")
       .check_one_of({"text", "jsonl"});
+  command
+      .add_option("--field",
+                  options.fields,
+                  "NAME=FIELD takes a record's FIELD as what is called NAME (text, prompt, completion, …); repeatable")
+      .one_value_each();
   DocumentEncoderOptions& documents = options.prepare.documents;
   command.add_option("--chat-format",
                      documents.chat_format,
@@ -86,7 +95,7 @@ void add_prepare_command(Command program, CommandContext& context) {
       .add_option("--tokenizer", options->tokenizer, "Model folder, tokenizer.json, sentencepiece .model or .gguf file")
       .required();
   command.add_option("-o,--out", options->prepare.output, "The token file").required();
-  command.add_option("inputs", options->prepare.inputs, "Text (.txt) and JSON lines (.jsonl) files").required();
+  command.add_option("inputs", options->prepare.inputs, "Text (.txt) and JSON (.jsonl, .json) files").required();
   add_document_options(command, *options);
   command.add_flag("--skip-bad-lines", options->prepare.skip_bad_lines, "Counts unusable lines of JSON and goes on");
   command.add_flag("--restart", options->prepare.restart, "Begins anew instead of going on after a kill");

@@ -27,7 +27,17 @@ class SourcePreparation {
                     Communicator& world,
                     const Context& context,
                     std::shared_ptr<const Tokenizer> tokenizer)
-      : config_(config), world_(world), context_(context), tokenizer_(std::move(tokenizer)) {}
+      : config_(config), world_(world), context_(context), tokenizer_(std::move(tokenizer)) {
+    const config::DataConfig& data = config.message().data();
+    for (int i = 0; i < data.fields_size(); ++i) {
+      std::string field = fmt::format("data.fields[{}]", i);
+      try {
+        field_names_.merge(parse_field_names({data.fields(i)}));
+      } catch (const Error& error) {
+        throw Error(error.code(), fmt::format("{}: {}: {}", config.location(field), field, error.what()));
+      }
+    }
+  }
 
   /// Replaces the paths of texts by those of the token files that rank 0 made of them.
   void prepare(std::vector<DataSourceOptions>& sources, const std::string& field) {
@@ -54,7 +64,7 @@ class SourcePreparation {
         prepared = prepare_source(path,
                                   config_.message().output().directory() + "/data",
                                   tokenizer_,
-                                  {.separate_texts = reads_prompts_whole(config_)},
+                                  {.separate_texts = reads_prompts_whole(config_), .field_names = field_names_},
                                   context_.num_threads * world_.size(),
                                   true);
       } catch (const Error& error) {
@@ -70,6 +80,7 @@ class SourcePreparation {
   Communicator& world_;
   const Context& context_;
   std::shared_ptr<const Tokenizer> tokenizer_;
+  FieldNames field_names_;
 };
 
 std::string names_of(const std::vector<DataSourceOptions>& sources) {
@@ -155,6 +166,8 @@ std::unique_ptr<TrainingData> for_task(const RunConfig& config,
                            .seed = config.message().train().seed()});
 }
 
+}  // namespace
+
 void check_task(const RunConfig& config, const ModelInfo& model) {
   const config::TaskConfig& task = config.message().task();
   auto require = [&](bool is_met, std::string_view what) {
@@ -184,8 +197,6 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
       return require(model.task_head.kind != TaskHead::Kind::none, "this task needs an encoder, such as bert");
   }
 }
-
-}  // namespace
 
 TrainingDataSets open_data(const RunConfig& config,
                            Communicator& world,

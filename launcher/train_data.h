@@ -14,6 +14,9 @@
 
 namespace weft {
 
+/// Throws Error(bad_input) for a task that the model is not made for.
+void check_task(const RunConfig& config, const ModelInfo& model);
+
 /// Opens token files (.tokens); text (.txt, .jsonl) is made into token files below output.directory first, by rank 0,
 /// for which a tokenizer is needed. Those of a labelled task are its rows. Collective: what fails there is thrown on
 /// all ranks. Throws Error(bad_input).

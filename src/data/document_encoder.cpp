@@ -19,6 +19,19 @@ size_t common_prefix(const std::vector<int32_t>& a, const std::vector<int32_t>& 
   return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
 }
 
+/// As Stanford's Alpaca was trained.
+std::string alpaca_prompt(const Instruction& one) {
+  const std::string instruction = "### Instruction:\n" + one.instruction + "\n\n";
+  if (one.input.empty()) {
+    return "Below is an instruction that describes a task. Write a response that appropriately completes the "
+           "request.\n\n" +
+           instruction + "### Response:\n";
+  }
+  return "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+         "response that appropriately completes the request.\n\n" +
+         instruction + "### Input:\n" + one.input + "\n\n### Response:\n";
+}
+
 /// A turn as text: [begin, end) of the conversation, of which an answer begins at `answer`.
 struct Turn {
   size_t begin = 0, answer = 0, end = 0;
@@ -72,10 +85,14 @@ class TurnFinder {
 }  // namespace
 
 DocumentEncoder::DocumentEncoder(std::shared_ptr<const Tokenizer> tokenizer, const DocumentEncoderOptions& options)
-    : tokenizer_(std::move(tokenizer)), chat_format_(options.chat_format), separate_texts_(options.separate_texts) {
+    : tokenizer_(std::move(tokenizer)),
+      chat_format_(options.chat_format),
+      separate_texts_(options.separate_texts),
+      field_names_(options.field_names) {
   if (!chat_format_.empty()) check_chat_format(*tokenizer_, chat_format_);
   find_special_tokens(options);
   can_cut_lines_ = probe_cuts();
+  has_chat_format_ = probe_chat_format();
 }
 
 void DocumentEncoder::find_special_tokens(const DocumentEncoderOptions& options) {
@@ -107,6 +124,17 @@ bool DocumentEncoder::probe_cuts() const {
     append(parts, tokenizer_->encode(probe.second, false));
     return tokenizer_->encode(std::string(probe.first) + std::string(probe.second), false) == parts;
   });
+}
+
+bool DocumentEncoder::probe_chat_format() const {
+  const ChatMessage messages[] = {{"user", "a"}, {"assistant", "b"}};
+  try {
+    render_chat(*tokenizer_, messages, false, chat_format_);
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::bad_input) throw;
+    return false;
+  }
 }
 
 TokenDocument DocumentEncoder::encode_text(std::string_view text) const {
@@ -170,10 +198,18 @@ TokenDocument DocumentEncoder::encode_chat(const std::vector<ChatMessage>& messa
   return document;
 }
 
+TokenDocument DocumentEncoder::encode_instruction(const Instruction& one) const {
+  const std::string request = one.input.empty() ? one.instruction : one.instruction + "\n" + one.input;
+  if (separate_texts_) return encode_separately(request, one.output);
+  if (has_chat_format_) return encode_chat({{"user", request}, {"assistant", one.output}});
+  return encode_completion(alpaca_prompt(one), one.output);
+}
+
 TokenDocument DocumentEncoder::encode(const TrainingDocument& document) const {
   if (document.text) return encode_text(*document.text);
   if (document.completion && separate_texts_) return encode_separately(*document.prompt, *document.completion);
   if (document.completion) return encode_completion(*document.prompt, *document.completion);
+  if (document.instruction) return encode_instruction(*document.instruction);
   return encode_chat(document.messages);
 }
 

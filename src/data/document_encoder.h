@@ -22,6 +22,7 @@ struct DocumentEncoderOptions {
   /// Prompts and completions each encoded by itself, with what stands after a text behind both: for models that read
   /// the one as a whole before they write the other.
   bool separate_texts = false;
+  FieldNames field_names = {};  // of records of JSON
 };
 
 /// Thread-safe.
@@ -37,6 +38,9 @@ class DocumentEncoder {
   /// Whether a text may be cut after a line end between two visible characters and its parts encoded one by one.
   bool can_cut_lines() const { return can_cut_lines_; }
 
+  /// As parse_training_document, with the options' names of fields.
+  TrainingDocument parse(std::string_view record) const { return parse_training_document(record, field_names_); }
+
   /// A text with what stands before and after it; no ids for a text without tokens. All of it is scored.
   TokenDocument encode_text(std::string_view text) const;
   /// The completion and what stands after it are scored, beginning with the first token that the prompt alone doesn't
@@ -46,11 +50,14 @@ class DocumentEncoder {
   /// The assistant's answers are scored, each with its end token. Throws Error(bad_input) for roles that the format
   /// doesn't have, a format that isn't known, and conversations without an answer.
   TokenDocument encode_chat(const std::vector<ChatMessage>& messages) const;
+  /// As a conversation where the tokenizer has a chat format, else as the completion of Alpaca's prompt.
+  TokenDocument encode_instruction(const Instruction& instruction) const;
   TokenDocument encode(const TrainingDocument& document) const;
 
  private:
   void find_special_tokens(const DocumentEncoderOptions& options);
   bool probe_cuts() const;
+  bool probe_chat_format() const;
   size_t end_of_answer(const std::vector<int32_t>& ids, size_t begin) const;
 
   std::shared_ptr<const Tokenizer> tokenizer_;
@@ -58,6 +65,8 @@ class DocumentEncoder {
   std::vector<int32_t> prefix_, suffix_;
   bool can_cut_lines_ = false;
   bool separate_texts_ = false;
+  bool has_chat_format_ = false;
+  FieldNames field_names_;
 };
 
 }  // namespace weft

@@ -51,10 +51,12 @@ std::vector<Input> open_inputs(const PrepareOptions& options) {
   std::vector<Input> inputs;
   for (const std::string& path : options.inputs) {
     const File file(path);
+    TextSplit split = split_of(path, options);
+    if (split == TextSplit::json_lines && is_json_array(path)) split = TextSplit::json_array;
     struct stat status {};
     ::fstat(file.descriptor(), &status);
     inputs.push_back({.path = path,
-                      .split = split_of(path, options),
+                      .split = split,
                       .size = file.size(),
                       .changed_ns = status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec});
   }
@@ -71,6 +73,7 @@ std::string describe_job(const std::vector<Input>& inputs,
               {"suffix", encoder.suffix()},
               {"chat_format", options.documents.chat_format},
               {"unit_bytes", options.unit_bytes}};
+  if (!options.documents.field_names.empty()) job["field_names"] = options.documents.field_names;
   for (const Input& input : inputs) {
     job["inputs"].push_back(
         {fs::absolute(input.path).string(), static_cast<int>(input.split), input.size, input.changed_ns});
@@ -300,7 +303,8 @@ std::string prepare_source(const std::string& path,
     fail_input("{}: expected a name ending in .txt, .jsonl or .tokens; others are prepared by weft prepare --format",
                printable(path, 400));
   }
-  const uint64_t hash = hash_file(path) ^ tokenizer_fingerprint(*tokenizer);
+  uint64_t hash = hash_file(path) ^ tokenizer_fingerprint(*tokenizer);
+  for (const auto& [theirs, ours] : documents.field_names) hash = checksum_bytes(theirs + "=" + ours, hash);
   std::string name = fs::path(path).stem().string() + (documents.separate_texts ? "-pairs" : "");
   std::string output = fmt::format("{}/{}-{:016x}.tokens", folder, name, hash);
   if (is_token_file(output)) return output;

@@ -48,7 +48,51 @@ size_t last_cut_between_paragraphs(std::string_view text) {
   return 0;
 }
 
+/// Behind the last whole object of a list.
+size_t last_cut_between_elements(std::string_view text) {
+  size_t cut = 0;
+  for (size_t begin = text.find('{'); begin != std::string_view::npos; begin = text.find('{', cut)) {
+    const size_t end = find_json_value_end(text, begin);
+    if (end == std::string_view::npos) break;
+    cut = end;
+  }
+  return cut;
+}
+
 }  // namespace
+
+size_t find_json_value_end(std::string_view text, size_t begin) {
+  constexpr std::string_view kEnds = " \t\r\n,:]}";
+  int64_t depth = 0;
+  bool in_string = false;
+  for (size_t i = begin; i < text.size(); ++i) {
+    const char byte = text[i];
+    if (in_string) {
+      if (byte == '\\') ++i;
+      in_string = byte != '"';
+    } else if (byte == '"') {
+      in_string = true;
+    } else if (byte == '{' || byte == '[') {
+      ++depth;
+    } else if (byte == '}' || byte == ']') {
+      --depth;
+    }
+    if (in_string || depth > 0) continue;
+    if (depth < 0 || is_one_of(byte, "}]\"")) return i + 1;
+    if (i + 1 == text.size() || is_one_of(text[i + 1], kEnds)) return i + 1;
+  }
+  return std::string_view::npos;
+}
+
+bool is_json_array(const std::string& path) {
+  const File file(path);
+  std::string bytes(static_cast<size_t>(std::min<int64_t>(file.size(), 4096)), '\0');
+  file.read(0, bytes.data(), static_cast<int64_t>(bytes.size()));
+  std::string_view text = bytes;
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  const size_t first = text.find_first_not_of(" \t\r\n");
+  return first != std::string_view::npos && text[first] == '[';
+}
 
 bool is_blank(std::string_view line) {
   return line.find_first_not_of(" \t\r") == std::string_view::npos;
@@ -69,6 +113,7 @@ TextUnitReader::TextUnitReader(const std::string& path, const TextUnitOptions& o
 
 size_t TextUnitReader::find_cut(std::string_view bytes) const {
   if (options_.split == TextSplit::file) return options_.can_cut_lines ? last_cut_between_lines(bytes) : 0;
+  if (options_.split == TextSplit::json_array) return last_cut_between_elements(bytes);
   if (options_.split == TextSplit::paragraphs) return last_cut_between_paragraphs(bytes);
   return bytes.rfind('\n') + 1;
 }

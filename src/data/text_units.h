@@ -15,7 +15,8 @@ enum class TextSplit : uint8_t {
   file,        // the whole file
   lines,       // a line
   paragraphs,  // what stands between blank lines
-  json_lines   // a line of JSON
+  json_lines,  // a line of JSON
+  json_array   // an element of the list that the file is
 };
 
 /// A piece of an input: whole lines or paragraphs, or a part of one text.
@@ -53,6 +54,13 @@ class TextUnitReader {
 
 /// Whether a line is empty or holds only spaces, tabs and carriage returns.
 bool is_blank(std::string_view line);
+
+/// Where a value of JSON ends that begins at `begin`: behind its last bracket or quotation mark, or before what ends a
+/// number or name. What is no JSON ends somewhere. npos where the text ends first.
+size_t find_json_value_end(std::string_view text, size_t begin);
+
+/// Whether a file is a list of JSON. Throws Error(bad_input) for one that can't be read.
+bool is_json_array(const std::string& path);
 
 /// Where a text can be cut so that all tokenizers that pass DocumentEncoder's probe encode the parts as the whole: the
 /// last place after a line end between two characters that are no white space and can't belong to a special token. 0:

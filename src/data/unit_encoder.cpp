@@ -1,5 +1,7 @@
 #include "data/unit_encoder.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace weft {
@@ -27,27 +29,55 @@ void for_each_line(const TextUnit& unit, const Use& use) {
   }
 }
 
-void encode_json_line(const DocumentEncoder& encoder, std::string_view line, EncodedUnit& out) {
-  const TrainingDocument document = parse_training_document(line);
-  append_document(encoder.encode(document), out);
-  if (!document.text) ++out.num_masked_documents;
-}
+/// What reads records.
+struct RecordReader {
+  const DocumentEncoder& encoder;
+  const std::string& path;
+  bool skip_bad_lines = false;
+  EncodedUnit& out;
 
-void encode_json_lines(const DocumentEncoder& encoder,
-                       const TextUnit& unit,
-                       const std::string& path,
-                       bool skip_bad_lines,
-                       EncodedUnit& out) {
-  for_each_line(unit, [&](std::string_view line, int64_t number) {
-    if (is_blank(line)) return;
+  void read(std::string_view record, int64_t line) const {
     try {
-      encode_json_line(encoder, line, out);
+      const TrainingDocument document = encoder.parse(record);
+      append_document(encoder.encode(document), out);
+      if (!document.text) ++out.num_masked_documents;
     } catch (const Error& error) {
       if (error.code() != ExitCode::bad_input) throw;
-      if (!skip_bad_lines) fail_input("{}:{}: {}", printable(path, 400), number, error.what());
+      if (!skip_bad_lines) fail_input("{}:{}: {}", printable(path, 400), line, error.what());
       ++out.num_skipped_lines;
     }
+  }
+};
+
+void encode_json_lines(const RecordReader& reader, const TextUnit& unit) {
+  for_each_line(unit, [&](std::string_view line, int64_t number) {
+    if (!is_blank(line)) reader.read(line, number);
   });
+}
+
+/// What stands between the elements of a list, brackets of its own among them, is passed over.
+void encode_json_array(const RecordReader& reader, const TextUnit& unit) {
+  const std::string_view bytes = unit.bytes;
+  const size_t last = bytes.find_last_not_of(" \t\r\n");
+  if (unit.ends_file && (last == std::string_view::npos || bytes[last] != ']')) {
+    fail_input("{}: the list of records has no end; is the file whole?", printable(reader.path, 400));
+  }
+  int64_t line = unit.first_line;
+  auto skip_to = [&, at = size_t{0}](size_t end) mutable {
+    line += std::count(
+        bytes.begin() + static_cast<std::ptrdiff_t>(at), bytes.begin() + static_cast<std::ptrdiff_t>(end), '\n');
+    at = end;
+  };
+  for (size_t begin = 0; begin < bytes.size();) {
+    begin = bytes.find_first_not_of(" \t\r\n,", begin);
+    if (begin == std::string_view::npos) return;
+    const bool opens = unit.begins_file && bytes[begin] == '[' && bytes.find_first_not_of(" \t\r\n") == begin;
+    const bool closes = unit.ends_file && begin == last;
+    const size_t end = opens || closes ? begin + 1 : std::min(find_json_value_end(bytes, begin), bytes.size());
+    skip_to(begin);
+    if (!opens && !closes) reader.read(bytes.substr(begin, end - begin), line);
+    begin = end;
+  }
 }
 
 void encode_paragraphs(const DocumentEncoder& encoder, const TextUnit& unit, EncodedUnit& out) {
@@ -96,7 +126,10 @@ EncodedUnit encode_unit(const DocumentEncoder& encoder,
       encode_paragraphs(encoder, unit, out);
       break;
     case TextSplit::json_lines:
-      encode_json_lines(encoder, unit, path, options.skip_bad_lines, out);
+      encode_json_lines({encoder, path, options.skip_bad_lines, out}, unit);
+      break;
+    case TextSplit::json_array:
+      encode_json_array({encoder, path, options.skip_bad_lines, out}, unit);
       break;
   }
   return out;

@@ -139,11 +139,84 @@ TEST(DocumentEncoder, BadLinesSayWhatIsWrong) {
       {R"({"messages": [{"role": "user", "content": "a"}, {"role": "usr", "content": "a"}]})",
        "message 2 has role 'usr', expected system, user, assistant or tool"},
       {R"({"messages": [{"role": "assistant", "content": "a"}]})", "expected 'user'"},
+      {R"({"question": "a", "answer": "b"})", "found none of them but question, answer"},
+      {R"({"conversations": "hi"})", "\"conversations\" is a string, expected a list"},
+      {R"({"conversations": [{"from": "human"}]})", "message 1 has no value"},
+      {R"({"conversations": [{"value": "a"}]})", "message 1 has no from"},
+      {R"({"conversations": [{"from": "human", "value": 1}]})", "message 1: value is a number, expected a string"},
+      {R"({"conversations": [{"from": "alien", "value": "a"}]})", "message 1 has \"from\" 'alien', expected human"},
+      {R"({"messages": [{"from": "human", "value": "a"}]})", "message 1 has role 'human', expected system"},
+      {R"({"instruction": "a"})", "an \"instruction\" without \"output\""},
+      {R"({"output": "a"})", "an \"output\" without \"instruction\""},
+      {R"({"instruction": "a", "output": 3})", "\"output\" is a number, expected a string"},
+      {R"({"instruction": "a", "input": ["b"], "output": "c"})", "\"input\" is a list, expected a string"},
+      {R"({"instruction": "a", "output": "c", "history": [["d", "e"]]})", "\"history\" is not read"},
+      {R"({"instruction": "a", "output": "c", "prompt": "d", "completion": "e"})", "found more than one of them"},
   };
   for (const auto& [line, message] : table) {
     const auto encode = [&, &text = line] { encoder.encode(parse_training_document(text)); };
     EXPECT_THAT(encode, ThrowsMessage<Error>(testing::AllOf(HasSubstr(message), testing::Not(HasSubstr("\n")))))
         << line;
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> messages_of(const TrainingDocument& document) {
+  std::vector<std::pair<std::string, std::string>> messages;
+  for (const ChatMessage& message : document.messages) messages.emplace_back(message.role, message.content);
+  return messages;
+}
+
+TEST(DocumentEncoder, ConversationsOfShareGptAreThoseOfMessages) {
+  const TrainingDocument document = parse_training_document(
+      R"({"id": "7", "system": "s", "conversations": [{"from": "human", "value": "a"}, {"value": "b", "from": "gpt"},)"
+      R"( {"from": "observation", "value": "c"}, {"from": "function_call", "value": "d", "weight": 1}]})");
+  EXPECT_THAT(messages_of(document),
+              ElementsAre(std::pair("system", "s"),
+                          std::pair("user", "a"),
+                          std::pair("assistant", "b"),
+                          std::pair("tool", "c"),
+                          std::pair("assistant", "d")));
+  // A system message of its own stays the first.
+  const TrainingDocument own = parse_training_document(
+      R"({"system": "s", "conversations": [{"from": "system", "value": "t"}, {"from": "user", "value": "a"}]})");
+  EXPECT_THAT(messages_of(own), ElementsAre(std::pair("system", "t"), std::pair("user", "a")));
+}
+
+TEST(DocumentEncoder, InstructionsAreConversationsOrCompletionsOfAlpacasPrompt) {
+  const std::string record = R"({"instruction": "quick", "input": "the fox", "output": "dog", "text": "all of it"})";
+  const TrainingDocument document = parse_training_document(record);
+  ASSERT_TRUE(document.instruction.has_value());
+  EXPECT_FALSE(document.text.has_value());
+  const DocumentEncoder chat(tiny_tokenizer(), {});
+  const TokenDocument conversation = chat.encode(document);
+  EXPECT_EQ(conversation.ids, chat.encode_chat({{"user", "quick\nthe fox"}, {"assistant", "dog"}}).ids);
+  EXPECT_THAT(learned(*tiny_tokenizer(), conversation), ElementsAre("dog<|im_end|>"));
+  const DocumentEncoder separate(tiny_tokenizer(), {.separate_texts = true});
+  EXPECT_EQ(separate.encode(document).ids, separate.encode_separately("quick\nthe fox", "dog").ids);
+  // Gemma's tokenizer here comes without a chat template.
+  const DocumentEncoder plain(borrow(test::gemma_tokenizer()), {});
+  const std::string text = test::gemma_tokenizer().decode(plain.encode(document).ids, true);
+  EXPECT_EQ(
+      text,
+      "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+      "response that appropriately completes the request.\n\n### Instruction:\nquick\n\n### Input:\nthe fox\n\n"
+      "### Response:\ndog");
+  const TrainingDocument without = parse_training_document(R"({"instruction": "a", "input": "", "output": "b"})");
+  EXPECT_EQ(test::gemma_tokenizer().decode(plain.encode(without).ids, true),
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+            "\n\n### Instruction:\na\n\n### Response:\nb");
+}
+
+TEST(DocumentEncoder, FieldsMayHaveOtherNames) {
+  const FieldNames names =
+      parse_field_names({"prompt=question", "completion=best answer", "messages=turns", "role=who"});
+  const TrainingDocument pair = parse_training_document(R"({"question": "a", "best answer": "b"})", names);
+  EXPECT_EQ(pair.prompt, "a");
+  EXPECT_EQ(pair.completion, "b");
+  const TrainingDocument chat = parse_training_document(R"({"turns": [{"who": "user", "content": "a"}]})", names);
+  EXPECT_THAT(messages_of(chat), ElementsAre(std::pair("user", "a")));
+  for (const char* wrong : {"question", "prompt=", "question=prompt", "=a"}) {
+    EXPECT_THAT([&] { parse_field_names({wrong}); }, ThrowsMessage<Error>(HasSubstr("expected NAME=FIELD"))) << wrong;
   }
 }
 

@@ -126,6 +126,39 @@ TEST_F(PrepareTest, MixedJsonLinesKeepWhatIsScoredOfEach) {
   EXPECT_THAT(learned, ElementsAre("<s>the fox<|im_end|>", "dog<|im_end|>", " dog<|im_end|>"));
 }
 
+TEST_F(PrepareTest, AListOfRecordsIsTheLinesOfThem) {
+  std::string list = "\xEF\xBB\xBF \n[", lines;
+  for (int i = 0; i < 50; ++i) {
+    const std::string record =
+        i % 3 == 0 ? R"({"text": "the } ] \" fox {", "meta": {"a": [1, "]"]}})"
+                   : R"({"instruction": "the", "input": "fox", "output": "dog )" + std::to_string(i) + "\"}";
+    list += (i == 0 ? "" : ",\n  ") + record;
+    lines += record + "\n";
+  }
+  prepare_tokens(options({write("lines.jsonl", lines)}, "lines.tokens"), tiny_tokenizer());
+  for (const int64_t unit_bytes : {1, 100, 1 << 20}) {
+    PrepareOptions one = options({write("list.json", list + "\n]\n")}, "list.tokens");
+    one.unit_bytes = unit_bytes;
+    EXPECT_EQ(prepare_tokens(one, tiny_tokenizer()).num_documents, 50);
+    EXPECT_EQ(test::file_bytes(path("list.tokens")), test::file_bytes(path("lines.tokens"))) << unit_bytes;
+  }
+}
+
+TEST_F(PrepareTest, ABadListSaysWhichRecordIsWrong) {
+  const std::vector<std::pair<std::string, std::string>> table = {
+      {"[\n{\"text\": \"a\"},\n\n{\"question\": \"b\"}]", "list.json:4: expected {\"text\": \"…\"}"},
+      {"[{\"text\": \"a\"}, 7]", "list.json:1: expected {\"text\": \"…\"}"},
+      {"[{\"text\": \"a\"}", "list.json: the list of records has no end"},
+      {"[{\"text\": \"a\"}, {\"text\": \"b]", "list.json:1: not JSON at byte"},
+      {"[\n{\"text\": \"a\"}\n]\n[]", "list.json:3: not JSON at byte"},
+      {"[]", "nothing to prepare"},
+  };
+  for (const auto& [text, message] : table) {
+    const PrepareOptions one = options({write("list.json", text)});
+    EXPECT_THAT([&] { prepare_tokens(one, tiny_tokenizer()); }, ThrowsMessage<Error>(HasSubstr(message))) << text;
+  }
+}
+
 TEST_F(PrepareTest, ThreadsUnitsAndCommitsDoNotChangeTheBytes) {
   const std::vector<std::string> inputs = write_mixed_inputs();
   prepare_tokens(options(inputs), tiny_tokenizer());
