@@ -31,6 +31,7 @@ void add_bench_command(Command program, CommandContext& context);
 void add_config_command(Command program, CommandContext& context);
 void add_report_command(Command program, CommandContext& context);
 void add_merge_command(Command program, CommandContext& context);
+void add_evaluate_command(Command program, CommandContext& context);
 void add_encode_command(Command program, CommandContext& context);
 void add_similarity_command(Command program, CommandContext& context);
 void add_fill_mask_command(Command program, CommandContext& context);

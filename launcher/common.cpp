@@ -266,16 +266,6 @@ InferenceModel::~InferenceModel() = default;
 
 namespace {
 
-/// A task's layer that an adapter brings needs its place in the model.
-ModelOptions with_adapters(const CommonOptions& options) {
-  ModelOptions model = options.model;
-  for (const std::string& named : options.adapters) {
-    size_t equals = named.find('=');
-    model = with_task_head_of(equals == std::string::npos ? named : named.substr(equals + 1), model);
-  }
-  return model;
-}
-
 /// A tokenizer of the whole vocabulary would number the tokens of a cut one wrongly.
 void check_vocabulary(const InferenceModel& loaded) {
   if (loaded.tokenizer == nullptr || loaded.opened.config->integers("keep_tokens").empty()) return;
@@ -288,6 +278,15 @@ void check_vocabulary(const InferenceModel& loaded) {
 }
 
 }  // namespace
+
+ModelOptions with_adapters(const CommonOptions& options) {
+  ModelOptions model = options.model;
+  for (const std::string& named : options.adapters) {
+    size_t equals = named.find('=');
+    model = with_task_head_of(equals == std::string::npos ? named : named.substr(equals + 1), model);
+  }
+  return model;
+}
 
 ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options) {
   TaskHead head = adapter.empty() ? TaskHead{} : adapter_task_head(adapter);

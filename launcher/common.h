@@ -98,6 +98,9 @@ void add_session_options(Command command, SessionFlags& flags);
 /// Throws Error(usage) where sessions do not go, with adapters, and Error(bad_input) where none can be saved.
 void check_session_flags(const SessionFlags& flags, const CommonOptions& options);
 
+/// --model with the task's layer that one of the adapters brings.
+ModelOptions with_adapters(const CommonOptions& options);
+
 /// A model's options with the task's layer that an adapter brings; as they are where it brings none.
 ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options);
 

@@ -14,6 +14,7 @@
 #include "data/question_data.h"
 #include "data/similar_data.h"
 #include "data/tagged_data.h"
+#include "launcher/prediction_lines.h"
 #include "launcher/train_options.h"
 #include "models/sentence_settings.h"
 #include "tokenizer/tokenizer.h"
@@ -48,6 +49,18 @@ class TextTask : public LabelledTask {
     rows.shuffle = false;
     if (!held_out_.empty()) sets.held_out = make(held_out_, tokenizer, model, rows, true);
     return sets;
+  }
+
+  std::string prediction_line(size_t example,
+                              const ExamplePrediction& prediction,
+                              const Tokenizer& tokenizer,
+                              const ModelInfo& model) const override {
+    return weft::prediction_line(held_out_.at(example),
+                                 prediction,
+                                 {.head = model.task_head,
+                                  .tokenizer = tokenizer,
+                                  .max_length = config_.message().data().sequence_length(),
+                                  .stride = task().stride()});
   }
 
  protected:
@@ -317,6 +330,38 @@ TaskHead fit_task_head(const RunConfig& config, const TaskHead& wanted, const Op
                kNew);
   }
   return head;
+}
+
+ModelOptions task_model_options(const RunConfig& source, const LabelledTask* labelled) {
+  ModelOptions options = model_options(source.message());
+  TaskHead head = labelled == nullptr ? TaskHead{} : labelled->head();
+  if (head.kind == TaskHead::Kind::none) {
+    if (labelled != nullptr) options.overrides = labelled->model_overrides();
+    return options;
+  }
+  options.overrides = task_head_overrides(fit_task_head(source, head, open_model(options)));
+  return options;
+}
+
+std::shared_ptr<Objective> task_objective(const config::RunConfig& config,
+                                          const LabelledTask* labelled,
+                                          const ModelInfo& model) {
+  if (labelled != nullptr) return labelled->objective(model);
+  if (config.task().kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE) return make_sequence_objective();
+  return make_language_objective();
+}
+
+bool is_labelled_task(const config::RunConfig& config) {
+  switch (config.task().kind()) {
+    case config::TaskConfig::CLASSIFICATION:
+    case config::TaskConfig::TAGGING:
+    case config::TaskConfig::ENTITIES:
+    case config::TaskConfig::QUESTION_ANSWERING:
+    case config::TaskConfig::SIMILARITY:
+      return true;
+    default:
+      return false;
+  }
 }
 
 std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config) {

@@ -12,6 +12,10 @@
 
 namespace weft {
 
+namespace config {
+class RunConfig;
+}
+
 class Tokenizer;
 class TrainingData;
 
@@ -31,11 +35,27 @@ class LabelledTask {
   /// Throws Error(bad_input) for texts that the model cannot take.
   virtual TrainingDataSets rows(const Tokenizer& tokenizer, const ModelInfo& model) const = 0;
   virtual std::unique_ptr<Objective> objective(const ModelInfo& model) const = 0;
+  /// A line of JSON on the held-out example of this index (prediction_lines.h).
+  virtual std::string prediction_line(size_t example,
+                                      const ExamplePrediction& prediction,
+                                      const Tokenizer& tokenizer,
+                                      const ModelInfo& model) const = 0;
 };
 
 /// The layer that a task needs, `wanted`, as the checkpoint has it: with the checkpoint's labels. Throws
 /// Error(bad_input) where the checkpoint's is for another task or other labels and task.new_head is not set.
 TaskHead fit_task_head(const RunConfig& config, const TaskHead& wanted, const OpenedModel& checkpoint);
+
+/// The model of a config, with the layer that the task needs; `labelled` is null for tasks on token files.
+ModelOptions task_model_options(const RunConfig& source, const LabelledTask* labelled);
+
+/// What the config's task trains.
+std::shared_ptr<Objective> task_objective(const config::RunConfig& config,
+                                          const LabelledTask* labelled,
+                                          const ModelInfo& model);
+
+/// Whether the config's task is one on labelled texts.
+bool is_labelled_task(const config::RunConfig& config);
 
 /// Null for tasks on token files. Throws Error(bad_input). The config must outlive the task.
 std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config);

@@ -41,6 +41,7 @@ void add_commands(Command program, CommandContext& context) {
   add_config_command(program, context);
   add_report_command(program, context);
   add_merge_command(program, context);
+  add_evaluate_command(program, context);
   add_encode_command(program, context);
   add_similarity_command(program, context);
   add_fill_mask_command(program, context);

@@ -7,13 +7,12 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "data/entity_tags.h"
 #include "data/tagged_data.h"
-#include "data/text_places.h"
 #include "launcher/command_line.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
+#include "launcher/tag_lines.h"
 #include "tasks/entities.h"
 #include "tasks/tagging.h"
 #include "tokenizer/tokenizer.h"
@@ -38,71 +37,24 @@ struct TagCommand {
   bool has_words = false;
 };
 
-Json entity_json(const std::string& text, const TokenisedWords& tokens, const TaggedEntity& entity) {
-  TokenSpan place{tokens.places[static_cast<size_t>(entity.first)].begin,
-                  tokens.places[static_cast<size_t>(entity.last)].end};
-  place = without_outer_spaces(text, place);
-  TokenSpan characters = to_characters(text, {place})[0];
-  return {{"start", characters.begin},
-          {"end", characters.end},
-          {"label", entity.label},
-          {"text", text.substr(place.begin, place.end - place.begin)}};
-}
-
-/// From the tags of the first token of each word; an entity ends with the last token of its last word.
 Json tagged_json(const std::string& text,
                  const TokenisedWords& tokens,
                  const TaskHead& head,
                  const Tensor& logits,
                  const Tensor& transitions,
                  int64_t begin) {
-  std::vector<int32_t> rows, first_tokens;
-  for (size_t t = 0; t < tokens.ids.size(); ++t) {
-    if (tokens.unit[t] < 0 || (t > 0 && tokens.unit[t] == tokens.unit[t - 1])) continue;
-    rows.push_back(static_cast<int32_t>(begin + static_cast<int64_t>(t)));
-    first_tokens.push_back(static_cast<int32_t>(t));
-  }
-  std::vector<int32_t> tags = predict_tags(head, logits, transitions, rows);
-  // The special token behind the last word.
-  first_tokens.push_back(static_cast<int32_t>(tokens.ids.size()) - 1);
-  auto tokens_of = [&](int32_t first, int32_t last) {
-    return TaggedEntity{.label = {},
-                        .first = first_tokens[static_cast<size_t>(first)],
-                        .last = first_tokens[static_cast<size_t>(last) + 1] - 1};
-  };
+  std::vector<int32_t> rows = first_tokens_of_words(tokens);
+  for (int32_t& row : rows) row += static_cast<int32_t>(begin);
   Json result = {{"text", text}};
-  if (marks_entities(head.labels)) {
-    result["entities"] = Json::array();
-    for (const TaggedEntity& entity : entities_of(tags, head.labels)) {
-      TaggedEntity in_tokens = tokens_of(entity.first, entity.last);
-      in_tokens.label = entity.label;
-      result["entities"].push_back(entity_json(text, tokens, in_tokens));
-    }
-    return result;
-  }
-  result["tokens"] = result["tags"] = Json::array();
-  for (size_t w = 0; w < tags.size(); ++w) {
-    auto word = static_cast<int32_t>(w);
-    result["tokens"].push_back(entity_json(text, tokens, tokens_of(word, word))["text"]);
-    result["tags"].push_back(head.labels[static_cast<size_t>(tags[w])]);
-  }
+  result.update(tags_json(text, tokens, predict_tags(head, logits, transitions, rows), head));
   return result;
 }
 
 Json marked_json(
     const std::string& text, const TokenisedWords& tokens, const TaskHead& head, const Tensor& logits, int64_t begin) {
-  Json result = {{"text", text}, {"entities", Json::array()}};
-  for (const PredictedMark& one : predict_marks(head, logits, begin, static_cast<int64_t>(tokens.ids.size()))) {
-    bool is_text =
-        tokens.unit[static_cast<size_t>(one.mark.first)] >= 0 && tokens.unit[static_cast<size_t>(one.mark.last)] >= 0;
-    if (!is_text) continue;
-    Json entity = entity_json(
-        text,
-        tokens,
-        {.label = head.labels[static_cast<size_t>(one.mark.label)], .first = one.mark.first, .last = one.mark.last});
-    entity["score"] = one.score;
-    result["entities"].push_back(std::move(entity));
-  }
+  Json result = {{"text", text}};
+  std::vector<PredictedMark> marks = predict_marks(head, logits, begin, static_cast<int64_t>(tokens.ids.size()));
+  result.update(marks_json(text, tokens, marks, head));
   return result;
 }
 

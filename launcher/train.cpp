@@ -151,18 +151,6 @@ std::shared_ptr<const Tokenizer> find_tokenizer(const RunConfig& source) {
   }
 }
 
-/// With the layer that the task needs.
-ModelOptions task_model_options(const RunConfig& source, const LabelledTask* labelled) {
-  ModelOptions options = model_options(source.message());
-  TaskHead head = labelled == nullptr ? TaskHead{} : labelled->head();
-  if (head.kind == TaskHead::Kind::none) {
-    if (labelled != nullptr) options.overrides = labelled->model_overrides();
-    return options;
-  }
-  options.overrides = task_head_overrides(fit_task_head(source, head, open_model(options)));
-  return options;
-}
-
 CheckpointOptions checkpoint_options(const config::RunConfig& config) {
   const config::CheckpointConfig& checkpoint = config.checkpoint();
   return {.directory = config.output().directory() + "/checkpoints",
@@ -229,9 +217,7 @@ TrainerOptions trainer_options(const config::RunConfig& config,
   result.engine = engine_options(config);
   result.engine.load_block = block_loader(config, options, run);
   result.engine.dtype = compute_dtype(config);
-  if (run.labelled != nullptr) result.engine.objective = run.labelled->objective(run.opened.info());
-  bool writes_sequences = config.task().kind() == config::TaskConfig::SEQUENCE_TO_SEQUENCE;
-  if (writes_sequences) result.engine.objective = make_sequence_objective();
+  result.engine.objective = task_objective(config, run.labelled.get(), run.opened.info());
   result.steps = total_steps(config, run.data.training->rows_per_epoch());
   result.schedule = schedule_options(config, result.steps);
   result.batch_size = train.batch_size();

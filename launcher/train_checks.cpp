@@ -98,8 +98,7 @@ void check_warmup(const RunConfig& config, const TrainerOptions& options) {
 
 void check_samples(const RunConfig& config, const ModelInfo& model, const Tokenizer* tokenizer) {
   const config::SampleConfig& samples = config.message().samples();
-  bool can_write = model.has_language_model_head && model.attention != AttentionPattern::bidirectional;
-  if (samples.prompts_size() > 0 && !can_write) {
+  if (samples.prompts_size() > 0 && !writes_texts(model)) {
     fail_input("{}: {} {} and cannot write texts; remove samples.prompts",
                config.location("samples.prompts"),
                model.family,

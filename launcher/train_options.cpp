@@ -100,6 +100,17 @@ std::vector<DataSourceOptions> data_sources(const google::protobuf::RepeatedPtrF
 
 }  // namespace
 
+std::vector<std::string> model_fields(const ModelOptions& model) {
+  std::vector<std::string> fields;
+  if (!model.path.empty()) fields.push_back("model.path=" + model.path);
+  if (!model.family.empty()) fields.push_back("model.family=" + model.family);
+  if (!model.compat.empty()) fields.push_back("model.compat=" + model.compat);
+  if (!model.config.empty()) fields.push_back("model.config=" + model.config);
+  if (!model.application.empty()) fields.push_back("model.application=" + model.application);
+  for (const std::string& setting : model.set) fields.push_back("model.set+=" + setting);
+  return fields;
+}
+
 DType compute_dtype(const config::RunConfig& config) {
   return config.precision().compute() == config::PrecisionConfig::F32 ? DType::f32 : DType::bf16;
 }

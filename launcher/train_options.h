@@ -20,6 +20,9 @@ DType compute_dtype(const config::RunConfig& config);
 
 ModelOptions model_options(const config::RunConfig& config);
 
+/// Fields of a config, FIELD=VALUE, that name the model as flags do.
+std::vector<std::string> model_fields(const ModelOptions& model);
+
 /// The adapter; only with `lora`.
 LoraOptions lora_options(const config::RunConfig& config);
 

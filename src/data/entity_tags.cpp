@@ -1,6 +1,7 @@
 #include "data/entity_tags.h"
 
 #include <algorithm>
+#include <set>
 #include <string_view>
 
 namespace weft {
@@ -25,6 +26,15 @@ TagParts parts_of(std::string_view tag) {
 bool marks_entities(const std::vector<std::string>& labels) {
   return std::any_of(
       labels.begin(), labels.end(), [](const std::string& label) { return parts_of(label).place == 'B'; });
+}
+
+std::vector<std::string> entity_types(const std::vector<std::string>& labels) {
+  std::set<std::string> types;
+  for (const std::string& label : labels) {
+    TagParts tag = parts_of(label);
+    if (tag.place != 'O') types.emplace(tag.label);
+  }
+  return {types.begin(), types.end()};
 }
 
 std::vector<TaggedEntity> entities_of(const std::vector<std::string>& tags) {

@@ -18,6 +18,9 @@ struct TaggedEntity {
 /// Whether labels mark where entities begin: "B-PER"; also "B" of word segmentation.
 bool marks_entities(const std::vector<std::string>& labels);
 
+/// The labels of the entities that tags mark, sorted: of "B-PER" and "I-PER" it is "PER". None where they mark none.
+std::vector<std::string> entity_types(const std::vector<std::string>& labels);
+
 /// What a sequence of tags marks: BIO, BIOES, BMES, with or without a label behind. One that goes on where nothing
 /// began begins, as the CoNLL-2000 evaluation has it.
 std::vector<TaggedEntity> entities_of(const std::vector<std::string>& tags);

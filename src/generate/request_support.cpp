@@ -7,6 +7,10 @@
 
 namespace weft {
 
+bool writes_texts(const ModelInfo& info) {
+  return info.has_language_model_head && info.attention != AttentionPattern::bidirectional;
+}
+
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const ModelInfo& info, std::string_view text) {
   bool is_continued = !info.has_source && info.attention == AttentionPattern::causal;
   return is_continued ? tokenizer.encode_beginning(text) : tokenizer.encode(text, true);

@@ -11,6 +11,9 @@
 
 namespace weft {
 
+/// Whether a model writes texts, one token after the other.
+bool writes_texts(const ModelInfo& info);
+
 /// A text as a model generates from it. A causal one goes on behind it, so the tokens that close a text are left out; a
 /// source is closed.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const ModelInfo& info, std::string_view text);

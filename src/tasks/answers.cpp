@@ -31,6 +31,8 @@ struct Question {
   float score = -std::numeric_limits<float>::infinity();
   float none_score = std::numeric_limits<float>::infinity();
   std::vector<Ids> expected;
+  RowMark mark = {};    // the answer's
+  int32_t windows = 0;  // so far
 };
 
 class AnswerObjective final : public Objective {
@@ -94,7 +96,9 @@ class AnswerObjective final : public Objective {
       if (answer.score > question.score) {
         question.score = answer.score;
         question.predicted = ids_of(sequence, answer.first, answer.last);
+        question.mark = {.span = question.windows, .label = 0, .first = answer.first, .last = answer.last};
       }
+      ++question.windows;
       for (const RowMark& mark : input.micro_batch.marks) {
         if (mark.span != static_cast<int32_t>(s)) continue;
         question.expected.push_back(ids_of(sequence, mark.first, mark.last));
@@ -111,6 +115,9 @@ class AnswerObjective final : public Objective {
       exact = std::max(exact, expected == question.predicted ? 1.0 : 0.0);
       f1 = std::max(f1, token_f1(question.predicted, expected));
     }
+    ExamplePrediction prediction{.labels = {}, .scores = {question.score, question.none_score}};
+    if (question.none_score <= question.score) prediction.marks = {question.mark};
+    keep(std::move(prediction));
     questions_ += 1;
     exact_ += exact;
     f1_ += f1;

@@ -24,13 +24,21 @@ class EntityObjective final : public Objective {
 
   std::vector<MetricKind> metric_kinds() const override { return {{"precision"}, {"recall"}, {"f1"}}; }
 
-  void begin_evaluation() override { right_ = predicted_ = expected_ = 0; }
+  void begin_evaluation() override { counts_.clear(); }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
-    std::vector<double> counts = {right_, predicted_, expected_};
-    sum_over_ranks(context, data_parallel, counts);
-    F1 f1 = f1_of(counts[0], counts[1], counts[2]);
+    LabelCounts all;
+    for (const LabelCounts& label : details(context, data_parallel).labels) {
+      all.right += label.right;
+      all.predicted += label.predicted;
+      all.expected += label.expected;
+    }
+    F1 f1 = f1_of(all.right, all.predicted, all.expected);
     return {{"precision", f1.precision}, {"recall", f1.recall}, {"f1", f1.f1}};
+  }
+
+  EvaluationDetails details(Context& context, Communicator& data_parallel) override {
+    return {.names = {}, .labels = sum_over_ranks(context, data_parallel, counts_)};
   }
 
  private:
@@ -49,19 +57,24 @@ class EntityObjective final : public Objective {
   }
 
   void count(const TaskHead& head, const Tensor& logits, const std::vector<PointerSequence>& sequences) {
+    counts_.resize(head.labels.size());
     for (const PointerSequence& sequence : sequences) {
       if (sequence.weight == 0) continue;
-      std::vector<PredictedMark> predicted = predict_marks(head, logits, sequence.begin, sequence.length);
-      for (const PredictedMark& one : predicted) {
+      ExamplePrediction prediction;
+      for (const PredictedMark& one : predict_marks(head, logits, sequence.begin, sequence.length)) {
         bool is_right = std::find(sequence.marks.begin(), sequence.marks.end(), one.mark) != sequence.marks.end();
-        right_ += is_right ? 1 : 0;
+        LabelCounts& counts = counts_[static_cast<size_t>(one.mark.label)];
+        ++counts.predicted;
+        counts.right += is_right ? 1 : 0;
+        prediction.marks.push_back({.label = one.mark.label, .first = one.mark.first, .last = one.mark.last});
+        prediction.scores.push_back(one.score);
       }
-      predicted_ += static_cast<double>(predicted.size());
-      expected_ += static_cast<double>(sequence.marks.size());
+      for (const PointerMark& mark : sequence.marks) ++counts_[static_cast<size_t>(mark.label)].expected;
+      keep(std::move(prediction));
     }
   }
 
-  double right_ = 0, predicted_ = 0, expected_ = 0;
+  std::vector<LabelCounts> counts_;
 };
 
 }  // namespace

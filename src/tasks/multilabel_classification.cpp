@@ -33,51 +33,56 @@ class MultilabelObjective final : public Objective {
   }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
-    std::vector<double> sums = counts_;
-    sums.push_back(exact_);
-    sums.push_back(sequences_);
+    std::vector<double> sums = {exact_, sequences_};
     sum_over_ranks(context, data_parallel, sums);
-    double sequences = sums.back(), exact = sums[sums.size() - 2];
-    if (sequences == 0) return {};
-    double right = 0, predicted = 0, expected = 0, f1 = 0, occurring = 0;
-    for (size_t c = 0; c + kCounts <= counts_.size(); c += kCounts) {
-      right += sums[c];
-      predicted += sums[c + 1];
-      expected += sums[c + 2];
-      if (sums[c + 1] + sums[c + 2] == 0) continue;
-      f1 += f1_of(sums[c], sums[c + 1], sums[c + 2]).f1;
+    EvaluationDetails found = details(context, data_parallel);
+    if (sums[1] == 0) return {};
+    LabelCounts all;
+    double f1 = 0, occurring = 0;
+    for (const LabelCounts& label : found.labels) {
+      all.right += label.right;
+      all.predicted += label.predicted;
+      all.expected += label.expected;
+      if (label.predicted + label.expected == 0) continue;
+      f1 += f1_of(label.right, label.predicted, label.expected).f1;
       ++occurring;
     }
-    return {{"micro_f1", f1_of(right, predicted, expected).f1},
+    return {{"micro_f1", f1_of(all.right, all.predicted, all.expected).f1},
             {"macro_f1", occurring > 0 ? f1 / occurring : 0},
-            {"exact_match", exact / sequences}};
+            {"exact_match", sums[0] / sums[1]}};
+  }
+
+  EvaluationDetails details(Context& context, Communicator& data_parallel) override {
+    return {.names = {}, .labels = sum_over_ranks(context, data_parallel, counts_)};
   }
 
  private:
-  static constexpr size_t kCounts = 3;  // of a label: right, predicted, expected
-
   void count(const std::vector<float>& logits,
              const std::vector<std::vector<int32_t>>& labels,
              const std::vector<float>& weights) {
     size_t classes = logits.size() / labels.size();
-    counts_.resize(classes * kCounts);
+    counts_.resize(classes);
     for (size_t i = 0; i < labels.size(); ++i) {
       if (weights[i] == 0) continue;
       bool is_exact = true;
+      auto row = logits.begin() + static_cast<std::ptrdiff_t>(i * classes);
+      ExamplePrediction prediction{.labels = {}, .scores = {row, row + static_cast<std::ptrdiff_t>(classes)}};
       for (size_t c = 0; c < classes; ++c) {
         bool is_predicted = logits[i * classes + c] > 0;
         bool is_expected = std::find(labels[i].begin(), labels[i].end(), static_cast<int32_t>(c)) != labels[i].end();
-        counts_[c * kCounts] += is_predicted && is_expected ? 1 : 0;
-        counts_[c * kCounts + 1] += is_predicted ? 1 : 0;
-        counts_[c * kCounts + 2] += is_expected ? 1 : 0;
+        counts_[c].right += is_predicted && is_expected ? 1 : 0;
+        counts_[c].predicted += is_predicted ? 1 : 0;
+        counts_[c].expected += is_expected ? 1 : 0;
         is_exact = is_exact && is_predicted == is_expected;
+        if (is_predicted) prediction.labels.push_back(static_cast<int32_t>(c));
       }
+      keep(std::move(prediction));
       ++sequences_;
       exact_ += is_exact ? 1 : 0;
     }
   }
 
-  std::vector<double> counts_;
+  std::vector<LabelCounts> counts_;
   double sequences_ = 0, exact_ = 0;
 };
 

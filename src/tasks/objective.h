@@ -18,6 +18,26 @@ struct Metric {
   double value = 0;
 };
 
+/// Of a label (of tags: of an entity's), how often it was given rightly, was given, and should have been.
+struct LabelCounts {
+  double right = 0, predicted = 0, expected = 0;
+};
+
+/// What an evaluation found beside its metrics.
+struct EvaluationDetails {
+  std::vector<std::string> names;                   // of `labels`, where they are not the task head's own
+  std::vector<LabelCounts> labels;                  // none where the task has none
+  std::vector<std::vector<double>> confusion = {};  // of one label a text: texts by expected, then predicted label
+};
+
+/// What an objective predicts for an example of an evaluation: a sequence, of answers a question, of similarity a pair.
+struct ExamplePrediction {
+  std::vector<int32_t> labels = {};  // of the example, or, of tags, of each scored token
+  std::vector<float> scores = {};    // of classes their logits; of marks theirs; of an answer its own and that of none;
+                                     // of a pair the cosine
+  std::vector<RowMark> marks = {};   // entities; an answer, `span` being its window; none: no answer
+};
+
 struct ObjectiveInput {
   LanguageModel& model;
   const MicroBatch& micro_batch;
@@ -44,6 +64,18 @@ class Objective {
   virtual std::vector<MetricKind> metric_kinds() const { return {}; }
   /// Of all that was computed since begin_evaluation, over all data-parallel ranks. Collective.
   virtual std::vector<Metric> metrics(Context& /*context*/, Communicator& /*data_parallel*/) { return {}; }
+  /// Of the same. Collective.
+  virtual EvaluationDetails details(Context& /*context*/, Communicator& /*data_parallel*/) { return {}; }
+  /// Outside of training what is predicted for each example that is scored goes there, too; null: nowhere.
+  void keep_predictions(std::vector<ExamplePrediction>* predictions) { predictions_ = predictions; }
+
+ protected:
+  void keep(ExamplePrediction prediction) const {
+    if (predictions_ != nullptr) predictions_->push_back(std::move(prediction));
+  }
+
+ private:
+  std::vector<ExamplePrediction>* predictions_ = nullptr;
 };
 
 /// Each token's target among the whole vocabulary: language modelling of all kinds.
@@ -53,7 +85,8 @@ std::unique_ptr<Objective> make_language_objective();
 /// to the token; accuracy, of tokens behind right ones.
 std::unique_ptr<Objective> make_sequence_objective();
 
-/// Labels of sequences. Metrics: accuracy, f1 (the mean over labels).
+/// Labels of sequences. Metrics: accuracy, f1 (the mean over labels), matthews (the correlation of predicted and
+/// expected labels: Gorodkin, 2004).
 std::unique_ptr<Objective> make_classification_objective();
 
 /// Any number of labels a sequence, its marks: those with a score above 0. Metrics: micro_f1 over all labels of all
@@ -84,7 +117,8 @@ struct SimilarityOptions {
 };
 /// Pairs of sequences next to each other that mean the same, against all others of a micro-batch on all data-parallel
 /// ranks; with learns_scores pairs whose cosines come to be in the order of their scores (cosent_loss). Metrics:
-/// spearman of cosines and scores, where pairs have one, else accuracy: how often the nearest is the right one.
+/// spearman and pearson of cosines and scores, where pairs have one, else accuracy: how often the nearest is the right
+/// one.
 std::unique_ptr<Objective> make_similarity_objective(const SimilarityOptions& options);
 
 }  // namespace weft

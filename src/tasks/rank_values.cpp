@@ -14,6 +14,17 @@ void sum_over_ranks(Context& context, Communicator& ranks, std::vector<double>& 
   std::copy_n(tensor.data<double>(), values.size(), values.begin());
 }
 
+std::vector<LabelCounts> sum_over_ranks(Context& context, Communicator& ranks, const std::vector<LabelCounts>& counts) {
+  std::vector<double> sums;
+  for (const LabelCounts& label : counts) sums.insert(sums.end(), {label.right, label.predicted, label.expected});
+  sum_over_ranks(context, ranks, sums);
+  std::vector<LabelCounts> result;
+  for (size_t i = 0; i + 2 < sums.size(); i += 3) {
+    result.push_back({.right = sums[i], .predicted = sums[i + 1], .expected = sums[i + 2]});
+  }
+  return result;
+}
+
 std::vector<double> gather_from_ranks(Context& context, Communicator& ranks, const std::vector<double>& values) {
   if (ranks.size() == 1) return values;
   std::vector<double> counts(static_cast<size_t>(ranks.size()));

@@ -4,11 +4,15 @@
 #include <vector>
 
 #include "autograd/context.h"
+#include "tasks/objective.h"
 
 namespace weft {
 
 /// Replaces each value by its sum over the ranks. Collective.
 void sum_over_ranks(Context& context, Communicator& ranks, std::vector<double>& values);
+
+/// The sums of labels' counts. Collective.
+std::vector<LabelCounts> sum_over_ranks(Context& context, Communicator& ranks, const std::vector<LabelCounts>& counts);
 
 /// All ranks' values, of which each may have another number, in the order of the ranks. Collective.
 std::vector<double> gather_from_ranks(Context& context, Communicator& ranks, const std::vector<double>& values);

@@ -59,7 +59,7 @@ class SimilarityObjective final : public Objective {
   ObjectiveLoss loss(Context& context, const ObjectiveInput& input) override {
     const MicroBatch& micro_batch = input.micro_batch;
     Tensor vectors = vectors_of(context, input);
-    if (!context.training) keep(to_doubles(vectors), micro_batch);
+    if (!context.training) collect(to_doubles(vectors), micro_batch);
     std::vector<float> weights;
     for (int32_t label : micro_batch.labels) {
       weights.push_back(label < 0 ? 0 : micro_batch.label_weight * input.factor);
@@ -74,7 +74,10 @@ class SimilarityObjective final : public Objective {
     return {.loss = add(context, result.loss, of_tokens.loss), .token_loss = of_tokens.token_loss};
   }
 
-  std::vector<MetricKind> metric_kinds() const override { return {{options_.has_scores ? "spearman" : "accuracy"}}; }
+  std::vector<MetricKind> metric_kinds() const override {
+    if (options_.has_scores) return {{"spearman"}, {"pearson"}};
+    return {{"accuracy"}};
+  }
 
   void begin_evaluation() override {
     scores_.clear();
@@ -86,7 +89,10 @@ class SimilarityObjective final : public Objective {
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
     std::vector<double> scores = gather_from_ranks(context, data_parallel, scores_);
     std::vector<double> cosines = gather_from_ranks(context, data_parallel, cosines_);
-    if (scores.size() > 1) return {{"spearman", correlation(ranks_of(scores), ranks_of(cosines))}};
+    if (scores.size() > 1) {
+      return {{"spearman", correlation(ranks_of(scores), ranks_of(cosines))},
+              {"pearson", correlation(scores, cosines)}};
+    }
     return nearest_accuracy(context, data_parallel);
   }
 
@@ -99,16 +105,18 @@ class SimilarityObjective final : public Objective {
     return mean_of_rows(context, input.hidden, ranges);
   }
 
-  void keep(const std::vector<double>& vectors, const MicroBatch& micro_batch) {
+  void collect(const std::vector<double>& vectors, const MicroBatch& micro_batch) {
     size_t count = micro_batch.labels.size();
     size_t width = vectors.size() / count;
     for (size_t s = 0; s + 1 < count; s += 2) {
       if (micro_batch.labels[s] < 0) continue;
       const double* first = vectors.data() + s * width;
+      double alike = cosine(first, first + width, width);
       if (!micro_batch.scores.empty()) {
         scores_.push_back(static_cast<double>(micro_batch.scores[s / 2]));
-        cosines_.push_back(cosine(first, first + width, width));
+        cosines_.push_back(alike);
       }
+      keep({.labels = {}, .scores = {static_cast<float>(alike)}});
       vectors_.insert(vectors_.end(), first, first + 2 * width);
       num_vectors_ += 2;
     }

@@ -34,7 +34,8 @@ std::vector<CrfSequence> scored_sequences(const MicroBatch& micro_batch, float f
 
 class TaggingObjective final : public Objective {
  public:
-  explicit TaggingObjective(const std::vector<std::string>& labels) : has_entities_(marks_entities(labels)) {}
+  explicit TaggingObjective(const std::vector<std::string>& labels)
+      : has_entities_(marks_entities(labels)), types_(entity_types(labels)), counts_(types_.size()) {}
 
   ObjectiveLoss loss(Context& context, const ObjectiveInput& input) override {
     const TaskHead& head = input.model.info().task_head;
@@ -42,7 +43,7 @@ class TaggingObjective final : public Objective {
     Tensor logits = input.model.task_logits(context, input.hidden, input.batch);
     WEFT_ASSERT(logits.defined(), "{} has no layer for tags", input.model.info().family);
     std::vector<CrfSequence> sequences = scored_sequences(micro_batch, input.factor);
-    if (!context.training) count(head, logits, input.model.task_transitions(), sequences);
+    if (!context.training) count(head, logits, input.model.task_transitions(), sequences, micro_batch.labels);
     Tensor shared = share_gradient_over_tp(context, logits);
     if (head.kind == TaskHead::Kind::crf) {
       Tensor transitions = share_gradient_over_tp(context, input.model.task_transitions());
@@ -58,43 +59,68 @@ class TaggingObjective final : public Objective {
     return {{"accuracy"}, {"precision"}, {"recall"}, {"f1"}};
   }
 
-  void begin_evaluation() override { tags_ = right_tags_ = right_ = predicted_ = expected_ = 0; }
+  void begin_evaluation() override {
+    tags_ = right_tags_ = 0;
+    counts_.assign(types_.size(), {});
+  }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
-    std::vector<double> sums = {tags_, right_tags_, right_, predicted_, expected_};
+    std::vector<double> sums = {tags_, right_tags_};
     sum_over_ranks(context, data_parallel, sums);
+    LabelCounts all;
+    for (const LabelCounts& type : details(context, data_parallel).labels) {
+      all.right += type.right;
+      all.predicted += type.predicted;
+      all.expected += type.expected;
+    }
     if (sums[0] == 0) return {};
     std::vector<Metric> result = {{"accuracy", sums[1] / sums[0]}};
     if (!has_entities_) return result;
-    F1 f1 = f1_of(sums[2], sums[3], sums[4]);
+    F1 f1 = f1_of(all.right, all.predicted, all.expected);
     result.push_back({"precision", f1.precision});
     result.push_back({"recall", f1.recall});
     result.push_back({"f1", f1.f1});
     return result;
   }
 
+  /// Of entities; none where tags mark no such.
+  EvaluationDetails details(Context& context, Communicator& data_parallel) override {
+    return {.names = types_, .labels = sum_over_ranks(context, data_parallel, counts_)};
+  }
+
  private:
+  /// `counted`: of each sequence −1 where it is not, as a MicroBatch's labels.
   void count(const TaskHead& head,
              const Tensor& logits,
              const Tensor& transitions,
-             const std::vector<CrfSequence>& sequences) {
-    for (const CrfSequence& sequence : sequences) {
+             const std::vector<CrfSequence>& sequences,
+             const std::vector<int32_t>& counted) {
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const CrfSequence& sequence = sequences[s];
       std::vector<int32_t> tags = predict_tags(head, logits, transitions, sequence.rows);
       for (size_t i = 0; i < tags.size(); ++i) right_tags_ += tags[i] == sequence.labels[i] ? 1 : 0;
       tags_ += static_cast<double>(tags.size());
       std::vector<TaggedEntity> predicted = entities_of(tags, head.labels);
       std::vector<TaggedEntity> expected = entities_of(sequence.labels, head.labels);
       for (const TaggedEntity& entity : predicted) {
-        right_ += std::find(expected.begin(), expected.end(), entity) != expected.end() ? 1 : 0;
+        LabelCounts& counts = counts_of(entity);
+        ++counts.predicted;
+        counts.right += std::find(expected.begin(), expected.end(), entity) != expected.end() ? 1 : 0;
       }
-      predicted_ += static_cast<double>(predicted.size());
-      expected_ += static_cast<double>(expected.size());
+      for (const TaggedEntity& entity : expected) ++counts_of(entity).expected;
+      if (counted.empty() || counted[s] >= 0) keep({.labels = std::move(tags)});
     }
   }
 
-  double tags_ = 0, right_tags_ = 0;                 // of words
-  double right_ = 0, predicted_ = 0, expected_ = 0;  // entities
+  LabelCounts& counts_of(const TaggedEntity& entity) {
+    auto found = std::lower_bound(types_.begin(), types_.end(), entity.label);
+    return counts_[static_cast<size_t>(found - types_.begin())];
+  }
+
+  double tags_ = 0, right_tags_ = 0;  // of words
   bool has_entities_;
+  std::vector<std::string> types_;  // of entities, sorted
+  std::vector<LabelCounts> counts_;
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "optimizer/grad_norm.h"
 #include "optimizer/name_patterns.h"
 #include "train/adversarial.h"
+#include "train/evaluation.h"
 #include "train/parameter_shards.h"
 
 namespace weft {
@@ -25,10 +26,6 @@ struct ChangedEmbedding {
   Tensor offset = {};
   EmbeddingSize* size = nullptr;
 };
-
-double scalar_of(const Tensor& tensor) {
-  return tensor.dtype() == DType::f64 ? *tensor.data<double>() : static_cast<double>(*tensor.data<float>());
-}
 
 /// Squared length of each row.
 std::vector<double> row_squares(const Tensor& tensor) {
@@ -109,12 +106,10 @@ class TrainingEngine::State {
   }
 
   double evaluate(std::span<const MicroBatch> micro_batches) {
-    double loss = 0;
     Objective& objective = *options_.objective;
-    objective.begin_evaluation();
     Context context = context_;
     shards_.before_forward(context, kOuterBlock);
-    for (const MicroBatch& micro_batch : micro_batches) loss += forward(context, micro_batch, 1, {});
+    double loss = evaluate_objective(context, model_, objective, micro_batches, mesh_.data_parallel());
     shards_.release_all();
     metrics_ = objective.metrics(context, mesh_.data_parallel());
     return sum_over_data(loss);

@@ -72,7 +72,7 @@ GeneratedAnswers::GeneratedAnswers(const TrainingData& data,
   prompts_.assign(std::make_move_iterator(begin), std::make_move_iterator(end));
 }
 
-std::vector<std::string> GeneratedAnswers::write(Context& context, LanguageModel& model) const {
+std::vector<std::string> GeneratedAnswers::generate(Context& context, LanguageModel& model) const {
   std::vector<int32_t> end_ids = model.info().end_ids;
   end_ids.insert(end_ids.end(), tokenizer_.end_ids().begin(), tokenizer_.end_ids().end());
   DType dtype = model.embedding_table().value.dtype();
@@ -95,11 +95,22 @@ std::vector<std::string> GeneratedAnswers::write(Context& context, LanguageModel
   return texts;
 }
 
-TextScores GeneratedAnswers::score(Context& context, LanguageModel& model) const {
+std::vector<WrittenAnswer> GeneratedAnswers::write(Context& context, LanguageModel& model) const {
+  std::vector<WrittenAnswer> answers;
+  if (prompts_.empty()) return answers;
+  std::vector<std::string> texts = generate(context, model);
+  for (size_t i = 0; i < prompts_.size(); ++i) {
+    const HeldOutPrompt& prompt = prompts_[i];
+    answers.push_back({.prompt = tokenizer_.decode(prompt.source.empty() ? prompt.prompt : prompt.source, true),
+                       .text = std::move(texts[i]),
+                       .reference = tokenizer_.decode(prompt.answer, true)});
+  }
+  return answers;
+}
+
+TextScores GeneratedAnswers::score(const std::vector<WrittenAnswer>& answers) const {
   TextScores scores(options_.unit);
-  if (prompts_.empty()) return scores;
-  std::vector<std::string> texts = write(context, model);
-  for (size_t i = 0; i < prompts_.size(); ++i) scores.add(texts[i], tokenizer_.decode(prompts_[i].answer, true));
+  for (const WrittenAnswer& answer : answers) scores.add(answer.text, answer.reference);
   return scores;
 }
 

@@ -25,6 +25,12 @@ struct HeldOutPrompt {
   std::vector<int32_t> answer;  // the tokens that are scored
 };
 
+/// What the model wrote for a prompt, as texts.
+struct WrittenAnswer {
+  std::string prompt;  // or source
+  std::string text, reference;
+};
+
 /// Of the spans of a row those that have a prompt: tokens before the first one that is scored, or a source.
 std::vector<HeldOutPrompt> prompts_of(const TrainingRow& row);
 
@@ -39,10 +45,11 @@ class GeneratedAnswers {
                    DataParallelPlace place);
 
   /// Answers them. The ranks of a tensor-parallel group must call it together, others need not.
-  TextScores score(Context& context, LanguageModel& model) const;
+  std::vector<WrittenAnswer> write(Context& context, LanguageModel& model) const;
+  TextScores score(const std::vector<WrittenAnswer>& answers) const;
 
  private:
-  std::vector<std::string> write(Context& context, LanguageModel& model) const;
+  std::vector<std::string> generate(Context& context, LanguageModel& model) const;
 
   const Tokenizer& tokenizer_;
   GenerationOptions options_;

@@ -303,7 +303,7 @@ class Trainer {
     std::vector<Metric> metrics;
     if (!answers_) return metrics;
     engine_.with_whole_weights([&](Context& context) {
-      metrics = answers_->score(context, parts_.model).metrics(context, parts_.mesh.data_parallel());
+      metrics = answers_->score(answers_->write(context, parts_.model)).metrics(context, parts_.mesh.data_parallel());
     });
     return metrics;
   }

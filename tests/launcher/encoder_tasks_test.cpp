@@ -117,6 +117,47 @@ TEST_P(EncoderTasks, TrainAnAdapterAndWhatIsOnTop) {
   EXPECT_LT(evaluations.back().at("loss").get<double>(), 0.8 * evaluations.front().at("loss").get<double>());
 }
 
+TEST_P(EncoderTasks, AreEvaluatedAsInTraining) {
+  ASSERT_EQ(train("full", 1, "", 30).exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("lora", 1, "--set lora.rank=4", 30).exit_code, 0) << contents(folder_ / "err");
+  const std::string checkpoint = "/checkpoints/step-00000030";
+  // Among all of a batch: another batch is another loss.
+  bool compares_loss = GetParam().kind.find("SIMILARITY") == std::string::npos;
+  for (auto [run, model] : {std::pair{std::string("full"), "--model full" + checkpoint},
+                            std::pair{std::string("lora"), "--model bert --adapter lora" + checkpoint}}) {
+    json expected = metrics(run, "evaluation").back();
+    std::vector<json> predictions;
+    for (auto [ranks, flags] : {std::pair{1, ""}, std::pair{2, ""}, std::pair{2, " --tensor-parallel 2"}}) {
+      std::string line = fmt::format(
+          "evaluate --quiet --json --dtype f32 {} --data {} --predictions out.jsonl{}", model, GetParam().file, flags);
+      Outcome outcome = weft_on_ranks(ranks, line);
+      ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+      json result = json::parse(outcome.out);
+      EXPECT_EQ(result.at("examples"), 24);
+      if (compares_loss) {
+        EXPECT_NEAR(result.at("loss"), expected.at("loss"), 1e-4) << line;
+      }
+      for (const auto& [name, value] : expected.at("metrics").items()) {
+        EXPECT_NEAR(result.at("metrics").at(name), value, 1e-6) << line << " " << name;
+      }
+      std::vector<json> lines;
+      std::ifstream file(folder_ / "out.jsonl");
+      for (std::string text; std::getline(file, text);) lines.push_back(json::parse(text));
+      ASSERT_EQ(lines.size(), 24u);
+      if (ranks == 1) predictions = lines;
+      for (size_t i = 0; i < lines.size(); ++i) {
+        EXPECT_EQ(lines[i].at("label"), predictions[i].at("label")) << line;
+        const json &actual = lines[i].at("prediction"), &same = predictions[i].at("prediction");
+        if (same.is_number()) {
+          EXPECT_NEAR(actual, same, 1e-4) << line;
+        } else if (GetParam().name != "pointer") {  // whose entities have scores in them
+          EXPECT_EQ(actual, same) << line;
+        }
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Kinds,
     EncoderTasks,

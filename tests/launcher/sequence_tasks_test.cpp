@@ -111,6 +111,35 @@ TEST_P(SequenceTasks, AreLearnt) {
   }
 }
 
+TEST_P(SequenceTasks, AreEvaluatedAsInTraining) {
+  const std::string generation = " --set evaluation.generation.max_new_tokens=6 --set evaluation.generation.max_rows=0";
+  bool is_pairs = GetParam().name == "pairs";
+  ASSERT_EQ(train("run", 1, is_pairs ? generation : "", 40).exit_code, 0) << contents(folder_ / "err");
+  json expected = metrics("run", "evaluation").back();
+  std::string tokens_of_all;
+  for (auto [ranks, flags] : {std::pair{1, ""}, std::pair{2, ""}, std::pair{2, " --tensor-parallel 2"}}) {
+    std::string line = fmt::format(
+        "evaluate --quiet --json --dtype f32 --model run/checkpoints/step-00000040 --data {} --predictions "
+        "out.jsonl{}{}",
+        GetParam().file,
+        is_pairs ? " --generate --max-new-tokens 6" : "",
+        flags);
+    Outcome outcome = weft_on_ranks(ranks, line);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    json result = json::parse(outcome.out);
+    EXPECT_NEAR(result.at("loss"), expected.at("loss"), 1e-4) << line;
+    if (expected.contains("metrics")) {
+      for (const auto& [name, value] : expected.at("metrics").items()) {
+        EXPECT_NEAR(result.at("metrics").at(name), value, 1e-6) << line << " " << name;
+      }
+    }
+    std::string lines = contents(folder_ / "out.jsonl");
+    EXPECT_GE(std::count(lines.begin(), lines.end(), '\n'), 20) << lines;
+    json first = json::parse(lines.substr(0, lines.find('\n')));
+    EXPECT_TRUE(first.contains(is_pairs ? "prediction" : "loss")) << first;
+  }
+}
+
 TEST_P(SequenceTasks, AreScoredByWhatIsWritten) {
   if (GetParam().name != "pairs") GTEST_SKIP() << "its texts are no answers";
   std::string flags = "--set evaluation.generation.max_new_tokens=6 --set evaluation.generation.unit=CHARACTERS";
