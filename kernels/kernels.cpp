@@ -4,6 +4,7 @@
 #include "kernels/cuda_devices.h"
 #include "kernels/guarded.h"
 #include "kernels/host_packing.h"
+#include "kernels/planned.h"
 
 namespace weft {
 
@@ -33,6 +34,7 @@ const KernelTable& kernels(DeviceType device) {
                                   .cross_entropy = cpu_cross_entropy_kernels(),
                                   .optimizer = cpu_optimizer_kernels(),
                                   .sampling = {}};
+  if (device == kPlannedDevice) return planned_kernels();
   switch (device) {
     case DeviceType::cpu:
       break;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "generate/request_support.h"
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/model_summary.h"
@@ -52,6 +53,7 @@ Workload resolve_workload(const PlanCommand& options, const ModelInfo& info, int
   if (info.max_positions > 0 && context > info.max_positions) {
     fail_input("--context {}: this model was made for {} tokens", context, info.max_positions);
   }
+  if (!writes_texts(info)) workload.new_tokens = 0;
   if (workload.new_tokens >= context) workload.new_tokens = std::max<int64_t>(1, context / 2);
   workload.prompt_tokens = std::max<int64_t>(1, context - workload.new_tokens);
   return workload;

@@ -10,8 +10,12 @@
 #include "config/run.pb.h"
 #include "core/error.h"
 #include "launcher/command_line.h"
+#include "launcher/labelled_tasks.h"
 #include "launcher/model_summary.h"
 #include "launcher/mpi_session.h"
+#include "launcher/planned_rows.h"
+#include "launcher/train_checks.h"
+#include "launcher/train_data.h"
 #include "launcher/train_options.h"
 #include "models/adapter_file.h"
 #include "plan/training_suggestion.h"
@@ -22,33 +26,37 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kDefaultSequenceLength = 1024;
+/// Of data that options do not name.
+constexpr std::string_view kNoPath = "planned";
 
-void add_model_fields(const ModelOptions& model, std::vector<std::string>& fields) {
-  if (!model.path.empty()) fields.push_back("model.path=" + model.path);
-  if (!model.family.empty()) fields.push_back("model.family=" + model.family);
-  if (!model.compat.empty()) fields.push_back("model.compat=" + model.compat);
-  if (!model.config.empty()) fields.push_back("model.config=" + model.config);
-  for (const std::string& setting : model.set) fields.push_back("model.set+=" + setting);
+/// What a model of its kind is trained for from texts alone.
+std::string default_task(const ModelInfo& info) {
+  if (info.has_source) return "SEQUENCE_TO_SEQUENCE";
+  if (info.attention == AttentionPattern::causal) return "LANGUAGE_MODEL";
+  if (info.attention == AttentionPattern::prefix) return "SEQUENCE_TO_SEQUENCE";
+  return info.has_language_model_head ? "MASKED_LANGUAGE_MODEL" : "CLASSIFICATION";
 }
 
 /// A config that the options stand in for, complete enough to be checked as any other.
 RunConfig config_of_options(const CommonOptions& common, const TrainingPlanOptions& options) {
   if (common.model.path.empty()) fail(ExitCode::usage, "--train needs a config file, or --model and options");
-  std::vector<std::string> fields = {"data.sources[0].path=planned",
+  std::vector<std::string> fields = {fmt::format("data.sources[0].path={}", kNoPath),
                                      "output.directory=planned",
                                      "train.steps=1",
                                      fmt::format("precision.compute={}", common.dtype)};
-  add_model_fields(common.model, fields);
+  for (const std::string& field : model_fields(common.model)) fields.push_back(field);
   if (common.tensor_parallel > 0) fields.push_back(fmt::format("parallel.tensor={}", common.tensor_parallel));
   fields.emplace_back("train.micro_batch_size=1");
+  ModelInfo info = open_model(common.model).info();
+  fields.push_back("task.kind=" + default_task(info));
   fields.insert(fields.end(), options.fields.begin(), options.fields.end());
   RunConfig described = parse_run_config("", "--train", fields);
   const config::RunConfig& message = described.message();
   int64_t ranks = std::max<int64_t>(1, message.parallel().data());
   fields.push_back(fmt::format("train.batch_size={}", ranks * message.train().micro_batch_size()));
   if (!message.data().has_sequence_length()) {
-    int64_t longest = open_model(common.model).info().max_positions;
-    int64_t length = longest > 0 ? std::min(longest, kDefaultSequenceLength) : kDefaultSequenceLength;
+    int64_t length =
+        info.max_positions > 0 ? std::min(info.max_positions, kDefaultSequenceLength) : kDefaultSequenceLength;
     fields.push_back(fmt::format("data.sequence_length={}", length));
   }
   fields.insert(fields.end(), options.overrides.begin(), options.overrides.end());
@@ -57,8 +65,7 @@ RunConfig config_of_options(const CommonOptions& common, const TrainingPlanOptio
 
 RunConfig resolve_config(const CommonOptions& common, const TrainingPlanOptions& options) {
   if (options.config.empty()) return config_of_options(common, options);
-  std::vector<std::string> fields;
-  add_model_fields(common.model, fields);
+  std::vector<std::string> fields = model_fields(common.model);
   fields.insert(fields.end(), options.fields.begin(), options.fields.end());
   fields.insert(fields.end(), options.overrides.begin(), options.overrides.end());
   return load_run_config(options.config, fields);
@@ -88,6 +95,17 @@ TrainingSetup planned_setup(const config::RunConfig& config, const RankLayout& l
   setup.num_threads = num_threads;
   setup.writes_samples = !config.samples().prompts().empty();
   return setup;
+}
+
+/// The labels of a task, which size its layer, are those of the data.
+std::unique_ptr<LabelledTask> read_task(const RunConfig& source, const TrainingPlanOptions& options) {
+  const config::RunConfig& config = source.message();
+  if (options.config.empty() && config.data().sources(0).path() == kNoPath && is_labelled_task(config)) {
+    fail(ExitCode::usage,
+         "--train plans {} with the labels of its data; give a config, or --set data.sources[0].path=FILE",
+         config::TaskConfig::Kind_Name(config.task().kind()));
+  }
+  return read_labelled_task(source);
 }
 
 std::string_view recompute_name(Recompute recompute) {
@@ -289,9 +307,12 @@ void print_training_plan(const CommonOptions& common,
   RunConfig source = resolve_config(common, options);
   check_run_config(source);
   const config::RunConfig& config = source.message();
+  std::unique_ptr<LabelledTask> labelled = read_task(source, options);
   CommonOptions threads = common;
   if (threads.threads == 0) threads.threads = static_cast<int>(config.parallel().threads());
-  OpenedModel opened = open_model(model_options(config));
+  OpenedModel opened = open_model(task_model_options(source, labelled.get()));
+  check_task(source, opened.info());
+  check_sequence_length(source, opened.info());
   std::optional<LoraOptions> lora = planned_lora(config);
   SuggestionRequest request{.setup = {},
                             .lora = lora,
@@ -300,6 +321,8 @@ void print_training_plan(const CommonOptions& common,
                             .batch_rows = suggested_batch_rows(config, options)};
   RankLayout layout = check_against_ranks(source, resolve_num_ranks(config, options, session));
   TrainingSetup setup = planned_setup(config, layout, resolve_threads(threads, session));
+  setup.engine.objective = task_objective(config, labelled.get(), opened.info());
+  setup.rows = planned_rows(source, opened.info());
   request.setup = setup;
   TrainingMemory memory = TrainingPlanner(opened, lora, setup.tensor).plan(setup);
   if (as_json) {

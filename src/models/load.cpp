@@ -14,7 +14,7 @@
 #include "checkpoint/reader.h"
 #include "core/error.h"
 #include "core/progress.h"
-#include "models/registry.h"
+#include "models/allocate.h"
 #include "models/weight_layout.h"
 
 namespace weft {
@@ -238,17 +238,6 @@ std::vector<WeightSource> resolve_sources(const OpenedModel& opened, LanguageMod
   return sources;
 }
 
-/// Makes room for what is wanted and returns its bytes.
-int64_t allocate_all(const Context& context, LanguageModel& model, const LoadOptions& options) {
-  int64_t total = 0;
-  for (Parameter& parameter : model.parameters().all()) {
-    if (!is_wanted(parameter, options)) continue;
-    allocate(context, parameter, options);
-    total += static_cast<int64_t>(parameter.value.bytes());
-  }
-  return total;
-}
-
 /// A normal number by Box and Muller from the two uniform ones of an element.
 float normal(const RandomKey& key, uint64_t index) {
   float radius = std::sqrt(-2 * std::log(1 - key.uniform(2 * index)));
@@ -306,6 +295,16 @@ int64_t parameter_bytes(const Context& context, const Parameter& parameter, cons
   return parameter.local_shape.num_elements() * static_cast<int64_t>(dtype_bytes(options.dtype));
 }
 
+int64_t allocate_parameters(const Context& context, LanguageModel& model, const LoadOptions& options) {
+  int64_t total = 0;
+  for (Parameter& parameter : model.parameters().all()) {
+    if (!is_wanted(parameter, options)) continue;
+    allocate(context, parameter, options);
+    total += static_cast<int64_t>(parameter.value.bytes());
+  }
+  return total;
+}
+
 LoadReport load_parameters(const Context& context,
                            const OpenedModel& opened,
                            LanguageModel& model,
@@ -317,7 +316,7 @@ LoadReport load_parameters(const Context& context,
   // Who loads block by block has done it before the first.
   if (!options.block) opened.reader->verify_checksums(model.parameters().place().rank, model.parameters().place().size);
   LoadReport report;
-  report.weight_bytes = allocate_all(context, model, options);
+  report.weight_bytes = allocate_parameters(context, model, options);
   int64_t bytes_before = opened.reader->bytes_read();
   std::vector<Chunk> chunks = split_into_chunks(model, sources, options);
   Progress progress("loading weights", bytes_of(chunks, options.dtype), options.show_progress);
@@ -340,7 +339,7 @@ LoadReport load_parameters(const Context& context,
 void initialise_parameters(const Context& context, LanguageModel& model, const LoadOptions& options, uint64_t seed) {
   check_quantization(context, options);
   std::vector<WeightSource> no_sources(model.parameters().all().size());
-  allocate_all(context, model, options);
+  allocate_parameters(context, model, options);
   std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options);
   run_on_threads(options.num_threads, chunks.size(), [&](size_t i, ChunkBuffer& buffer) {
     const Chunk& chunk = chunks[i];

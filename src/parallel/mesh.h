@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "parallel/communicator.h"
 
@@ -12,6 +13,13 @@ class Mesh {
   /// world.size() must be a multiple of tensor_parallel; 0 takes all ranks as tensor parallel. Throws Error(usage)
   /// otherwise.
   Mesh(std::shared_ptr<Communicator> world, int tensor_parallel);
+  /// Of groups that there are already.
+  Mesh(std::shared_ptr<Communicator> world,
+       std::shared_ptr<Communicator> tensor_parallel,
+       std::shared_ptr<Communicator> data_parallel)
+      : world_(std::move(world)),
+        tensor_parallel_(std::move(tensor_parallel)),
+        data_parallel_(std::move(data_parallel)) {}
 
   Communicator& world() const { return *world_; }
   /// The ranks that hold the other slices of this rank's weights.

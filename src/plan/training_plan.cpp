@@ -1,26 +1,20 @@
 #include "plan/training_plan.h"
 
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <set>
 
 #include "core/error.h"
-#include "plan/planned_decoder.h"
-#include "plan/planned_optimizer.h"
-#include "plan/planned_shards.h"
+#include "data/memory_rows.h"
+#include "models/allocate.h"
+#include "optimizer/optimizer.h"
+#include "parallel/planned_communicator.h"
+#include "train/flat_layout.h"
+#include "train/step_batches.h"
 
 namespace weft {
 namespace {
-
-PlannedParameters plan_parameters(LanguageModel& model, Adapter* adapter, const TrainingSetup& setup) {
-  TrainedAndFrozen chosen = choose_parameters(model, adapter, setup.engine);
-  PlannedParameters result{.trained = chosen.trained, .frozen = chosen.frozen, .loaded = {}};
-  for (Parameter& parameter : model.parameters().all()) {
-    if (!setup.loads_by_block) result.loaded.push_back(&parameter);
-  }
-  if (adapter == nullptr) return result;
-  for (Parameter& parameter : adapter->parameters().all()) result.loaded.push_back(&parameter);
-  return result;
-}
 
 /// Everything that decides what a tensor-parallel rank allocates.
 std::vector<int64_t> local_sizes(const LanguageModel& model) {
@@ -31,124 +25,145 @@ std::vector<int64_t> local_sizes(const LanguageModel& model) {
   return sizes;
 }
 
-/// The data-parallel rank whose pieces take most optimizer state.
-int largest_data_rank(const PlannedShards& shards, const TrainingSetup& setup) {
-  int largest = 0;
-  int64_t most = -1;
-  for (int rank = 0; rank < (shards.shares_state() ? setup.data : 1); ++rank) {
-    int64_t bytes = optimizer_piece_bytes(setup.engine.optimizer, setup.dtype, shards.pieces(rank));
-    if (bytes > most) {
-      most = bytes;
-      largest = rank;
+/// Bytes of optimizer state on each data-parallel rank, which share out every block's elements in equal parts
+/// (FlatLayout).
+std::vector<double> state_bytes_by_rank(const std::vector<Parameter*>& trained, const TrainingSetup& setup) {
+  Context context;
+  context.sequence_parallel = setup.sequence_parallel && setup.tensor > 1;
+  std::map<int64_t, std::vector<Parameter*>> by_block;
+  for (Parameter* parameter : trained) by_block[parameter->block].push_back(parameter);
+  std::vector<double> bytes(static_cast<size_t>(setup.data));
+  for (const auto& [block, parameters] : by_block) {
+    FlatLayout layout(context, parameters, setup.data);
+    for (const FlatEntry& entry : layout.entries()) {
+      double element_bytes = optimizer_bytes_per_element(
+          setup.engine.optimizer, setup.dtype, entry.parameter->full_shape, entry.parameter->block);
+      int64_t end = entry.offset + entry.count;
+      for (int64_t begin = entry.offset, next = 0; begin < end; begin = next) {
+        int64_t part = begin / layout.part_size();
+        next = std::min(end, (part + 1) * layout.part_size());
+        bytes[static_cast<size_t>(part)] += static_cast<double>(next - begin) * element_bytes;
+      }
     }
   }
-  return largest;
+  return bytes;
 }
 
-/// TrainingEngine as memory.
-class PlannedEngine {
- public:
-  PlannedEngine(const PlanContext& context,
-                const TrainingSetup& setup,
-                const PlannedParameters& parameters,
-                const PlannedDecoder& decoder,
-                LanguageModel& model)
-      : context_(context),
-        setup_(setup),
-        decoder_(decoder),
-        embedding_(model.embedding_table()),
-        hidden_size_(model.info().hidden_size),
-        shards_(context,
-                parameters,
-                {.zero_stage = setup.engine.zero_stage,
-                 .data = setup.data,
-                 .overlap_reduction = setup.engine.overlap_gradient_reduction,
-                 .recompute = setup.engine.recompute,
-                 .recompute_every = setup.engine.recompute_every}),
-        optimizer_(context,
-                   setup.engine.optimizer,
-                   parameters.trained,
-                   shards_.pieces(largest_data_rank(shards_, setup)),
-                   shards_.shares_state() || setup.tensor > 1) {
-    context_.blocks = &shards_;
-    shards_.share_weights();
+/// Adafactor's row and column means, which every rank holds of all parameters: a rank that is alone knows only of those
+/// that it updates. Undefined where there are no others.
+Tensor means_of_others(const Context& context,
+                       const TrainingSetup& setup,
+                       const std::vector<Parameter*>& trained,
+                       const std::vector<OptimizerPiece>& pieces) {
+  if (setup.engine.optimizer.kind != OptimizerKind::adafactor) return {};
+  std::set<const Parameter*> own;
+  for (const OptimizerPiece& piece : pieces) own.insert(piece.parameter);
+  int64_t elements = 0;
+  for (const Parameter* parameter : trained) {
+    const Shape& shape = parameter->full_shape;
+    if (shape.rank() < 2 || own.count(parameter) > 0) continue;
+    elements += shape.num_elements() / shape[-1] + shape.num_elements() / shape[-2];
   }
+  return elements == 0 ? Tensor() : context.empty({elements}, DType::f32, MemoryTag::optimizer);
+}
 
-  void step() {
-    compute_gradients();
-    if (setup_.engine.adversarial == Adversarial::fgm) {
-      PlannedMemory originals = context_.empty(embedding_piece_bytes(), MemoryTag::workspace);
-      compute_gradients();
-    }
-    context_.ledger->begin("update");
-    optimizer_.step();
-    shards_.share_weights();
-    if (!setup_.writes_samples) return;
-    context_.ledger->begin("samples");
-    shards_.pass_whole_weights();
+/// The data-parallel rank that updates most.
+int largest_data_rank(const std::vector<Parameter*>& trained, const TrainingSetup& setup) {
+  if (setup.data == 1 || setup.engine.zero_stage == 0) return 0;
+  std::vector<double> bytes = state_bytes_by_rank(trained, setup);
+  return static_cast<int>(std::max_element(bytes.begin(), bytes.end()) - bytes.begin());
+}
+
+/// Says when forward ends and backward begins.
+class PlannedObjective final : public Objective {
+ public:
+  PlannedObjective(std::shared_ptr<Objective> objective, PlannedAllocator& allocator)
+      : objective_(std::move(objective)), allocator_(allocator) {}
+
+  ObjectiveLoss loss(Context& context, const ObjectiveInput& input) override {
+    allocator_.begin("loss");
+    ObjectiveLoss result = objective_->loss(context, input);
+    // Of what was not computed it may be anything, and a step without a finite loss ends before its update.
+    result.loss.fill_zero();
+    allocator_.begin("backward");
+    return result;
   }
 
  private:
-  void compute_gradients() {
-    if (setup_.engine.adversarial == Adversarial::gradient_penalty) {
-      run_penalised();
-    } else {
-      // More than two micro-batches do what the second does.
-      bool has_more = setup_.num_micro_batches > 1;
-      run_pass(true, !has_more, {});
-      if (has_more) run_pass(false, true, {});
-    }
-    shards_.finish_gradients();
-  }
-
-  /// The gradients of all micro-batches' embeddings, then two passes of each with the embeddings moved.
-  void run_penalised() {
-    std::vector<PlannedMemory> gradients;
-    for (int64_t i = 0; i < setup_.num_micro_batches; ++i) {
-      PlannedTensor offset = embedding_offset();
-      attach_slot(offset);
-      run_pass(i == 0, false, offset);
-      gradients.push_back(take_grad(offset.slot));
-    }
-    for (int64_t i = 1; i <= setup_.num_micro_batches; ++i) {
-      run_pass(false, false, embedding_offset());
-      run_pass(false, i == setup_.num_micro_batches, embedding_offset());
-    }
-  }
-
-  PlannedTensor embedding_offset() const { return planned_empty(context_, batch().num_tokens(), hidden_size_); }
-
-  void run_pass(bool is_first, bool is_last, const PlannedTensor& offset) {
-    PlannedTape tape;
-    PlanContext context = context_;
-    context.tape = &tape;
-    shards_.begin_micro_batch(is_first, is_last);
-    context_.ledger->begin("forward");
-    shards_.before_forward(context, kOuterBlock);
-    decoder_.run(context, batch(), offset);
-    shards_.end_micro_batch(context);
-  }
-
-  PlannedBatch batch() const { return {setup_.micro_batch_rows, setup_.sequence_length}; }
-
-  int64_t embedding_piece_bytes() const {
-    int64_t elements = 0;
-    for (const PlannedPiece& piece : optimizer_.pieces()) {
-      if (piece.parameter == &embedding_) elements += piece.count;
-    }
-    return elements * static_cast<int64_t>(dtype_bytes(setup_.dtype));
-  }
-
-  PlanContext context_;
-  const TrainingSetup& setup_;
-  const PlannedDecoder& decoder_;
-  const Parameter& embedding_;
-  int64_t hidden_size_;
-  PlannedShards shards_;
-  PlannedOptimizer optimizer_;
+  std::shared_ptr<Objective> objective_;
+  PlannedAllocator& allocator_;
 };
 
+/// Takes all values from the parameters at its end: they are the allocator's.
+class BorrowedParameters {
+ public:
+  explicit BorrowedParameters(ParameterStore& store) : store_(store) {}
+  ~BorrowedParameters() {
+    for (Parameter& parameter : store_.all()) parameter.value = Tensor();
+  }
+  BorrowedParameters(const BorrowedParameters&) = delete;
+  BorrowedParameters& operator=(const BorrowedParameters&) = delete;
+
+ private:
+  ParameterStore& store_;
+};
+
+/// More than two micro-batches do what the second does, but for the penalty, which keeps a gradient of each.
+std::vector<MicroBatch> micro_batches_of(const TrainingSetup& setup) {
+  bool keeps_all = setup.engine.adversarial == Adversarial::gradient_penalty;
+  int64_t count = keeps_all ? setup.num_micro_batches : std::min<int64_t>(setup.num_micro_batches, 2);
+  std::shared_ptr<const TrainingData> rows = setup.rows;
+  if (rows == nullptr) rows = make_memory_rows({full_row(setup.sequence_length)}, false, 0);
+  return deal_out(*rows, 0, count * setup.micro_batch_rows, setup.micro_batch_rows, {}).micro_batches;
+}
+
+/// A step of a rank.
+void run_step(const TrainingSetup& setup,
+              LanguageModel& model,
+              Adapter* adapter,
+              const std::shared_ptr<PlannedAllocator>& allocator) {
+  TensorParallelPlace place = model.parameters().place();
+  TrainedAndFrozen chosen = choose_parameters(model, adapter, setup.engine);
+  Mesh mesh = make_planned_mesh(largest_data_rank(chosen.trained, setup), setup.data, place.rank, place.size);
+  Context context = make_context(allocator, setup.num_threads);
+  if (place.size > 1) context.tensor_parallel = &mesh.tensor_parallel();
+  context.sequence_parallel = setup.sequence_parallel && place.size > 1;
+  auto load = [&](std::optional<int64_t> block) {
+    allocate_parameters(context, model, {.dtype = setup.dtype, .for_training = true, .block = block});
+  };
+  EngineOptions options = setup.engine;
+  auto objective = options.objective != nullptr ? options.objective : std::shared_ptr(make_language_objective());
+  options.objective = std::make_shared<PlannedObjective>(objective, *allocator);
+  options.dtype = setup.dtype;
+  if (adapter != nullptr) {
+    for (Parameter& parameter : adapter->parameters().all()) {
+      parameter.value = context.empty(parameter.local_shape, setup.dtype, MemoryTag::weights);
+    }
+  }
+  if (setup.loads_by_block) {
+    options.load_block = load;
+  } else {
+    load(std::nullopt);
+  }
+  TrainingEngine engine(context, mesh, model, adapter, options);
+  Tensor means = means_of_others(context, setup, chosen.trained, engine.optimizer().pieces());
+  engine.set_before_update([&] { allocator->begin("update"); });
+  engine.step(micro_batches_of(setup), 0, {});
+  if (!setup.writes_samples) return;
+  allocator->begin("samples");
+  engine.with_whole_weights([](Context&) {});
+}
+
 }  // namespace
+
+TrainingRow full_row(int64_t length) {
+  TrainingRow row;
+  row.ids.assign(static_cast<size_t>(length), 0);
+  row.targets.assign(static_cast<size_t>(length), 0);
+  row.targets.back() = -1;
+  row.spans = {{.begin = 0, .length = static_cast<int32_t>(length)}};
+  return row;
+}
 
 struct TrainingPlanner::Rank {
   TensorParallelPlace place;
@@ -157,8 +172,7 @@ struct TrainingPlanner::Rank {
   bool is_like_another = false;  // allocates what an earlier rank does
 };
 
-TrainingPlanner::TrainingPlanner(const OpenedModel& opened, const std::optional<LoraOptions>& lora, int tensor)
-    : opened_(opened), lora_(lora) {
+TrainingPlanner::TrainingPlanner(const OpenedModel& opened, const std::optional<LoraOptions>& lora, int tensor) {
   std::set<std::vector<int64_t>> seen;
   for (int rank = 0; rank < tensor; ++rank) {
     auto one = std::make_unique<Rank>();
@@ -188,27 +202,18 @@ TrainingMemory TrainingPlanner::plan(const TrainingSetup& setup) const {
 TrainingMemory TrainingPlanner::plan_rank(const TrainingSetup& setup, int tensor_rank) const {
   WEFT_ASSERT(setup.tensor == static_cast<int>(ranks_.size()) && setup.sequence_length > 1);
   const Rank& rank = *ranks_[static_cast<size_t>(tensor_rank)];
-  PlannedParameters parameters = plan_parameters(*rank.model, rank.adapter.get(), setup);
-  std::set<const Parameter*> trained(parameters.trained.begin(), parameters.trained.end());
-  PlannedDecoder decoder(
-      opened_,
-      *rank.model,
-      [&](const Parameter& parameter) { return trained.count(&parameter) > 0; },
-      lora_ && lora_->dropout > 0);
-  MemoryLedger ledger;
+  auto allocator = std::make_shared<PlannedAllocator>();
+  allocator->begin("load");
   {
-    PlanContext context{.ledger = &ledger,
-                        .dtype = setup.dtype,
-                        .num_threads = setup.num_threads,
-                        .tensor_parallel = setup.tensor,
-                        .sequence_parallel = setup.sequence_parallel && setup.tensor > 1};
-    PlannedEngine engine(context, setup, parameters, decoder, *rank.model);
-    engine.step();
+    BorrowedParameters of_model(rank.model->parameters());
+    std::optional<BorrowedParameters> of_adapter;
+    if (rank.adapter) of_adapter.emplace(rank.adapter->parameters());
+    run_step(setup, *rank.model, rank.adapter.get(), allocator);
   }
-  return {.peaks = ledger.peaks(),
-          .peak_total = ledger.peak_total(),
-          .at_peak = ledger.at_peak(),
-          .moment = ledger.peak_moment(),
+  return {.peaks = allocator->peaks(),
+          .peak_total = allocator->memory().peak_total(),
+          .at_peak = allocator->at_peak(),
+          .moment = allocator->peak_moment(),
           .place = rank.place};
 }
 

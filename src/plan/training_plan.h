@@ -1,5 +1,5 @@
-// What training needs on a rank, by kind of memory, before anything is loaded: a step of the engine (src/train) played
-// through with shapes alone.
+// What training needs on a rank, by kind of memory, before anything is loaded: a step of the engine (src/train) on a
+// device that has no memory (kernels/planned.h).
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/planned.h"
 #include "models/adapter.h"
 #include "models/registry.h"
-#include "plan/memory_ledger.h"
 #include "train/engine.h"
 
 namespace weft {
@@ -19,7 +19,9 @@ namespace weft {
 /// What is trained, on which mesh, and what a rank computes at a time.
 struct TrainingSetup {
   DType dtype = DType::bf16;
-  EngineOptions engine;
+  EngineOptions engine;  // with the task's objective
+  /// Its first rows are computed, which have to be as long as any; null: rows of a language model that are full.
+  std::shared_ptr<const TrainingData> rows = nullptr;
   int data = 1;    // ranks with rows of their own
   int tensor = 1;  // ranks that share the weights
   bool sequence_parallel = false;
@@ -30,6 +32,9 @@ struct TrainingSetup {
   bool loads_by_block = true;     // as weft train does (EngineOptions::load_block); false: weights are all loaded first
   bool writes_samples = false;    // for which every rank has all weights in place
 };
+
+/// A row of one text, all of whose tokens are scored.
+TrainingRow full_row(int64_t length);
 
 /// Bytes of one rank, as its MemoryTracker counts them.
 struct TrainingMemory {
@@ -46,7 +51,7 @@ struct TrainingMemory {
 class TrainingPlanner {
  public:
   /// Declares the model for each tensor-parallel rank, without memory. Throws Error(bad_input) when the ranks cannot
-  /// share it or the adapter does not fit. `opened` must outlive the planner.
+  /// share it or the adapter does not fit.
   TrainingPlanner(const OpenedModel& opened, const std::optional<LoraOptions>& lora, int tensor);
   ~TrainingPlanner();
 
@@ -57,8 +62,6 @@ class TrainingPlanner {
 
  private:
   struct Rank;
-  const OpenedModel& opened_;
-  std::optional<LoraOptions> lora_;
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
 

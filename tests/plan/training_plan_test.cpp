@@ -3,17 +3,13 @@
 
 #include <gtest/gtest.h>
 
-#include <mutex>
-
 #include "models/small_decoders.h"
-#include "parallel/mesh.h"
-#include "parallel/thread_communicator.h"
+#include "plan/measured_training.h"
 
 namespace weft {
 namespace {
 
 constexpr double kPlanTolerance = 0.05;
-constexpr int64_t kSteps = 2;
 
 struct TrainingCase {
   std::string name;
@@ -49,77 +45,6 @@ DecoderConfig gemma2() {
   return config;
 }
 
-std::vector<MicroBatch> random_batches(const TrainingSetup& setup, int64_t vocab_size) {
-  RandomKey key{.seed = 3};
-  uint64_t index = 0;
-  std::vector<MicroBatch> batches;
-  for (int64_t i = 0; i < setup.num_micro_batches; ++i) {
-    MicroBatch& batch = batches.emplace_back();
-    for (int64_t row = 0; row < setup.micro_batch_rows; ++row) {
-      std::vector<int32_t> ids;
-      for (int64_t t = 0; t < setup.sequence_length; ++t) {
-        ids.push_back(static_cast<int32_t>(key.bits(index++) % static_cast<uint32_t>(vocab_size)));
-      }
-      batch.batch.add(ids);
-      batch.targets.insert(batch.targets.end(), ids.begin() + 1, ids.end());
-      batch.targets.push_back(-1);
-    }
-    batch.weights.assign(batch.targets.size(), 1e-3f);
-  }
-  return batches;
-}
-
-/// What a rank used.
-struct Measured {
-  TensorParallelPlace place;
-  BytesByTag peaks{};
-  int64_t peak_total = 0;
-};
-
-Measured train(const TrainingCase& one, const std::shared_ptr<Communicator>& world) {
-  Mesh mesh(world, one.setup.tensor);
-  Context context = make_cpu_context(1);
-  if (one.setup.tensor > 1) context.tensor_parallel = &mesh.tensor_parallel();
-  context.sequence_parallel = one.setup.sequence_parallel;
-  TensorParallelPlace place{mesh.tensor_parallel().rank(), one.setup.tensor};
-  auto model = make_decoder(one.shape(), place);
-  auto load = [&](std::optional<int64_t> block) {
-    initialise_parameters(context, *model, {.dtype = one.setup.dtype, .for_training = true, .block = block}, 17);
-  };
-  EngineOptions options = one.setup.engine;
-  if (one.setup.loads_by_block) {
-    options.load_block = load;
-    options.dtype = one.setup.dtype;
-  } else {
-    load(std::nullopt);
-  }
-  std::unique_ptr<Adapter> adapter;
-  if (one.lora) {
-    adapter = std::make_unique<Adapter>(*model, *one.lora);
-    adapter->initialise(context, one.setup.dtype, 3);
-    adapter->attach();
-  }
-  TrainingEngine engine(context, mesh, *model, adapter.get(), options);
-  std::vector<MicroBatch> batches = random_batches(one.setup, model->info().vocab_size);
-  for (uint32_t step = 0; step < kSteps; ++step) engine.step(batches, 1e-4, {.seed = 1, .step = step});
-  if (one.setup.writes_samples) engine.with_whole_weights([](Context&) {});
-  const MemoryTracker& memory = context.allocator->memory();
-  Measured measured{.place = place, .peaks = {}, .peak_total = memory.peak_total()};
-  for (size_t tag = 0; tag < kNumMemoryTags; ++tag) measured.peaks[tag] = memory.peak(static_cast<MemoryTag>(tag));
-  return measured;
-}
-
-std::vector<Measured> train_all(const TrainingCase& one) {
-  std::vector<Measured> all;
-  std::mutex mutex;
-  run_thread_ranks(one.setup.data * one.setup.tensor, [&](const std::shared_ptr<Communicator>& world) {
-    Measured measured = train(one, world);
-    std::lock_guard lock(mutex);
-    all.push_back(measured);
-  });
-  return all;
-}
-
 void expect_near(const std::string& what, int64_t planned, int64_t measured, double tolerance) {
   EXPECT_NEAR(static_cast<double>(planned), static_cast<double>(measured), tolerance * static_cast<double>(measured))
       << what;
@@ -137,14 +62,15 @@ TEST_P(TrainingPlanned, AgreesWithTheRun) {
   OpenedModel opened;
   opened.definition = decoder_definition(ModelFormat::huggingface, one.shape(), {});
   TrainingPlanner planner(opened, one.lora, one.setup.tensor);
-  std::vector<Measured> ranks = train_all(one);
+  std::vector<testing::Measured> ranks = testing::train_all(
+      [&] { return one.setup; }, one.lora, [&](TensorParallelPlace place) { return make_decoder(one.shape(), place); });
   int64_t largest = 0;
-  for (const Measured& rank : ranks) largest = std::max(largest, rank.peak_total);
+  for (const testing::Measured& rank : ranks) largest = std::max(largest, rank.peak_total);
   TrainingMemory plan = planner.plan(one.setup);
   expect_near("peak in all, planned for " + std::string(plan.moment), plan.peak_total, largest, kPlanTolerance);
   for (int tensor_rank = 0; tensor_rank < one.setup.tensor; ++tensor_rank) {
     BytesByTag most{};
-    for (const Measured& rank : ranks) {
+    for (const testing::Measured& rank : ranks) {
       if (rank.place.rank != tensor_rank) continue;
       for (size_t tag = 0; tag < kNumMemoryTags; ++tag) most[tag] = std::max(most[tag], rank.peaks[tag]);
     }

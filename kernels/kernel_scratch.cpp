@@ -1,4 +1,4 @@
-#include "plan/kernel_scratch.h"
+#include "kernels/kernel_scratch.h"
 
 #include <algorithm>
 
@@ -23,11 +23,11 @@ constexpr int64_t kSpreadBytes = 64;
 // kernels/cpu/quantized_linear.cpp
 constexpr int64_t kWidenedPanels = 2;
 
-// kernels/cpu/attention.cpp and its loops
-constexpr int64_t kForwardRows = 256;
-constexpr int64_t kForwardKeys = 128;
-constexpr int64_t kBackwardRows = 192;
-constexpr int64_t kBackwardKeys = 128;
+// kernels/cpu/attention.cpp
+constexpr int64_t kMaxRows = 256;
+constexpr int64_t kMinRows = 48;
+constexpr int64_t kPiecesPerThread = 6;
+constexpr int64_t kDecodeKeys = 256;
 
 constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kBf16Bytes = 2;
@@ -38,10 +38,6 @@ int64_t pack_scratch(int64_t out_features, int64_t in_features) {
   auto panel = std::max<int64_t>(1, static_cast<int64_t>(packed_bytes(1, in_features, DType::bf16, Layout::packed)));
   auto all = static_cast<int64_t>(packed_bytes(out_features, in_features, DType::bf16, Layout::packed));
   return std::min(std::max(panel, all), std::max(panel, kPackBytes / panel * panel));
-}
-
-int64_t attention_threads(const AttentionSizes& sizes) {
-  return std::clamp<int64_t>(sizes.sequences * sizes.num_kv_heads, 1, std::max(1, sizes.num_threads));
 }
 
 }  // namespace
@@ -91,17 +87,17 @@ int64_t rms_norm_backward_scratch(int64_t rows) {
   return rows * static_cast<int64_t>(sizeof(double)) + 1;
 }
 
-int64_t attention_forward_scratch(const AttentionSizes& sizes) {
-  int64_t group = sizes.num_heads / sizes.num_kv_heads;
-  int64_t rows = std::min(kForwardRows, sizes.sequence_length * group);
-  int64_t cells = 2 * rows * sizes.head_dim + 2 * kForwardKeys * sizes.head_dim;
-  return std::max(1, sizes.num_threads) * cells * kFloatBytes;
+int64_t layer_norm_backward_scratch(int64_t rows) {
+  return rows * 2 * static_cast<int64_t>(sizeof(double)) + 1;
 }
 
-int64_t attention_backward_scratch(const AttentionSizes& sizes) {
-  int64_t keys = (sizes.sequence_length + kBackwardKeys - 1) / kBackwardKeys * kBackwardKeys;
-  int64_t cells = 3 * kBackwardRows * sizes.head_dim + 4 * kBackwardRows * kBackwardKeys + 5 * keys * sizes.head_dim;
-  return attention_threads(sizes) * cells * kFloatBytes;
+int64_t queries_per_piece(int64_t rows, int64_t group, int num_threads) {
+  int64_t rows_per_piece = std::clamp(rows / (std::max(num_threads, 1) * kPiecesPerThread), kMinRows, kMaxRows);
+  return std::max<int64_t>(1, rows_per_piece / group);
+}
+
+int64_t decode_pieces(int64_t num_keys) {
+  return (num_keys + kDecodeKeys - 1) / kDecodeKeys;
 }
 
 }  // namespace weft

@@ -22,13 +22,12 @@ int64_t linear_backward_input_scratch(DType dtype, const LinearSizes& sizes, int
 int64_t linear_backward_weight_scratch(DType dtype, const LinearSizes& sizes);
 
 int64_t rms_norm_backward_scratch(int64_t rows);
+int64_t layer_norm_backward_scratch(int64_t rows);
 
-struct AttentionSizes {
-  int64_t sequences = 0, sequence_length = 0;
-  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
-  int num_threads = 1;
-};
-int64_t attention_forward_scratch(const AttentionSizes& sizes);
-int64_t attention_backward_scratch(const AttentionSizes& sizes);
+/// Queries of a prompt that attention works on at a time; `rows` are all queries' heads, `group` query heads to a key
+/// head.
+int64_t queries_per_piece(int64_t rows, int64_t group, int num_threads);
+/// Pieces of a single query's keys.
+int64_t decode_pieces(int64_t num_keys);
 
 }  // namespace weft
