@@ -289,9 +289,9 @@ ModelOptions with_adapters(const CommonOptions& options) {
 }
 
 ModelOptions with_task_head_of(const std::string& adapter, const ModelOptions& options) {
-  TaskHead head = adapter.empty() ? TaskHead{} : adapter_task_head(adapter);
   ModelOptions model = options;
-  if (head.kind != TaskHead::Kind::none) model.overrides = task_head_overrides(head);
+  std::string overrides = adapter.empty() ? "" : adapter_overrides(adapter);
+  if (!overrides.empty()) model.overrides = overrides;
   return model;
 }
 

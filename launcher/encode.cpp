@@ -17,6 +17,7 @@
 #include "launcher/commands.h"
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
+#include "launcher/prompts.h"
 #include "launcher/tokenise_texts.h"
 #include "launcher/vector_files.h"
 #include "models/sentence_settings.h"
@@ -150,15 +151,12 @@ void check_out(const std::string& path) {
   fail(ExitCode::usage, "--out {}: expected a name that ends in .npy, .h5 or .jsonl", printable(path));
 }
 
-/// A list of numbers for each text, a line each.
-void read_conditions(const std::string& path, std::vector<TokenisedText>& texts) {
+/// A label or a list of numbers for each text, a line each.
+void read_conditions(const std::string& path, const ModelInfo& model, std::vector<TokenisedText>& texts) {
   size_t number = 0;
   for_each_line(path, false, [&](const RecordLine& line) {
-    nlohmann::json values = nlohmann::json::parse(line.text, nullptr, false);
-    bool is_list = values.is_array() && !values.empty();
-    for (const nlohmann::json& value : values) is_list = is_list && value.is_number();
-    if (!is_list) line.fail("is no list of numbers");
-    if (number < texts.size()) texts[number].condition = values.get<std::vector<float>>();
+    Condition condition = parse_condition(model, line.text, line.place());
+    if (number < texts.size()) texts[number].condition = std::move(condition);
     ++number;
   });
   if (number != texts.size()) fail_input("{}: holds {} conditions for {} texts", printable(path), number, texts.size());
@@ -174,7 +172,7 @@ ExitCode run_encode(const EncodeCommand& given, MpiSession& session) {
   auto begin = std::chrono::steady_clock::now();
   std::vector<TokenisedText> tokenised = tokenise(options, *loaded, texts);
   if (tokenised.empty()) fail_input("{}: holds no text", printable(options.text_file));
-  if (!options.conditions.empty()) read_conditions(options.conditions, tokenised);
+  if (!options.conditions.empty()) read_conditions(options.conditions, loaded->model->info(), tokenised);
   std::vector<float> vectors = encode_on_ranks(options, *loaded, tokenised);
   if (session.rank() == 0) {
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -261,9 +259,10 @@ void add_encode_command(Command program, CommandContext& context) {
   add_adapter_options(command, options->common);
   command.add_option("--text", options->text_file, "File with a text a line; - is standard input").required();
   command.add_option("--out", options->out, "File to write: .npy, .h5 or .jsonl (standard output if not given)");
-  command.add_option("--conditions",
-                     options->conditions,
-                     "File with a JSON list of numbers for each text, for models with conditional norms");
+  command.add_option(
+      "--conditions",
+      options->conditions,
+      "File with a label, or a JSON list of numbers, a line for each text, for models with conditional norms");
   command
       .add_option("--pooling",
                   options->pooling,

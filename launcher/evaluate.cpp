@@ -170,7 +170,7 @@ RunConfig make_config(const EvaluateCommand& options,
 ModelOptions named_model(const CommonOptions& common, const RunConfig& source, const LabelledTask* labelled) {
   ModelOptions model = with_adapters(common);
   config::TaskConfig::Kind kind = source.message().task().kind();
-  if (labelled == nullptr || kind == config::TaskConfig::SIMILARITY) return model;
+  if (labelled == nullptr || labelled->head().kind == TaskHead::Kind::none) return model;
   OpenedModel opened = open_model(model);
   TaskHead head = opened.info().task_head;
   if (head.kind == TaskHead::Kind::none || task_of(opened.info()) != config::TaskConfig::Kind_Name(kind)) {

@@ -53,6 +53,7 @@ struct GenerateOptions {
   bool is_streaming_off = false;
   bool follows = false;
   int64_t num_logprobs = -1;
+  std::string condition;
 };
 
 /// A stream of prompts may bring more; what is given whole and is one answer is printed as it grows.
@@ -144,6 +145,10 @@ std::vector<std::vector<int32_t>> encode_on_all_ranks(const GenerateOptions& opt
   return lists;
 }
 
+Condition condition_of(const GenerateOptions& options, const ModelInfo& info) {
+  return options.condition.empty() ? Condition{} : parse_condition(info, options.condition, "--condition");
+}
+
 /// Adds the requests of one prompt; `count` is of those before it.
 void add_requests(const GenerateOptions& options,
                   const ModelInfo& info,
@@ -154,6 +159,7 @@ void add_requests(const GenerateOptions& options,
   for (int64_t copy = 0; copy < options.num_return_sequences; ++copy) {
     GenerationRequest request = request_from_flags(options.sampling);
     set_text(request, info, prompt);
+    request.condition = condition_of(options, info);
     request.end_ids = end_ids;
     request.num_logprobs = options.num_logprobs;
     request.sequence = count + static_cast<size_t>(copy);
@@ -178,6 +184,7 @@ std::vector<BeamRequest> make_beam_requests(const GenerateOptions& options,
   for (size_t prompt = 1; prompt < lists.size(); ++prompt) {
     requests.push_back(beam_request_from_flags(options.beams, options.sampling, options.num_return_sequences));
     set_text(requests.back(), info, lists[prompt]);
+    requests.back().condition = condition_of(options, info);
     requests.back().end_ids = lists[0];
   }
   return requests;
@@ -339,6 +346,9 @@ void add_options(Command command, GenerateOptions& options) {
                 "Answers the lines of standard input as they come, several at a time, until it ends")
       .excludes(whole);
   command.add_flag("--chat", options.prompts.is_chat, "Puts each prompt into the model's chat format");
+  command.add_option("--condition",
+                     options.condition,
+                     "What a model with conditional norms writes under: a label of its own, or a JSON list of numbers");
   command.add_option("--system", options.prompts.system, "System message, with --chat");
   command.add_option("--chat-format",
                      options.prompts.chat_format,

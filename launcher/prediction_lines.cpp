@@ -142,6 +142,27 @@ std::string prediction_line(const QuestionText& question,
   return dump(object);
 }
 
+std::string prediction_line(const RelationText& text,
+                            const ExamplePrediction& prediction,
+                            const PredictionSettings& settings) {
+  TokenisedWords tokens = tokenise_text(text.text, settings.tokenizer, settings.max_length);
+  auto entity_at = [&](const TokenSpan& place) { return text.text.substr(place.begin, place.end - place.begin); };
+  Json object = {{"text", text.text}, {"label", Json::array()}};
+  for (const RelationText::Relation& one : text.relations) {
+    object["label"].push_back(
+        {{"subject", entity_at(one.subject)}, {"predicate", one.predicate}, {"object", entity_at(one.object)}});
+  }
+  object["prediction"] = relations_json(text.text, tokens, prediction.relations, settings.head);
+  return dump(object);
+}
+
+std::string prediction_line(const ConditionalText& text,
+                            const ExamplePrediction& /*prediction*/,
+                            const PredictionSettings& /*settings*/) {
+  Json condition = text.values.empty() ? Json(text.label) : Json(text.values);
+  return dump({{"condition", condition}, {"text", text.document.text.value_or(text.document.completion.value_or(""))}});
+}
+
 std::string prediction_line(const SimilarTexts& texts,
                             const ExamplePrediction& prediction,
                             const PredictionSettings& /*settings*/) {

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <string>
 
+#include "data/conditional_data.h"
 #include "data/labelled_data.h"
 #include "data/question_data.h"
+#include "data/relation_data.h"
 #include "data/similar_data.h"
 #include "data/tagged_data.h"
 #include "models/task_head.h"
@@ -32,6 +34,13 @@ std::string prediction_line(const TaggedText& text,
                             const ExamplePrediction& prediction,
                             const PredictionSettings& settings);
 std::string prediction_line(const QuestionText& question,
+                            const ExamplePrediction& prediction,
+                            const PredictionSettings& settings);
+std::string prediction_line(const RelationText& text,
+                            const ExamplePrediction& prediction,
+                            const PredictionSettings& settings);
+/// Only what was to be written, under what.
+std::string prediction_line(const ConditionalText& text,
                             const ExamplePrediction& prediction,
                             const PredictionSettings& settings);
 std::string prediction_line(const SimilarTexts& texts,

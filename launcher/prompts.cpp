@@ -96,6 +96,16 @@ std::vector<Prompt> collect_prompts(const PromptOptions& options) {
   return prompts;
 }
 
+Condition parse_condition(const ModelInfo& info, const std::string& text, const std::string& where) {
+  if (!info.condition.is_there()) fail_input("{}: a condition was given to a model whose norms take none", where);
+  if (!info.condition.labels.empty()) return {.label = condition_label(info.condition, text)};
+  Json values = Json::parse(text, nullptr, false);
+  bool is_list = values.is_array() && !values.empty();
+  for (const Json& value : values) is_list = is_list && value.is_number();
+  if (!is_list) fail_input("{}: is no list of numbers", where);
+  return {.values = values.get<std::vector<float>>()};
+}
+
 std::vector<int32_t> ids_of_prompt(const PromptOptions& options,
                                    const Tokenizer* tokenizer,
                                    const ModelInfo& info,

@@ -36,6 +36,10 @@ std::vector<Prompt> collect_prompts(const PromptOptions& options);
 /// as one likes. Throws Error(bad_input); `where` is for the message.
 Prompt read_prompt(const PromptOptions& options, const std::string& line, const std::string& where);
 
+/// A label of the model's conditions, or, where those are vectors, a JSON list of numbers. Throws Error(bad_input);
+/// `where` is for the message.
+Condition parse_condition(const ModelInfo& info, const std::string& text, const std::string& where);
+
 /// `goes_on`: behind a text that the model has read.
 std::vector<int32_t> ids_of_prompt(const PromptOptions& options,
                                    const Tokenizer* tokenizer,

@@ -25,9 +25,11 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SamplerOptions,
                                    forbidden_ids,
                                    seed,
                                    padded_length)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Condition, label, values)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GenerationRequest,
                                    prompt,
                                    source,
+                                   condition,
                                    sampling,
                                    sequence,
                                    max_new_tokens,

@@ -1,4 +1,4 @@
-// weft tag: tags and entities of texts from a model that was trained for TAGGING or ENTITIES.
+// weft tag: tags, entities and relations of texts from a model that was trained for TAGGING, ENTITIES or RELATIONS.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include "launcher/mpi_session.h"
 #include "launcher/tag_lines.h"
 #include "tasks/entities.h"
+#include "tasks/relations.h"
 #include "tasks/tagging.h"
 #include "tokenizer/tokenizer.h"
 
@@ -27,7 +28,8 @@ constexpr const char* kFooter = R"(Examples:
   weft tag --model runs/minilm-tagging/checkpoints/step-00000225 --text words.txt --words
 
 Prints a JSON object a line: the text and its entities with their places (start and end in characters, the end
-exclusive); of a model whose tags mark no entities, the words and their tags.)";
+exclusive); of a model whose tags mark no entities, the words and their tags; of one for relations, each relation's
+subject, predicate and object.)";
 
 struct TagCommand {
   CommonOptions common;
@@ -55,6 +57,14 @@ Json marked_json(
   Json result = {{"text", text}};
   std::vector<PredictedMark> marks = predict_marks(head, logits, begin, static_cast<int64_t>(tokens.ids.size()));
   result.update(marks_json(text, tokens, marks, head));
+  return result;
+}
+
+Json related_json(
+    const std::string& text, const TokenisedWords& tokens, const TaskHead& head, const Tensor& logits, int64_t begin) {
+  Json result = {{"text", text}};
+  std::vector<RowRelation> relations = predict_relations(head, logits, begin, std::ssize(tokens.ids));
+  result["relations"] = relations_json(text, tokens, relations, head);
   return result;
 }
 
@@ -112,9 +122,11 @@ void print_batch(InferenceModel& loaded,
   Tensor transitions = loaded.model->task_transitions();
   for (size_t i = begin; prints && i < end; ++i) {
     int64_t row = batch.sequences[i - begin].begin;
-    Json line = info.task_head.kind == TaskHead::Kind::global_pointer
-                    ? marked_json(texts[i], tokens[i], info.task_head, logits, row)
-                    : tagged_json(texts[i], tokens[i], info.task_head, logits, transitions, row);
+    const TaskHead& head = info.task_head;
+    Json line = head.kind == TaskHead::Kind::global_pointer ? marked_json(texts[i], tokens[i], head, logits, row)
+                : head.kind == TaskHead::Kind::relations
+                    ? related_json(texts[i], tokens[i], head, logits, row)
+                    : tagged_json(texts[i], tokens[i], head, logits, transitions, row);
     fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 }
@@ -124,8 +136,9 @@ ExitCode run_tag(const TagCommand& options, MpiSession& session) {
   auto loaded = load_model_for_inference(options.common, session, TokenizerUse::all_ranks);
   TaskHead::Kind kind = loaded->model->info().task_head.kind;
   if (kind != TaskHead::Kind::token_classification && kind != TaskHead::Kind::crf &&
-      kind != TaskHead::Kind::global_pointer) {
-    fail_input("{}: has no layer for tags; train one with task.kind TAGGING or ENTITIES", loaded->opened.path);
+      kind != TaskHead::Kind::global_pointer && kind != TaskHead::Kind::relations) {
+    fail_input("{}: has no layer for tags; train one with task.kind TAGGING, ENTITIES or RELATIONS",
+               loaded->opened.path);
   }
   std::vector<std::string> texts = read_lines_on_all_ranks(options.text_file, *loaded);
   std::vector<TokenisedWords> tokens = tokenise(options, *loaded, texts);
@@ -141,7 +154,7 @@ ExitCode run_tag(const TagCommand& options, MpiSession& session) {
 
 void add_tag_command(Command program, CommandContext& context) {
   auto options = std::make_shared<TagCommand>();
-  Command command = program.add_subcommand("tag", "Prints tags or entities of texts");
+  Command command = program.add_subcommand("tag", "Prints tags, entities or relations of texts");
   command.footer(kFooter);
   add_model_options(command, options->common);
   add_adapter_options(command, options->common);

@@ -83,4 +83,22 @@ Json marks_json(const std::string& text,
   return result;
 }
 
+Json relations_json(const std::string& text,
+                    const TokenisedWords& tokens,
+                    std::span<const RowRelation> relations,
+                    const TaskHead& head) {
+  auto entity_at = [&](int32_t first, int32_t last) {
+    Json entity = entity_json(text, tokens, {.label = {}, .first = first, .last = last});
+    entity.erase("label");
+    return entity;
+  };
+  Json list = Json::array();
+  for (const RowRelation& one : relations) {
+    list.push_back({{"subject", entity_at(one.subject_first, one.subject_last)},
+                    {"predicate", head.labels[static_cast<size_t>(one.label)]},
+                    {"object", entity_at(one.object_first, one.object_last)}});
+  }
+  return list;
+}
+
 }  // namespace weft

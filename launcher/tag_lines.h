@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/tagged_data.h"
+#include "data/training_data.h"
 #include "models/task_head.h"
 #include "tasks/entities.h"
 
@@ -29,5 +30,11 @@ nlohmann::ordered_json marks_json(const std::string& text,
                                   const TokenisedWords& tokens,
                                   const std::vector<PredictedMark>& marks,
                                   const TaskHead& head);
+
+/// A list: of each relation "subject" and "object", places as above, and "predicate".
+nlohmann::ordered_json relations_json(const std::string& text,
+                                      const TokenisedWords& tokens,
+                                      std::span<const RowRelation> relations,
+                                      const TaskHead& head);
 
 }  // namespace weft

@@ -111,6 +111,15 @@ void make_model(const RunConfig& source, TrainingRun& run) {
   DType dtype = compute_dtype(config);
   run.model = run.opened.make({run.mesh->tensor_parallel().rank(), run.mesh->tensor_parallel().size()});
   if (config.model().allow_missing()) report_missing(run);
+  if (config.has_state_tuning() && run.model->info().initial_state == InitialState::zeros) {
+    fail_input("{}: state_tuning needs a recurrent model, such as rwkv6, and {} is none",
+               source.location("state_tuning"),
+               run.model->info().family);
+  }
+  if (config.has_state_tuning() && !config.has_lora()) {
+    run.adapter = std::make_unique<Adapter>(*run.model, LoraOptions{.rank = 0});
+    return;
+  }
   if (!config.has_lora()) return;
   if (config.lora().has_adapter()) {
     run.adapter = at_place(source, "lora.adapter", [&] {
@@ -187,12 +196,6 @@ int64_t count_elements(const std::vector<Parameter*>& parameters) {
   return count;
 }
 
-int64_t count_elements(const ParameterStore& store) {
-  int64_t count = 0;
-  for (const Parameter& parameter : store.all()) count += parameter.full_shape.num_elements();
-  return count;
-}
-
 /// What the machine would need for a token at best, all ranks together; measured on rank 0.
 double seconds_per_token_bound(const config::RunConfig& config, const TrainingRun& run) {
   DType dtype = compute_dtype(config);
@@ -200,7 +203,9 @@ double seconds_per_token_bound(const config::RunConfig& config, const TrainingRu
   Tensor seconds = run.context.host_zeros({1}, DType::f64);
   if (world.rank() == 0) {
     double flops = training_flops_per_token(
-        *run.model, config.data().sequence_length(), run.adapter ? count_elements(run.adapter->parameters()) : 0);
+        *run.model,
+        config.data().sequence_length(),
+        run.adapter ? count_elements(choose_parameters(*run.model, run.adapter.get(), {}).trained) : 0);
     MachinePeaks peaks = measure_machine_peaks(dtype, run.context.stream());
     *seconds.data<double>() = flops / peaks.matmul_flops_per_second / world.size();
   }
@@ -240,8 +245,7 @@ TrainerOptions trainer_options(const config::RunConfig& config,
 }
 
 void log_start(const config::RunConfig& config, const TrainingRun& run, const TrainerOptions& options) {
-  int64_t trained = run.adapter ? count_elements(run.adapter->parameters())
-                                : count_elements(choose_parameters(*run.model, nullptr, options.engine).trained);
+  int64_t trained = count_elements(choose_parameters(*run.model, run.adapter.get(), options.engine).trained);
   log::info("{}: {} with {:.2f} M {} parameters; {} documents, {} tokens, {} rows an epoch; {} steps of {} × {} tokens",
             config.output().directory(),
             run.model->info().family,

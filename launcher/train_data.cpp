@@ -193,6 +193,7 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
     case config::TaskConfig::CLASSIFICATION:
     case config::TaskConfig::TAGGING:
     case config::TaskConfig::ENTITIES:
+    case config::TaskConfig::RELATIONS:
     case config::TaskConfig::QUESTION_ANSWERING:
       return require(model.task_head.kind != TaskHead::Kind::none, "this task needs an encoder, such as bert");
   }

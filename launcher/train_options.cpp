@@ -5,6 +5,7 @@
 
 #include "config/dependent_defaults.h"
 #include "config/run.pb.h"
+#include "models/initial_state.h"
 
 namespace weft {
 namespace {
@@ -115,12 +116,18 @@ DType compute_dtype(const config::RunConfig& config) {
   return config.precision().compute() == config::PrecisionConfig::F32 ? DType::f32 : DType::bf16;
 }
 
+InitialState initial_state(const config::RunConfig& config) {
+  if (!config.has_state_tuning()) return InitialState::zeros;
+  return config.state_tuning().shifts() ? InitialState::learned_with_shifts : InitialState::learned;
+}
+
 ModelOptions model_options(const config::RunConfig& config) {
   return {.path = config.model().path(),
           .family = config.model().family(),
           .compat = config.model().compat(),
           .application = config.model().application(),
           .config = config.model().config(),
+          .overrides = initial_state_overrides(initial_state(config)),
           .set = {config.model().set().begin(), config.model().set().end()}};
 }
 

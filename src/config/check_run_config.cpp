@@ -111,6 +111,19 @@ void check_lora(const FieldChecks& check, const config::RunConfig& config) {
                 "makes random weights, which LoRA would freeze; remove it or the lora message");
 }
 
+void check_state_tuning(const FieldChecks& check, const config::RunConfig& config) {
+  if (!config.has_state_tuning()) return;
+  check.require(!config.model().initialise(),
+                "model.initialise",
+                "makes random weights, which state_tuning would freeze; remove it or the state_tuning message");
+  check.require(!config.model().allow_missing(),
+                "model.allow_missing",
+                "leaves random weights, which state_tuning would freeze and not save; remove it");
+  check.require(config.train().adversarial().kind() != config::AdversarialConfig::FGM,
+                "train.adversarial.kind",
+                "is FGM, which moves the embedding along its own gradient, but state_tuning freezes it");
+}
+
 void check_sources(const FieldChecks& check,
                    const std::string& field,
                    const google::protobuf::RepeatedPtrField<config::DataSource>& sources) {
@@ -185,6 +198,34 @@ void check_task(const FieldChecks& check, const config::TaskConfig& task) {
                 "task.multilabel",
                 "is true, but task.kind is {}; only CLASSIFICATION has labels of texts",
                 config::TaskConfig::Kind_Name(task.kind()));
+}
+
+void check_condition(const FieldChecks& check, const config::RunConfig& config) {
+  using Task = config::TaskConfig;
+  const Task& task = config.task();
+  const std::pair<const char*, bool> given[] = {{"task.condition_size", task.has_condition_size()},
+                                                {"task.condition_hidden_size", task.has_condition_hidden_size()},
+                                                {"task.condition_activation", task.has_condition_activation()}};
+  for (const auto& [field, is_given] : given) {
+    check.require(!is_given || task.condition() != Task::NO_CONDITION, field, "is given, but task.condition is not");
+  }
+  check.at_least<int64_t>("task.condition_size", task.condition_size(), 1);
+  check.at_least<int64_t>("task.condition_hidden_size", task.condition_hidden_size(), 0);
+  if (task.condition() == Task::NO_CONDITION) return;
+  check.require(task.kind() == Task::LANGUAGE_MODEL || task.kind() == Task::SEQUENCE_TO_SEQUENCE,
+                "task.condition",
+                "is {}, but task.kind is {}; LANGUAGE_MODEL and SEQUENCE_TO_SEQUENCE write under conditions",
+                Task::Condition_Name(task.condition()),
+                Task::Kind_Name(task.kind()));
+  check.require(!task.has_condition_size() || task.condition() == Task::LABEL,
+                "task.condition_size",
+                "is given, but task.condition is VECTOR, whose size is that of the data's");
+  check.require(!task.has_condition_activation() || task.condition_hidden_size() > 0,
+                "task.condition_activation",
+                "is given, but task.condition_hidden_size is 0");
+  check.require(config.samples().prompts().empty(),
+                "samples.prompts",
+                "have no condition to be continued under; remove them, or use evaluation.generation");
 }
 
 void check_precision(const FieldChecks& check, const config::PrecisionConfig& precision) {
@@ -299,7 +340,9 @@ void check_run_config(const RunConfig& config) {
   check_numbers(check, message, "");
   check_model(check, message);
   check_lora(check, message);
+  check_state_tuning(check, message);
   check_task(check, message.task());
+  check_condition(check, message);
   check_data(check, message);
   check_train(check, message.train());
   check_optimizer(config);

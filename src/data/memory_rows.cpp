@@ -26,7 +26,10 @@ class MemoryRows final : public TrainingData {
       fingerprint_ = checksum_of(row.targets, fingerprint_);
       fingerprint_ = checksum_of(row.labels, fingerprint_);
       fingerprint_ = checksum_of(row.marks, fingerprint_);
+      fingerprint_ = checksum_of(row.relations, fingerprint_);
       fingerprint_ = checksum_of(row.scores, fingerprint_);
+      fingerprint_ = checksum_of(row.condition_labels, fingerprint_);
+      fingerprint_ = checksum_of(row.condition_values, fingerprint_);
     }
   }
 

@@ -21,6 +21,13 @@ struct RowMark {
   friend bool operator==(const RowMark&, const RowMark&) = default;
 };
 
+/// What a span says of two of its entities, by their first and last tokens counted from its begin.
+struct RowRelation {
+  int32_t span = 0, label = 0;
+  int32_t subject_first = 0, subject_last = 0, object_first = 0, object_last = 0;
+  friend bool operator==(const RowRelation&, const RowRelation&) = default;
+};
+
 /// Up to sequence_length tokens a span.
 struct TrainingRow {
   std::vector<int32_t> ids;
@@ -29,7 +36,11 @@ struct TrainingRow {
   std::vector<int32_t> segments = {};  // one a token; empty: all 0
   std::vector<int32_t> labels = {};    // one a span, of tasks that score sequences; −1: not scored
   std::vector<RowMark> marks = {};
+  std::vector<RowRelation> relations = {};
   std::vector<float> scores = {};  // one a pair of spans: how alike they are
+  /// What the model's norms take for each span: a label, or a list of numbers, one after the other.
+  std::vector<int32_t> condition_labels = {};
+  std::vector<float> condition_values = {};
   /// Of encoder-decoders: what the encoder reads, a source a span.
   std::vector<int32_t> source_ids = {};
   std::vector<RowSpan> sources = {};

@@ -6,7 +6,6 @@
 #include "core/error.h"
 #include "generate/beam_slots.h"
 #include "generate/request_support.h"
-#include "ops/embedding.h"
 
 namespace weft {
 
@@ -90,6 +89,7 @@ void BeamSearch::check(const BeamRequest& request, size_t index) const {
           "there are from 1 to as many answers as beams");
   require(request.num_results == 1 || request.beams.mode == BeamMode::transformers, "bert4keras's has a single answer");
   check_prompt(model_.info(), request.prompt, request.source, index);
+  check_condition(model_.info(), request.condition);
   check_max_new_tokens(request.max_new_tokens);
 }
 
@@ -152,9 +152,7 @@ void BeamSearch::step() {
   }
   Tensor hidden = model_.hidden(context_, batch_, cache_.get());
   if (!rows_.empty()) {
-    bool is_every_row = static_cast<int64_t>(rows_.size()) == batch_.num_tokens();
-    Tensor logits =
-        context_.to_host(model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_)));
+    Tensor logits = context_.to_host(logits_of_tokens(context_, model_, hidden, batch_, rows_));
     decide(logits);
   }
   remove_finished();
@@ -169,6 +167,8 @@ void BeamSearch::clear_step() {
   batch_.segment_ids.clear();
   batch_.source_ids.clear();
   batch_.sources.clear();
+  batch_.condition_labels.clear();
+  batch_.condition_values.clear();
   rows_.clear();
   deciding_.clear();
 }
@@ -208,6 +208,7 @@ void BeamSearch::add_to_batch(const Search& search,
                               .slot = place.slot,
                               .source_slot = search.source_slot,
                               .source_length = static_cast<int64_t>(search.request.source.size())});
+  batch_.add_condition(search.request.condition);
   batch_.ids.insert(batch_.ids.end(), ids.begin(), ids.end());
   if (sees_whole_prompt()) batch_.segment_ids.insert(batch_.segment_ids.end(), ids.size(), segment);
 }

@@ -15,6 +15,7 @@ namespace weft {
 struct BeamRequest {
   std::vector<int32_t> prompt;
   std::vector<int32_t> source = {};  // as in GenerationRequest
+  Condition condition = {};          // likewise
   BeamOptions beams;
   int64_t num_results = 1;  // at most as many as beams; 1 with bert4keras
   /// Of it the temperature, the penalty and the forbidden ids, which change log probabilities without making their sum

@@ -192,6 +192,7 @@ bool Generator::make_room() {
 void Generator::check(const GenerationRequest& request, size_t index) const {
   check_sampler_options(request.sampling, model_.info().vocab_size);
   check_prompt(model_.info(), request.prompt, request.source, index);
+  check_condition(model_.info(), request.condition);
   check_max_new_tokens(request.max_new_tokens);
   if (!request.stop_strings.empty() && !options_.tokenizer) fail(ExitCode::usage, "stop strings need a tokenizer");
 }
@@ -229,6 +230,7 @@ void Generator::make_cache(int64_t num_slots, int64_t tokens, int64_t source_tok
 /// What a source or a prompt that sees itself whole left in the cache says nothing of what follows.
 void Generator::check_sessions() const {
   if (shares_prefixes()) return;
+  if (model_.info().condition.is_there()) fail_input("a session knows no condition, which this model's norms take");
   fail_input("a session cannot go on with a model of the family {}: it reads the whole text again",
              model_.info().family);
 }
@@ -289,7 +291,7 @@ bool Generator::sees_whole_prompt() const {
 
 /// Whether what the cache holds of a prompt's beginning serves another prompt that begins alike.
 bool Generator::shares_prefixes() const {
-  return !sees_whole_prompt() && !model_.info().has_source;
+  return !sees_whole_prompt() && !model_.info().has_source && !model_.info().condition.is_there();
 }
 
 /// Takes the free slot that already holds the longest beginning of the prompt, or, when a sequence at work has a longer

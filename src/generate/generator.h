@@ -24,6 +24,7 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;
   /// Of encoder-decoders: what the encoder reads. Their prompt is what the answer starts with.
   std::vector<int32_t> source = {};
+  Condition condition = {};  // of models whose norms take one
   SamplerOptions sampling;
   /// Tells apart the draws of requests with the same seed: the index in what the user asked for.
   uint64_t sequence = 0;

@@ -7,7 +7,6 @@
 #include "core/error.h"
 #include "generate/generator_sequence.h"
 #include "generate/request_support.h"
-#include "ops/embedding.h"
 
 namespace weft {
 
@@ -71,6 +70,8 @@ void Generator::fill_batch(Pass& pass, const Pass* before) {
   batch_.segment_ids.clear();
   batch_.source_ids.clear();
   batch_.sources.clear();
+  batch_.condition_labels.clear();
+  batch_.condition_values.clear();
   rows_.clear();
   if (before != nullptr) {
     for (Sequence* sequence : before->sampled) add_to_batch(*sequence, 1, pass);
@@ -160,14 +161,14 @@ void Generator::compute(Pass& pass, const Pass* before) {
   auto run = [&] {
     Tensor hidden = model_.hidden(context_, batch_, cache_.get());
     if (rows_.empty()) return;
-    bool is_every_row = num_rows == batch_.num_tokens();
-    logits = model_.logits(context_, is_every_row ? hidden : gather_rows(context_, hidden, rows_));
+    logits = logits_of_tokens(context_, model_, hidden, batch_, rows_);
     if (!finds_ids) return;
     choose_on_device(pass, before, logits);
     logits = Tensor();
   };
   // Ranks exchange values within a pass, by way of the host.
-  bool is_one_step = pass.prompt_tokens == 0 && context_.tensor_parallel == nullptr && !context_.observer;
+  bool is_one_step = pass.prompt_tokens == 0 && context_.tensor_parallel == nullptr && !context_.observer &&
+                     batch_.condition_values.empty();
   if (is_one_step) {
     LateValues late;
     if (is_ahead) late = {.host = batch_.ids.data(), .device = before->device_ids, .count = num_rows};
@@ -196,6 +197,7 @@ void Generator::add_to_batch(Sequence& sequence, int64_t count, Pass& pass) {
   } else {
     batch_.ids.push_back(0);  // a late value
   }
+  batch_.add_condition(sequence.request.condition);
   const std::vector<int32_t>& source = sequence.request.source;
   if (!source.empty()) {
     batch_.sequences.back().source_slot = sequence.slot;

@@ -1,5 +1,8 @@
 #include "generate/request_support.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -47,6 +50,24 @@ void check_prompt(const ModelInfo& info,
                  info.vocab_size - 1);
     }
   }
+}
+
+void check_condition(const ModelInfo& info, const Condition& condition) {
+  bool has_label = condition.label >= 0, has_values = !condition.values.empty();
+  if (!info.condition.is_there()) {
+    if (has_label || has_values) fail_input("a condition was given to a model whose norms take none");
+    return;
+  }
+  bool takes_labels = !info.condition.labels.empty();
+  if (!has_label && !has_values) {
+    fail_input("this model's norms take a condition ({}), and none was given",
+               takes_labels ? printable(fmt::format("{}", fmt::join(info.condition.labels, ", ")), 400)
+                            : fmt::format("a list of {} numbers", info.condition.width));
+  }
+  if (has_label) return;
+  if (takes_labels) fail_input("this model's conditions are labels, not numbers");
+  if (std::ssize(condition.values) == info.condition.width) return;
+  fail_input("a condition of {} numbers was given, this model takes {}", condition.values.size(), info.condition.width);
 }
 
 void check_max_new_tokens(int64_t max_new_tokens) {

@@ -28,6 +28,9 @@ void check_prompt(const ModelInfo& info,
                   std::span<const int32_t> source,
                   size_t index);
 
+/// Throws Error(bad_input) unless a request has the condition that the model takes, and none where it takes none.
+void check_condition(const ModelInfo& info, const Condition& condition);
+
 /// Throws Error(usage) for less than 1.
 void check_max_new_tokens(int64_t max_new_tokens);
 

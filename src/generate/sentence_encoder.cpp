@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "generate/request_support.h"
 
 namespace weft {
 namespace {
@@ -91,20 +92,14 @@ class SentenceEncoder {
     }
   }
 
-  Batch make_batch(const Context& context, Texts some) const {
+  Batch make_batch(Texts some) const {
     Batch batch;
-    std::vector<float> conditions;
     for (size_t text : some) {
       const TokenisedText& from = texts_[text];
+      check_condition(model_.info(), from.condition);
       add_text(from, batch);
-      conditions.insert(conditions.end(), from.condition.begin(), from.condition.end());
+      batch.add_condition(from.condition);
     }
-    size_t width = texts_[some[0]].condition.size();
-    if (conditions.size() != width * some.size()) fail_input("conditions of texts have different lengths");
-    if (width == 0) return batch;
-    DType dtype = model_.embedding_table().value.dtype();
-    batch.condition = context.empty({static_cast<int64_t>(some.size()), static_cast<int64_t>(width)}, dtype);
-    batch.condition.set_values(conditions.data(), DType::f32);
     return batch;
   }
 
@@ -140,7 +135,7 @@ class SentenceEncoder {
   }
 
   void run(Context context, Texts some) {
-    Batch batch = make_batch(context, some);
+    Batch batch = make_batch(some);
     std::vector<float> values = states_of(context, batch);
     for (size_t i = 0; i < some.size(); ++i) {
       float* into = result_.data() + rows_[some[i]] * width_;

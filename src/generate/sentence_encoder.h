@@ -26,7 +26,7 @@ struct SentenceEncoderOptions {
 struct TokenisedText {
   std::vector<int32_t> ids;
   std::vector<int32_t> segments = {};  // empty: all 0
-  std::vector<float> condition = {};   // of models with conditional norms
+  Condition condition = {};            // of models with conditional norms
 };
 
 /// Appends a text's ids and segments to a batch, but not its condition.

@@ -133,12 +133,14 @@ struct Adapter::Part {
 };
 
 double LoraOptions::scale() const {
+  if (rank == 0) return 0;
   auto size = static_cast<double>(rank);
   return alpha / (rank_stabilised ? std::sqrt(size) : size);
 }
 
 Adapter::Adapter(LanguageModel& model, const LoraOptions& options)
     : options_(options), parameters_(model.parameters().place()) {
+  if (options.rank == 0) return;
   std::vector<NamedLinear> linears = model.linears();
   check_options(options, linears);
   for (const NamedLinear& one : choose_linears(linears, options)) add_part(model, one);

@@ -18,7 +18,7 @@ class LanguageModel;
 struct NamedLinear;
 
 struct LoraOptions {
-  int64_t rank = 8;
+  int64_t rank = 8;  // 0: no factors, of an adapter of whole parameters alone
   double alpha = 16;
   double dropout = 0;
   bool rank_stabilised = false;  // scale alpha / √rank instead of alpha / rank

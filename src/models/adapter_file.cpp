@@ -14,6 +14,7 @@
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 #include "core/paths.h"
+#include "models/initial_state.h"
 #include "models/model_config.h"
 #include "models/weight_layout.h"
 
@@ -29,6 +30,9 @@ constexpr std::string_view kSuffixA = ".lora_A.weight";
 constexpr std::string_view kSuffixB = ".lora_B.weight";
 constexpr int64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kMaxRank = 1 << 16;
+constexpr const char* kLora = "LORA";
+/// Of whole parameters alone: what a recurrent model's sequences start from. Not PEFT's.
+constexpr const char* kInitialState = "INITIAL_STATE";
 
 /// Settings of PEFT that change what an adapter computes and that Weft does not do: anything but null, false, or empty.
 constexpr std::array kRefused = {"use_dora",
@@ -117,7 +121,8 @@ Json read_config(const std::string& path) {
 
 void refuse_unsupported(const ConfigReader& reader) {
   std::string type = reader.string_or("peft_type", "");
-  if (type != "LORA") reader.fail_field("peft_type", "\"LORA\", the only kind of adapter that Weft runs");
+  if (type == kInitialState) return;
+  if (type != kLora) reader.fail_field("peft_type", "\"LORA\", the only kind of adapter of PEFT's that Weft runs");
   if (reader.string_or("bias", "none") != "none") reader.fail_field("bias", "\"none\": Weft trains no biases");
   const Json* initialisation = reader.find("init_lora_weights");
   // PiSSA, OLoRA, LoftQ and others: PEFT changes the base model's weights when it loads such an adapter.
@@ -134,6 +139,10 @@ void refuse_unsupported(const ConfigReader& reader) {
 
 LoraOptions read_options(const ConfigReader& reader) {
   LoraOptions options;
+  if (reader.string_or("peft_type", "") == kInitialState) {
+    options.rank = 0;
+    return options;
+  }
   options.rank = reader.integer("r", kMaxRank);
   options.alpha = reader.number_or("lora_alpha", 8);  // PEFT's default
   options.dropout = reader.number_or("lora_dropout", 0);
@@ -209,7 +218,10 @@ std::vector<std::string> adapted_layers(OpenedAdapter& opened, bool may_replace)
       layers.push_back(name.substr(kPrefix.size(), name.size() - kPrefix.size() - kSuffixA.size()));
     }
   }
-  if (layers.empty()) fail_input("{}: holds no lora_A", opened.reader->path());
+  bool needs_factors = opened.options.rank > 0;
+  if (layers.empty() && (needs_factors || opened.replaced.empty())) {
+    fail_input("{}: holds no {}", opened.reader->path(), needs_factors ? "lora_A" : "tensor");
+  }
   return layers;
 }
 
@@ -369,14 +381,15 @@ std::string adapter_config_json(const LoraOptions& options,
                  {"layers_to_transform", targets.layers.empty() ? Json() : Json(targets.layers)},
                  {"modules_to_save", whole_modules.empty() ? Json() : Json(whole_modules)}};
   if (model.task_head.kind != TaskHead::Kind::none) config.update(Json::parse(task_head_overrides(model.task_head)));
+  if (options.rank == 0) {
+    config = {{"peft_type", kInitialState},
+              {"base_model_name_or_path", base_model},
+              {"modules_to_save", config["modules_to_save"]}};
+  }
+  std::string initial_state = initial_state_overrides(model.initial_state);
+  if (!initial_state.empty()) config.update(Json::parse(initial_state));
+  if (model.condition.is_new) config.update(Json::parse(condition_overrides(model.condition)));
   return config.dump(2) + "\n";
-}
-
-TaskHead adapter_task_head(const std::string& folder) {
-  std::string path = folder + "/" + kConfigName;
-  if (!path_exists(path)) return {};
-  auto config = ModelConfig::from_json_file(path);
-  return config->has("task_head") ? read_task_head(*config) : TaskHead{};
 }
 
 }  // namespace weft

@@ -63,5 +63,8 @@ std::string adapter_config_json(const LoraOptions& options,
 
 /// The task's layer that was trained beside an adapter; of kind none without one.
 TaskHead adapter_task_head(const std::string& folder);
+/// What the model's config has to say for an adapter: of its task's layer, of what its norms take. A JSON object, or
+/// empty.
+std::string adapter_overrides(const std::string& folder);
 
 }  // namespace weft

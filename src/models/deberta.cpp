@@ -32,7 +32,9 @@ class DisentangledPositions final : public RelativePositions {
   DisentangledPositions(ParameterStore& store, const EncoderConfig& config, int64_t bucket_size) {
     int64_t max_positions = config.info.max_positions;
     table_ = &store.add(config.prefix + ".encoder.rel_embeddings.weight", {2 * bucket_size, config.info.hidden_size});
-    norm_ = add_post_norm(store, config, config.prefix + ".encoder.LayerNorm", config.info.hidden_size, config.eps);
+    EncoderConfig plain = config;  // of a table, which no sequence's condition changes
+    plain.info.condition = {};
+    norm_ = add_post_norm(store, plain, config.prefix + ".encoder.LayerNorm", config.info.hidden_size, config.eps);
     max_distance_ = 4 * max_positions;
     std::vector<int32_t> rows;
     for (int64_t distance = -max_distance_; distance <= max_distance_; ++distance) {

@@ -39,7 +39,9 @@ class Encoder final : public LanguageModel {
   void add_task_head();
   Tensor classifier_input(Context& context, const Tensor& hidden, const Batch& batch);
   Linear add_head_linear(const std::string& name, int64_t out_features, int64_t in_features, bool is_task_head = false);
+  void add_condition();
   void check(const Batch& batch, const KvCache* cache) const;
+  Tensor conditions(Context& context, const Batch& batch) const;
   EncoderPass start(Context& context, const Batch& batch, KvCache* cache) const;
   Tensor make_rope_table(Context& context, const std::vector<int32_t>& positions) const;
   std::vector<int32_t> visible_keys(const Batch& batch, const BatchSequence& sequence) const;
@@ -50,6 +52,7 @@ class Encoder final : public LanguageModel {
   VocabularyEmbedding tokens_;
   const Parameter* segments_ = nullptr;
   const Parameter* positions_ = nullptr;
+  const Parameter* condition_table_ = nullptr;  // of labels
   PostNorm embedding_norm_, final_norm_;
   Linear mapping_;  // E to H; without weight where they are equal
   std::shared_ptr<const RelativePositions> relative_;
@@ -64,6 +67,7 @@ class Encoder final : public LanguageModel {
 
 Encoder::Encoder(const EncoderConfig& config, TensorParallelPlace place) : LanguageModel(place), config_(config) {
   add_embedding();
+  add_condition();
   add_blocks();
   if (config_.has_final_norm) {
     final_norm_ =
@@ -100,6 +104,17 @@ void Encoder::add_embedding() {
                            .with_bias = config_.has_bias});
   }
   if (config_.make_relative) relative_ = config_.make_relative(parameters_, config_);
+}
+
+void Encoder::add_condition() {
+  const ConditionConfig& condition = config_.info.condition;
+  if (condition.labels.empty()) return;
+  Parameter& table =
+      parameters_.add("condition.embedding.weight", {static_cast<int64_t>(condition.labels.size()), condition.width});
+  table.is_task_head = condition.is_new;
+  constexpr float kKerasDeviation = 0.0289f;  // of uniform numbers up to 0.05
+  table.initial = {.deviation = kKerasDeviation};
+  condition_table_ = &table;
 }
 
 void Encoder::add_blocks() {
@@ -172,6 +187,8 @@ void Encoder::add_task_head() {
       return add("qa_outputs", 2);
     case TaskHead::Kind::global_pointer:
       return add("global_pointer.dense", labels * 2 * head.pointer_size);
+    case TaskHead::Kind::relations:
+      return add("relations.dense", (2 + 2 * labels) * 2 * head.pointer_size);
     case TaskHead::Kind::sequence_classification:
       if (!config_.classifier.dense.empty()) {
         int64_t hidden = config_.info.hidden_size;
@@ -205,16 +222,10 @@ void Encoder::check(const Batch& batch, const KvCache* cache) const {
   }
   WEFT_ASSERT(batch.segment_ids.empty() || batch.segment_ids.size() == batch.ids.size());
   WEFT_ASSERT(batch.position_ids.empty() || batch.position_ids.size() == batch.ids.size());
-  bool has_condition = config_.condition.width > 0;
-  if (has_condition != batch.condition.defined()) {
-    fail_input("{}",
-               has_condition ? "this model's norms take a condition, and none was given"
-                             : "a condition was given to a model whose norms take none");
-  }
-  if (has_condition && batch.condition.size(1) != config_.condition.width) {
-    fail_input(
-        "a condition of {} numbers was given, this model takes {}", batch.condition.size(1), config_.condition.width);
-  }
+}
+
+Tensor Encoder::conditions(Context& context, const Batch& batch) const {
+  return conditions_of(context, config_.info.condition, condition_table_, batch, tokens_.table->value.dtype());
 }
 
 Tensor Encoder::make_rope_table(Context& context, const std::vector<int32_t>& positions) const {
@@ -264,7 +275,7 @@ EncoderPass Encoder::start(Context& context, const Batch& batch, KvCache* cache)
   EncoderPass pass;
   pass.num_tokens = batch.num_tokens();
   pass.cache = cache;
-  pass.condition = batch.condition;
+  pass.condition = conditions(context, batch);
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const BatchSequence& sequence = batch.sequences[s];
     pass.spans.push_back(
@@ -357,9 +368,11 @@ Tensor Encoder::head_input(Context& context, const Tensor& hidden, const Batch* 
   if (!config_.has_head_transform) return x;
   x = activation(context, x, config_.head_activation);
   EncoderPass pass;
-  if (config_.condition.width > 0) {
+  if (config_.info.condition.is_there()) {
     WEFT_ASSERT(batch != nullptr && batch->num_tokens() == hidden.size(0), "a conditional norm wants the batch");
-    pass.condition = batch->condition;
+    pass.condition = conditions(context, *batch);
+    // The blocks' norms, outside of tensor-parallel regions, give the whole gradient of what this one gives a part of.
+    if (!context.sequence_parallel) pass.condition = copy_to_tp(context, pass.condition);
     for (size_t s = 0; s < batch->sequences.size(); ++s) {
       pass.sequence_of.insert(
           pass.sequence_of.end(), static_cast<size_t>(batch->sequences[s].length), static_cast<int32_t>(s));

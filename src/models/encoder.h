@@ -51,13 +51,6 @@ class RelativePositions {
 
 enum class AbsolutePositions : uint8_t { none, learned, hierarchical, rotary };
 
-/// A condition that all layer norms take (bert4keras' layer_norm_cond).
-struct ConditionConfig {
-  int64_t width = 0;         // 0: none
-  int64_t hidden_width = 0;  // 0: no dense layer between
-  Activation activation = Activation::identity;
-};
-
 /// What a classifier of texts sees of the first token, as transformers' class of the family has it.
 struct ClassifierConfig {
   std::string dense = {};  // a layer of the classifier's own on its hidden state; empty: the pooler's vector
@@ -97,7 +90,6 @@ struct EncoderConfig {
   bool shares_blocks = false;            // ALBERT: one block, applied num_layers times
   bool residual_scores = false;          // RealFormer
   bool sums_residual_scores = true;      // the scores that a block passes on have those passed to it in them
-  ConditionConfig condition;
   bool has_pooler = false, has_pair_head = false, has_replaced_head = false;
   bool has_new_pooler = false;  // the pooler belongs to the classifier of texts: the checkpoint had none
   ClassifierConfig classifier;

@@ -19,11 +19,13 @@ constexpr const char* kTaskTensors[] = {"classifier*",
                                         "qa_outputs*",
                                         "crf*",
                                         "global_pointer*",
+                                        "relations*",
                                         "pooler.dense*",
                                         "layers/classifier*",
                                         "layers/qa_outputs*",
                                         "layers/crf*",
                                         "layers/global_pointer*",
+                                        "layers/relations*",
                                         "layers/pooler.dense*"};
 
 /// The first of two spellings that is there.
@@ -58,20 +60,6 @@ std::optional<bool> asks_for(const ModelConfig& config, std::string_view key) {
   return config.is_string(key) ? true : *config.find_boolean(key);
 }
 
-void read_condition(const ModelSource& source, EncoderConfig& config) {
-  if (source.reader == nullptr) return;
-  const TensorInfo* hidden = source.reader->find("layers/layer_normalization/hidden_dense/vars/0");
-  const TensorInfo* direct = source.reader->find("layers/layer_normalization/beta_dense/vars/0");
-  const TensorInfo* first = hidden != nullptr ? hidden : direct;
-  if (first == nullptr) return;
-  if (first->shape.rank() != 2) {
-    fail_input("{}: {} is {}, expected a matrix", first->file, first->name, to_string(first->shape));
-  }
-  config.condition.width = first->shape[0];
-  config.condition.hidden_width = hidden != nullptr ? hidden->shape[1] : 0;
-  config.condition.activation = parse_activation(source.config.string_or("layer_norm_cond_hidden_act", "linear"));
-}
-
 bool has_layer(const CheckpointReader& reader, const std::string& layer) {
   for (const std::string& name : {layer + ".weight", layer + "/kernel", "layers/" + layer + "/vars/0"}) {
     if (reader.find(name) != nullptr) return true;
@@ -97,11 +85,25 @@ bool has_task_layer(const CheckpointReader& reader, const TaskHead& head, const 
       return has_layer(reader, "qa_outputs");
     case TaskHead::Kind::global_pointer:
       return has_layer(reader, "global_pointer.dense");
+    case TaskHead::Kind::relations:
+      return has_layer(reader, "relations.dense");
     case TaskHead::Kind::sequence_classification:
       return has_layer(reader, classifier.output) || has_layer(reader, "classifier");
     default:
       return has_layer(reader, "classifier");
   }
+}
+
+/// What a condition has of a model, as only bert4keras3's files and Weft's have it.
+std::vector<std::string> condition_parameters(const EncoderConfig& config) {
+  std::vector<std::string> names;
+  if (!config.info.condition.is_there()) return names;
+  std::unique_ptr<LanguageModel> model = make_encoder(config, {});
+  for (const Parameter& parameter : model->parameters().all()) {
+    bool is_conditional = parameter.name.find("condition.") != std::string::npos;
+    if (is_conditional) names.push_back(parameter.name);
+  }
+  return names;
 }
 
 }  // namespace
@@ -174,7 +176,10 @@ void find_heads(const ModelSource& source, const EncoderNames& names, EncoderCon
   config.has_pair_head = heads.pair;
   config.has_replaced_head = heads.replaced;
   config.info.has_language_model_head = heads.language_model;
-  read_condition(source, config);
+  config.info.condition = read_condition(from, source.reader);
+  if (config.info.condition.is_there() && !config.has_layer_norm) {
+    fail_input("{}: the norms of {} have no weights and take no condition", from.path(), config.info.family);
+  }
   // transformers writes id2label for models without a classifier too.
   TaskHead head = read_task_head(from);
   bool is_there =
@@ -202,13 +207,17 @@ ModelDefinition encoder_definition(const ModelSource& source,
   EncoderConfig config = from;
   std::shared_ptr<const RowSelection> selection = read_kept_tokens(source, config.info.vocab_size);
   if (selection != nullptr) config.info.vocab_size = static_cast<int64_t>(selection->rows.size());
-  auto weights = [config, names, selection, own = source.format](ModelFormat format) {
+  auto make = [config](TensorParallelPlace place) { return make_encoder(config, place); };
+  std::vector<std::string> conditional = condition_parameters(config);
+  auto weights = [config, names, selection, conditional, own = source.format](ModelFormat format) {
     WeightMap map = names(format);
     if (format == own) {
       cut_vocabulary(
           map, own, {config.prefix + ".embeddings.word_embeddings.weight", "cls.predictions.bias"}, selection);
     }
     rename_parameters(map, config.names);
+    // Behind the rows of formats that name them otherwise, which come first.
+    for (const std::string& name : conditional) map.rows.push_back({name, name});
     if (config.info.task_head.begins_anew) {
       map.ignored.insert(map.ignored.end(), std::begin(kTaskTensors), std::end(kTaskTensors));
     }
@@ -216,7 +225,6 @@ ModelDefinition encoder_definition(const ModelSource& source,
   };
   std::optional<WeightMap> theirs;
   if (source.format == ModelFormat::huggingface && has_huggingface) theirs = weights(source.format);
-  auto make = [config](TensorParallelPlace place) { return make_encoder(config, place); };
   return {.info = config.info,
           .make = make,
           .weights = weights,

@@ -34,15 +34,17 @@ PostNorm add_post_norm(ParameterStore& store,
     parameter.partial_gradient = partial_gradient;
     *vector = &parameter;
   }
-  const ConditionConfig& condition = config.condition;
-  if (condition.width == 0) return norm;
+  const ConditionConfig& condition = config.info.condition;
+  if (!condition.is_there()) return norm;
   auto dense = [&](const char* part, int64_t out_features, int64_t in_features) {
-    return add_linear(store,
-                      {.name = name + ".condition." + part,
-                       .out_features = out_features,
-                       .in_features = in_features,
-                       .shard = {},
-                       .partial_gradient = partial_gradient});
+    Linear linear = add_linear(store,
+                               {.name = name + ".condition." + part,
+                                .out_features = out_features,
+                                .in_features = in_features,
+                                .shard = {},
+                                .partial_gradient = partial_gradient});
+    store.find(linear.weight->name)->is_task_head = condition.is_new;
+    return linear;
   };
   auto conditional = std::make_shared<ConditionalNorm>();
   conditional->activation = condition.activation;
@@ -50,6 +52,10 @@ PostNorm add_post_norm(ParameterStore& store,
   if (condition.hidden_width > 0) conditional->hidden_dense = dense("hidden_dense", inner, condition.width);
   conditional->weight_dense = dense("weight_dense", width, inner);
   conditional->bias_dense = dense("bias_dense", width, inner);
+  // New ones change nothing at first.
+  for (const Linear* one : {&conditional->weight_dense, &conditional->bias_dense}) {
+    store.find(one->weight->name)->initial = {.deviation = 0};
+  }
   norm.condition = std::move(conditional);
   return norm;
 }

@@ -16,8 +16,13 @@ constexpr WeightTransform kTranspose = WeightTransform::transpose;
 
 using Rows = std::vector<WeightRow>;
 
-constexpr std::array kTaskLayers = {
-    "classifier", "classifier.dense", "classifier.out_proj", "pooler.dense", "qa_outputs", "global_pointer.dense"};
+constexpr std::array kTaskLayers = {"classifier",
+                                    "classifier.dense",
+                                    "classifier.out_proj",
+                                    "pooler.dense",
+                                    "qa_outputs",
+                                    "global_pointer.dense",
+                                    "relations.dense"};
 
 void add_task_rows(Rows& rows, const Spelling& spelling) {
   for (const char* layer : kTaskLayers) add_pair(rows, layer, layer, spelling);
@@ -27,7 +32,7 @@ void add_task_rows(Rows& rows, const Spelling& spelling) {
 void add_keras_norm(Rows& rows, const EncoderConfig& config, const std::string& ours, const std::string& theirs) {
   if (!config.has_layer_norm) return;
   add_pair(rows, ours, theirs, kKerasNorm);
-  if (config.condition.width == 0) return;
+  if (!config.info.condition.is_there()) return;
   for (const char* part : {"hidden", "weight", "bias"}) {
     std::string_view keras = std::string_view(part) == "weight" ? "gamma"
                              : std::string_view(part) == "bias" ? "beta"

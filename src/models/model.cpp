@@ -1,5 +1,7 @@
 #include "models/model.h"
 
+#include <algorithm>
+
 #include "autograd/tape.h"
 #include "core/error.h"
 #include "nn/layers.h"
@@ -68,6 +70,27 @@ std::vector<int32_t> Batch::first_tokens() const {
   return first;
 }
 
+void Batch::add_condition(const Condition& one) {
+  if (one.label >= 0) condition_labels.push_back(one.label);
+  condition_values.insert(condition_values.end(), one.values.begin(), one.values.end());
+}
+
+Batch Batch::of_tokens(std::span<const int32_t> tokens) const {
+  Batch some;
+  auto width = static_cast<std::ptrdiff_t>(sequences.empty() ? 0 : condition_values.size() / sequences.size());
+  WEFT_ASSERT(!condition.defined());
+  for (int32_t token : tokens) {
+    auto behind = std::upper_bound(
+        sequences.begin(), sequences.end(), token, [](int64_t at, const BatchSequence& one) { return at < one.begin; });
+    auto sequence = behind - sequences.begin() - 1;
+    some.add({ids[static_cast<size_t>(token)]});
+    if (!condition_labels.empty()) some.condition_labels.push_back(condition_labels[static_cast<size_t>(sequence)]);
+    auto values = condition_values.begin() + sequence * width;
+    some.condition_values.insert(some.condition_values.end(), values, values + width);
+  }
+  return some;
+}
+
 Tensor LanguageModel::task_logits(Context& /*context*/, const Tensor& /*hidden*/, const Batch& /*batch*/) {
   return {};
 }
@@ -93,6 +116,15 @@ KvCacheShape LanguageModel::kv_cache_shape(DType dtype) const {
           .head_dim = info().head_dim,
           .dtype = dtype,
           .has_source = info().has_source};
+}
+
+Tensor logits_of_tokens(
+    Context& context, LanguageModel& model, const Tensor& hidden, const Batch& batch, std::span<const int32_t> tokens) {
+  bool is_every_token = std::ssize(tokens) == batch.num_tokens();
+  Tensor some = is_every_token ? hidden : gather_rows(context, hidden, tokens);
+  if (!model.info().condition.is_there()) return model.logits(context, some);
+  Batch of_tokens = batch.of_tokens(tokens);
+  return model.logits(context, some, &of_tokens);
 }
 
 LanguageModelLoss language_model_loss(Context& context,

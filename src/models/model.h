@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "autograd/context.h"
+#include "models/condition.h"
 #include "models/task_head.h"
 #include "nn/kv_cache.h"
 #include "nn/parameter.h"
@@ -41,6 +42,12 @@ struct EmbeddingSize {
   double squares = 0;
 };
 
+/// What the norms of a conditional model take for a sequence: a label of theirs, or as many numbers as they want.
+struct Condition {
+  int32_t label = -1;
+  std::vector<float> values = {};
+};
+
 /// Tokens of several sequences, one after the other, without padding.
 struct Batch {
   std::vector<int32_t> ids;
@@ -48,7 +55,10 @@ struct Batch {
   int64_t first_sequence = 0;         // index of the first one in the whole step's batch, for dropout
   std::vector<int32_t> segment_ids;   // one a token, for models with segments; empty: all 0
   std::vector<int32_t> position_ids;  // one a token; empty: past, past + 1, …
-  Tensor condition;                   // [sequences, width], for models with conditional norms
+  /// For models with conditional norms, one of the three: [sequences, width]; the same numbers; or a label a sequence.
+  Tensor condition;
+  std::vector<float> condition_values;
+  std::vector<int32_t> condition_labels;
   /// [tokens, hidden_size], added to the (scaled) embeddings when defined, whole on every rank; may want a gradient.
   Tensor embedding_offset;
   /// When not null: what embedding_offset is added to, this rank's rows, is added here.
@@ -70,14 +80,22 @@ struct Batch {
            const std::vector<int32_t>& segments,
            int64_t past = 0,
            int64_t slot = 0);
+  /// Appends the condition of the next sequence, where there is one.
+  void add_condition(const Condition& one);
   int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
   /// Where each sequence begins.
   std::vector<int32_t> first_tokens() const;
+  /// For head_input of some of its tokens: each as a sequence of its own, with its condition.
+  Batch of_tokens(std::span<const int32_t> tokens) const;
 };
 
 /// Which tokens of its sequence a token sees: all; those up to itself; or the source (segment 0) as a whole and the
 /// target up to itself (UniLM: Dong et al., 2019).
 enum class AttentionPattern : uint8_t { bidirectional, causal, prefix };
+
+/// What a sequence of a recurrent model starts from: nothing, states that are learned, or those and the inputs before
+/// the first.
+enum class InitialState : uint8_t { zeros, learned, learned_with_shifts };
 
 /// What commands print and size things by.
 struct ModelInfo {
@@ -97,8 +115,10 @@ struct ModelInfo {
   bool has_source = false;    // an encoder-decoder: sequences continue from their sources
   int32_t start_id = -1;      // what an encoder-decoder's answers start with, before their first token
   bool is_recurrent = false;  // its cache is a state of constant size, which cannot be cut back
-  int64_t num_segments = 0;   // 0: the model knows no segments
+  InitialState initial_state = InitialState::zeros;  // of a recurrent model
+  int64_t num_segments = 0;                          // 0: the model knows no segments
   TaskHead task_head = {};
+  ConditionConfig condition = {};  // of its norms
   bool has_language_model_head = true;
   bool seed_masks_padding = false;  // whether bert4keras3 hides id 0 in this family
   /// Whether generation through a cache departs from that without as bert4keras3's does.
@@ -187,6 +207,10 @@ class LanguageModel {
   ParameterStore parameters_;
   Parameter* embedding_table_ = nullptr;  // set by the family's constructor
 };
+
+/// LanguageModel::logits of some tokens of a batch, whose hidden states are those of all.
+Tensor logits_of_tokens(
+    Context& context, LanguageModel& model, const Tensor& hidden, const Batch& batch, std::span<const int32_t> tokens);
 
 /// The loss of each token, and Σ weight·loss, or that / Σ weight (the default). Targets of −1 are ignored; no weights
 /// are all ones. Vocabulary-parallel and in chunks of tokens: the whole logits never exist on a rank. Its gradient has

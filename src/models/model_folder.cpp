@@ -86,6 +86,7 @@ Json converted_config(const OpenedModel& opened, ModelFormat format, DType dtype
                           "compound_tokens",
                           "new_task_head",
                           "task_head_begins_anew",
+                          "new_layer_norm_cond",
                           "quantization_config",
                           "sentence"}) {
     config.erase(key);

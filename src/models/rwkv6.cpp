@@ -10,9 +10,10 @@
 #include "core/error.h"
 #include "models/batch_inputs.h"
 #include "models/family.h"
+#include "models/initial_state.h"
 #include "models/model_config.h"
 #include "models/registry.h"
-#include "models/weight_rows.h"
+#include "models/rwkv6_weights.h"
 #include "nn/rwkv_layers.h"
 #include "ops/collective.h"
 #include "ops/elementwise.h"
@@ -22,8 +23,6 @@ namespace {
 
 constexpr int64_t kMaxLayers = 1024;
 constexpr double kNormEps = 1e-5;
-/// In the order of the official tensors time_maa_w1 and time_maa_w2.
-constexpr std::array kMixNames = {"w", "k", "v", "r", "g"};
 
 struct Rwkv6Config {
   ModelInfo info;
@@ -54,6 +53,7 @@ class Rwkv6 final : public LanguageModel {
   };
 
   Block make_block(int64_t layer);
+  void add_initial_state(const std::string& name, Block& block);
   TimeMix make_time_mix(const std::string& name);
   ChannelMix make_channel_mix(const std::string& name);
   RecurrentPass start(const Batch& batch, KvCache* cache) const;
@@ -97,6 +97,7 @@ InitialValue initial_value(const Parameter& parameter, const ModelInfo& info) {
   if (ends_with_any({"att.output.weight", "ffn.value.weight", "ffn.receptance.weight", ".down.weight"})) {
     return {.deviation = 0};
   }
+  if (parameter.is_task_head) return {.deviation = 0};
   if (parameter.full_shape.rank() == 1) return {};
   constexpr double kUniform = 0.57735026918962576;  // the deviation of uniform numbers up to 1
   auto deviation = [](double value) { return InitialValue{.deviation = static_cast<float>(value)}; };
@@ -145,7 +146,28 @@ Rwkv6::Block Rwkv6::make_block(int64_t layer) {
   block.channel_norm = add_layer_norm_layer(parameters_, name + "ln2", config_.info.hidden_size, kNormEps);
   block.channel_mix = make_channel_mix(name + "ffn.");
   block.time_mix.layer = block.channel_mix.layer = layer;
+  add_initial_state(name, block);
   return block;
+}
+
+/// Beside frozen weights these alone are trained.
+void Rwkv6::add_initial_state(const std::string& name, Block& block) {
+  const ModelInfo& info = config_.info;
+  if (info.initial_state == InitialState::zeros) return;
+  auto learned = [](Parameter& parameter) {
+    parameter.is_task_head = true;
+    return &parameter;
+  };
+  block.time_mix.initial_state = learned(parameters_.add(name + "att.initial_state",
+                                                         {info.hidden_size, info.head_dim},
+                                                         {ShardKind::heads, info.num_heads, info.num_heads}));
+  if (info.initial_state != InitialState::learned_with_shifts) return;
+  for (const Parameter** shift : {&block.time_mix.initial_shift, &block.channel_mix.initial_shift}) {
+    std::string part = shift == &block.time_mix.initial_shift ? "att." : "ffn.";
+    Parameter& parameter = parameters_.add(name + part + "initial_shift", {info.hidden_size});
+    parameter.partial_gradient = true;  // read inside tensor-parallel regions
+    *shift = learned(parameter);
+  }
 }
 
 TimeMix Rwkv6::make_time_mix(const std::string& name) {
@@ -216,7 +238,8 @@ RecurrentPass Rwkv6::start(const Batch& batch, KvCache* cache) const {
   pass.num_tokens = batch.num_tokens();
   pass.cache = cache;
   for (const BatchSequence& sequence : batch.sequences) {
-    pass.spans.push_back({.begin = sequence.begin, .length = sequence.length, .slot = sequence.slot});
+    int64_t slot = cache == nullptr ? 0 : sequence.slot;  // all start alike
+    pass.spans.push_back({.begin = sequence.begin, .length = sequence.length, .slot = slot});
   }
   if (!config_.skips_zero) return pass;
   for (int32_t id : batch.ids) pass.changes_state.push_back(id == 0 ? 0.0f : 1.0f);
@@ -273,8 +296,12 @@ KvCacheShape Rwkv6::kv_cache_shape(DType dtype) const {
   HeadRange heads = kv_head_range(config_.info.num_heads, parameters_.place());
   KvCacheShape shape{.dtype = dtype};
   for (int64_t layer = 0; layer < config_.info.num_layers; ++layer) {
-    std::vector<CacheState> states = recurrent_states(
-        heads.end - heads.begin, config_.info.head_dim, config_.info.hidden_size, embedding_table_->value.dtype());
+    const Block& block = blocks_[static_cast<size_t>(layer)];
+    std::vector<CacheState> states = recurrent_states(heads.end - heads.begin,
+                                                      config_.info.hidden_size,
+                                                      embedding_table_->value.dtype(),
+                                                      block.time_mix,
+                                                      block.channel_mix);
     shape.states.insert(shape.states.end(), states.begin(), states.end());
   }
   return shape;
@@ -299,6 +326,7 @@ Rwkv6Config read_config(const ModelSource& source) {
   info.has_language_model_head = from.is_string("with_lm") || from.boolean_or("with_lm", true);
   config.mix_rank = from.size_or("decomposer_size", info.hidden_size >= 4096 ? 64 : 32, 1 << 16);
   config.decay_rank = from.size_or("time_decay_size", info.hidden_size >= 4096 ? 128 : 64, 1 << 16);
+  info.initial_state = read_initial_state(from);
   config.has_inner_norm = source.format == ModelFormat::keras_hdf5;
   config.skips_zero = info.seed_masks_padding = source.compat;
   for (int64_t id : from.integers("eos_token_id")) {
@@ -308,92 +336,6 @@ Rwkv6Config read_config(const ModelSource& source) {
   return config;
 }
 
-WeightMap official_weights() {
-  constexpr WeightTransform kFlat = WeightTransform::flat_vector;
-  WeightMap map;
-  std::string att = "blocks.{i}.att.", ffn = "blocks.{i}.ffn.";
-  auto& rows = map.rows;
-  rows = {{"emb.weight", "emb.weight"},
-          {"head.weight", "head.weight"},
-          {att + "mix_x", att + "time_maa_x", kFlat},
-          {att + "bonus", att + "time_faaaa", WeightTransform::head_vectors},
-          {att + "decay.down.weight", att + "time_decay_w1", WeightTransform::transpose},
-          {att + "decay.up.weight", att + "time_decay_w2", WeightTransform::transpose},
-          {att + "decay.up.bias", att + "time_decay", kFlat},
-          {ffn + "mix_k", ffn + "time_maa_k", kFlat},
-          {ffn + "mix_r", ffn + "time_maa_r", kFlat}};
-  for (const char* norm : {"ln_out", "blocks.0.ln0", "blocks.{i}.ln1", "blocks.{i}.ln2", "blocks.{i}.att.ln_x"}) {
-    add_pair(rows, norm, norm, kTorch);
-  }
-  for (const char* part : {"receptance", "key", "value", "gate", "output"}) {
-    rows.push_back({att + part + ".weight", att + part + ".weight"});
-  }
-  for (const char* part : {"receptance", "key", "value"}) {
-    rows.push_back({ffn + part + ".weight", ffn + part + ".weight"});
-  }
-  return map;
-}
-
-WeightMap huggingface_weights(const Rwkv6Config& config) {
-  WeightMap map = official_weights();
-  std::string att = "blocks.{i}.att.";
-  auto count = static_cast<int64_t>(kMixNames.size());
-  for (int64_t i = 0; i < count; ++i) {
-    std::string name = kMixNames[static_cast<size_t>(i)];
-    std::string mix = fmt::format("{}mix_{}", att, name);
-    map.rows.push_back({mix + ".down.weight",
-                        att + "time_maa_w1",
-                        WeightTransform::transpose,
-                        {i * config.mix_rank, count * config.mix_rank}});
-    map.rows.push_back({mix + ".up.weight", att + "time_maa_w2", WeightTransform::stacked, {i, count}});
-    map.rows.push_back({mix + ".up.bias", fmt::format("{}time_maa_{}", att, name), WeightTransform::flat_vector});
-  }
-  map.implied = {{att + "ln_x.inner.weight", 1}, {att + "ln_x.inner.bias", 0}};
-  return map;
-}
-
-WeightMap keras_weights() {
-  constexpr WeightTransform kTranspose = WeightTransform::transpose;
-  constexpr WeightTransform kHeads = WeightTransform::head_vectors;
-  WeightMap map;
-  auto& rows = map.rows;
-  std::string att = "blocks.{i}.att.", ffn = "blocks.{i}.ffn.";
-  std::string time = "layers/time_mix{#i}/", channel = "layers/channel_mix{#i}/";
-  rows = {{"emb.weight", "layers/embedding/vars/0"},
-          {"head.weight", "layers/dense/vars/0", kTranspose},
-          {att + "mix_x", time + "vars/0"},
-          {att + "bonus", time + "vars/1", kHeads},
-          {att + "ln_x.weight", time + "group_norm/vars/0", kHeads},
-          {att + "ln_x.bias", time + "group_norm/vars/1", kHeads},
-          {att + "ln_x.inner.weight", time + "group_norm/group_ln/vars/0"},
-          {att + "ln_x.inner.bias", time + "group_norm/group_ln/vars/1"},
-          {ffn + "mix_k", channel + "vars/0"},
-          {ffn + "mix_r", channel + "vars/1"},
-          {ffn + "key.weight", channel + "dense_key/vars/0", kTranspose},
-          {ffn + "value.weight", channel + "dense_value/vars/0", kTranspose},
-          {ffn + "receptance.weight", channel + "dense_receptance/vars/0", kTranspose}};
-  add_pair(rows, "blocks.0.ln0", "layers/layer_normalization", kKerasOwnNorm);
-  add_pair(rows, "blocks.{i}.ln1", "layers/layer_normalization{#2i+1}", kKerasOwnNorm);
-  add_pair(rows, "blocks.{i}.ln2", "layers/layer_normalization{#2i+2}", kKerasOwnNorm);
-  add_pair(rows, "ln_out", "layers/layer_normalization{#2L+1}", kKerasOwnNorm);
-  struct Named {
-    const char *ours, *theirs;
-  };
-  for (const Named& part : {Named{"receptance", "r"}, {"key", "k"}, {"value", "v"}, {"gate", "g"}, {"output", "o"}}) {
-    rows.push_back({att + part.ours + ".weight", time + "dense_" + part.theirs + "/vars/0", kTranspose});
-  }
-  auto add_low_rank = [&](const std::string& ours, const std::string& theirs) {
-    rows.push_back({ours + ".down.weight", theirs + "/dense_a/vars/0", kTranspose});
-    rows.push_back({ours + ".up.weight", theirs + "/dense_b/vars/0", kTranspose});
-    rows.push_back({ours + ".up.bias", theirs + "/dense_b/vars/1"});
-  };
-  for (const char* name : kMixNames) add_low_rank(att + "mix_" + name, time + "dense_x" + name);
-  add_low_rank(att + "decay", time + "dense_w");
-  map.ignored = {"*seed_generator*"};
-  return map;
-}
-
-/// Of a model from elsewhere: the norm inside each head's norm, which does nothing.
 std::vector<ConstantTensor> inner_norms(const Rwkv6Config& config) {
   std::vector<ConstantTensor> constants;
   auto width = static_cast<size_t>(config.info.head_dim);
@@ -437,11 +379,7 @@ std::string derive_config(const CheckpointReader& reader) {
 ModelDefinition define_rwkv6(const ModelSource& source) {
   Rwkv6Config config = read_config(source);
   auto make = [config](TensorParallelPlace place) { return std::make_unique<Rwkv6>(config, place); };
-  auto weights = [config](ModelFormat format) {
-    if (format == ModelFormat::huggingface) return huggingface_weights(config);
-    if (format == ModelFormat::keras_hdf5) return keras_weights();
-    fail_input("rwkv6 models do not exist as {} checkpoints", model_format_name(format));
-  };
+  auto weights = [config](ModelFormat format) { return rwkv6_weights(format, config.mix_rank); };
   return {.info = config.info,
           .make = make,
           .weights = weights,

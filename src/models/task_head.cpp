@@ -26,6 +26,7 @@ constexpr std::array kKinds = {
     KindNames{Kind::crf, "crf", "ForTokenClassification"},
     KindNames{Kind::question_answering, "question_answering", "ForQuestionAnswering"},
     KindNames{Kind::global_pointer, "global_pointer", ""},
+    KindNames{Kind::relations, "relations", ""},
 };
 
 /// transformers' values of "problem_type".
@@ -96,7 +97,7 @@ std::string task_head_overrides(const TaskHead& head) {
     overrides["label2id"][head.labels[i]] = i;
   }
   if (head.begins_anew) overrides["task_head_begins_anew"] = true;
-  if (head.kind == Kind::global_pointer) overrides["pointer_size"] = head.pointer_size;
+  if (head.kind == Kind::global_pointer || head.kind == Kind::relations) overrides["pointer_size"] = head.pointer_size;
   if (head.kind == Kind::sequence_classification) {
     overrides["problem_type"] = head.multilabel ? kMultilabelProblem : kSingleLabelProblem;
   }

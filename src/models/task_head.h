@@ -18,12 +18,15 @@ struct TaskHead {
     crf,                      // the same with transitions between labels: crf.transitions [labels, labels]
     question_answering,       // start and end of an answer: qa_outputs [2, hidden]
     global_pointer,  // a score for each label, start and end: global_pointer.dense [labels · 2 · size, hidden]
+    /// GPLinker: pointers to subjects and objects, to the first tokens of both and to the last ones for each label:
+    /// relations.dense [(2 + 2 · labels) · 2 · size, hidden].
+    relations,
   };
   Kind kind = Kind::none;
   std::vector<std::string> labels = {};
   bool multilabel = false;      // sequence_classification: any number of labels a text, those with a logit above 0
   float dropout = 0;            // before the layer
-  int64_t pointer_size = 64;    // global_pointer: of a query or key, even
+  int64_t pointer_size = 64;    // global_pointer, relations: of a query or key, even
   double transition_scale = 1;  // crf: transitions are this times what is stored, so that they learn as much faster
   bool is_new = false;          // asked for by a task: new where the checkpoint has none
   bool begins_anew = false;     // new even where the checkpoint has one, which is passed over

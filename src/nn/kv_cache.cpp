@@ -1,6 +1,9 @@
 #include "nn/kv_cache.h"
 
+#include <algorithm>
+
 #include "core/error.h"
+#include "nn/parameter.h"
 
 namespace weft {
 
@@ -42,12 +45,20 @@ KvCache::KvCache(const Context& context,
     Shape whole = of.rank() == 1 ? Shape{num_slots, of[0]} : Shape{num_slots, of[0], of[1], of[2]};
     states_.push_back(context.zeros(whole, state.dtype, MemoryTag::kv_cache));
   }
+  bool starts_elsewhere = std::any_of(
+      shape.states.begin(), shape.states.end(), [](const CacheState& state) { return state.initial != nullptr; });
+  for (int64_t slot = 0; starts_elsewhere && slot < num_slots; ++slot) clear_states(slot);
 }
 
 void KvCache::clear_states(int64_t slot) {
-  for (Tensor& state : states_) {
-    Tensor row = state.slice(slot, slot + 1);
-    row.fill_zero();
+  for (size_t i = 0; i < states_.size(); ++i) {
+    Tensor row = states_[i].slice(slot, slot + 1);
+    const Parameter* initial = shape_.states[i].initial;
+    if (initial == nullptr || !initial->value.defined()) {
+      row.fill_zero();
+    } else {
+      row.set_values(on_host(initial->value).raw(), initial->value.dtype());
+    }
   }
 }
 

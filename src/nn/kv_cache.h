@@ -8,10 +8,13 @@
 
 namespace weft {
 
+struct Parameter;
+
 /// A tensor that a recurrent model keeps for each slot.
 struct CacheState {
   Shape shape;
   DType dtype = DType::f32;
+  const Parameter* initial = nullptr;  // what a sequence starts from, as many elements; null: zeros
 };
 
 /// What a cache is sized by, on this rank.
@@ -32,7 +35,7 @@ struct KvCacheShape {
 class KvCache {
  public:
   /// One slot a sequence, and one a source (beams share theirs). Memory is allocated at once; only states are
-  /// initialised, with zeros.
+  /// initialised, as by clear_states.
   KvCache(const Context& context,
           const KvCacheShape& shape,
           int64_t num_slots,
@@ -53,7 +56,7 @@ class KvCache {
   Tensor& source_values(int64_t layer) { return source_values_[static_cast<size_t>(layer)]; }
   /// [slots, …], as KvCacheShape::states says.
   Tensor& state(int64_t index) { return states_[static_cast<size_t>(index)]; }
-  /// Makes a slot's states those of a sequence without tokens.
+  /// Makes a slot's states those of a sequence without tokens: zeros, or what their parameters are now.
   void clear_states(int64_t slot);
   /// Copies the first `tokens` tokens of one slot to another (shared prompts), and states as they are.
   void copy_slot(int64_t from, int64_t to, int64_t tokens);

@@ -11,8 +11,11 @@ namespace {
 constexpr int64_t kStatesPerLayer = 3;
 
 /// Row t becomes row t − 1 of its sequence, or what the cache keeps of the tokens before.
-Tensor shifted(Context& context, const Tensor& x, const RecurrentPass& pass, int64_t state) {
-  if (pass.cache == nullptr) return token_shift(context, x, pass.spans, nullptr);
+Tensor shifted(Context& context, const Tensor& x, const RecurrentPass& pass, int64_t state, const Parameter* initial) {
+  if (pass.cache == nullptr) {
+    Tensor last = initial == nullptr ? Tensor() : initial->value.reshape({1, x.size(1)});
+    return token_shift(context, x, pass.spans, initial == nullptr ? nullptr : &last);
+  }
   return cached_token_shift(context, x, pass.spans, pass.cache->state(state));
 }
 
@@ -60,15 +63,18 @@ Tensor LayerNorm::forward(Context& context, const Tensor& x) const {
   return layer_norm(context, x, {.weight = &weight->value, .bias = &bias->value}, eps);
 }
 
-std::vector<CacheState> recurrent_states(int64_t heads, int64_t head_size, int64_t width, DType dtype) {
+std::vector<CacheState> recurrent_states(
+    int64_t heads, int64_t width, DType dtype, const TimeMix& time_mix, const ChannelMix& channel_mix) {
   DType matrix_dtype = dtype == DType::f64 ? DType::f64 : DType::f32;
-  return {{{heads, head_size, head_size}, matrix_dtype}, {{width}, dtype}, {{width}, dtype}};
+  return {{{heads, time_mix.head_size, time_mix.head_size}, matrix_dtype, time_mix.initial_state},
+          {{width}, dtype, time_mix.initial_shift},
+          {{width}, dtype, channel_mix.initial_shift}};
 }
 
 Tensor TimeMix::forward(Context& context, const Tensor& x, const RecurrentPass& pass) const {
   Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
-  Tensor difference =
-      add(context, shifted(context, whole, pass, kStatesPerLayer * layer + 1), scale(context, whole, -1));
+  Tensor difference = add(
+      context, shifted(context, whole, pass, kStatesPerLayer * layer + 1, initial_shift), scale(context, whole, -1));
   Tensor base = mixed(context, whole, difference, *base_mix);
   std::vector<Tensor> inner = column_parallel(
       context, base, std::array{&mixes[0].down, &mixes[1].down, &mixes[2].down, &mixes[3].down, &mixes[4].down});
@@ -94,6 +100,11 @@ Tensor TimeMix::forward(Context& context, const Tensor& x, const RecurrentPass& 
         context, product(context, rows_of(context, pass.changes_state, w.size(1), w.dtype()), w), pass.changes_state);
   }
   WkvInputs given{.r = &r, .k = &k, .v = &v, .w = &w, .u = &bonus->value};
+  Tensor state;
+  if (initial_state != nullptr && pass.cache == nullptr) {
+    state = widen(context, initial_state->value, w.dtype()).reshape({1, k.size(1) / head_size, head_size, head_size});
+    given.state = &state;
+  }
   Tensor y = pass.cache == nullptr
                  ? wkv(context, given, pass.spans, head_size)
                  : cached_wkv(context, given, pass.cache->state(kStatesPerLayer * layer), pass.spans, head_size);
@@ -111,8 +122,8 @@ Tensor TimeMix::forward(Context& context, const Tensor& x, const RecurrentPass& 
 
 Tensor ChannelMix::forward(Context& context, const Tensor& x, const RecurrentPass& pass) const {
   Tensor whole = enter_tensor_parallel(context, x, pass.num_tokens);
-  Tensor difference =
-      add(context, shifted(context, whole, pass, kStatesPerLayer * layer + 2), scale(context, whole, -1));
+  Tensor difference = add(
+      context, shifted(context, whole, pass, kStatesPerLayer * layer + 2, initial_shift), scale(context, whole, -1));
   Tensor key_input = mixed(context, whole, difference, *key_mix);
   Tensor receptance_input = mixed(context, whole, difference, *receptance_mix);
   Tensor k = activation(context, column_parallel(context, key_input, std::array{&key})[0], Activation::squared_relu);

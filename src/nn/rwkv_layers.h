@@ -17,7 +17,7 @@ namespace weft {
 /// What is the same for all blocks of one forward pass.
 struct RecurrentPass {
   int64_t num_tokens = 0;
-  std::vector<WkvSpan> spans;  // sequences
+  std::vector<WkvSpan> spans;  // sequences; their slots are those of the cache, or 0
   KvCache* cache = nullptr;    // its states, three a block: the heads' matrices, and the last inputs of both mixes
   /// bert4keras3 only: 1 for tokens that change the state, 0 for those that do not (id 0); empty: all do.
   std::vector<float> changes_state;
@@ -50,6 +50,9 @@ struct TimeMix {
   const Parameter* norm_bias = nullptr;
   const Parameter* inner_norm_weight = nullptr;  // [N]: a weight and bias before those; null: none
   const Parameter* inner_norm_bias = nullptr;
+  /// What sequences start from, where it is learned; null: zeros.
+  const Parameter* initial_state = nullptr;  // [heads · N (key), N (value)]
+  const Parameter* initial_shift = nullptr;  // [C]: the input before the first
   double norm_eps = 64e-5;
   int64_t head_size = 0;
   int64_t layer = 0;
@@ -62,6 +65,7 @@ struct TimeMix {
 struct ChannelMix {
   const Parameter* key_mix = nullptr;  // [C]
   const Parameter* receptance_mix = nullptr;
+  const Parameter* initial_shift = nullptr;  // as of TimeMix
   Linear key, receptance, value;
   int64_t layer = 0;
 
@@ -69,6 +73,7 @@ struct ChannelMix {
 };
 
 /// States of a block of `heads` local heads, as KvCacheShape::states holds them.
-std::vector<CacheState> recurrent_states(int64_t heads, int64_t head_size, int64_t width, DType dtype);
+std::vector<CacheState> recurrent_states(
+    int64_t heads, int64_t width, DType dtype, const TimeMix& time_mix, const ChannelMix& channel_mix);
 
 }  // namespace weft

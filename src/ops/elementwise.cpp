@@ -189,6 +189,16 @@ Tensor scale(Context& context, const Tensor& x, double factor) {
   return y;
 }
 
+Tensor widen(Context& context, const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  Tensor y = copy_of(context, x, dtype);
+  if (is_recording(context, {&x})) {
+    auto output = attach_slot(y);
+    context.tape->record(std::make_unique<AxpbyNode>(x.grad_slot(), nullptr, std::move(output), 1));
+  }
+  return y;
+}
+
 Tensor scale_gradient(Context& context, const Tensor& x, double factor) {
   if (!is_recording(context, {&x})) return x;
   Tensor y = x.detach();

@@ -9,6 +9,8 @@ namespace weft {
 Tensor add(Context& context, const Tensor& x, const Tensor& y);
 /// factor · x
 Tensor scale(Context& context, const Tensor& x, double factor);
+/// x, the value of a parameter, whose gradients are f32 whatever its dtype, in a wider dtype.
+Tensor widen(Context& context, const Tensor& x, DType dtype);
 /// x, whose gradient is passed on times `factor`.
 Tensor scale_gradient(Context& context, const Tensor& x, double factor);
 /// x [rows, width] with each column times a factor [width] that is learned.

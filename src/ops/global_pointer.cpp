@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "core/error.h"
 #include "ops/loss_node.h"
@@ -42,30 +43,38 @@ class Rotation {
   std::vector<double> sines_, cosines_;
 };
 
-/// Queries and keys of one label of one sequence, rotated.
+/// Queries and keys of one label of one sequence, rotated where the label is of spans.
 class Pointer {
  public:
   Pointer(const double* rows, const PointerShape& shape, int64_t length, int64_t label, const Rotation& rotation)
-      : length_(length), size_(shape.size), rotation_(rotation) {
+      : length_(length), size_(shape.size), is_ordered_(shape.is_ordered(label)), rotation_(rotation) {
     int64_t width = shape.labels * 2 * size_;
     for (int64_t t = 0; t < length; ++t) {
       const double* row = rows + t * width + label * 2 * size_;
       queries_.insert(queries_.end(), row, row + size_);
       keys_.insert(keys_.end(), row + size_, row + 2 * size_);
+      if (!is_ordered_) continue;
       rotation.apply(queries_.data() + t * size_, t, false);
       rotation.apply(keys_.data() + t * size_, t, false);
     }
   }
 
-  /// [length, length], −infinity below the diagonal.
+  /// [length, length], −infinity below the diagonal of ordered pairs.
   std::vector<double> scores() const {
     std::vector<double> result(static_cast<size_t>(length_ * length_), -std::numeric_limits<double>::infinity());
     double scale = 1 / std::sqrt(static_cast<double>(size_));
+    // Element by element of all keys at once, which compilers make vector instructions of.
+    std::vector<double> elements(keys_.size());
+    for (int64_t t = 0; t < length_; ++t) {
+      for (int64_t c = 0; c < size_; ++c) elements[static_cast<size_t>(c * length_ + t)] = keys_[at(t, c)];
+    }
     for (int64_t first = 0; first < length_; ++first) {
-      for (int64_t last = first; last < length_; ++last) {
-        double sum = 0;
-        for (int64_t c = 0; c < size_; ++c) sum += queries_[at(first, c)] * keys_[at(last, c)];
-        result[static_cast<size_t>(first * length_ + last)] = sum * scale;
+      double* row = result.data() + first * length_;
+      std::fill(row + first_last(first), row + length_, 0.0);
+      for (int64_t c = 0; c < size_; ++c) {
+        double query = queries_[at(first, c)] * scale;
+        const double* of_keys = elements.data() + c * length_;
+        for (int64_t last = first_last(first); last < length_; ++last) row[last] += query * of_keys[last];
       }
     }
     return result;
@@ -76,7 +85,7 @@ class Pointer {
     std::vector<double> queries(queries_.size()), keys(keys_.size());
     double scale = 1 / std::sqrt(static_cast<double>(size_));
     for (int64_t first = 0; first < length_; ++first) {
-      for (int64_t last = first; last < length_; ++last) {
+      for (int64_t last = first_last(first); last < length_; ++last) {
         double gradient = scores[static_cast<size_t>(first * length_ + last)] * scale;
         for (int64_t c = 0; c < size_; ++c) {
           queries[at(first, c)] += gradient * keys_[at(last, c)];
@@ -85,8 +94,10 @@ class Pointer {
       }
     }
     for (int64_t t = 0; t < length_; ++t) {
-      rotation_.apply(queries.data() + t * size_, t, true);
-      rotation_.apply(keys.data() + t * size_, t, true);
+      if (is_ordered_) {
+        rotation_.apply(queries.data() + t * size_, t, true);
+        rotation_.apply(keys.data() + t * size_, t, true);
+      }
       double* row = rows + t * width + label * 2 * size_;
       for (int64_t c = 0; c < size_; ++c) {
         row[c] += queries[at(t, c)];
@@ -97,11 +108,27 @@ class Pointer {
 
  private:
   size_t at(int64_t token, int64_t element) const { return static_cast<size_t>(token * size_ + element); }
+  int64_t first_last(int64_t first) const { return is_ordered_ ? first : 0; }
 
   int64_t length_, size_;
+  bool is_ordered_;
   const Rotation& rotation_;
   std::vector<double> queries_, keys_;
 };
+
+/// Few of them are not worth threads.
+template <typename Work>
+void for_each_label(int num_threads, int64_t labels, const Work& work) {
+  constexpr int64_t kFewLabels = 16;
+  int64_t count = labels < kFewLabels ? 1 : num_threads;
+  auto run = [&](int64_t thread) {
+    for (int64_t label = thread; label < labels; label += count) work(label);
+  };
+  std::vector<std::thread> threads;
+  for (int64_t thread = 1; thread < count; ++thread) threads.emplace_back(run, thread);
+  run(0);
+  for (std::thread& thread : threads) thread.join();
+}
 
 }  // namespace
 
@@ -123,7 +150,7 @@ Tensor pointer_loss(Context& context,
                     const PointerShape& shape,
                     std::span<const PointerSequence> sequences) {
   int64_t width = outputs.size(1);
-  WEFT_ASSERT(width == shape.labels * 2 * shape.size && shape.size % 2 == 0);
+  WEFT_ASSERT(width == shape.labels * 2 * shape.size && shape.size % 2 == 0 && shape.pair_labels <= shape.labels);
   std::vector<double> values = to_doubles(outputs);
   std::vector<double> gradient(values.size());
   double loss = 0;
@@ -131,17 +158,21 @@ Tensor pointer_loss(Context& context,
     if (sequence.weight == 0) continue;
     Rotation rotation(sequence.length, shape.size);
     double weight = static_cast<double>(sequence.weight) / static_cast<double>(shape.labels);
-    for (int64_t label = 0; label < shape.labels; ++label) {
+    std::vector<double> losses(static_cast<size_t>(shape.labels));
+    // Labels have columns of their own.
+    for_each_label(context.num_threads, shape.labels, [&](int64_t label) {
       Pointer pointer(values.data() + sequence.begin * width, shape, sequence.length, label, rotation);
       std::vector<double> scores = pointer.scores();
+      if (shape.pair_labels > 0) scores[0] = -std::numeric_limits<double>::infinity();
       std::vector<bool> is_marked(scores.size());
       for (const PointerMark& mark : sequence.marks) {
         if (mark.label == label) is_marked[static_cast<size_t>(mark.first * sequence.length + mark.last)] = true;
       }
-      loss += weight * multilabel_loss(scores, is_marked);
+      losses[static_cast<size_t>(label)] = multilabel_loss(scores, is_marked);
       for (double& score : scores) score *= weight;
       pointer.add_gradient(scores, gradient.data() + sequence.begin * width, width, label);
-    }
+    });
+    for (double one : losses) loss += weight * one;
   }
   return make_loss(context, loss, {{&outputs, std::move(gradient)}});
 }

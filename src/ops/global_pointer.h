@@ -14,6 +14,10 @@ namespace weft {
 struct PointerShape {
   int64_t labels = 0;
   int64_t size = 0;  // even: queries and keys are rotated by the token's place in its sequence (base 10000)
+  /// The last so many labels are of pairs of tokens in any order, whose queries and keys are not rotated (GPLinker).
+  int64_t pair_labels = 0;
+
+  bool is_ordered(int64_t label) const { return label < labels - pair_labels; }
 };
 
 /// Tokens first and last, both within, of a sequence are of a label.
@@ -31,11 +35,12 @@ struct PointerSequence {
 };
 
 /// Scores q·k / √size of one sequence, [labels, length, length], first token by last token; −infinity where the last
-/// comes before the first.
+/// comes before the first, but for pair labels.
 std::vector<float> pointer_scores(const Tensor& outputs, const PointerShape& shape, int64_t begin, int64_t length);
 
 /// Σ weight · mean over labels of log(1 + Σ over unmarked pairs of e^s) + log(1 + Σ over marked pairs of e^−s) (Su,
-/// "multilabel categorical cross entropy", 2020): a pair is marked when its score is above 0. One element in f32 (f64
+/// "multilabel categorical cross entropy", 2020): a pair is marked when its score is above 0. With pair labels the
+/// first token with itself, which stands for no pair in GPLinker's data, counts for nothing. One element in f32 (f64
 /// for f64).
 Tensor pointer_loss(Context& context,
                     const Tensor& outputs,

@@ -36,6 +36,7 @@ struct ExamplePrediction {
   std::vector<float> scores = {};    // of classes their logits; of marks theirs; of an answer its own and that of none;
                                      // of a pair the cosine
   std::vector<RowMark> marks = {};   // entities; an answer, `span` being its window; none: no answer
+  std::vector<RowRelation> relations = {};
 };
 
 struct ObjectiveInput {
@@ -100,6 +101,10 @@ std::unique_ptr<Objective> make_tagging_objective(const std::vector<std::string>
 
 /// Marked tokens by GlobalPointer. Metrics: precision, recall, f1.
 std::unique_ptr<Objective> make_entity_objective();
+
+/// Relations of entities by GPLinker. Metrics: precision, recall, f1 of subject, relation and object together, the
+/// entities compared by their tokens, not their places.
+std::unique_ptr<Objective> make_relation_objective();
 
 /// First and last token of an answer: the first mark of a sequence, its first token where it has none. Sequences with
 /// the same label are windows of one text; further marks are other right answers. Metrics: exact_match and f1, as SQuAD

@@ -1,6 +1,5 @@
 #include <algorithm>
 
-#include "ops/embedding.h"
 #include "tasks/objective.h"
 #include "tasks/rank_values.h"
 
@@ -59,7 +58,7 @@ class SequenceObjective final : public Objective {
     std::vector<bool> is_right(targets.size(), false);
     for (size_t begin = 0; begin < rows.size(); begin += kRows) {
       std::span<const int32_t> some = std::span(rows).subspan(begin, std::min(kRows, rows.size() - begin));
-      Tensor logits = input.model.logits(context, gather_rows(context, input.hidden, some));
+      Tensor logits = logits_of_tokens(context, input.model, input.hidden, input.batch, some);
       std::vector<float> values = to_floats(logits);
       auto width = static_cast<std::ptrdiff_t>(logits.size(1));
       for (size_t r = 0; r < some.size(); ++r) {

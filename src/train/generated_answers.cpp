@@ -22,6 +22,7 @@ std::vector<Request> make_requests(const std::vector<HeldOutPrompt>& prompts,
     Request& request = requests.emplace_back();
     request.prompt = prompt.prompt;
     request.source = prompt.source;
+    request.condition = prompt.condition;
     request.max_new_tokens = options.max_new_tokens;
     request.end_ids = end_ids;
   }
@@ -43,6 +44,10 @@ std::vector<HeldOutPrompt> prompts_of(const TrainingRow& row) {
       auto source = row.source_ids.begin() + row.sources[s].begin;
       prompt.source.assign(source, source + row.sources[s].length);
     }
+    if (!row.condition_labels.empty()) prompt.condition.label = row.condition_labels[s];
+    auto width = static_cast<std::ptrdiff_t>(row.condition_values.size() / row.spans.size());
+    auto values = row.condition_values.begin() + static_cast<std::ptrdiff_t>(s) * width;
+    prompt.condition.values.assign(values, values + width);
     auto ids = row.ids.begin() + row.spans[s].begin;
     prompt.prompt.assign(ids, ids + (first - begin) + 1);
     prompt.answer.assign(first, std::find_if(first, end, [](int32_t target) { return target < 0; }));

@@ -23,6 +23,7 @@ struct HeldOutPrompt {
   std::vector<int32_t> source;  // of encoder-decoders
   std::vector<int32_t> prompt;  // up to the first token of the answer
   std::vector<int32_t> answer;  // the tokens that are scored
+  Condition condition = {};     // that the model's norms take
 };
 
 /// What the model wrote for a prompt, as texts.

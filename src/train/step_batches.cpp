@@ -10,19 +10,30 @@ int64_t part_begin(int64_t total, int64_t index, int64_t count) {
   return total * index / count;
 }
 
+template <typename T>
+void append(std::vector<T>& to, const std::vector<T>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
 void add_row(MicroBatch& micro_batch, const TrainingRow& row) {
   int64_t begin = micro_batch.batch.num_tokens();
   auto first_sequence = static_cast<int32_t>(micro_batch.batch.sequences.size());
   for (const RowSpan& span : row.spans) {
     micro_batch.batch.sequences.push_back({.begin = begin + span.begin, .length = span.length, .past = 0, .slot = 0});
   }
-  micro_batch.batch.ids.insert(micro_batch.batch.ids.end(), row.ids.begin(), row.ids.end());
-  micro_batch.targets.insert(micro_batch.targets.end(), row.targets.begin(), row.targets.end());
-  micro_batch.labels.insert(micro_batch.labels.end(), row.labels.begin(), row.labels.end());
-  micro_batch.scores.insert(micro_batch.scores.end(), row.scores.begin(), row.scores.end());
+  append(micro_batch.batch.ids, row.ids);
+  append(micro_batch.batch.condition_labels, row.condition_labels);
+  append(micro_batch.batch.condition_values, row.condition_values);
+  append(micro_batch.targets, row.targets);
+  append(micro_batch.labels, row.labels);
+  append(micro_batch.scores, row.scores);
   for (RowMark mark : row.marks) {
     mark.span += first_sequence;
     micro_batch.marks.push_back(mark);
+  }
+  for (RowRelation relation : row.relations) {
+    relation.span += first_sequence;
+    micro_batch.relations.push_back(relation);
   }
   for (const RowSpan& source : row.sources) {
     auto first = row.source_ids.begin() + source.begin;

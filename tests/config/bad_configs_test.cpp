@@ -21,7 +21,7 @@ const std::vector<BadConfig> kUnreadable = {
     {"train {\n  learning_rat: 1e-4\n}", "2:3: train has no field 'learning_rat'; did you mean 'learning_rate'?"},
     {"trian { steps: 1 }",
      "1:1: the config has no field 'trian'; it has extends, model, lora, data, train, precision, parallel, checkpoint, "
-     "evaluation, samples, output, task"},
+     "evaluation, samples, output, task, state_tuning"},
     {"train { optimizer { kind: ADAMV } }", "1:27: train.optimizer.kind cannot be 'ADAMV'; did you mean ADAMW?"},
     {"train { schedule { kind: WAVY_LINE } }",
      "1:26: train.schedule.kind cannot be 'WAVY_LINE'; choose one of COSINE, LINEAR, CONSTANT, POLYNOMIAL, "
@@ -234,6 +234,29 @@ const std::vector<BadConfig> kWrongValues = {
      "2:9: train.freeze[1] '(' is no regular expression: Mismatched '(' and ')' in regular expression"},
     {R"(train { freeze: "a" } lora { })",
      "2:1: train.freeze is given, but with lora the model's weights are frozen already; remove one of the two"},
+    {"task { condition: LABEL kind: CLASSIFICATION }",
+     "2:8: task.condition is LABEL, but task.kind is CLASSIFICATION; LANGUAGE_MODEL and SEQUENCE_TO_SEQUENCE write "
+     "under conditions"},
+    {"task { condition_size: 8 }", "2:8: task.condition_size is given, but task.condition is not"},
+    {"task { condition_hidden_size: 8 }", "2:8: task.condition_hidden_size is given, but task.condition is not"},
+    {"task { condition_activation: \"tanh\" }", "2:8: task.condition_activation is given, but task.condition is not"},
+    {"task { condition: LABEL condition_size: 0 }", "2:25: task.condition_size is 0; must be at least 1"},
+    {"task { condition: LABEL condition_hidden_size: -1 }",
+     "2:25: task.condition_hidden_size is -1; must be at least 0"},
+    {"task { condition: VECTOR condition_size: 8 }",
+     "2:26: task.condition_size is given, but task.condition is VECTOR, whose size is that of the data's"},
+    {"task { condition: LABEL condition_activation: \"tanh\" }",
+     "2:25: task.condition_activation is given, but task.condition_hidden_size is 0"},
+    {"task { condition: LABEL } samples { prompts: \"a\" }",
+     "2:37: samples.prompts have no condition to be continued under; remove them, or use evaluation.generation"},
+    {"state_tuning { } model { initialise: true }",
+     "2:26: model.initialise makes random weights, which state_tuning would freeze; remove it or the state_tuning "
+     "message"},
+    {"state_tuning { } model { allow_missing: true }",
+     "2:26: model.allow_missing leaves random weights, which state_tuning would freeze and not save; remove it"},
+    {"state_tuning { } train { adversarial { kind: FGM } }",
+     "2:40: train.adversarial.kind is FGM, which moves the embedding along its own gradient, but state_tuning freezes "
+     "it"},
     {"task { multilabel: true }",
      "2:8: task.multilabel is true, but task.kind is LANGUAGE_MODEL; only CLASSIFICATION has labels of texts"},
     {"evaluation { generation { } }",

@@ -5,9 +5,11 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "data/conditional_data.h"
 #include "data/entity_tags.h"
 #include "data/labelled_data.h"
 #include "data/question_data.h"
+#include "data/relation_data.h"
 #include "data/similar_data.h"
 #include "data/tagged_data.h"
 #include "data/task_rows.h"
@@ -246,6 +248,81 @@ TEST_F(LabelledTexts, AnyNumberOfLabelsInAllForms) {
   expect_error(read_multilabel_texts, "b.tsv", "a\tx,,y\n", "b.tsv:1: has an empty label");
   expect_error(read_multilabel_texts, "b.jsonl", R"({"text": "a", "label": "x"})", "\"label\" is no list of strings");
   expect_error(read_labelled_texts, "b.jsonl", R"({"text": "a", "label": ["x"]})", "set task.multilabel");
+}
+
+TEST_F(LabelledTexts, RelationsStandAtTheFirstPlacesOfTheirEntities) {
+  auto texts = read_relation_texts(write("a.jsonl",
+                                         R"({"text": "É as b as C", "spo_list": [)"
+                                         R"({"subject": "as", "predicate": "of", "object": "c"},)"
+                                         R"({"subject": "b", "predicate": "in", "object": "as"}]})"
+                                         "\n"
+                                         R"({"text": "a", "spo_list": []})"));
+  ASSERT_EQ(texts.size(), 2u);
+  EXPECT_EQ(texts[0].relations[0],
+            (RelationText::Relation{.subject = {3, 5}, .predicate = "of", .object = {11, 12}}))
+      << "bytes, in another case";
+  EXPECT_EQ(predicates_of(texts), (Strings{"in", "of"}));
+  auto data = make_relation_data(texts, {"in", "of"}, *tokenizer_, {.max_length = 16, .shuffle = false});
+  TrainingRow row = data->row(0);
+  EXPECT_EQ(row.ids.size(), 9u);
+  RowRelation of{.label = 1, .subject_first = 2, .subject_last = 3, .object_first = 7, .object_last = 7};
+  RowRelation in{.label = 0, .subject_first = 4, .subject_last = 4, .object_first = 2, .object_last = 3};
+  EXPECT_THAT(row.relations, ElementsAre(of, in));
+  EXPECT_THAT(data->row(1).labels, ElementsAre(0)) << "a text without relations counts";
+  auto cut = make_relation_data(texts, {"in", "of"}, *tokenizer_, {.max_length = 7, .shuffle = false});
+  EXPECT_THAT(cut->row(0).relations, ElementsAre(in)) << "an entity beyond the end";
+  EXPECT_THROW(make_relation_data(texts, {"in"}, *tokenizer_, {}), Error);
+  auto check = [&](const std::string& text, const std::string& says) {
+    expect_error(read_relation_texts, "b.jsonl", text, says);
+  };
+  check(R"({"text": "a"})", "b.jsonl:1: has no \"spo_list\"");
+  check(R"({"text": "a", "spo_list": {}})", "\"spo_list\" is no list");
+  check(R"({"text": "a", "spo_list": [3]})", "something else than objects");
+  check(R"({"text": "a", "spo_list": [{"subject": "a", "object": "a"}]})", "no \"predicate\"");
+  check(R"({"text": "a", "spo_list": [{"subject": "a", "predicate": "x", "object": "b"}]})",
+        "'b' does not occur in the text");
+  check(R"({"text": "", "spo_list": []})", "has an empty text");
+  expect_error(read_relation_texts, "b.tsv", "a\n", "stand in .jsonl files");
+}
+
+TEST_F(LabelledTexts, ConditionsInAllForms) {
+  auto labelled = read_label_conditions(write("a.tsv", "a b\tx\na\tb c\ty\n"));
+  ASSERT_EQ(labelled.size(), 2u);
+  EXPECT_EQ(labelled[0].document.text, "a b");
+  EXPECT_EQ(labelled[1].document.completion, "b c");
+  EXPECT_EQ(condition_labels_of(labelled), (Strings{"x", "y"}));
+  EXPECT_EQ(read_label_conditions(write("a.jsonl", R"({"text": "a", "label": 3})"))[0].label, "3");
+  auto vectors = read_vector_conditions(write("a.jsonl", R"({"text": "a b", "condition": [1, -0.5]})"));
+  EXPECT_THAT(vectors[0].values, ElementsAre(1, -0.5f));
+  DocumentEncoder encoder(tokenizer_, {.separate_texts = true});
+  auto data = make_conditional_data(labelled, {"x", "y"}, encoder, {.max_length = 16, .shuffle = false});
+  TrainingRow text = data->row(0), pair = data->row(1);
+  EXPECT_THAT(text.ids, ElementsAre(2, 5, 6, 3));
+  EXPECT_THAT(text.targets, ElementsAre(5, 6, 3, -1));
+  EXPECT_THAT(text.condition_labels, ElementsAre(0));
+  EXPECT_THAT(pair.ids, ElementsAre(2, 5, 3, 6, 7, 3));
+  EXPECT_THAT(pair.targets, ElementsAre(-1, -1, 6, 7, 3, -1));
+  EXPECT_THAT(pair.condition_labels, ElementsAre(1));
+  auto of_vectors = make_conditional_data(vectors, {}, encoder, {.max_length = 3, .shuffle = false});
+  EXPECT_THAT(of_vectors->row(0).condition_values, ElementsAre(1, -0.5f));
+  EXPECT_THAT(of_vectors->row(0).targets, ElementsAre(5, 6, -1)) << "cut";
+  EXPECT_NE(of_vectors->fingerprint(),
+            make_conditional_data(labelled, {"x", "y"}, encoder, {.max_length = 3})->fingerprint());
+  EXPECT_THROW(make_conditional_data(labelled, {"x"}, encoder, {}), Error) << "a label that is not known";
+  EXPECT_THROW(make_conditional_data(vectors, {}, encoder, {.max_length = 1}), Error) << "nothing to learn";
+  expect_error(read_label_conditions, "b.tsv", "a\n", "b.tsv:1: has 1 fields");
+  expect_error(read_label_conditions, "b.tsv", "a\t\n", "has an empty label");
+  expect_error(read_label_conditions, "b.tsv", "text\tlabel\na\tx\n", "is a header");
+  expect_error(read_label_conditions, "b.jsonl", R"({"text": "a"})", "has no \"label\"");
+  expect_error(read_label_conditions, "b.jsonl", R"({"label": "a"})", "b.jsonl:1: ");
+  expect_error(read_label_conditions, "b.jsonl", R"({"text": "a", "label": [1]})", "neither a string nor an integer");
+  expect_error(read_vector_conditions, "b.jsonl", R"({"text": "a", "condition": [1, "x"]})", "is no list of numbers");
+  expect_error(read_vector_conditions, "b.jsonl", R"({"text": "a", "condition": [1e300]})", "too large");
+  expect_error(read_vector_conditions,
+               "b.jsonl",
+               "{\"text\": \"a\", \"condition\": [1]}\n{\"text\": \"a\", \"condition\": [1, 2]}\n",
+               "b.jsonl:2: has a condition of 2 numbers, the one before it 1");
+  expect_error(read_vector_conditions, "b.tsv", "a\n", "stand in .jsonl files");
 }
 
 /// Rows of one long text, to count masks in.

@@ -49,6 +49,7 @@ class EncoderTasks : public testing::TaskRuns, public ::testing::WithParamInterf
     std::ofstream multilabel(folder_ / "multilabel.tsv"), questions(folder_ / "questions.tsv"),
         pairs(folder_ / "pairs.tsv"), scored(folder_ / "scored.tsv");
     std::ofstream graded(folder_ / "graded.tsv");
+    std::ofstream relations(folder_ / "relations.jsonl"), conditions(folder_ / "conditions.tsv");
     for (int i = 0; i < 24; ++i) {
       std::string before = fmt::format("the w{} w{}", 7 + i % 9, 8 + i % 5);
       std::string name = fmt::format("w{}s w{}", 40 + i % 3, 44 + i % 4);
@@ -60,6 +61,13 @@ class EncoderTasks : public testing::TaskRuns, public ::testing::WithParamInterf
       tags << fmt::format("the O\nw{} O\nw{}s B-X\nw{} I-X\n\n", 7 + i % 9, 40 + i % 3, 44 + i % 4);
       json entity = {{"start", before.size() + 1}, {"end", before.size() + 1 + name.size()}, {"label", "X"}};
       entities << json{{"text", text}, {"entities", {entity}}} << '\n';
+      std::string other = fmt::format("w{}", 30 + i % 2);
+      const char* predicate = i % 2 == 0 ? "of" : "in";
+      relations << json{{"text", text + " " + other},
+                        {"spo_list", {{{"subject", name}, {"predicate", predicate}, {"object", other}}}}}
+                << '\n';
+      conditions << fmt::format(
+          "the w{}\tw{} w{}\t{}\n", 7 + i % 9, 40 + i % 2, 42 + i % 2, i % 2 == 0 ? "zero" : "one");
       questions << "w30 w31\t" << text << '\t' << name << '\n';
       pairs << fmt::format("the w{} w{}\tw{} w{} w6\n", 7 + i, 33 - i % 20, 7 + i, 33 - i % 20);
       graded << fmt::format("the w{} w{}\tw{} w{}\t{}\n", 7 + i, 9, i % 3 > 0 ? 7 + i : 40, i % 3 > 1 ? 9 : 41, i % 3);
@@ -167,6 +175,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Task{"tags", "kind: TAGGING crf: false", "entities.jsonl", "f1"},
                       Task{"pointer", "kind: ENTITIES pointer_size: 16", "entities.jsonl", "f1"},
                       Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", "exact_match"},
+                      Task{"relations", "kind: RELATIONS pointer_size: 16", "relations.jsonl", "f1"},
+                      Task{"condition",
+                           "kind: SEQUENCE_TO_SEQUENCE condition: LABEL condition_size: 8",
+                           "conditions.tsv",
+                           "exact_match",
+                           R"(application: "unilm")"},
                       Task{"similarity", "kind: SIMILARITY pooling: MEAN", "pairs.tsv", "accuracy"},
                       Task{"cosent", "kind: SIMILARITY pooling: MEAN", "graded.tsv", "spearman"},
                       Task{"simbert", "kind: SIMILARITY", "pairs.tsv", "accuracy", R"(application: "unilm")"}),
@@ -211,6 +225,111 @@ INSTANTIATE_TEST_SUITE_P(Kinds,
                                            Task{"pointer", "kind: ENTITIES pointer_size: 16", "entities.jsonl", ""},
                                            Task{"answers", "kind: QUESTION_ANSWERING stride: 4", "questions.tsv", ""}),
                          [](const auto& task) { return task.param.name; });
+
+class TrainedRelations : public EncoderTasks {};
+
+TEST_P(TrainedRelations, ArePrintedByTag) {
+  ASSERT_EQ(train("run", 1, "", 100).exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("lora", 1, "--set lora.rank=8", 140).exit_code, 0) << contents(folder_ / "err");
+  std::ofstream(folder_ / "text.txt") << "the w9 w10 w41s w46 w21 w31\n";
+  for (const char* model : {"run/checkpoints/step-00000100", "bert --adapter lora/checkpoints/step-00000140"}) {
+    for (int ranks : {1, 2}) {
+      Outcome outcome = weft_on_ranks(ranks, fmt::format("tag --quiet --dtype f32 --text text.txt --model {}", model));
+      ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+      json expected = {{"subject", {{"start", 11}, {"end", 19}, {"text", "w41s w46"}}},
+                       {"predicate", "in"},
+                       {"object", {{"start", 24}, {"end", 27}, {"text", "w31"}}}};
+      EXPECT_EQ(json::parse(outcome.out).at("relations"), json::array({expected})) << model << outcome.out;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         TrainedRelations,
+                         ::testing::Values(Task{"gplinker", "kind: RELATIONS pointer_size: 16", "relations.jsonl", ""}),
+                         [](const auto& task) { return task.param.name; });
+
+/// The prompt alone does not tell what follows.
+class TrainedCondition : public EncoderTasks {
+ protected:
+  Outcome generate(const std::string& model, const std::string& flags, int ranks = 1) const {
+    return weft_on_ranks(ranks,
+                         fmt::format("generate --quiet --dtype f32 --application unilm --model {} {}", model, flags));
+  }
+};
+
+TEST_P(TrainedCondition, DecidesWhatIsWritten) {
+  ASSERT_EQ(train("run", 1, "--set evaluation.generation.max_new_tokens=4", 120).exit_code, 0)
+      << contents(folder_ / "err");
+  EXPECT_GE(metrics("run", "evaluation").back().at("metrics").at("generated_exact_match").get<double>(), 0.9);
+  ASSERT_EQ(train("lora", 1, "--set lora.rank=8", 160).exit_code, 0) << contents(folder_ / "err");
+  std::string adapter = "bert --adapter lora/checkpoints/step-00000160";
+  std::string merge = "convert --quiet --to safetensors --application unilm --out merged --model " + adapter;
+  ASSERT_EQ(weft(merge).exit_code, 0) << contents(folder_ / "err");
+  std::string run = "run/checkpoints/step-00000120";
+  for (const std::string& model : {run, adapter, std::string("merged")}) {
+    for (auto [label, text] : {std::pair{"zero", "w40 w42"}, std::pair{"one", "w41 w43"}}) {
+      for (const char* beams : {"", "--beams 2"}) {
+        Outcome outcome = generate(model, fmt::format("--condition {} {} 'the w9' 'the w10'", label, beams));
+        ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+        EXPECT_EQ(outcome.out, fmt::format("{0}\n{0}\n", text)) << model << beams;
+      }
+    }
+  }
+  EXPECT_EQ(generate(run, "--condition one 'the w9'", 2).out, "w41 w43\n");
+  expect_one_line_error(generate(run, "'the w9'"), 3, HasSubstr("take a condition (one, zero)"));
+  expect_one_line_error(
+      generate(run, "--condition two 'the w9'"), 3, AllOf(HasSubstr("'two'"), HasSubstr("one, zero")));
+  expect_one_line_error(generate("bert", "--condition one 'the w9'"), 3, HasSubstr("norms take none"));
+  // Going on with the labels that it has.
+  std::string more = "--set model.path=" + run + " ";
+  ASSERT_EQ(train("more", 1, more, 2).exit_code, 0) << contents(folder_ / "err");
+  EXPECT_LT(metrics("more", "step").front().at("loss").get<double>(), 0.1);
+  expect_one_line_error(
+      train("other", 1, more + "--set task.condition_size=5"), 3, HasSubstr("conditions of 8 numbers"));
+  std::ofstream(folder_ / "other.tsv") << "the\tw40\ttwo\n";
+  expect_one_line_error(
+      train("other", 1, more + "--set data.sources[0].path=other.tsv"), 3, HasSubstr("other.tsv:1: label two"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         TrainedCondition,
+                         ::testing::Values(Task{
+                             "label",
+                             "kind: SEQUENCE_TO_SEQUENCE condition: LABEL condition_size: 8 condition_hidden_size: 6 "
+                             "condition_activation: \"tanh\"",
+                             "conditions.tsv",
+                             "",
+                             R"(application: "unilm")"}),
+                         [](const auto& task) { return task.param.name; });
+
+class TrainedVectors : public EncoderTasks {};
+
+TEST_P(TrainedVectors, AreConditionsOfALanguageModel) {
+  std::ofstream texts(folder_ / "vectors.jsonl");
+  for (int i = 0; i < 24; ++i) {
+    texts << json{{"text", fmt::format("w{} w{}", 40 + i % 2, 42 + i % 2)},
+                  {"condition", {i % 2 == 0 ? 1.0 : -1.0, 0.25 * (i % 5)}}}
+          << '\n';
+  }
+  texts.close();
+  ASSERT_EQ(train("run", 2, "", 120).exit_code, 0) << contents(folder_ / "err");
+  for (auto [vector, text] : {std::pair{"[1, 0.5]", "w40 w42"}, std::pair{"[-1, 0.5]", "w41 w43"}}) {
+    Outcome outcome = weft(fmt::format(
+        "generate --quiet --greedy --dtype f32 --application lm --model run/checkpoints/step-00000120 --condition '{}' "
+        "--max-new-tokens 2 --prompt ''",
+        vector));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out, std::string(text) + "\n");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds,
+    TrainedVectors,
+    ::testing::Values(Task{
+        "numbers", "kind: LANGUAGE_MODEL condition: VECTOR", "vectors.jsonl", "", R"(application: "lm")"}),
+    [](const auto& task) { return task.param.name; });
 
 /// Encoders write no texts.
 class RefusedSamples : public EncoderTasks {};

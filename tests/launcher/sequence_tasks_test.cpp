@@ -160,6 +160,51 @@ TEST_P(SequenceTasks, AreScoredByWhatIsWritten) {
   }
 }
 
+/// What an RWKV starts from, beside its frozen weights.
+TEST_P(SequenceTasks, TuneInitialStates) {
+  std::string flags = "--set state_tuning.shifts=true ";
+  if (GetParam().model != "rwkv6") {
+    expect_one_line_error(train("one", 1, flags), 3, HasSubstr("state_tuning needs a recurrent model"));
+    return;
+  }
+  ASSERT_EQ(train("one", 1, flags).exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("data", 2, flags + "--set parallel.zero_stage=3").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("tensor", 2, flags + "--set parallel.tensor=2").exit_code, 0) << contents(folder_ / "err");
+  ASSERT_EQ(train("both", 4, flags + "--set parallel.tensor=2 --set train.gradient_checkpointing=BLOCK").exit_code, 0);
+  for (const char* run : {"data", "tensor", "both"}) expect_same_run(run, "one");
+  ASSERT_EQ(train("run", 1, flags, 100).exit_code, 0) << contents(folder_ / "err");
+  std::vector<json> evaluations = metrics("run", "evaluation");
+  double before = evaluations.front().at("loss"), after = evaluations.back().at("loss");
+  EXPECT_LT(after, 0.97 * before);
+  fs::path checkpoint = folder_ / "run/checkpoints/step-00000100";
+  json saved = json::parse(contents(checkpoint / "adapter_config.json"));
+  EXPECT_EQ(saved.at("peft_type"), "INITIAL_STATE");
+  EXPECT_EQ(saved.at("initial_shifts"), true);
+  EXPECT_LT(fs::file_size(checkpoint / "adapter_model.safetensors"),
+            fs::file_size(folder_ / "model/model.safetensors") / 4);
+  // Where inference starts from them, too.
+  std::string model = "--quiet --dtype f32 --family rwkv6 --model model/model.safetensors ";
+  std::string adapter = "--adapter run/checkpoints/step-00000100 ";
+  auto perplexity = [&](const std::string& more, int ranks) {
+    std::ofstream(folder_ / "text.txt") << "w7 w8 w9 w10 w11 w12 w13 w14";
+    Outcome outcome = weft_on_ranks(ranks, "perplexity --json --text text.txt " + model + more);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return json::parse(outcome.out).at("perplexity").get<double>();
+  };
+  double tuned = perplexity(adapter, 1);
+  EXPECT_LT(tuned, 0.97 * perplexity("", 1));
+  EXPECT_NEAR(perplexity(adapter, 2), tuned, 1e-3 * tuned);
+  EXPECT_EQ(perplexity(adapter + "--use-adapter none", 1), perplexity("", 1));
+  std::string prompt = "generate --greedy --max-new-tokens 6 --prompt 'w7 w8' ";
+  Outcome one = weft(prompt + model + adapter), two = weft_on_ranks(2, prompt + model + adapter);
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  EXPECT_EQ(two.out, one.out);
+  Outcome merged = weft("merge --dtype f32 --out merged " + std::string("--family rwkv6 --quiet --model ") +
+                        "model/model.safetensors " + adapter);
+  ASSERT_EQ(merged.exit_code, 0) << merged.err;
+  EXPECT_EQ(weft(prompt + "--quiet --dtype f32 --model merged").out, one.out);
+}
+
 TEST_P(SequenceTasks, TrainAnAdapter) {
   Outcome outcome = train("run", 2, "--set lora.rank=4 " + GetParam().adapted, 60);
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;

@@ -39,6 +39,9 @@ constexpr const char* kConfig = R"({
   "with_mlm": true})";
 constexpr const char* kAllHeads = R"({"with_pool": true, "with_nsp": true, "embedding_size": 10})";
 
+constexpr const char* kLabelledCondition =
+    R"({"new_layer_norm_cond": true, "layer_norm_cond_size": 6, "layer_norm_cond_labels": ["a", "b", "c"]})";
+
 const std::vector<NamedEncoder>& encoders() {
   constexpr AttentionPattern kCausal = AttentionPattern::causal;
   constexpr AttentionPattern kPrefix = AttentionPattern::prefix;
@@ -56,6 +59,8 @@ const std::vector<NamedEncoder>& encoders() {
        "",
        AttentionPattern::bidirectional,
        {.width = 5, .hidden_width = 7, .activation = Activation::relu}},
+      {"bert_condition_labels", bert_family, kLabelledCondition, kPrefix},
+      {"nezha_condition_labels", nezha_family, kLabelledCondition, kCausal},
       {"bert_classifier", bert_family, R"({"new_task_head": true, "id2label": {"0": "no", "1": "yes", "2": "?"}})"},
       {"albert", albert_family, kAllHeads},
       {"albert_prefix", albert_family, R"({"embedding_size": 10})", kPrefix},
@@ -84,8 +89,12 @@ std::unique_ptr<LanguageModel> make_random(Context& context, const NamedEncoder&
     model = encoder.family().define(source).make(place);
   } else {
     EncoderConfig conditional = read_encoder(source);
-    conditional.condition = encoder.condition;
+    conditional.info.condition = encoder.condition;
     model = make_encoder(conditional, place);
+  }
+  for (Parameter& parameter : model->parameters().all()) {
+    // New ones begin as zeros.
+    if (parameter.name.find("condition.") != std::string::npos) parameter.initial = {};
   }
   initialise_parameters(context, *model, {.dtype = DType::f64, .for_training = true}, 17);
   for (Parameter& parameter : model->parameters().all()) {
@@ -101,6 +110,15 @@ Batch two_texts() {
   batch.add({3, 36, 7, 7, 1, 12, 30}, {0, 0, 0, 0, 1, 1, 1});
   batch.add({0, 18, 19, 20, 2, 5, 11, 9, 4, 22, 35}, {0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1});
   return batch;
+}
+
+/// A label a text, of models whose norms take one.
+void add_condition_labels(const LanguageModel& model, Batch& batch) {
+  auto labels = static_cast<int64_t>(model.info().condition.labels.size());
+  if (labels == 0) return;
+  for (const BatchSequence& text : batch.sequences) {
+    batch.condition_labels.push_back(static_cast<int32_t>(text.length % labels));
+  }
 }
 
 struct EncoderPassOptions {
@@ -130,6 +148,7 @@ class EncoderRank {
     batch_ = options.batch.ids.empty() ? two_texts() : options.batch;
     context_.first_token = options.first_token;
     sums_tokens_ = options.sums_tokens;
+    add_condition_labels(*model_, batch_);
     if (encoder.condition.width == 0) return;
     batch_.condition = context_.empty({2, encoder.condition.width}, DType::f64);
     for (int64_t i = 0; i < batch_.condition.num_elements(); ++i) {
@@ -302,6 +321,7 @@ std::vector<double> cached_hidden(
              {whole.segment_ids.begin() + begin, whole.segment_ids.begin() + end},
              begin,
              1);
+    part.condition_labels = whole.condition_labels;
     std::vector<double> some = values_of(model.hidden(context, part, &cache));
     values.insert(values.end(), some.begin(), some.end());
     begin = end;
@@ -311,12 +331,14 @@ std::vector<double> cached_hidden(
 
 TEST_P(Encoders, GiveFromACacheWhatTheyGiveAtOnce) {
   const NamedEncoder& encoder = GetParam();
-  Batch text;
-  text.add({0, 18, 19, 20, 2, 5, 11, 9, 4}, {0, 0, 0, 0, 1, 1, 1, 1, 1});
+  Batch given;
+  given.add({0, 18, 19, 20, 2, 5, 11, 9, 4}, {0, 0, 0, 0, 1, 1, 1, 1, 1});
   run_thread_ranks(2, [&](const std::shared_ptr<Communicator>& communicator) {
     Context context = make_cpu_context(1);
     context.tensor_parallel = communicator.get();
     std::unique_ptr<LanguageModel> model = make_random(context, encoder, {communicator->rank(), 2});
+    Batch text = given;
+    add_condition_labels(*model, text);
     KvCache cache(context, model->kv_cache_shape(DType::f64), 2, 12);
     if (encoder.attention == AttentionPattern::bidirectional) {
       EXPECT_THROW(cached_hidden(context, *model, text, 4, cache), Error);
@@ -336,9 +358,42 @@ TEST_P(Encoders, SequencesOfABatchDoNotSeeEachOther) {
   std::unique_ptr<LanguageModel> model = make_random(context, encoder, {});
   Batch both = two_texts();
   Batch second = one_text(both, 1);
+  add_condition_labels(*model, both);
+  add_condition_labels(*model, second);
   std::vector<double> together = values_of(model->hidden(context, both, nullptr));
   together.erase(together.begin(), together.begin() + 7 * model->info().hidden_size);
   expect_near(values_of(model->hidden(context, second, nullptr)), together, "hidden");
+}
+
+/// What a norm of a label is to that of a list of numbers, its row of the table.
+TEST(ConditionalEncoder, LabelsAreRowsOfATableAndNewLayersChangeNothing) {
+  Context context = make_cpu_context(1);
+  NamedEncoder encoder{"bert", bert_family, kLabelledCondition, AttentionPattern::causal};
+  std::unique_ptr<LanguageModel> model = make_random(context, encoder, {});
+  Batch labels = two_texts();
+  labels.condition_labels = {2, 0};
+  Batch vectors = two_texts();
+  const Tensor& table = model->parameters().find("condition.embedding.weight")->value;
+  for (int64_t label : {2, 0}) {
+    for (int64_t i = 0; i < 6; ++i) {
+      vectors.condition_values.push_back(static_cast<float>(table.data<double>()[label * 6 + i]));
+    }
+  }
+  std::vector<double> hidden = values_of(model->hidden(context, labels, nullptr));
+  std::vector<double> same = values_of(model->hidden(context, vectors, nullptr));
+  for (size_t i = 0; i < hidden.size(); ++i) EXPECT_NEAR(hidden[i], same[i], 1e-6);
+  auto config = ModelConfig::from_json_text(kConfig, "config.json", kLabelledCondition);
+  auto fresh = bert_family().define({.config = *config, .family = "bert"}).make({});
+  for (const Parameter& parameter : fresh->parameters().all()) {
+    if (parameter.name.ends_with("weight_dense.weight") || parameter.name.ends_with("bias_dense.weight")) {
+      EXPECT_EQ(parameter.initial.deviation, 0) << parameter.name;
+      EXPECT_TRUE(parameter.is_task_head) << parameter.name;
+    }
+  }
+  EXPECT_THROW(model->hidden(context, two_texts(), nullptr), Error);
+  labels.condition_labels.clear();
+  labels.condition_values = {1, 2};
+  EXPECT_THROW(model->hidden(context, labels, nullptr), Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Encoders, ::testing::ValuesIn(encoders()), [](const auto& tested) {

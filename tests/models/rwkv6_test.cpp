@@ -4,7 +4,10 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
 
+#include "models/initial_state.h"
 #include "models/training_pass.h"
 
 namespace weft {
@@ -125,6 +128,129 @@ TEST_F(Rwkv6Model, BeginsWithLongAndShortMemoriesAndBlocksThatChangeNothing) {
   std::vector<float> key = values("blocks.0.att.key.weight");
   for (float value : key) squares += double{value} * double{value};
   EXPECT_NEAR(std::sqrt(squares / static_cast<double>(key.size())), 0.1 / std::sqrt(static_cast<double>(width)), 1e-3);
+}
+
+/// The model with learned states and inputs before the first, on a rank of some.
+std::unique_ptr<LanguageModel> make_tuned(const Context& context, TensorParallelPlace place, float deviation) {
+  OpenedModel opened = open_model({.path = (std::filesystem::path(::testing::TempDir()) / "rwkv6_shape.json").string(),
+                                   .family = {},
+                                   .compat = {},
+                                   .overrides = initial_state_overrides(InitialState::learned_with_shifts)});
+  std::unique_ptr<LanguageModel> model = opened.make(place);
+  for (Parameter& parameter : model->parameters().all()) {
+    parameter.initial = parameter.is_task_head ? InitialValue{.deviation = deviation} : InitialValue{.deviation = 0.2f};
+  }
+  initialise_parameters(context, *model, {.dtype = DType::f64, .for_training = true}, 7);
+  return model;
+}
+
+Batch two_beginnings() {
+  Batch batch;
+  batch.add({3, 36, 7, 7, 1});
+  batch.add({8, 18, 19});
+  return batch;
+}
+
+struct TunedPass {
+  double loss = 0;
+  std::map<std::string, std::vector<double>> gradients;
+};
+
+TunedPass run_tuned(int ranks, bool sequence_parallel) {
+  TunedPass pass;
+  std::mutex mutex;
+  run_thread_ranks(ranks, [&](const std::shared_ptr<Communicator>& communicator) {
+    Context context = make_cpu_context(1);
+    context.tensor_parallel = communicator.get();
+    context.sequence_parallel = sequence_parallel;
+    auto model = make_tuned(context, {communicator->rank(), ranks}, 0.5f);
+    set_trainable(*model, false);
+    std::vector<Parameter*> learned;
+    for (Parameter& parameter : model->parameters().all()) {
+      if (!parameter.is_task_head) continue;
+      parameter.value.set_grad_slot(std::make_shared<GradSlot>());
+      parameter.value.grad_slot()->tag = MemoryTag::grads;
+      learned.push_back(&parameter);
+    }
+    Batch batch = two_beginnings();
+    Tape tape;
+    context.tape = &tape;
+    Tensor hidden = model->hidden(context, batch, nullptr);
+    Tensor loss =
+        language_model_loss(context, *model, hidden, testing::next_tokens(batch), {}, LossReduction::mean).loss;
+    tape.backward(context, loss);
+    context.tape = nullptr;
+    GradientFinisher({communicator->rank(), ranks}).finish(context, learned);
+    std::lock_guard lock(mutex);
+    pass.loss = *loss.data<double>();
+    testing::collect_gradients(learned, pass.gradients);
+  });
+  return pass;
+}
+
+TEST_F(Rwkv6Model, LearnsWhatItsSequencesStartFrom) {
+  Context context = make_cpu_context(1);
+  TunedPass pass = run_tuned(1, false);
+  auto model = make_tuned(context, {}, 0.5f);
+  EXPECT_EQ(pass.gradients.size(), 6u);
+  auto loss_of = [&] {
+    Batch batch = two_beginnings();
+    Tensor hidden = model->hidden(context, batch, nullptr);
+    return *language_model_loss(context, *model, hidden, testing::next_tokens(batch), {}, LossReduction::mean)
+                .loss.data<double>();
+  };
+  for (auto& [name, gradient] : pass.gradients) {
+    double* values = model->parameters().find(name)->value.data<double>();
+    for (size_t i = 0; i < gradient.size(); i += 7) {
+      constexpr double kStep = 1e-5;
+      double value = values[i];
+      values[i] = value + kStep;
+      double above = loss_of();
+      values[i] = value - kStep;
+      double below = loss_of();
+      values[i] = value;
+      EXPECT_NEAR(gradient[i], (above - below) / (2 * kStep), 1e-7) << name << " " << i;
+    }
+  }
+}
+
+TEST_F(Rwkv6Model, GivesTheSameGradientsOfInitialStatesOnRanks) {
+  TunedPass one = run_tuned(1, false);
+  for (bool sequence_parallel : {false, true}) {
+    TunedPass two = run_tuned(2, sequence_parallel);
+    EXPECT_NEAR(two.loss, one.loss, 1e-10);
+    ASSERT_EQ(two.gradients.size(), one.gradients.size());
+    for (const auto& [name, gradient] : one.gradients) testing::expect_near(two.gradients.at(name), gradient, name);
+  }
+}
+
+TEST_F(Rwkv6Model, GoesOnFromItsInitialStatesTokenByToken) {
+  Context context = make_cpu_context(1);
+  auto model = make_tuned(context, {}, 0.5f);
+  Batch whole;
+  whole.add({3, 36, 7, 7, 1});
+  std::vector<double> expected = testing::values_of(model->hidden(context, whole, nullptr));
+  KvCache cache(context, model->kv_cache_shape(DType::f64), 2, 1);
+  for (int round = 0; round < 2; ++round) {
+    std::vector<double> found;
+    for (size_t token = 0; token < whole.ids.size(); ++token) {
+      Batch one;
+      one.ids = {whole.ids[token]};
+      one.sequences = {{.begin = 0, .length = 1, .past = static_cast<int64_t>(token), .slot = 1}};
+      std::vector<double> some = testing::values_of(model->hidden(context, one, &cache));
+      found.insert(found.end(), some.begin(), some.end());
+    }
+    testing::expect_near(found, expected, "hidden");
+    cache.clear_states(1);
+  }
+  // States of zeros are none.
+  auto zeros = make_tuned(context, {}, 0);
+  std::vector<double> of_zeros = testing::values_of(zeros->hidden(context, whole, nullptr));
+  EXPECT_GT(std::abs(of_zeros[0] - expected[0]), 1e-6);
+  for (Parameter& parameter : model->parameters().all()) {
+    if (parameter.is_task_head) parameter.value.fill_zero();
+  }
+  EXPECT_EQ(testing::values_of(model->hidden(context, whole, nullptr)), of_zeros);
 }
 
 TEST_F(Rwkv6Model, MemoryOfATrainingPassGrowsNoFasterThanItsLength) {

@@ -123,6 +123,41 @@ TEST_F(TaskLoss, PointerIsTheSumOverMarkedAndUnmarkedPairs) {
   EXPECT_NEAR(*loss.data<double>(), std::log(marked) + std::log(others), 1e-6);
 }
 
+TEST_F(TaskLoss, GradientOfPointersToPairs) {
+  std::vector<PointerSequence> sequences = {
+      {.begin = 0, .length = 4, .marks = {{.label = 0, .first = 1, .last = 2}, {.label = 2, .first = 3, .last = 1}}},
+      {.begin = 5, .length = 3, .marks = {{.label = 1, .first = 2, .last = 0}}, .weight = 0.25f}};
+  PointerShape shape{.labels = 3, .size = 4, .pair_labels = 2};
+  check_gradients(context_, {random({8, 24}, 1)}, [&](Context& context, const Inputs& in) {
+    return pointer_loss(context, in[0], shape, sequences);
+  });
+}
+
+/// As bert4keras' GlobalPointer has them with RoPE and tril_mask False.
+TEST_F(TaskLoss, PairsAreProductsInAnyOrder) {
+  PointerShape shape{.labels = 2, .size = 2, .pair_labels = 1};
+  Tensor outputs = random({3, 8}, 1);
+  std::vector<float> scores = pointer_scores(outputs, shape, 0, 3);
+  auto element = [&](int64_t row, int64_t column) { return outputs.data<double>()[row * 8 + column]; };
+  for (int64_t first = 0; first < 3; ++first) {
+    for (int64_t last = 0; last < 3; ++last) {
+      double product = element(first, 4) * element(last, 6) + element(first, 5) * element(last, 7);
+      EXPECT_NEAR(scores[static_cast<size_t>(9 + first * 3 + last)], product / std::sqrt(2.0), 1e-6);
+      EXPECT_EQ(std::isinf(scores[static_cast<size_t>(first * 3 + last)]), last < first);
+    }
+  }
+}
+
+/// Threads share the labels where there are many.
+TEST_F(TaskLoss, PointersAreTheSameOnThreads) {
+  PointerShape shape{.labels = 24, .size = 2, .pair_labels = 20};
+  std::vector<PointerSequence> sequences = {{.begin = 0, .length = 5, .marks = {{.label = 20, .first = 4, .last = 1}}}};
+  Tensor outputs = random({5, 96}, 1);
+  Context threads = make_cpu_context(3);
+  EXPECT_EQ(*pointer_loss(threads, outputs, shape, sequences).data<double>(),
+            *pointer_loss(context_, outputs, shape, sequences).data<double>());
+}
+
 /// Scores depend on how far apart two tokens are, not on where they stand.
 TEST_F(TaskLoss, PointerIsRelative) {
   PointerShape shape{.labels = 1, .size = 4};
