@@ -120,6 +120,8 @@ std::string task_of(const ModelInfo& info) {
       return "TAGGING";
     case TaskHead::Kind::global_pointer:
       return "ENTITIES";
+    case TaskHead::Kind::relations:
+      return "RELATIONS";
     case TaskHead::Kind::question_answering:
       return "QUESTION_ANSWERING";
     case TaskHead::Kind::none:
@@ -157,6 +159,9 @@ RunConfig make_config(const EvaluateCommand& options,
     fields.push_back("task.kind=" + task_of(info));
   }
   if (info.task_head.multilabel) fields.emplace_back("task.multilabel=true");
+  if (info.condition.is_there() && !run) {
+    fields.emplace_back(info.condition.labels.empty() ? "task.condition=VECTOR" : "task.condition=LABEL");
+  }
   fields.push_back(
       fmt::format("data.sequence_length={}", options.sequence_length > 0 ? options.sequence_length : length));
   fields.push_back(fmt::format("data.packing={}", has_records(options.data) ? "NONE" : "SPLIT"));

@@ -78,7 +78,9 @@ int resolve_num_ranks(const config::RunConfig& config, const TrainingPlanOptions
 }
 
 std::optional<LoraOptions> planned_lora(const config::RunConfig& config) {
-  if (!config.has_lora()) return std::nullopt;
+  if (!config.has_lora()) {
+    return config.has_state_tuning() ? std::optional(LoraOptions{.rank = 0}) : std::nullopt;
+  }
   return config.lora().has_adapter() ? open_adapter(config.lora().adapter()).options : lora_options(config);
 }
 

@@ -74,6 +74,23 @@ std::unique_ptr<TrainingData> corrupted_rows(const config::TaskConfig& task, int
                              {.density = task.mask_probability(), .mean_length = task.mean_span_length(), .seed = 0});
 }
 
+TrainingRow related_row(int64_t length) {
+  TrainingRow row = labelled_row(length);
+  row.relations = {{.subject_first = 1, .subject_last = 1, .object_first = 1, .object_last = 1}};
+  return row;
+}
+
+/// With the condition that the model's norms take, if they do.
+TrainingRow conditional_row(TrainingRow row, const ConditionConfig& condition) {
+  size_t spans = row.spans.size();
+  if (!condition.labels.empty()) {
+    row.condition_labels.assign(spans, 0);
+  } else {
+    row.condition_values.assign(spans * static_cast<size_t>(condition.width), 0);
+  }
+  return row;
+}
+
 }  // namespace
 
 std::unique_ptr<TrainingData> planned_rows(const RunConfig& source, const ModelInfo& model) {
@@ -88,7 +105,7 @@ std::unique_ptr<TrainingData> planned_rows(const RunConfig& source, const ModelI
                               {.probability = task.mask_probability(), .whole_words = false});
     case config::TaskConfig::SEQUENCE_TO_SEQUENCE:
       return model.has_source ? make_source_data(equal_rows(completion_row(length)), start_id)
-                              : make_prefix_data(equal_rows(completion_row(length)));
+                              : make_prefix_data(equal_rows(conditional_row(completion_row(length), model.condition)));
     case config::TaskConfig::SPAN_CORRUPTION:
       return corrupted_rows(task, length, start_id);
     case config::TaskConfig::CLASSIFICATION:
@@ -97,12 +114,14 @@ std::unique_ptr<TrainingData> planned_rows(const RunConfig& source, const ModelI
       return equal_rows(tagged_row(length));
     case config::TaskConfig::ENTITIES:
       return equal_rows(marked_row(length));
+    case config::TaskConfig::RELATIONS:
+      return equal_rows(related_row(length));
     case config::TaskConfig::QUESTION_ANSWERING:
       return equal_rows(question_row(length));
     case config::TaskConfig::SIMILARITY:
       return equal_rows(similar_row(length, is_prefix && model.has_language_model_head));
     default:
-      return equal_rows(full_row(length));
+      return equal_rows(conditional_row(full_row(length), model.condition));
   }
 }
 
