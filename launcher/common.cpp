@@ -103,7 +103,7 @@ LoadOptions load_options(const CommonOptions& options, int rank, int num_threads
 void refuse_quantization(const CommonOptions& options, std::string_view what) {
   if (parse_quantization(options.quantize) == Quantization::none) return;
   fail(ExitCode::usage,
-       "--quantize {}: {} needs weights in {}; int8 and int4 are for inference",
+       "--quantize {}: {} needs weights in {}; int8 and int4 are for inference (and in a config, lora.quantize)",
        options.quantize,
        what,
        options.dtype);

@@ -149,7 +149,15 @@ RunConfig make_config(const EvaluateCommand& options,
     fields.push_back(fmt::format("evaluation.sources[{}].path={}", i, options.data[i]));
   }
   int64_t length = info.max_positions > 0 ? std::min(info.max_positions, kDefaultLength) : kDefaultLength;
-  if (run) {
+  bool has_pairs = run && run->message().task().kind() == config::TaskConfig::PREFERENCE;
+  if (has_pairs && options.task.empty()) {
+    fail(
+        ExitCode::usage,
+        "{}: was trained on preferences, whose margins need the model that it started from: its run's evaluations have "
+        "them; for other measures give --task, such as language_model or choices",
+        options.common.model.path);
+  }
+  if (run && !has_pairs) {
     fields.push_back("task={" + run->message().task().ShortDebugString() + "}");
     length = run->message().data().sequence_length();
   }

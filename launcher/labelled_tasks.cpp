@@ -10,6 +10,7 @@
 #include "data/similar_data.h"
 #include "data/tagged_data.h"
 #include "launcher/conditional_task.h"
+#include "launcher/preference_task.h"
 #include "launcher/text_task.h"
 #include "models/sentence_settings.h"
 
@@ -241,6 +242,7 @@ bool is_labelled_task(const config::RunConfig& config) {
     case config::TaskConfig::RELATIONS:
     case config::TaskConfig::QUESTION_ANSWERING:
     case config::TaskConfig::SIMILARITY:
+    case config::TaskConfig::PREFERENCE:
       return true;
     default:
       return config.task().condition() != config::TaskConfig::NO_CONDITION;
@@ -265,6 +267,8 @@ std::unique_ptr<LabelledTask> read_labelled_task(const RunConfig& config) {
       return std::make_unique<QuestionTask>(config);
     case config::TaskConfig::SIMILARITY:
       return std::make_unique<SimilarityTask>(config);
+    case config::TaskConfig::PREFERENCE:
+      return make_preference_task(config);
     default:
       return nullptr;
   }

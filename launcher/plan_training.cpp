@@ -87,6 +87,7 @@ std::optional<LoraOptions> planned_lora(const config::RunConfig& config) {
 TrainingSetup planned_setup(const config::RunConfig& config, const RankLayout& layout, int num_threads) {
   TrainingSetup setup;
   setup.dtype = compute_dtype(config);
+  setup.quantization = quantization_of(config);
   setup.engine = engine_options(config);
   setup.data = layout.data;
   setup.tensor = layout.tensor;

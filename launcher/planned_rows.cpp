@@ -67,6 +67,16 @@ TrainingRow similar_row(int64_t length, bool generates) {
   return row;
 }
 
+/// A prompt and two answers.
+TrainingRow preference_row(int64_t length) {
+  TrainingRow row = completion_row(length), second = row;
+  row.ids.insert(row.ids.end(), second.ids.begin(), second.ids.end());
+  row.targets.insert(row.targets.end(), second.targets.begin(), second.targets.end());
+  row.spans.push_back({.begin = static_cast<int32_t>(length), .length = static_cast<int32_t>(length)});
+  row.labels = {0, 0};
+  return row;
+}
+
 std::unique_ptr<TrainingData> corrupted_rows(const config::TaskConfig& task, int64_t length, int32_t start_id) {
   constexpr size_t kSentinels = 100;
   return make_corrupted_data(equal_rows(full_row(length)),
@@ -118,6 +128,8 @@ std::unique_ptr<TrainingData> planned_rows(const RunConfig& source, const ModelI
       return equal_rows(related_row(length));
     case config::TaskConfig::QUESTION_ANSWERING:
       return equal_rows(question_row(length));
+    case config::TaskConfig::PREFERENCE:
+      return equal_rows(preference_row(length));
     case config::TaskConfig::SIMILARITY:
       return equal_rows(similar_row(length, is_prefix && model.has_language_model_head));
     default:

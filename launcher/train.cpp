@@ -66,6 +66,7 @@ std::function<void(int64_t)> block_loader(const config::RunConfig& config,
   return [&config, &run, quiet = options.common.quiet || run.mesh->world().rank() != 0](int64_t block) {
     LoadOptions load{.dtype = compute_dtype(config),
                      .for_training = true,
+                     .quantization = quantization_of(config),
                      .show_progress = !quiet,
                      .num_threads = run.context.num_threads,
                      .seed = config.train().seed(),

@@ -178,6 +178,10 @@ void check_task(const RunConfig& config, const ModelInfo& model) {
       require(!model.has_source, "LANGUAGE_MODEL needs a decoder; of an encoder-decoder say SEQUENCE_TO_SEQUENCE");
       return require(model.attention == AttentionPattern::causal,
                      "LANGUAGE_MODEL needs a model whose tokens see only those before; set model.application \"lm\"");
+    case config::TaskConfig::PREFERENCE:
+      require(model.has_language_model_head, "the checkpoint has no language model's output layer");
+      return require(!model.has_source && model.attention == AttentionPattern::causal,
+                     "PREFERENCE needs a decoder, whose tokens see only those before");
     case config::TaskConfig::MASKED_LANGUAGE_MODEL:
       require(model.has_language_model_head, "the checkpoint has no masked language model's output layer");
       return require(model.attention == AttentionPattern::bidirectional,

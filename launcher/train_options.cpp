@@ -131,6 +131,19 @@ ModelOptions model_options(const config::RunConfig& config) {
           .set = {config.model().set().begin(), config.model().set().end()}};
 }
 
+Quantization quantization_of(const config::RunConfig& config) {
+  switch (config.lora().quantize()) {
+    case config::LoraConfig::NONE:
+      return Quantization::none;
+    case config::LoraConfig::INT8:
+      return Quantization::int8;
+    case config::LoraConfig::INT4:
+      return Quantization::int4;
+  }
+  WEFT_ASSERT(false, "quantization {}", static_cast<int>(config.lora().quantize()));
+  return Quantization::none;
+}
+
 LoraOptions lora_options(const config::RunConfig& config) {
   const config::LoraConfig& lora = config.lora();
   return {.rank = lora.rank(),

@@ -23,6 +23,9 @@ ModelOptions model_options(const config::RunConfig& config);
 /// Fields of a config, FIELD=VALUE, that name the model as flags do.
 std::vector<std::string> model_fields(const ModelOptions& model);
 
+/// What frozen weights are kept in beside an adapter.
+Quantization quantization_of(const config::RunConfig& config);
+
 /// The adapter; only with `lora`.
 LoraOptions lora_options(const config::RunConfig& config);
 

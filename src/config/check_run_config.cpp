@@ -88,6 +88,10 @@ void check_lora(const FieldChecks& check, const config::RunConfig& config) {
   }
   check.at_least<int64_t>("lora.rank", lora.rank(), 1);
   check.positive("lora.alpha", lora.alpha());
+  check.require(lora.quantize() == config::LoraConfig::NONE || config.parallel().zero_stage() < 3,
+                "parallel.zero_stage",
+                "is 3, which shares out whole weights, but lora.quantize is {}; use 0, 1 or 2",
+                config::LoraConfig::Quantization_Name(lora.quantize()));
   check.below_one("lora.dropout", lora.dropout());
   for (int i = 0; i < lora.target_modules_size(); ++i) {
     check.require(!lora.target_modules(i).empty(), element("lora.target_modules", i), "is empty; name a layer");
@@ -203,11 +207,16 @@ void check_task(const FieldChecks& check, const config::TaskConfig& task) {
 void check_condition(const FieldChecks& check, const config::RunConfig& config) {
   using Task = config::TaskConfig;
   const Task& task = config.task();
-  const std::pair<const char*, bool> given[] = {{"task.condition_size", task.has_condition_size()},
-                                                {"task.condition_hidden_size", task.has_condition_hidden_size()},
-                                                {"task.condition_activation", task.has_condition_activation()}};
-  for (const auto& [field, is_given] : given) {
-    check.require(!is_given || task.condition() != Task::NO_CONDITION, field, "is given, but task.condition is not");
+  // A printed config has every default.
+  const Task& defaults = Task::default_instance();
+  bool has_size = task.condition_size() != defaults.condition_size();
+  bool has_activation = task.condition_activation() != defaults.condition_activation();
+  const std::pair<const char*, bool> changed[] = {
+      {"task.condition_size", has_size},
+      {"task.condition_hidden_size", task.condition_hidden_size() != defaults.condition_hidden_size()},
+      {"task.condition_activation", has_activation}};
+  for (const auto& [field, is_changed] : changed) {
+    check.require(!is_changed || task.condition() != Task::NO_CONDITION, field, "is given, but task.condition is not");
   }
   check.at_least<int64_t>("task.condition_size", task.condition_size(), 1);
   check.at_least<int64_t>("task.condition_hidden_size", task.condition_hidden_size(), 0);
@@ -217,10 +226,10 @@ void check_condition(const FieldChecks& check, const config::RunConfig& config) 
                 "is {}, but task.kind is {}; LANGUAGE_MODEL and SEQUENCE_TO_SEQUENCE write under conditions",
                 Task::Condition_Name(task.condition()),
                 Task::Kind_Name(task.kind()));
-  check.require(!task.has_condition_size() || task.condition() == Task::LABEL,
+  check.require(!has_size || task.condition() == Task::LABEL,
                 "task.condition_size",
                 "is given, but task.condition is VECTOR, whose size is that of the data's");
-  check.require(!task.has_condition_activation() || task.condition_hidden_size() > 0,
+  check.require(!has_activation || task.condition_hidden_size() > 0,
                 "task.condition_activation",
                 "is given, but task.condition_hidden_size is 0");
   check.require(config.samples().prompts().empty(),
@@ -343,6 +352,7 @@ void check_run_config(const RunConfig& config) {
   check_state_tuning(check, message);
   check_task(check, message.task());
   check_condition(check, message);
+  check_preference(config);
   check_data(check, message);
   check_train(check, message.train());
   check_optimizer(config);

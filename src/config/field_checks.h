@@ -42,5 +42,7 @@ class FieldChecks {
 
 /// train.schedule, train.optimizer, train.freeze and train.adversarial.
 void check_optimizer(const RunConfig& config);
+/// What task.kind PREFERENCE alone has.
+void check_preference(const RunConfig& config);
 
 }  // namespace weft

@@ -178,14 +178,16 @@ size_t DocumentEncoder::end_of_answer(const std::vector<int32_t>& ids, size_t be
   return last == ids.rend() - static_cast<std::ptrdiff_t>(begin) ? ids.size() : static_cast<size_t>(ids.rend() - last);
 }
 
-TokenDocument DocumentEncoder::encode_chat(const std::vector<ChatMessage>& messages) const {
+TokenDocument DocumentEncoder::encode_chat(const std::vector<ChatMessage>& messages, size_t first_scored) const {
   const TurnFinder finder(*tokenizer_, messages, chat_format_);
   const std::string_view text = finder.text();
   TokenDocument document;
   // Every turn begins with a special token, which no token of the text before reaches over.
-  for (const Turn& turn : finder.turns()) {
+  const std::vector<Turn> turns = finder.turns();
+  for (size_t i = 0; i < turns.size(); ++i) {
+    const Turn& turn = turns[i];
     const std::vector<int32_t> ids = tokenizer_->encode(text.substr(turn.begin, turn.end - turn.begin), false);
-    if (turn.is_answer) {
+    if (turn.is_answer && i >= first_scored) {
       const auto head = tokenizer_->encode(text.substr(turn.begin, turn.answer - turn.begin), false);
       const size_t begin = common_prefix(head, ids);
       const size_t end = end_of_answer(ids, begin);

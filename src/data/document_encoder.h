@@ -47,9 +47,10 @@ class DocumentEncoder {
   /// begin with. Throws Error(bad_input) when there is none.
   TokenDocument encode_completion(std::string_view prompt, std::string_view completion) const;
   TokenDocument encode_separately(std::string_view prompt, std::string_view completion) const;
-  /// The assistant's answers are scored, each with its end token. Throws Error(bad_input) for roles that the format
-  /// doesn't have, a format that isn't known, and conversations without an answer.
-  TokenDocument encode_chat(const std::vector<ChatMessage>& messages) const;
+  /// The assistant's answers from message `first_scored` on are scored, each with its end token. Throws
+  /// Error(bad_input) for roles that the format doesn't have, a format that isn't known, and conversations without an
+  /// answer there.
+  TokenDocument encode_chat(const std::vector<ChatMessage>& messages, size_t first_scored = 0) const;
   /// As a conversation where the tokenizer has a chat format, else as the completion of Alpaca's prompt.
   TokenDocument encode_instruction(const Instruction& instruction) const;
   TokenDocument encode(const TrainingDocument& document) const;

@@ -1,5 +1,6 @@
 // Filling a model's parameters: from a checkpoint, each rank only its slices, or with random values.
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -22,11 +23,13 @@ namespace {
 
 constexpr int64_t kChunkBytes = 1 << 20;
 
-/// The layout that a matrix of the model is to have where the device packs.
+/// The layout that a matrix of the model is to have where the device packs. In training only the frozen matrices of
+/// blocks are quantized: the output layer's loss wants its rows.
 Layout wanted_layout(const Parameter& parameter, const LoadOptions& options) {
+  if (options.for_training && parameter.block == kOuterBlock) return Layout::row_major;
   switch (options.quantization) {
     case Quantization::none:
-      return Layout::packed;
+      return options.for_training ? Layout::row_major : Layout::packed;
     case Quantization::int8:
       return Layout::int8;
     case Quantization::int4:
@@ -38,30 +41,34 @@ Layout wanted_layout(const Parameter& parameter, const LoadOptions& options) {
 /// Layout::row_major for what is not packed.
 PackedStorage packing_of(const Context& context, const Parameter& parameter, const LoadOptions& options) {
   constexpr PackedStorage kNone = {.layout = Layout::row_major, .bytes = 0};
-  if (!parameter.is_matrix || options.for_training) return kNone;
+  if (!parameter.is_matrix) return kNone;
   auto query = context.kernels().linear.packed_bytes;
   if (query == nullptr) return kNone;
   Layout layout = wanted_layout(parameter, options);
+  if (layout == Layout::row_major) return kNone;
   size_t bytes = query(parameter.local_shape[0], parameter.local_shape[1], options.dtype, layout);
   return bytes == 0 ? kNone : PackedStorage{.layout = layout, .bytes = bytes};
 }
 
-void check_quantization(const Context& context, const LoadOptions& options) {
+void check_quantization(const Context& context, const LanguageModel& model, const LoadOptions& options) {
   if (options.quantization == Quantization::none) return;
   std::string_view name = quantization_name(options.quantization);
-  if (options.for_training) {
-    fail(ExitCode::usage,
-         "{} weights are for inference only: training needs them in {}",
-         name,
-         dtype_name(options.dtype));
+  const auto& parameters = model.parameters().all();
+  bool has_matrices = std::any_of(parameters.begin(), parameters.end(), [](const Parameter& parameter) {
+    return parameter.is_matrix && parameter.block != kOuterBlock;
+  });
+  if (options.for_training && !has_matrices) {
+    fail(
+        ExitCode::usage, "{} weights: a {} has no matrices of single blocks; train without", name, model.info().family);
   }
   auto query = context.kernels().linear.packed_bytes;
   if (query != nullptr && query(1, 1, options.dtype, Layout::int8) > 0) return;
   fail(ExitCode::usage,
-       "{} weights: the {} backend has none for {}; leave --quantize out, or compute elsewhere (--device)",
+       "{} weights: the {} backend has none for {}; leave {} out, or compute elsewhere (--device)",
        name,
        device_name(context.device.type),
-       dtype_name(options.dtype));
+       dtype_name(options.dtype),
+       options.for_training ? "lora.quantize" : "--quantize");
 }
 
 bool is_wanted(const Parameter& parameter, const LoadOptions& options) {
@@ -310,7 +317,7 @@ LoadReport load_parameters(const Context& context,
                            LanguageModel& model,
                            const LoadOptions& options) {
   auto start = std::chrono::steady_clock::now();
-  check_quantization(context, options);
+  check_quantization(context, model, options);
   if (opened.reader == nullptr) fail_input("{}: a shape without weights; give a checkpoint", opened.path);
   std::vector<WeightSource> sources = resolve_sources(opened, model, options);
   // Who loads block by block has done it before the first.
@@ -337,7 +344,7 @@ LoadReport load_parameters(const Context& context,
 }
 
 void initialise_parameters(const Context& context, LanguageModel& model, const LoadOptions& options, uint64_t seed) {
-  check_quantization(context, options);
+  check_quantization(context, model, options);
   std::vector<WeightSource> no_sources(model.parameters().all().size());
   allocate_parameters(context, model, options);
   std::vector<Chunk> chunks = split_into_chunks(model, no_sources, options);

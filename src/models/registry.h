@@ -66,7 +66,7 @@ std::string_view quantization_name(Quantization quantization);
 struct LoadOptions {
   DType dtype = DType::f32;                        // to compute in: f32 or bf16 (f64 for tests)
   bool for_training = false;                       // keep matrices row-major so that backward can read them
-  Quantization quantization = Quantization::none;  // of the weights of matrix products; not for training
+  Quantization quantization = Quantization::none;  // of matrices; for_training: of blocks' only, which stay frozen
   bool show_progress = false;                      // rank 0
   int num_threads = 1;
   uint64_t seed = 0;                            // of a task's new layers and what is missing
@@ -82,7 +82,7 @@ struct LoadReport {
 
 /// Reads this rank's slices straight into place: into the values that are defined already, where shape, dtype and
 /// layout are as wanted, else into new ones. Checks first that every parameter exists with the right shape and that
-/// nothing unknown is left over. Throws Error(usage) for a quantization that the device lacks or training is to follow.
+/// nothing unknown is left over. Throws Error(usage) for a quantization that the device or a model to train lacks.
 LoadReport load_parameters(const Context& context,
                            const OpenedModel& opened,
                            LanguageModel& model,

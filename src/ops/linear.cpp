@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "autograd/tape.h"
@@ -86,9 +87,28 @@ void check_linear(const Tensor& x, const LinearParameters& parameters) {
               (parameters.bias->num_elements() == weight.size(0) && parameters.bias->dtype() == weight.dtype()));
 }
 
+/// A quantized weight as rows in the dtype of its products.
+Tensor widened(const Context& context, const Tensor& weight) {
+  std::vector<int32_t> all(static_cast<size_t>(weight.size(0)));
+  std::iota(all.begin(), all.end(), 0);
+  Tensor rows = context.empty(weight.shape(), weight.dtype(), MemoryTag::workspace);
+  auto unpack = require_kernel(context.kernels().linear.unpack_rows, "linear backward", context.device.type);
+  unpack({.packed = weight.raw(),
+          .indices = all.data(),
+          .rows = rows.raw(),
+          .num_indices = weight.size(0),
+          .out_features = weight.size(0),
+          .in_features = weight.size(1),
+          .dtype = weight.dtype(),
+          .layout = weight.layout()},
+         context.stream());
+  return rows;
+}
+
 }  // namespace
 
 void add_product_grad(Context& context, GradSlot& slot, const Tensor& dy, const Tensor& weight) {
+  if (is_quantized(weight.layout())) return add_product_grad(context, slot, dy, widened(context, weight));
   auto kernel = require_kernel(context.kernels().linear.backward_input, "linear backward", context.device.type);
   GradTarget target = grad_target(context, slot, {dy.size(0), weight.size(1)}, weight.dtype());
   kernel({.dy = dy.raw(),
@@ -145,7 +165,9 @@ std::vector<Tensor> multiply(Context& context,
 
 void record_linear(Context& context, const Tensor& x, const LinearParameters& parameters, Tensor& y) {
   if (!is_recording(context, {&x, parameters.weight, parameters.bias})) return;
-  WEFT_ASSERT(parameters.weight->layout() == Layout::row_major, "linear has no backward through a packed weight");
+  const Tensor& weight = *parameters.weight;
+  WEFT_ASSERT(weight.layout() == Layout::row_major || (is_quantized(weight.layout()) && !weight.wants_grad()),
+              "linear has no backward through a packed weight, and a quantized one has no gradient");
   context.tape->record(std::make_unique<LinearNode>(context, x, parameters, attach_slot(y)));
 }
 

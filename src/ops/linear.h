@@ -15,7 +15,7 @@ struct LinearParameters {
   const Tensor* bias = nullptr;    // [out_features] or null
 };
 
-/// x is [rows, in_features]; the result [rows, out_features] has x's dtype. A packed weight has no backward.
+/// x is [rows, in_features], y [rows, out_features] of its dtype. Packed weights have no backward; quantized ones, dx.
 Tensor linear(Context& context, const Tensor& x, const LinearParameters& parameters);
 
 /// The same in parts of so many rows: `use` is given each part of the result when its product is queued, and may change
@@ -38,7 +38,7 @@ Tensor linear_activation(Context& context, const Tensor& x, const LinearParamete
 /// gated_activation of linear(x, gate) and linear(x, up).
 Tensor gated_linear(Context& context, const Tensor& x, const Tensor& gate, const Tensor& up, Activation activation);
 
-/// For backward passes: adds dy · weight to what a slot holds.
+/// For backward passes: adds dy · weight to what a slot holds. A quantized weight is widened as a whole for it.
 void add_product_grad(Context& context, GradSlot& slot, const Tensor& dy, const Tensor& weight);
 
 }  // namespace weft

@@ -89,6 +89,14 @@ class PlannedObjective final : public Objective {
     return result;
   }
 
+  bool needs_reference() const override { return objective_->needs_reference(); }
+  void add_reference(Context& context, const ObjectiveInput& input) override {
+    objective_->add_reference(context, input);
+  }
+  void share_reference(Context& context, Communicator& data_parallel) override {
+    objective_->share_reference(context, data_parallel);
+  }
+
  private:
   std::shared_ptr<Objective> objective_;
   PlannedAllocator& allocator_;
@@ -129,7 +137,8 @@ void run_step(const TrainingSetup& setup,
   if (place.size > 1) context.tensor_parallel = &mesh.tensor_parallel();
   context.sequence_parallel = setup.sequence_parallel && place.size > 1;
   auto load = [&](std::optional<int64_t> block) {
-    allocate_parameters(context, model, {.dtype = setup.dtype, .for_training = true, .block = block});
+    LoadOptions options{.dtype = setup.dtype, .for_training = true, .quantization = setup.quantization, .block = block};
+    allocate_parameters(context, model, options);
   };
   EngineOptions options = setup.engine;
   auto objective = options.objective != nullptr ? options.objective : std::shared_ptr(make_language_objective());
@@ -148,7 +157,12 @@ void run_step(const TrainingSetup& setup,
   TrainingEngine engine(context, mesh, model, adapter, options);
   Tensor means = means_of_others(context, setup, chosen.trained, engine.optimizer().pieces());
   engine.set_before_update([&] { allocator->begin("update"); });
-  engine.step(micro_batches_of(setup), 0, {});
+  std::vector<MicroBatch> micro_batches = micro_batches_of(setup);
+  if (options.objective->needs_reference()) {
+    engine.add_reference(micro_batches);
+    engine.share_reference();
+  }
+  engine.step(micro_batches, 0, {});
   if (!setup.writes_samples) return;
   allocator->begin("samples");
   engine.with_whole_weights([](Context&) {});

@@ -19,7 +19,8 @@ namespace weft {
 /// What is trained, on which mesh, and what a rank computes at a time.
 struct TrainingSetup {
   DType dtype = DType::bf16;
-  EngineOptions engine;  // with the task's objective
+  Quantization quantization = Quantization::none;  // of frozen weights beside an adapter
+  EngineOptions engine;                            // with the task's objective
   /// Its first rows are computed, which have to be as long as any; null: rows of a language model that are full.
   std::shared_ptr<const TrainingData> rows = nullptr;
   int data = 1;    // ranks with rows of their own

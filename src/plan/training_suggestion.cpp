@@ -67,6 +67,8 @@ class Candidates {
   template <typename Accept>
   bool visit_rows(const TrainingPlanner& planner, TrainingSetup setup, const Accept& accept) const {
     if (setup.data == 1 && setup.engine.zero_stage > 0) return false;  // there is nobody to share with
+    // Quantized weights are not shared out.
+    if (setup.quantization != Quantization::none && setup.engine.zero_stage == 3) return false;
     int64_t rank_rows = request_.batch_rows / setup.data;
     for (int64_t rows = rank_rows; rows >= 1; --rows) {
       if (rank_rows % rows != 0) continue;

@@ -23,6 +23,7 @@ struct StepMetrics {
   double bound_fraction = 0;  // part of the machine's bound that the step reached; 0: unknown
   int64_t memory_bytes = 0;   // peak so far on the rank with the most
   bool skipped = false;       // nothing was updated: loss or norm were not finite
+  std::vector<std::pair<std::string, double>> metrics = {};  // of tasks that measure steps
 
   /// 0 when the time is unknown.
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }

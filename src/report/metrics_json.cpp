@@ -42,6 +42,16 @@ std::string string(const Json& json, const char* name) {
 
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
+std::vector<std::pair<std::string, double>> task_metrics(const Json& json) {
+  std::vector<std::pair<std::string, double>> metrics;
+  auto found = json.find("metrics");
+  if (found == json.end() || !found->is_object()) return metrics;
+  for (const auto& [name, value] : found->items()) {
+    if (value.is_number()) metrics.emplace_back(name, value.get<double>());
+  }
+  return metrics;
+}
+
 StepMetrics step_of(const Json& json) {
   auto skipped = json.find("skipped");
   return {.step = whole_number(json, "step"),
@@ -53,24 +63,27 @@ StepMetrics step_of(const Json& json) {
           .seconds = number(json, "seconds"),
           .bound_fraction = number(json, "bound_fraction"),
           .memory_bytes = whole_number(json, "memory_bytes"),
-          .skipped = skipped != json.end() && skipped->is_boolean() && skipped->get<bool>()};
+          .skipped = skipped != json.end() && skipped->is_boolean() && skipped->get<bool>(),
+          .metrics = task_metrics(json)};
 }
 
 }  // namespace
 
 std::string to_json_line(const StepMetrics& metrics) {
-  return to_line({{"type", "step"},
-                  {"step", metrics.step},
-                  {"loss", metrics.loss},
-                  {"learning_rate", metrics.learning_rate},
-                  {"grad_norm", metrics.grad_norm},
-                  {"tokens", metrics.tokens},
-                  {"tokens_seen", metrics.tokens_seen},
-                  {"seconds", metrics.seconds},
-                  {"tokens_per_second", metrics.tokens_per_second()},
-                  {"bound_fraction", metrics.bound_fraction},
-                  {"memory_bytes", metrics.memory_bytes},
-                  {"skipped", metrics.skipped}});
+  Json line = {{"type", "step"},
+               {"step", metrics.step},
+               {"loss", metrics.loss},
+               {"learning_rate", metrics.learning_rate},
+               {"grad_norm", metrics.grad_norm},
+               {"tokens", metrics.tokens},
+               {"tokens_seen", metrics.tokens_seen},
+               {"seconds", metrics.seconds},
+               {"tokens_per_second", metrics.tokens_per_second()},
+               {"bound_fraction", metrics.bound_fraction},
+               {"memory_bytes", metrics.memory_bytes},
+               {"skipped", metrics.skipped}};
+  for (const auto& [name, value] : metrics.metrics) line["metrics"][name] = value;
+  return to_line(line);
 }
 
 std::string to_json_line(const EvaluationMetrics& metrics) {
@@ -97,17 +110,11 @@ MetricsLine parse_metrics_line(std::string_view line) {
   std::string type = string(json, "type");
   if (type == "step") return step_of(json);
   if (type != "evaluation") return {};
-  EvaluationMetrics evaluation{.step = whole_number(json, "step"),
-                               .loss = number(json, "loss", kUnknown),
-                               .tokens = whole_number(json, "tokens"),
-                               .perplexity = number(json, "perplexity", kUnknown),
-                               .metrics = {}};
-  auto found = json.find("metrics");
-  if (found == json.end() || !found->is_object()) return evaluation;
-  for (const auto& [name, value] : found->items()) {
-    if (value.is_number()) evaluation.metrics.emplace_back(name, value.get<double>());
-  }
-  return evaluation;
+  return EvaluationMetrics{.step = whole_number(json, "step"),
+                           .loss = number(json, "loss", kUnknown),
+                           .tokens = whole_number(json, "tokens"),
+                           .perplexity = number(json, "perplexity", kUnknown),
+                           .metrics = task_metrics(json)};
 }
 
 std::optional<RunEvent> parse_event_line(std::string_view line) {

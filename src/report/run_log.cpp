@@ -105,6 +105,9 @@ class RunLog::State {
                                  {"train/tokens_per_second", metrics.tokens_per_second()},
                                  {"train/bound_fraction", metrics.bound_fraction},
                                  {"train/memory_gigabytes", static_cast<double>(metrics.memory_bytes) / 1e9}});
+      for (const auto& [name, value] : metrics.metrics) {
+        tensorboard_->add_scalars(metrics.step, {{"train/" + name, value}});
+      }
     }
     if (!options_.writes_report) return;
     record_.steps.push_back(metrics);

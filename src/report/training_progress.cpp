@@ -66,6 +66,7 @@ std::string describe_step(const StepMetrics& metrics, int64_t total_steps, doubl
   if (total_steps > 0) line += fmt::format("/{}", total_steps);
   line += fmt::format(
       "  loss {:#.4g}  lr {}  norm {:#.2g}", loss, format_learning_rate(metrics.learning_rate), metrics.grad_norm);
+  for (const auto& [name, value] : metrics.metrics) line += fmt::format("  {} {:.4g}", name, value);
   if (metrics.tokens_per_second() > 0 && metrics.tokens_per_second() < 1e15)
     line += fmt::format("  {} tok/s", group_thousands(std::llround(metrics.tokens_per_second())));
   if (metrics.bound_fraction > 0) line += fmt::format("  {:.0f}% of bound", metrics.bound_fraction * 100);

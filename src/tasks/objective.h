@@ -10,6 +10,7 @@
 
 namespace weft {
 
+class Adapter;
 class Communicator;
 
 /// A number of an evaluation: "accuracy", "f1", …
@@ -46,6 +47,7 @@ struct ObjectiveInput {
   const Tensor& hidden;
   float factor;  // of all weights
   Communicator& data_parallel;
+  Adapter* adapter = nullptr;  // attached
 };
 
 /// A loss of one element, and what has to live as long as it.
@@ -60,6 +62,15 @@ class Objective {
   /// Every data-parallel rank calls it as often as the others. Outside of training (context.training) it also counts
   /// for the metrics.
   virtual ObjectiveLoss loss(Context& context, const ObjectiveInput& input) = 0;
+  /// Whether add_reference has to be called with all micro-batches that loss() may be called with, then
+  /// share_reference, before the weights change for the first time.
+  virtual bool needs_reference() const { return false; }
+  /// Keeps what the model makes of a micro-batch; nothing is recorded.
+  virtual void add_reference(Context& /*context*/, const ObjectiveInput& /*input*/) {}
+  /// Brings what the other ranks have kept. Collective.
+  virtual void share_reference(Context& /*context*/, Communicator& /*data_parallel*/) {}
+  /// Whether metrics() is also asked for after every training step, of what was computed in it.
+  virtual bool measures_steps() const { return false; }
   virtual void begin_evaluation() {}
   /// What metrics() may report.
   virtual std::vector<MetricKind> metric_kinds() const { return {}; }

@@ -59,6 +59,7 @@ class TrainingEngine::State {
       : context_(context),
         mesh_(mesh),
         model_(model),
+        adapter_(adapter),
         options_(options),
         parameters_(choose_parameters(model, adapter, options)),
         shards_(context,
@@ -87,12 +88,15 @@ class TrainingEngine::State {
   StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random) {
     context_.random = random;
     StepResult result;
+    Objective& objective = *options_.objective;
+    if (objective.measures_steps()) objective.begin_evaluation();
     double loss = compute_gradients(micro_batches);
     if (options_.adversarial == Adversarial::fgm) {
       if (before_update_) before_update_();
       loss = compute_shifted_gradients(micro_batches);
     }
     result.loss = sum_over_data(loss);
+    if (objective.measures_steps()) result.metrics = objective.metrics(context_, mesh_.data_parallel());
     result.grad_norm = global_grad_norm(context_, optimizer_->pieces(), model_.parameters().place(), shards_.sharing());
     if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
       result.skipped = true;
@@ -105,11 +109,24 @@ class TrainingEngine::State {
     return result;
   }
 
+  void add_reference(std::span<const MicroBatch> micro_batches) {
+    Context context = context_;
+    shards_.before_forward(context, kOuterBlock);
+    for (const MicroBatch& micro_batch : micro_batches) {
+      Tensor hidden = model_.hidden(context, micro_batch.batch, nullptr);
+      options_.objective->add_reference(context, objective_input(micro_batch, micro_batch.batch, hidden, 1));
+    }
+    shards_.release_all();
+  }
+
+  void share_reference() { options_.objective->share_reference(context_, mesh_.data_parallel()); }
+
   double evaluate(std::span<const MicroBatch> micro_batches) {
     Objective& objective = *options_.objective;
     Context context = context_;
     shards_.before_forward(context, kOuterBlock);
-    double loss = evaluate_objective(context, model_, objective, micro_batches, mesh_.data_parallel());
+    double loss =
+        evaluate_objective(context, model_, objective, micro_batches, mesh_.data_parallel(), nullptr, adapter_);
     shards_.release_all();
     metrics_ = objective.metrics(context, mesh_.data_parallel());
     return sum_over_data(loss);
@@ -139,6 +156,19 @@ class TrainingEngine::State {
   void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
+  ObjectiveInput objective_input(const MicroBatch& micro_batch,
+                                 const Batch& batch,
+                                 const Tensor& hidden,
+                                 double factor) {
+    return {.model = model_,
+            .micro_batch = micro_batch,
+            .batch = batch,
+            .hidden = hidden,
+            .factor = static_cast<float>(factor),
+            .data_parallel = mesh_.data_parallel(),
+            .adapter = adapter_};
+  }
+
   /// The loss's weights are multiplied by `factor`.
   double forward(Context& context, const MicroBatch& micro_batch, double factor, const ChangedEmbedding& embedding) {
     context.first_token = micro_batch.first_token;
@@ -147,13 +177,7 @@ class TrainingEngine::State {
     batch.embedding_size = embedding.size;
     Tensor hidden = model_.hidden(context, batch, nullptr);
     // What comes with the loss lives through backward, as the planner counts.
-    ObjectiveLoss result = options_.objective->loss(context,
-                                                    {.model = model_,
-                                                     .micro_batch = micro_batch,
-                                                     .batch = batch,
-                                                     .hidden = hidden,
-                                                     .factor = static_cast<float>(factor),
-                                                     .data_parallel = mesh_.data_parallel()});
+    ObjectiveLoss result = options_.objective->loss(context, objective_input(micro_batch, batch, hidden, factor));
     double value = scalar_of(result.loss);
     if (context.tape != nullptr) context.tape->backward(context, result.loss);
     return value;
@@ -270,6 +294,7 @@ class TrainingEngine::State {
   Context context_;
   const Mesh& mesh_;
   LanguageModel& model_;
+  Adapter* adapter_;
   EngineOptions options_;
   TrainedAndFrozen parameters_;
   ParameterShards shards_;
@@ -293,6 +318,14 @@ StepResult TrainingEngine::step(std::span<const MicroBatch> micro_batches,
 
 double TrainingEngine::evaluate(std::span<const MicroBatch> micro_batches) {
   return state_->evaluate(micro_batches);
+}
+
+void TrainingEngine::add_reference(std::span<const MicroBatch> micro_batches) {
+  state_->add_reference(micro_batches);
+}
+
+void TrainingEngine::share_reference() {
+  state_->share_reference();
 }
 
 void TrainingEngine::with_whole_weights(const std::function<void(Context&)>& body) {

@@ -40,9 +40,10 @@ struct TrainedAndFrozen {
 TrainedAndFrozen choose_parameters(LanguageModel& model, Adapter* adapter, const EngineOptions& options);
 
 struct StepResult {
-  double loss = 0;       // of the whole step, the same on every rank
-  double grad_norm = 0;  // before clipping
-  bool skipped = false;  // loss or norm were not finite: nothing was updated
+  double loss = 0;                   // of the whole step, the same on every rank
+  double grad_norm = 0;              // before clipping
+  bool skipped = false;              // loss or norm were not finite: nothing was updated
+  std::vector<Metric> metrics = {};  // of an objective that measures steps
 };
 
 class TrainingEngine {
@@ -57,6 +58,10 @@ class TrainingEngine {
   StepResult step(std::span<const MicroBatch> micro_batches, double learning_rate, const RandomKey& random);
   /// Σ weight · loss over all data-parallel ranks, without gradients. Collective.
   double evaluate(std::span<const MicroBatch> micro_batches);
+  /// What an objective that needs it keeps of the model as it is now, of this rank's micro-batches; called until all
+  /// have been given, then share_reference. Collective.
+  void add_reference(std::span<const MicroBatch> micro_batches);
+  void share_reference();
   /// Of the last evaluate().
   const std::vector<Metric>& metrics() const;
   /// Called before weights change, in each update and in with_averages, when all that was last written may change: a

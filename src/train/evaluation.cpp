@@ -13,7 +13,8 @@ double evaluate_objective(Context& context,
                           Objective& objective,
                           std::span<const MicroBatch> micro_batches,
                           Communicator& data_parallel,
-                          const MicroBatchHook& hook) {
+                          const MicroBatchHook& hook,
+                          Adapter* adapter) {
   WEFT_ASSERT(context.tape == nullptr && !context.training);
   objective.begin_evaluation();
   double sum = 0;
@@ -26,7 +27,8 @@ double evaluate_objective(Context& context,
                                            .batch = micro_batch.batch,
                                            .hidden = hidden,
                                            .factor = 1,
-                                           .data_parallel = data_parallel});
+                                           .data_parallel = data_parallel,
+                                           .adapter = adapter});
     sum += scalar_of(result.loss);
     if (hook) hook(micro_batch, result);
   }

@@ -16,12 +16,13 @@ double scalar_of(const Tensor& tensor);
 
 /// Σ weight · loss of this rank's micro-batches, without gradients; the objective counts for its metrics from anew.
 /// Ranks that share a model's weights, and data-parallel ranks where the objective asks them, call it together, with as
-/// many micro-batches.
+/// many micro-batches. `adapter` is the model's, for objectives that switch it off.
 double evaluate_objective(Context& context,
                           LanguageModel& model,
                           Objective& objective,
                           std::span<const MicroBatch> micro_batches,
                           Communicator& data_parallel,
-                          const MicroBatchHook& hook = nullptr);
+                          const MicroBatchHook& hook = nullptr,
+                          Adapter* adapter = nullptr);
 
 }  // namespace weft

@@ -52,7 +52,6 @@ ParameterShards::ParameterShards(const Context& context,
     if (shares_weights) move_into_buffer(group.frozen);
     if (options_.load_block != nullptr) {
       give_memory(group.trained);
-      give_memory(group.frozen);
       options_.load_block(block);
     }
     if (shares_weights) {

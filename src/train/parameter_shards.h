@@ -17,13 +17,15 @@
 
 namespace weft {
 
-/// Fills the values of one block's parameters, those that have none yet, where the caller gave them memory.
+/// Fills the values of one block's parameters, those that have none yet: where they have memory, there, and else in
+/// memory of its own (frozen ones that are not shared out, which may be quantized).
 using LoadBlock = std::function<void(int64_t block)>;
 
 struct ShardOptions {
   int zero_stage = 0;
-  /// For models that do not fit a rank as a whole: parameters without a value are given memory of `dtype` and loaded
-  /// block by block, and each block is shared out before the next one is loaded. Null: all values are there.
+  /// For models that do not fit a rank as a whole: parameters without a value are given memory of `dtype`, or, frozen
+  /// and not shared out, left to the loader, and loaded block by block; each block is shared out before the next one is
+  /// loaded. Null: all values are there.
   LoadBlock load_block = nullptr;
   DType dtype = DType::f32;
   bool overlap_reduction = true;  // and the gathers of weights

@@ -50,6 +50,7 @@ class Trainer {
   }
 
   TrainingEnd run() {
+    if (!compute_reference()) return TrainingEnd::stopped;
     resume();
     if (parts_.on_begin) parts_.on_begin();
     if (is_speaker()) log_ = std::make_unique<RunLog>(log_options());
@@ -85,6 +86,29 @@ class Trainer {
     options.total_steps = options_.steps;
     if (resumed_) options.resumed_step = state_.step;
     return options;
+  }
+
+  /// Of every row that will be trained or evaluated on, by the weights of the start: a resumed run's are read after.
+  /// Whether the run goes on.
+  bool compute_reference() {
+    const Objective* objective = options_.engine.objective.get();
+    if (objective == nullptr || !objective->needs_reference()) return true;
+    int64_t rows = parts_.data.rows_per_epoch();
+    if (options_.steps < rows / options_.batch_size) rows = options_.steps * options_.batch_size;
+    if (is_speaker()) log::info("computing the reference's log probabilities of {} rows", rows);
+    if (!add_reference(parts_.data, rows)) return false;
+    if (parts_.held_out != nullptr && !add_reference(*parts_.held_out, num_held_out_rows())) return false;
+    engine_.share_reference();
+    return true;
+  }
+
+  bool add_reference(const TrainingData& data, int64_t num_rows) {
+    for (int64_t begin = 0; begin < num_rows; begin += options_.batch_size) {
+      if (agreed_to_stop()) return false;
+      int64_t rows = std::min(options_.batch_size, num_rows - begin);
+      engine_.add_reference(deal_out(data, begin, rows, options_.micro_batch_size, place()).micro_batches);
+    }
+    return true;
   }
 
   void resume() {
@@ -191,6 +215,7 @@ class Trainer {
     metrics.seconds = seconds_since(begin);
     metrics.memory_bytes = peak_bytes_;
     metrics.skipped = result.skipped;
+    for (const Metric& metric : result.metrics) metrics.metrics.emplace_back(metric.name, metric.value);
     metrics.bound_fraction = bound_fraction(batches.tokens, metrics.seconds);
     if (log_ != nullptr) log_->add_step(metrics);
     if (!has_targets) {

@@ -135,6 +135,11 @@ VerifySession::VerifySession(const Context& context,
 LanguageModel& VerifySession::model(bool for_training) {
   bool has_low_rank = golden_.has_group("lora");
   for_training = for_training || has_low_rank;  // packed weights cannot be added to
+  if (for_training && options_.quantization != Quantization::none) {
+    fail(ExitCode::usage,
+         "--quantize {}: this golden file has gradients or an adapter to add, which need whole weights",
+         quantization_name(options_.quantization));
+  }
   if (model_ == nullptr || model_for_training_ != for_training) {
     model_.reset();
     Communicator* peers = context_.tensor_parallel;

@@ -82,7 +82,7 @@ const std::vector<BadConfig> kUnreadableJson = {
     {R"({"model": {"path": {"x": 1}}})", "1:20: model.path needs a text in quotes, found {"},
     {R"({"a b": 1})",
      "1:2: the config has no field 'a b'; it has extends, model, lora, data, train, precision, parallel, checkpoint, "
-     "evaluation, samples, output, task"},
+     "evaluation, samples, output, task, state_tuning"},
     {R"({"train": {"steps": 1,}})",
      "1:23: syntax error while parsing object key - unexpected '}'; expected string literal"},
     {R"("x")", "1:1: a config must be a JSON object"},
@@ -92,6 +92,15 @@ const std::vector<BadConfig> kUnreadableJson = {
 const std::vector<BadConfig> kWrongValues = {
     {"train {\n  epochs: 1\n}", "3:3: train.epochs is 1, but train.steps is 9; give one of the two"},
     {"train {\n  steps: 0\n}", "3:3: train.steps is 0; must be at least 1"},
+    {"task {\n  beta: 0.2\n}", "3:3: task.beta is given, but task.kind is LANGUAGE_MODEL; only PREFERENCE has it"},
+    {"task {\n  kind: PREFERENCE beta: 0\n}", "3:20: task.beta is 0; must be above 0"},
+    {"task {\n  kind: PREFERENCE sft_weight: -1\n}", "3:20: task.sft_weight is -1; must be at least 0"},
+    {"task {\n  kind: PREFERENCE label_smoothing: 0.5\n}",
+     "3:20: task.label_smoothing is 0.5; must be at least 0 and below 0.5"},
+    {"task {\n  kind: PREFERENCE preference_loss: IPO label_smoothing: 0.1\n}",
+     "3:41: task.label_smoothing is 0.1, but task.preference_loss is IPO; only SIGMOID has it"},
+    {"lora {\n  quantize: INT4\n}\nparallel { zero_stage: 3 }",
+     "5:12: parallel.zero_stage is 3, which shares out whole weights, but lora.quantize is INT4; use 0, 1 or 2"},
     {"train {\n  steps: 9223372036854775807\n}", "3:3: train.steps is 9223372036854775807; must be at most 2147483648"},
     {"train {\n  batch_size: 0\n}", "3:3: train.batch_size is 0; must be at least 1"},
     {"train {\n  batch_size: 8 micro_batch_size: 3\n}",
@@ -248,7 +257,7 @@ const std::vector<BadConfig> kWrongValues = {
     {"task { condition: LABEL condition_activation: \"tanh\" }",
      "2:25: task.condition_activation is given, but task.condition_hidden_size is 0"},
     {"task { condition: LABEL } samples { prompts: \"a\" }",
-     "2:37: samples.prompts have no condition to be continued under; remove them, or use evaluation.generation"},
+     "2:27: samples.prompts have no condition to be continued under; remove them, or use evaluation.generation"},
     {"state_tuning { } model { initialise: true }",
      "2:26: model.initialise makes random weights, which state_tuning would freeze; remove it or the state_tuning "
      "message"},

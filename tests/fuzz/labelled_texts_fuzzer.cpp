@@ -1,6 +1,7 @@
 // Files of labelled texts of any content; the first byte says what they are read as.
 #include "data/conditional_data.h"
 #include "data/labelled_data.h"
+#include "data/preference_data.h"
 #include "data/question_data.h"
 #include "data/relation_data.h"
 #include "data/similar_data.h"
@@ -12,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   weft::MemoryFile file(data + 1, size - 1, data[0] % 2 == 0 ? ".jsonl" : ".tsv");
   const std::string& path = file.path();
   return weft::expect_only_input_errors([&] {
-    switch (data[0] / 2 % 6) {
+    switch (static_cast<uint8_t>(data[0] - '0') / 2 % 7) {
       case 0:
         weft::read_multilabel_texts(path);
         return void(weft::read_labelled_texts(path));
@@ -20,12 +21,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         return void(weft::tags_of(weft::read_tagged_texts(path)));
       case 2:
         return void(weft::read_questions(path));
+      case 3:
+        return void(weft::read_similar_texts(path));
       case 4:
         return void(weft::predicates_of(weft::read_relation_texts(path)));
       case 5:
         return void(data[0] / 12 % 2 == 0 ? weft::read_label_conditions(path) : weft::read_vector_conditions(path));
       default:
-        return void(weft::read_similar_texts(path));
+        return void(weft::read_preference_texts(path));
     }
   });
 }

@@ -1,5 +1,6 @@
 // --quantize of the built program, on a tiny real checkpoint.
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "support/command_test.h"
@@ -67,6 +68,44 @@ TEST_F(Quantize, PlansAndBoundsCountFewerBytes) {
   json object = json::parse(bench.out);
   EXPECT_EQ(object.at("quantize"), "int8");
   EXPECT_LE(object.at("weight_bytes"), planned("int8"));
+}
+
+TEST_F(Quantize, AnAdapterIsTrainedOverRoundedWeightsAndMergedIntoWholeOnes) {
+  std::ofstream text(folder_ / "text.txt");
+  for (int i = 0; i < 60; ++i) text << "the quick fox jumps over the lazy dog and the dog sleeps\n";
+  text.close();
+  std::ofstream(folder_ / "run.textproto") << R"(
+model { path: "tiny_llama" }
+data { sources { path: "text.txt" } sequence_length: 32 }
+train { steps: 12 batch_size: 4 learning_rate: 2e-2 }
+lora { rank: 4 quantize: INT4 }
+output { directory: "run" tensorboard: false report: false }
+)";
+  const std::string line = "train run.textproto --quiet --threads 1 --set output.directory=";
+  ASSERT_EQ(weft(line + "rounded").exit_code, 0) << weft::testing::contents(folder_ / "err");
+  ASSERT_EQ(weft(line + "whole --set lora.quantize=NONE").exit_code, 0);
+  auto losses = [&](const std::string& run) {
+    std::ifstream file(folder_ / run / "metrics.jsonl");
+    std::vector<double> values;
+    for (std::string one; std::getline(file, one);) values.push_back(json::parse(one).at("loss"));
+    return values;
+  };
+  std::vector<double> rounded = losses("rounded"), whole = losses("whole");
+  ASSERT_EQ(rounded.size(), 12u);
+  EXPECT_LT(rounded.back(), 0.9 * rounded.front());
+  EXPECT_NE(rounded.front(), whole.front());
+  EXPECT_NEAR(rounded.front(), whole.front(), 0.2 * whole.front());
+  const std::string adapter = "--adapter rounded/checkpoints/step-00000012";
+  ASSERT_EQ(weft("merge --model tiny_llama --quiet --out merged " + adapter).exit_code, 0);
+  // Beside the whole weights the adapter gives what it gives within them.
+  auto nll = [&](const std::string& model) {
+    Outcome outcome = weft("perplexity --dtype f32 --quiet --json --text - --model " + model,
+                           "the quick fox jumps over the lazy dog");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return json::parse(outcome.out).at("nll").get<double>();
+  };
+  EXPECT_NEAR(nll("merged"), nll("tiny_llama " + adapter), 0.02);
+  EXPECT_LT(nll("merged"), nll("tiny_llama") - 0.1);
 }
 
 TEST_F(Quantize, IsRefusedWhereItCannotBe) {

@@ -161,7 +161,7 @@ TEST_F(AdapterTargets, ThatDoNotExistAreRefusedWithThoseThatDo) {
 }
 
 TEST_F(AdapterTargets, RankDropoutAndAlphaAreChecked) {
-  EXPECT_NE(message({.rank = 0}), "");
+  EXPECT_NE(message({.rank = -1}), "");
   EXPECT_NE(message({.rank = 1 << 20}), "");
   EXPECT_NE(message({.dropout = 1}), "");
   EXPECT_NE(message({.dropout = std::nan("")}), "");

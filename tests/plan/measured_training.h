@@ -37,7 +37,8 @@ inline Measured train_rank(const TrainingSetup& setup,
   TensorParallelPlace place{mesh.tensor_parallel().rank(), setup.tensor};
   auto model = make(place);
   auto load = [&](std::optional<int64_t> block) {
-    initialise_parameters(context, *model, {.dtype = setup.dtype, .for_training = true, .block = block}, 17);
+    LoadOptions how{.dtype = setup.dtype, .for_training = true, .quantization = setup.quantization, .block = block};
+    initialise_parameters(context, *model, how, 17);
   };
   EngineOptions options = setup.engine;
   if (setup.loads_by_block) {

@@ -120,6 +120,9 @@ std::vector<TrainingCase> one_rank_cases() {
       add("lora", setup(dtype), plain);
       add("lora_selective", setup(dtype, Recompute::selective), plain);
       add("lora_block_dropout", setup(dtype, Recompute::block), dropout);
+      TrainingSetup quantized = setup(dtype, Recompute::block);
+      quantized.quantization = Quantization::int4;
+      add("quantized", quantized, plain);
     }
   }
   TrainingSetup norms = setup(DType::bf16);
@@ -148,6 +151,11 @@ std::vector<TrainingCase> mesh_cases() {
     one.sequence_parallel = true;
     one.sequence_length = 61;  // an odd number of tokens: one is padding
     cases.push_back({"sequence_parallel_" + std::to_string(static_cast<int>(recompute)), llama, one});
+  }
+  for (int stage = 0; stage <= 2; ++stage) {
+    TrainingSetup quantized = on_mesh(setup(DType::bf16), 2, 2, stage);
+    quantized.quantization = Quantization::int8;
+    cases.push_back({"quantized_zero" + std::to_string(stage), llama, quantized, LoraOptions{.rank = 4}});
   }
   TrainingSetup sampling = on_mesh(setup(DType::bf16), 2, 1, 3);
   sampling.writes_samples = true;

@@ -44,6 +44,17 @@ void add_steps(RunLog& log, int64_t first, int64_t last) {
   }
 }
 
+TEST(RunLog, what_a_task_measures_of_a_step_is_read_back) {
+  StepMetrics metrics = step_metrics(3);
+  metrics.metrics = {{"accuracy", 0.75}, {"margin", -0.5}};
+  std::string line = to_json_line(metrics);
+  EXPECT_EQ(json::parse(line)["metrics"]["margin"], -0.5);
+  MetricsLine parsed = parse_metrics_line(line);
+  ASSERT_TRUE(std::holds_alternative<StepMetrics>(parsed));
+  EXPECT_EQ(std::get<StepMetrics>(parsed).metrics, metrics.metrics);
+  EXPECT_FALSE(json::parse(to_json_line(step_metrics(3))).contains("metrics"));
+}
+
 TEST(RunLog, every_metrics_line_is_a_json_object) {
   TemporaryDirectory directory;
   {

@@ -141,6 +141,33 @@ TEST(Engine, adapters_with_dropout_give_the_same_curve_on_every_mesh) {
   }
 }
 
+TEST(Engine, adapters_beside_quantized_weights_give_the_same_curve_on_every_mesh) {
+  Problem problem = small_problem("llama");
+  problem.lora = LoraOptions{.rank = 2, .alpha = 4, .target_modules = {}, .layers = {}};
+  problem.learning_rate = 2e-2;
+  problem.steps = 8;
+  problem.distinct_batches = 2;
+  Curve whole = train_on(problem, {});
+  problem.quantization = Quantization::int8;
+  Curve reference = train_on(problem, {});
+  EXPECT_LT(reference.losses.back(), reference.losses.front());
+  EXPECT_LT(reference.peak_weight_bytes, whole.peak_weight_bytes);
+  EXPECT_NE(reference.losses, whole.losses);
+  expect_close(reference, whole, 0.05, "rounded");
+  for (Recompute recompute : {Recompute::selective, Recompute::block}) {
+    problem.options.recompute = recompute;
+    expect_equal(train_on(problem, {}), reference, "recomputed");
+  }
+  // The slices of tensor-parallel ranks are no whole groups of weights here.
+  for (MeshShape mesh : {MeshShape{2, 1}, MeshShape{4, 1}}) {
+    for (int stage = 0; stage <= 2; ++stage) {
+      problem.options.zero_stage = stage;
+      problem.loads_by_block = stage > 0;
+      expect_close(train_on(problem, mesh), reference, 2e-5, describe(mesh, stage));
+    }
+  }
+}
+
 TEST(Engine, sequence_parallelism_changes_nothing) {
   for (const char* name : {"llama", "qwen", "gemma2"}) {
     Problem problem = small_problem(name);

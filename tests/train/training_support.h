@@ -90,6 +90,7 @@ struct Problem {
   DType dtype = DType::f32;
   EngineOptions options;
   std::optional<LoraOptions> lora;
+  Quantization quantization = Quantization::none;  // of the weights beside it
   int64_t steps = 4;
   int64_t num_micro_batches = 1;
   double learning_rate = 2e-3;
@@ -111,7 +112,9 @@ inline Curve train_on(const Problem& problem, MeshShape shape) {
     TensorParallelPlace place{mesh.tensor_parallel().rank(), shape.tensor};
     auto model = make_decoder(problem.config, place);
     auto load = [&](std::optional<int64_t> block) {
-      initialise_parameters(context, *model, {.dtype = problem.dtype, .for_training = true, .block = block}, 17);
+      LoadOptions how{
+          .dtype = problem.dtype, .for_training = true, .quantization = problem.quantization, .block = block};
+      initialise_parameters(context, *model, how, 17);
     };
     EngineOptions options = problem.options;
     if (problem.loads_by_block) {
