@@ -15,7 +15,7 @@
 #include "launcher/common.h"
 #include "launcher/mpi_session.h"
 #include "launcher/tokenise_texts.h"
-#include "models/model_config.h"
+#include "models/sentence_settings.h"
 
 namespace weft {
 namespace {
@@ -48,13 +48,6 @@ struct RatedLabel {
 
 void sort_by_probability(std::vector<RatedLabel>& labels) {
   std::ranges::stable_sort(labels, std::greater(), &RatedLabel::probability);
-}
-
-/// Whether a single output is the answer itself, a number of any size, and no logit: transformers' problem_type and
-/// sentence-transformers' activation of its cross-encoders say so.
-bool is_regression(const ModelConfig& config) {
-  return config.string_or("problem_type", "") == "regression" ||
-         config.string_or("sentence_transformers.activation_fn", "").ends_with("Identity");
 }
 
 /// All labels, the likeliest first.

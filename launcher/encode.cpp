@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -55,18 +54,6 @@ struct EncodeCommand {
   int64_t max_length = 0;
   bool normalises = false, keeps_length = false;  // neither: vectors of texts, but not of tokens, get the length 1
 };
-
-constexpr std::pair<std::string_view, Pooling> kPoolings[] = {{"mean", Pooling::mean},
-                                                              {"max", Pooling::max},
-                                                              {"cls", Pooling::cls},
-                                                              {"pooled", Pooling::pooled},
-                                                              {"none", Pooling::none}};
-
-Pooling parse_pooling(const std::string& name) {
-  const auto* found = std::find_if(
-      std::begin(kPoolings), std::end(kPoolings), [&](const auto& pooling) { return pooling.first == name; });
-  return found == std::end(kPoolings) ? Pooling::mean : found->second;
-}
 
 /// With what sentence-transformers' files beside the model say where the options say nothing.
 EncodeCommand with_sentence_settings(const EncodeCommand& given, bool is_speaker) {
@@ -266,10 +253,9 @@ void add_encode_command(Command program, CommandContext& context) {
   command
       .add_option("--pooling",
                   options->pooling,
-                  "mean or max of all tokens, the first token (cls), the pooler's output (pooled), or each token "
-                  "(none); if not "
-                  "given, as sentence-transformers' file beside the model says, else mean")
-      .check_one_of({"mean", "max", "cls", "pooled", "none"});
+                  "mean or max of all tokens, the first token (cls) or the last one, the pooler's output (pooled), or "
+                  "each token (none); if not given, as sentence-transformers' file beside the model says, else mean")
+      .check_one_of({"mean", "max", "cls", "last", "pooled", "none"});
   Option normalise =
       command.add_flag("--normalise", options->normalises, "Gives vectors the length 1 (the default but of tokens)");
   command.add_flag("--no-normalise", options->keeps_length, "Leaves vectors as long as they are").excludes(normalise);
@@ -291,11 +277,12 @@ void add_similarity_command(Command program, CommandContext& context) {
   command.add_option("texts", options->texts, "Two texts");
   command.add_option("--pairs", options->text_file, "File with two texts a line, a tab between; - is standard input");
   command
-      .add_option("--pooling",
-                  options->pooling,
-                  "mean or max of all tokens, the first token (cls), or the pooler's output (pooled); if not given, as "
-                  "sentence-transformers' file beside the model says, else mean")
-      .check_one_of({"mean", "max", "cls", "pooled"});
+      .add_option(
+          "--pooling",
+          options->pooling,
+          "mean or max of all tokens, the first token (cls) or the last one, or the pooler's output (pooled); if "
+          "not given, as sentence-transformers' file beside the model says, else mean")
+      .check_one_of({"mean", "max", "cls", "last", "pooled"});
   add_encoding_options(command, *options);
   add_compute_options(command, options->common);
   add_output_options(command, options->common);

@@ -166,10 +166,11 @@ class SimilarityTask final : public TextTask<SimilarTexts> {
     if (task().has_pooling()) return task().pooling();
     const std::string& path = config().message().model().path();
     std::string named = read_sentence_pooling(path);
-    if (named == "max") {
-      fail_input("{}: {} pools by maximum, which SIMILARITY does not train; set task.pooling",
+    if (named == "max" || named == "last") {
+      fail_input("{}: {} pools by {}, which SIMILARITY does not train; set task.pooling",
                  config().location("model.path"),
-                 path);
+                 path,
+                 named == "max" ? "maximum" : "the last token");
     }
     return named == "mean"  ? config::TaskConfig::MEAN
            : named == "cls" ? config::TaskConfig::CLS

@@ -1,10 +1,7 @@
 #include "launcher/tokenise_texts.h"
 
-#include <algorithm>
-
 #include "core/log.h"
 #include "parallel/communicator.h"
-#include "tokenizer/tokenizer.h"
 
 namespace weft {
 
@@ -22,15 +19,13 @@ std::vector<TokenisedText> tokenise_lines(const InferenceModel& loaded,
     size_t cut = 0;
     for (const std::string& line : lines) {
       TextOrPair texts = split_at_tab(line);
-      PairEncoding encoding = loaded.tokenizer->encode_pair(texts.first, texts.second);
-      if (limit > 0 && static_cast<int64_t>(encoding.ids.size()) > limit) {
+      TokenisedText text = tokenise_text(*loaded.tokenizer, texts.first, texts.second, 0);
+      if (limit > 0 && std::ssize(text.ids) > limit) {
         ++cut;
-        encoding = loaded.tokenizer->encode_pair(texts.first, texts.second, {.max_length = static_cast<size_t>(limit)});
+        text = tokenise_text(*loaded.tokenizer, texts.first, texts.second, limit);
       }
-      const std::vector<int32_t>& own = encoding.segment_ids;
-      bool has_segments = std::any_of(own.begin(), own.end(), [](int32_t segment) { return segment != 0; });
-      segments.push_back(has_segments ? own : std::vector<int32_t>{});
-      ids.push_back(std::move(encoding.ids));
+      ids.push_back(std::move(text.ids));
+      segments.push_back(std::move(text.segments));
     }
     if (cut > 0) log::warning("{} of {} texts were cut to {} tokens", cut, lines.size(), limit);
   }

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "generate/request_support.h"
@@ -23,6 +24,21 @@ std::vector<size_t> by_length(const std::vector<TokenisedText>& texts) {
   std::stable_sort(
       order.begin(), order.end(), [&](size_t a, size_t b) { return texts[a].ids.size() > texts[b].ids.size(); });
   return order;
+}
+
+constexpr std::pair<std::string_view, Pooling> kPoolings[] = {{"mean", Pooling::mean},
+                                                              {"max", Pooling::max},
+                                                              {"cls", Pooling::cls},
+                                                              {"last", Pooling::last},
+                                                              {"pooled", Pooling::pooled},
+                                                              {"none", Pooling::none}};
+
+bool is_of_head(Pooling pooling) {
+  return pooling == Pooling::pooled || pooling == Pooling::classified;
+}
+
+int64_t width_of(const ModelInfo& info, Pooling pooling) {
+  return pooling == Pooling::classified ? static_cast<int64_t>(info.task_head.labels.size()) : info.hidden_size;
 }
 
 using Texts = std::span<const size_t>;
@@ -59,7 +75,7 @@ class SentenceEncoder {
         model_(model),
         texts_(texts),
         options_(options),
-        width_(model.info().hidden_size),
+        width_(width_of(model.info(), options.pooling)),
         rows_(first_rows(texts, options.pooling)),
         result_(result) {
     result_.resize(static_cast<size_t>(rows_.back() * width_));
@@ -103,7 +119,7 @@ class SentenceEncoder {
     return batch;
   }
 
-  /// Hidden states of all tokens, or vectors of the pooler, row by row.
+  /// Hidden states of all tokens, or what a head makes of each text, row by row.
   std::vector<float> states_of(Context& context, const Batch& batch) {
     std::vector<float> of_layer;
     if (options_.layer >= 0) {
@@ -113,7 +129,8 @@ class SentenceEncoder {
     }
     Tensor hidden = model_.hidden(context, batch, nullptr);
     if (options_.layer >= 0) return of_layer;
-    if (options_.pooling != Pooling::pooled) return to_floats(hidden);
+    if (!is_of_head(options_.pooling)) return to_floats(hidden);
+    if (options_.pooling == Pooling::classified) return to_floats(model_.task_logits(context, hidden, batch));
     Tensor pooled = model_.pooled(context, hidden, batch);
     if (!pooled) fail_input("this checkpoint has no pooler; use another pooling, such as mean or cls");
     return to_floats(pooled);
@@ -125,8 +142,12 @@ class SentenceEncoder {
         return pool_mean(states, tokens, width_, into);
       case Pooling::max:
         return pool_max(states, tokens, width_, into);
+      case Pooling::last:
+        std::copy_n(states + (tokens - 1) * width_, width_, into);
+        return;
       case Pooling::cls:
       case Pooling::pooled:
+      case Pooling::classified:
         std::copy_n(states, width_, into);
         return;
       case Pooling::none:
@@ -140,7 +161,7 @@ class SentenceEncoder {
     for (size_t i = 0; i < some.size(); ++i) {
       float* into = result_.data() + rows_[some[i]] * width_;
       const BatchSequence& sequence = batch.sequences[i];
-      int64_t row = options_.pooling == Pooling::pooled ? static_cast<int64_t>(i) : sequence.begin;
+      int64_t row = is_of_head(options_.pooling) ? static_cast<int64_t>(i) : sequence.begin;
       pool(values.data() + row * width_, sequence.length, into);
       int64_t num_rows = rows_[some[i] + 1] - rows_[some[i]];
       for (int64_t r = 0; options_.normalise && r < num_rows; ++r) normalise(into + r * width_, width_);
@@ -163,6 +184,24 @@ class SentenceEncoder {
 };
 
 }  // namespace
+
+Pooling parse_pooling(std::string_view name) {
+  for (const auto& [known, pooling] : kPoolings) {
+    if (known == name) return pooling;
+  }
+  fail(ExitCode::usage, "unknown pooling '{}'; known are mean, max, cls, last, pooled and none", printable(name));
+}
+
+TokenisedText tokenise_text(const Tokenizer& tokenizer,
+                            std::string_view first,
+                            std::optional<std::string_view> second,
+                            int64_t limit) {
+  PairEncoding encoding = tokenizer.encode_pair(first, second, {.max_length = static_cast<size_t>(limit)});
+  TokenisedText text{.ids = std::move(encoding.ids)};
+  const std::vector<int32_t>& own = encoding.segment_ids;
+  if (std::ranges::any_of(own, [](int32_t segment) { return segment != 0; })) text.segments = own;
+  return text;
+}
 
 void add_text(const TokenisedText& text, Batch& batch) {
   if (text.segments.empty() && batch.segment_ids.empty()) return batch.add(text.ids);
@@ -210,7 +249,10 @@ std::vector<float> encode_sentences(Context& context,
                                     const SentenceEncoderOptions& options) {
   const ModelInfo& info = model.info();
   if (options.layer > info.num_layers) fail_input("layer {} of a model of {} layers", options.layer, info.num_layers);
-  if (options.layer >= 0 && options.pooling == Pooling::pooled) {
+  if (options.pooling == Pooling::classified && info.task_head.kind != TaskHead::Kind::sequence_classification) {
+    fail_input("this checkpoint has no classifier of texts");
+  }
+  if (options.layer >= 0 && is_of_head(options.pooling)) {
     fail_input("the pooler takes the last layer's output; use another pooling, such as mean or cls");
   }
   std::vector<float> result;

@@ -3,16 +3,22 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "models/model.h"
+#include "tokenizer/tokenizer.h"
 
 namespace weft {
 
-/// How the hidden states of a text become one vector: the first token's; the mean of all; the largest of all, number by
-/// number; the pooler's output. none: they don't, each token keeps its own.
-enum class Pooling : uint8_t { cls, mean, max, pooled, none };
+/// How the hidden states of a text become one vector: the first token's; the last one's; the mean of all; the largest
+/// of all, number by number; the pooler's output; the logits of a classifier of texts. none: they don't, each token
+/// keeps its own.
+enum class Pooling : uint8_t { cls, last, mean, max, pooled, classified, none };
+
+/// "mean", "max", "cls", "last", "pooled", "none"; throws Error(usage) for others.
+Pooling parse_pooling(std::string_view name);
 
 struct SentenceEncoderOptions {
   Pooling pooling = Pooling::mean;
@@ -29,13 +35,19 @@ struct TokenisedText {
   Condition condition = {};            // of models with conditional norms
 };
 
+/// A text or a pair with its special tokens, cut to `limit` tokens (0: not cut).
+TokenisedText tokenise_text(const Tokenizer& tokenizer,
+                            std::string_view first,
+                            std::optional<std::string_view> second,
+                            int64_t limit);
+
 /// Appends a text's ids and segments to a batch, but not its condition.
 void add_text(const TokenisedText& text, Batch& batch);
 
 /// [texts, hidden_size] row by row, in the order given; of Pooling::none [tokens, hidden_size], a text's behind those
-/// of the text before. The same on every tensor-parallel rank. Throws Error(bad_input) for a text without tokens or
-/// without the condition that the model takes, for pooling that the model has no layer for and for a layer that it does
-/// not have.
+/// of the text before; of Pooling::classified [texts, labels]. The same on every tensor-parallel rank. Throws
+/// Error(bad_input) for a text without tokens or without the condition that the model takes, for pooling that the model
+/// has no layer for and for a layer that it does not have.
 std::vector<float> encode_sentences(Context& context,
                                     LanguageModel& model,
                                     const std::vector<TokenisedText>& texts,

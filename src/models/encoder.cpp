@@ -90,7 +90,8 @@ void Encoder::add_embedding() {
     segments_ = &parameters_.add(name + "token_type_embeddings.weight", {info.num_segments, width});
   }
   if (config_.positions == AbsolutePositions::learned || config_.positions == AbsolutePositions::hierarchical) {
-    positions_ = &parameters_.add(name + "position_embeddings.weight", {info.max_positions, width});
+    positions_ =
+        &parameters_.add(name + "position_embeddings.weight", {info.max_positions + config_.first_position_row, width});
   }
   if (config_.has_embedding_norm) {
     embedding_norm_ = add_post_norm(parameters_, config_, name + "LayerNorm", width, config_.embedding_eps);
@@ -210,7 +211,7 @@ void Encoder::check(const Batch& batch, const KvCache* cache) const {
   check_token_ids(batch.ids, info.vocab_size);
   int64_t segments = config_.segments_in_token_table ? info.vocab_size : std::max<int64_t>(info.num_segments, 1);
   for (int32_t segment : batch.segment_ids) {
-    if (segment < 0 || (info.num_segments > 0 && segment >= segments)) {
+    if (segment < 0 || (info.num_segments > 1 && segment >= segments)) {
       fail_input("segment id {} is outside the model's {} segments", segment, segments);
     }
   }
@@ -304,7 +305,9 @@ Tensor Encoder::add_positions(Context& context, Tensor x, const EncoderPass& pas
     if (position >= 0 && position < limit) continue;
     fail_input("position {} is beyond the model's {}; give shorter texts", position, limit);
   }
-  std::vector<int32_t> mine = rows_of_rank(context, pass.positions, -1);
+  std::vector<int32_t> all_rows = pass.positions;
+  for (int32_t& row : all_rows) row += static_cast<int32_t>(config_.first_position_row);
+  std::vector<int32_t> mine = rows_of_rank(context, std::move(all_rows), -1);
   const Tensor& table = positions_->value;
   if (!is_hierarchical) return add(context, x, embedding(context, table, mine, 0, 1));
   // u = (P − αP₀) / (1 − α); a position is αu[p / N] + (1 − α)u[p mod N] (Su, "Hierarchical decomposition of position
@@ -324,8 +327,9 @@ Tensor Encoder::add_positions(Context& context, Tensor x, const EncoderPass& pas
 
 Tensor Encoder::embed(Context& context, const Batch& batch, const EncoderPass& pass) const {
   Tensor x = add_embedding_offset(context, tokens_.forward(context, batch.ids, 1), batch);
-  std::vector<int32_t> segments = batch.segment_ids;
-  segments.resize(batch.ids.size());
+  // A model's only segment is that of second texts too.
+  std::vector<int32_t> segments(batch.ids.size());
+  if (config_.info.num_segments > 1 && !batch.segment_ids.empty()) segments = batch.segment_ids;
   if (config_.info.num_segments > 0 && config_.segments_in_token_table) {
     x = add(context, x, tokens_.forward(context, segments, 1));
   } else if (segments_ != nullptr) {
@@ -393,7 +397,7 @@ Tensor Encoder::classifier_input(Context& context, const Tensor& hidden, const B
   if (task_dense_.weight == nullptr) return sequence_vectors(context, hidden, batch);
   Tensor x = gather_rows(context, hidden, batch.first_tokens());
   float rate = config_.info.task_head.dropout;
-  if (rate > 0) {
+  if (rate > 0 && config_.classifier.drops_input) {
     Context numbered = context;
     numbered.first_token = batch.first_sequence;
     x = dropout(numbered, x, rate, {.site = kTaskDenseDropoutSite, .global_width = x.size(1)});

@@ -1,6 +1,6 @@
-// The encoder that the BERT line (BERT, ALBERT, NEZHA, ELECTRA, RoFormer, GAU-alpha, DeBERTa) and the early GPTs are
-// settings of: an embedding of tokens, segments and positions, blocks, and heads. A family's
-// file fills EncoderConfig and, where its blocks or positions are its own, gives what makes them.
+// The encoder that the BERT line (BERT, RoBERTa, DistilBERT, ALBERT, NEZHA, ELECTRA, MPNet, RoFormer, GAU-alpha,
+// DeBERTa) and the early GPTs are settings of: an embedding of tokens, segments and positions, blocks, and heads. A
+// family's file fills EncoderConfig and, where its blocks or positions are its own, gives what makes them.
 //
 // Axes: T tokens of a packed batch, H hidden size, E embedding size, V vocabulary.
 #pragma once
@@ -31,7 +31,7 @@ class EncoderBlock {
   virtual std::vector<Linear*> linears() = 0;
 };
 
-/// Positions as relative terms of attention (NEZHA, DeBERTa).
+/// Positions as relative terms of attention (NEZHA, DeBERTa, MPNet).
 class RelativePositions {
  public:
   /// Tables of one block, kept while its attention runs.
@@ -56,6 +56,7 @@ struct ClassifierConfig {
   std::string dense = {};  // a layer of the classifier's own on its hidden state; empty: the pooler's vector
   std::string output = "classifier";
   Activation activation = Activation::gelu_erf;  // behind dense
+  bool drops_input = true;                       // the task's dropout stands before dense too
 };
 
 struct EncoderConfig {
@@ -79,7 +80,9 @@ struct EncoderConfig {
   float dropout = 0;
   float attention_dropout = 0;  // of attention weights
   bool dropout_before_embedding_norm = false;
+  bool drops_attended = true;  // dropout of what attention adds to the residual stream
   AbsolutePositions positions = AbsolutePositions::learned;
+  int64_t first_position_row = 0;  // of the table of learned positions
   /// Of a checkpoint that brings its own rotary positions: [max_positions, head_dim], sines then cosines; null:
   /// computed.
   std::shared_ptr<const std::vector<float>> rotary_table = nullptr;

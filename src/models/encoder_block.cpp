@@ -97,11 +97,12 @@ BlockParts add_block_parts(ParameterStore& store, const EncoderConfig& config, i
                                .with_bias = config.has_bias});
   parts.mlp.activation = config.activation;
   parts.dropout = config.dropout;
+  parts.drops_attended = config.drops_attended;
   return parts;
 }
 
 Tensor BlockParts::drop_attended(Context& context, const Tensor& x, const EncoderPass& pass, int64_t layer) const {
-  return BranchDropout{dropout, block_dropout_site(layer, BlockDropout::attention)}.forward(
+  return BranchDropout{drops_attended ? dropout : 0, block_dropout_site(layer, BlockDropout::attention)}.forward(
       context, x, pass.num_tokens);
 }
 

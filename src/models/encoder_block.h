@@ -19,6 +19,7 @@ struct BlockParts {
   EncoderAttention attention;
   PlainMlp mlp;
   float dropout = 0;
+  bool drops_attended = true;
 
   /// The attention of one of the layers that the block is applied as.
   EncoderAttention attention_of(int64_t layer) const;

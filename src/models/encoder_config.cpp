@@ -16,6 +16,7 @@ constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxHeads = 4096;
 /// Of a checkpoint's own task, in any format.
 constexpr const char* kTaskTensors[] = {"classifier*",
+                                        "pre_classifier*",
                                         "qa_outputs*",
                                         "crf*",
                                         "global_pointer*",
@@ -28,13 +29,16 @@ constexpr const char* kTaskTensors[] = {"classifier*",
                                         "layers/relations*",
                                         "layers/pooler.dense*"};
 
-/// The first of two spellings that is there.
-std::string_view spelling(const ModelConfig& config, std::string_view first, std::string_view second) {
-  return config.has(first) || !config.has(second) ? first : second;
+/// The first of several spellings that is there; the first of all where none is.
+std::string_view spelling(const ModelConfig& config, std::initializer_list<std::string_view> spellings) {
+  for (std::string_view one : spellings) {
+    if (config.has(one)) return one;
+  }
+  return *spellings.begin();
 }
 
 int64_t read_segments(const ModelConfig& config) {
-  std::string_view key = spelling(config, "type_vocab_size", "segment_vocab_size");
+  std::string_view key = spelling(config, {"type_vocab_size", "segment_vocab_size"});
   int64_t segments = config.find_integer(key).value_or(2);
   if (segments < 0 || segments > 65536) fail_input("{}: '{}' is {}, expected 0 to 65536", config.path(), key, segments);
   return segments;
@@ -42,7 +46,7 @@ int64_t read_segments(const ModelConfig& config) {
 
 void read_heads(const ModelConfig& source, EncoderConfig& config) {
   ModelInfo& info = config.info;
-  info.num_heads = info.num_kv_heads = source.size("num_attention_heads", kMaxHeads);
+  info.num_heads = info.num_kv_heads = source.size(spelling(source, {"num_attention_heads", "n_heads"}), kMaxHeads);
   bool is_given = source.has("attention_head_size");
   if (!is_given && info.hidden_size % info.num_heads != 0) {
     fail_input("{}: hidden size {} is no multiple of {} heads and 'attention_head_size' is absent",
@@ -114,10 +118,10 @@ EncoderConfig read_encoder(const ModelSource& source) {
   ModelInfo& info = config.info;
   info.family = source.family;
   info.vocab_size = from.size("vocab_size");
-  info.hidden_size = from.size("hidden_size", 1 << 20);
-  info.num_layers = from.size("num_hidden_layers", kMaxLayers);
-  info.intermediate_size = from.size("intermediate_size");
-  info.max_positions = from.size_or(spelling(from, "max_position_embeddings", "max_position"), 512);
+  info.hidden_size = from.size(spelling(from, {"hidden_size", "dim"}), 1 << 20);
+  info.num_layers = from.size(spelling(from, {"num_hidden_layers", "n_layers"}), kMaxLayers);
+  info.intermediate_size = from.size(spelling(from, {"intermediate_size", "hidden_dim"}));
+  info.max_positions = from.size_or(spelling(from, {"max_position_embeddings", "max_position"}), 512);
   info.num_segments = read_segments(from);
   info.tied_embedding = true;
   info.is_encoder = true;
@@ -126,12 +130,12 @@ EncoderConfig read_encoder(const ModelSource& source) {
   config.embedding_size = from.size_or("embedding_size", info.hidden_size, 1 << 20);
   config.eps = from.number_or("layer_norm_eps", 1e-12, 0, 1);
   config.embedding_eps = config.head_eps = config.eps;
-  config.activation = parse_activation(from.string_or("hidden_act", "linear"));
+  config.activation = parse_activation(from.string_or(spelling(from, {"hidden_act", "activation"}), "linear"));
   config.head_activation = config.activation;
-  config.dropout =
-      static_cast<float>(from.number_or(spelling(from, "hidden_dropout_prob", "dropout_rate"), 0, 0, 0.999));
-  config.attention_dropout = static_cast<float>(
-      from.number_or(spelling(from, "attention_probs_dropout_prob", "attention_dropout_rate"), 0, 0, 0.999));
+  config.dropout = static_cast<float>(
+      from.number_or(spelling(from, {"hidden_dropout_prob", "dropout_rate", "dropout"}), 0, 0, 0.999));
+  config.attention_dropout = static_cast<float>(from.number_or(
+      spelling(from, {"attention_probs_dropout_prob", "attention_dropout_rate", "attention_dropout"}), 0, 0, 0.999));
   config.segments_in_token_table = from.boolean_or("shared_segment_embeddings", false);
   config.segment_attention = from.boolean_or("segment_attention", false);
   config.residual_scores = from.boolean_or("residual_attention_scores", false);
@@ -139,6 +143,14 @@ EncoderConfig read_encoder(const ModelSource& source) {
   config.sums_residual_scores = !source.compat;
   if (from.is_string("with_pool")) config.pool_activation = parse_activation(from.string_or("with_pool", "tanh"));
   return config;
+}
+
+void begin_positions_at(int64_t row, const ModelConfig& from, EncoderConfig& config) {
+  if (row < 0 || config.info.max_positions <= row) {
+    fail_input("{}: {} positions, but texts begin at number {}", from.path(), config.info.max_positions, row);
+  }
+  config.first_position_row = row;
+  config.info.max_positions -= row;
 }
 
 void find_heads(const ModelSource& source, const EncoderNames& names, EncoderConfig& config) {

@@ -1,5 +1,5 @@
 // The settings that configs of the BERT line spell alike: Google's bert_config.json, Hugging Face's config.json and
-// bert4keras3's options are one set of keys.
+// bert4keras3's options are one set of keys; DistilBERT's are spelled otherwise.
 #pragma once
 
 #include "models/encoder.h"
@@ -11,6 +11,10 @@ namespace weft {
 
 /// Sizes, activation, dropout, segments, attention pattern, options.
 EncoderConfig read_encoder(const ModelSource& source);
+
+/// Texts begin at a row of the table of positions that is not the first (fairseq keeps those up to padding's for
+/// itself): the model holds as many tokens less. Throws Error(bad_input) when none are left.
+void begin_positions_at(int64_t row, const ModelConfig& from, EncoderConfig& config);
 
 /// Finds the heads that the checkpoint has (or, without one, that the config asks for: with_pool, with_nsp, with_mlm,
 /// with_discriminator), and what its conditional norms are like. Throws Error(bad_input) when the config asks for a

@@ -19,6 +19,7 @@ using Rows = std::vector<WeightRow>;
 constexpr std::array kTaskLayers = {"classifier",
                                     "classifier.dense",
                                     "classifier.out_proj",
+                                    "pre_classifier",
                                     "pooler.dense",
                                     "qa_outputs",
                                     "global_pointer.dense",
@@ -210,7 +211,7 @@ WeightMap encoder_weights(const EncoderConfig& config,
   auto append = [&](const Rows& rows) { map.rows.insert(map.rows.end(), rows.begin(), rows.end()); };
   bool exists = format == ModelFormat::huggingface  ? names.has_huggingface
                 : format == ModelFormat::tensorflow ? names.has_tensorflow
-                                                    : format == ModelFormat::keras_hdf5;
+                                                    : format == ModelFormat::keras_hdf5 && names.has_keras;
   if (!exists) fail_input("{} models do not exist as {} checkpoints", config.info.family, model_format_name(format));
   if (format == ModelFormat::keras_hdf5) {
     append(blocks(config, format, ""));

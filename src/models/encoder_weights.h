@@ -36,6 +36,7 @@ struct EncoderNames {
   bool has_huggingface = true;
   bool names_parameters = true;  // parameters have transformers' names, where it has the family
   bool has_tensorflow = true;
+  bool has_keras = true;
   std::vector<std::string> keras_ignored = {};
   std::string keras_head = "layers/scale_offset/vars/0";  // tells that the output layer is there
 };

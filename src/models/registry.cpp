@@ -20,25 +20,12 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {llama_family(),
-                                          qwen2_family(),
-                                          gemma_family(),
-                                          gemma2_family(),
-                                          bert_family(),
-                                          albert_family(),
-                                          albert_unshared_family(),
-                                          nezha_family(),
-                                          electra_family(),
-                                          roformer_family(),
-                                          roformer_v2_family(),
-                                          gau_alpha_family(),
-                                          deberta_family(),
-                                          t5_family(),
-                                          umt5_family(),
-                                          rwkv6_family(),
-                                          gpt_family(),
-                                          gpt2_family(),
-                                          gpt2_ml_family()};
+  static const std::vector<Family> all = {
+      llama_family(),   qwen2_family(),      gemma_family(),    gemma2_family(),      bert_family(),
+      roberta_family(), distilbert_family(), mpnet_family(),    albert_family(),      albert_unshared_family(),
+      nezha_family(),   electra_family(),    roformer_family(), roformer_v2_family(), gau_alpha_family(),
+      deberta_family(), t5_family(),         umt5_family(),     rwkv6_family(),       gpt_family(),
+      gpt2_family(),    gpt2_ml_family()};
   return all;
 }
 

@@ -25,7 +25,7 @@ constexpr Mode kModes[] = {{"pooling_mode_cls_token", "cls"},
                            {"pooling_mode_max_tokens", "max"},
                            {"pooling_mode_mean_sqrt_len_tokens", ""},
                            {"pooling_mode_weightedmean_tokens", ""},
-                           {"pooling_mode_lasttoken", ""}};
+                           {"pooling_mode_lasttoken", "last"}};
 
 }  // namespace
 
@@ -33,6 +33,12 @@ std::string read_sentence_pooling(const std::string& model) {
   std::string path = model + kPoolingFile;
   if (!is_plain_file(path)) return "";
   auto config = ModelConfig::from_json_file(path);
+  // As sentence-transformers writes it from version 6 on.
+  std::string named = config->string_or("pooling_mode", "");
+  for (const char* known : {"cls", "mean", "max"}) {
+    if (named == known) return named;
+  }
+  if (named == "lasttoken") return "last";
   std::string found;
   int count = 0;
   for (const Mode& mode : kModes) {
@@ -41,7 +47,8 @@ std::string read_sentence_pooling(const std::string& model) {
     ++count;
   }
   if (count != 1 || found.empty()) {
-    fail_input("{}: asks for pooling other than one of cls, mean and max; say which pooling to use", path);
+    fail_input("{}: asks for pooling other than one of cls, mean, max and the last token; say which pooling to use",
+               path);
   }
   return found;
 }
@@ -51,6 +58,11 @@ int64_t read_sentence_length(const std::string& model) {
   if (!is_plain_file(path)) return 0;
   auto config = ModelConfig::from_json_file(path);
   return config->has("max_seq_length") ? config->size("max_seq_length") : 0;
+}
+
+bool is_regression(const ModelConfig& config) {
+  return config.string_or("problem_type", "") == "regression" ||
+         config.string_or("sentence_transformers.activation_fn", "").ends_with("Identity");
 }
 
 void write_sentence_settings(const std::string& folder, const std::string& pooling, int64_t length, int64_t width) {

@@ -42,4 +42,18 @@ std::optional<std::string> decode_base64(std::string_view text) {
   return bytes;
 }
 
+std::string encode_base64(std::string_view bytes) {
+  std::string text;
+  text.reserve((bytes.size() + 2) / 3 * 4);
+  uint32_t bits = 0;
+  int num_bits = 0;
+  for (const char byte : bytes) {
+    bits = (bits & 0x3FU) << 8 | static_cast<unsigned char>(byte);
+    for (num_bits += 8; num_bits >= 6; num_bits -= 6) text.push_back(kLetters[bits >> (num_bits - 6) & 0x3FU]);
+  }
+  if (num_bits > 0) text.push_back(kLetters[bits << (6 - num_bits) & 0x3FU]);
+  text.resize((text.size() + 3) / 4 * 4, '=');
+  return text;
+}
+
 }  // namespace weft

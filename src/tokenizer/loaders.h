@@ -16,9 +16,13 @@ class GgufMetadata;
 std::shared_ptr<const Tokenizer> load_tokenizer_json_text(std::string_view text,
                                                           const std::string& where,
                                                           const TokenizerSettings& settings = {});
+/// Whether a sentencepiece model's pieces have its own ids or those of fairseq (fairseq_pieces.h), with <s> and </s>
+/// round texts as RoBERTa has them.
+enum class PieceIds : uint8_t { own, fairseq };
 std::shared_ptr<const Tokenizer> load_sentencepiece_bytes(std::string_view bytes,
                                                           const std::string& where,
-                                                          const TokenizerSettings& settings = {});
+                                                          const TokenizerSettings& settings = {},
+                                                          PieceIds ids = PieceIds::own);
 /// A vocab.txt as BERT's own: a token a line.
 std::shared_ptr<const Tokenizer> load_wordpiece_text(std::string_view text,
                                                      const std::string& where,

@@ -7,11 +7,13 @@
 
 #include "core/error.h"
 #include "tokenizer/bpe.h"
+#include "tokenizer/fairseq_pieces.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/score_merges.h"
 #include "tokenizer/scratch_pool.h"
 #include "tokenizer/sentencepiece_model.pb.h"
 #include "tokenizer/sentencepiece_normalizer.h"
+#include "tokenizer/text_template.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/unigram.h"
 #include "tokenizer/vocabulary.h"
@@ -85,7 +87,7 @@ void validate_pieces(const Model& model, const std::string& where) {
   }
 }
 
-Model parse_model(std::string_view bytes, const std::string& where) {
+Model parse_model(std::string_view bytes, PieceIds ids, const std::string& where) {
   Model model;
   google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
   if (!model.ParseFromZeroCopyStream(&stream)) {
@@ -103,6 +105,7 @@ Model parse_model(std::string_view bytes, const std::string& where) {
     fail_input("{}: a model with treat_whitespace_as_suffix, a denormalizer or unescaped spaces is not supported",
                where);
   }
+  if (ids == PieceIds::fairseq) put_in_fairseq_order(model, where);
   validate_pieces(model, where);
   return model;
 }
@@ -218,11 +221,12 @@ std::unique_ptr<WordModel> make_bpe(const Model& model, const Vocabulary& vocabu
       vocabulary, merges_from_scores(vocabulary, scores, is_mergeable), std::move(options));
 }
 
-std::vector<AddedToken> control_pieces(const Model& model) {
+std::vector<AddedToken> control_pieces(const Model& model, bool is_fairseq) {
   std::vector<AddedToken> tokens;
   for (int i = 0; i < model.pieces_size(); ++i) {
+    const std::string& piece = model.pieces(i).piece();
     if (model.pieces(i).type() == Piece::CONTROL) {
-      tokens.push_back({.content = model.pieces(i).piece(), .id = i, .is_special = true});
+      tokens.push_back({.content = piece, .id = i, .is_special = true, .lstrip = is_fairseq && piece == "<mask>"});
     }
   }
   return tokens;
@@ -232,8 +236,9 @@ class SentencepieceTokenizer : public Tokenizer {
  public:
   using Tokenizer::encode;
 
-  SentencepieceTokenizer(Model model, const std::string& where, const TokenizerSettings& settings)
+  SentencepieceTokenizer(Model model, PieceIds ids, const std::string& where, const TokenizerSettings& settings)
       : model_(std::move(model)),
+        is_fairseq_(ids == PieceIds::fairseq),
         rules_(decode_rules(model_)),
         vocabulary_(static_cast<size_t>(model_.pieces_size())),
         user_defined_(user_defined_pieces(model_, where)),
@@ -244,7 +249,7 @@ class SentencepieceTokenizer : public Tokenizer {
         chat_template_(settings.chat_template) {
     for (int i = 0; i < model_.pieces_size(); ++i) vocabulary_.add(model_.pieces(i).piece(), i);
     encoder_ = is_unigram() ? make_unigram(model_, vocabulary_) : make_bpe(model_, vocabulary_);
-    control_ = AddedTokenMatcher(control_pieces(model_), where);
+    control_ = AddedTokenMatcher(control_pieces(model_, is_fairseq_), where);
     bos_id_ = control_id(model_.trainer().bos_piece());
     find_ids_round_texts(settings, where);
     const VocabularyView view{.find = [&](std::string_view token) { return token_to_id(token); },
@@ -312,6 +317,7 @@ class SentencepieceTokenizer : public Tokenizer {
 
  protected:
   TextTemplate text_template(bool is_pair) const override {
+    if (is_fairseq_ && is_pair) return roberta_pair_template(*before_id_, *after_id_);
     TextTemplate pieces;
     if (before_id_) pieces.push_back({.id = *before_id_});
     pieces.push_back({.kind = TemplatePiece::Kind::first_text});
@@ -335,6 +341,11 @@ class SentencepieceTokenizer : public Tokenizer {
     const auto cls = control_id("[CLS]");
     const auto sep = control_id("[SEP]");
     const auto eos = control_id(model_.trainer().eos_piece());
+    if (is_fairseq_) {
+      before_id_ = bos_id_;
+      after_id_ = eos;
+      return;
+    }
     const bool is_encoder = cls && sep;
     const std::string_view name = settings.tokenizer_class;
     const bool is_t5 = !bos_id_ || name.starts_with("T5Tokenizer") || name.starts_with("MT5Tokenizer");
@@ -393,6 +404,7 @@ class SentencepieceTokenizer : public Tokenizer {
   }
 
   Model model_;
+  bool is_fairseq_;
   DecodeRules rules_;
   Vocabulary vocabulary_;
   AddedTokenMatcher user_defined_;
@@ -411,8 +423,9 @@ class SentencepieceTokenizer : public Tokenizer {
 
 std::shared_ptr<const Tokenizer> load_sentencepiece_bytes(std::string_view bytes,
                                                           const std::string& where,
-                                                          const TokenizerSettings& settings) {
-  return std::make_shared<SentencepieceTokenizer>(parse_model(bytes, where), where, settings);
+                                                          const TokenizerSettings& settings,
+                                                          PieceIds ids) {
+  return std::make_shared<SentencepieceTokenizer>(parse_model(bytes, ids, where), ids, where, settings);
 }
 
 }  // namespace weft

@@ -21,11 +21,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// What transformers calls the models of fairseq's checkpoints.
+constexpr const char* kFairseqModel = "sentencepiece.bpe.model";
 constexpr std::array<const char*, 7> kFolderFiles = {"tokenizer.json",
                                                      "vocab.txt",
                                                      "tokenizer.model",
                                                      "spiece.model",
-                                                     "sentencepiece.bpe.model",
+                                                     kFairseqModel,
                                                      "sentencepiece.model",
                                                      "spm.model"};
 
@@ -97,10 +99,12 @@ bool is_unigram_json(std::string_view text) {
   return false;
 }
 
-/// The sentencepiece model that a tokenizer.json was made from, if it lies beside it.
+/// The sentencepiece model that a tokenizer.json was made from, if it lies beside it. Of fairseq's the tokenizer.json
+/// alone knows the ids of all families.
 std::optional<fs::path> sentencepiece_model_in(const fs::path& folder) {
   for (const char* name : kFolderFiles) {
-    if (is_sentencepiece(name) && path_exists(folder / name)) return folder / name;
+    if (is_sentencepiece(name) && std::string_view(name) != kFairseqModel && path_exists(folder / name))
+      return folder / name;
   }
   return std::nullopt;
 }
@@ -113,6 +117,17 @@ std::shared_ptr<const Tokenizer> load_json_file(const fs::path& file, const Toke
     if (const auto model = sentencepiece_model_in(file.parent_path())) return load_tokenizer_file(*model);
   }
   return load_tokenizer_json_text(text, file.string(), settings);
+}
+
+std::shared_ptr<const Tokenizer> load_sentencepiece_file(const fs::path& file, const TokenizerSettings& settings) {
+  const bool is_fairseq = file.filename() == kFairseqModel;
+  if (is_fairseq && !settings.tokenizer_class.empty() && !settings.tokenizer_class.starts_with("XLMRoberta")) {
+    fail_input("{}: the ids of a {} are not known without a tokenizer.json; put the model's beside it",
+               file.string(),
+               printable(settings.tokenizer_class));
+  }
+  return load_sentencepiece_bytes(
+      read_whole_file(file.string()), file.string(), settings, is_fairseq ? PieceIds::fairseq : PieceIds::own);
 }
 
 TokenizerSettings read_settings_beside(const fs::path& file) {
@@ -132,7 +147,7 @@ std::shared_ptr<const Tokenizer> load_tokenizer_file(const fs::path& file) {
   }
   if (extension == ".json") return load_json_file(file, read_settings_beside(file));
   if (is_sentencepiece(file)) {
-    return load_sentencepiece_bytes(read_whole_file(file.string()), file.string(), read_settings_beside(file));
+    return load_sentencepiece_file(file, read_settings_beside(file));
   }
   if (extension == ".txt") return load_text_vocabulary(file, read_settings_beside(file));
   fail_input(

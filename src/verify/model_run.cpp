@@ -128,6 +128,7 @@ ObservedValues run_forward(const Context& context, LanguageModel& model, const B
   if (Tensor replaced = model.replaced_logits(watched, hidden)) {
     keep_logits("replaced_logits", "replaced_proba", replaced);
   }
+  if (Tensor task = model.task_logits(watched, hidden, batch)) keep_logits("task_logits", "task_proba", task);
   return observed;
 }
 
@@ -167,6 +168,10 @@ Tensor total_loss(
   if (!targets.replaced.empty()) {
     Tensor logits = model.replaced_logits(context, hidden);
     include(binary_cross_entropy(context, share_gradient_over_tp(context, logits), targets.replaced));
+  }
+  if (!targets.classes.empty()) {
+    Tensor logits = model.task_logits(context, hidden, batch);
+    include(softmax_cross_entropy(context, share_gradient_over_tp(context, logits), targets.classes));
   }
   return loss;
 }

@@ -31,7 +31,7 @@ TokenValues to_token_values(const Tensor& tensor);
 
 /// A forward pass (without a cache where there are no states to start from), and all heads: "logits" and "proba", one
 /// row a token; "pooled", "pair_logits" and "pair_proba", one a sequence; "replaced_logits" and "replaced_proba", one a
-/// token.
+/// token; "task_logits" and "task_proba", one a sequence or a token, as the task's layer is.
 ObservedValues run_forward(const Context& context, LanguageModel& model, const Batch& batch, KvCache* cache = nullptr);
 
 /// The rows of a softmax, or of a sigmoid where they have one element.
@@ -42,11 +42,12 @@ using GradientSink = std::function<void(const Parameter& parameter, std::vector<
 
 /// What a training pass scores; the loss is the sum of what is there.
 struct TrainingTargets {
-  std::vector<int32_t> tokens;       // of the output layer; −1: ignored
-  std::vector<float> weights;        // of `tokens`
-  std::vector<int32_t> rows = {};    // the tokens that `tokens` are of; empty: all
-  std::vector<int32_t> pairs = {};   // a class a sequence, of the pair head; the mean is taken
-  std::vector<float> replaced = {};  // 0 or 1 a token, of the discriminator; the mean is taken
+  std::vector<int32_t> tokens;        // of the output layer; −1: ignored
+  std::vector<float> weights;         // of `tokens`
+  std::vector<int32_t> rows = {};     // the tokens that `tokens` are of; empty: all
+  std::vector<int32_t> pairs = {};    // a class a sequence, of the pair head; the mean is taken
+  std::vector<float> replaced = {};   // 0 or 1 a token, of the discriminator; the mean is taken
+  std::vector<int32_t> classes = {};  // a class a sequence, of a classifier of texts; the mean is taken
 };
 
 /// Forward, loss, backward. Hands every parameter's gradient to `sink` and returns the loss. The model must have been

@@ -30,13 +30,19 @@ struct MaskedIds {
   }
 };
 
+bool classifies_texts(const ModelInfo& info) {
+  return info.task_head.kind == TaskHead::Kind::sequence_classification;
+}
+
 /// transformers' name of an output to the name that models observe.
 std::string observed_name(const std::string& name, const ModelInfo& info) {
   if (name == "last_hidden_state") return "final";
   if (name == "prediction_logits") return "logits";
   if (name == "pooler_output") return "pooled";
   if (name == "seq_relationship_logits" || name == "sop_logits") return "pair_logits";
-  if (name == "logits" && !info.has_language_model_head) return "replaced_logits";
+  if (name == "logits" && !info.has_language_model_head) {
+    return info.task_head.kind == TaskHead::Kind::none ? "replaced_logits" : "task_logits";
+  }
   return name;
 }
 
@@ -91,7 +97,8 @@ void verify_outputs(VerifySession& session, const MaskedIds& input) {
       golden.skip(dataset, "this model has no intermediate value of that name");
       continue;
     }
-    bool is_of_sequence = found->first == "pooled" || found->first == "pair_logits";
+    bool is_of_sequence = found->first == "pooled" || found->first == "pair_logits" ||
+                          (found->first == "task_logits" && classifies_texts(session.model().info()));
     std::vector<int64_t> positions = packed.positions;
     if (is_of_sequence) {
       positions.resize(packed.batch.sequences.size());
@@ -129,13 +136,18 @@ void verify_loss(VerifySession& session, const MaskedIds& input) {
   GoldenFile& golden = session.golden();
   if (!golden.has("train/loss") || !golden.has("inputs/labels")) return;
   GoldenIds labels = golden.ids("inputs/labels");
-  if (labels.values.size() != input.ids.values.size()) {
-    fail_input("golden file {}: inputs/labels has another shape than inputs/input_ids", golden.path());
+  const ModelInfo& info = session.model().info();
+  bool is_of_sequences = !info.has_language_model_head && classifies_texts(info);
+  size_t expected = is_of_sequences ? static_cast<size_t>(input.ids.rows) : input.ids.values.size();
+  if (labels.values.size() != expected) {
+    fail_input(
+        "golden file {}: inputs/labels holds {} labels, expected {}", golden.path(), labels.values.size(), expected);
   }
   PackedRows packed = input.pack(golden);
-  const ModelInfo& info = session.model().info();
   TrainingTargets targets;
-  if (info.has_language_model_head) {
+  if (is_of_sequences) {
+    targets.classes = labels.values;
+  } else if (info.has_language_model_head) {
     // A decoder's inputs are its labels moved by the start token.
     bool are_shifted = info.attention == AttentionPattern::causal && !info.has_source;
     targets.tokens = token_targets(labels, packed, are_shifted);

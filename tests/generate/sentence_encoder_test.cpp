@@ -47,7 +47,7 @@ class SentenceEncoding : public ::testing::Test {
 };
 
 TEST_F(SentenceEncoding, IsTheSameOnAnyNumberOfThreads) {
-  for (Pooling pooling : {Pooling::mean, Pooling::max, Pooling::cls, Pooling::none}) {
+  for (Pooling pooling : {Pooling::mean, Pooling::max, Pooling::cls, Pooling::last, Pooling::none}) {
     std::vector<float> expected = encode(1, {.pooling = pooling, .batch_tokens = 1 << 20});
     for (int threads : {1, 2, 4}) {
       for (int64_t batch_tokens : {1, 50, 300}) {

@@ -121,6 +121,21 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("bert", "albert", "electra_disc", "nezha", "t5_v10", "t5_v11", "mt5", "openai_gpt", "gpt2"),
     [](const auto& name) { return std::string(name.param); });
 
+/// Families that exist in safetensors alone.
+TEST_F(EncoderCommands, ConvertKeepsTheNamesThatTransformersGives) {
+  for (const char* name :
+       {"roberta", "xlm_roberta_reranker", "distilbert", "distilbert_classifier", "mpnet", "mpnet_classifier"}) {
+    SCOPED_TRACE(name);
+    fs::path first = kData / "hf" / name;
+    fs::path back = convert(first, "", "safetensors");
+    EXPECT_THAT(compare_tensors(back, first), ::testing::IsEmpty());
+    EXPECT_THAT(compare_tensors(first, back), ::testing::IsEmpty());
+    nlohmann::json config = nlohmann::json::parse(testing::contents(back / "config.json"));
+    nlohmann::json original = nlohmann::json::parse(testing::contents(first / "config.json"));
+    for (const char* key : {"model_type", "architectures"}) EXPECT_EQ(config.at(key), original.at(key));
+  }
+}
+
 TEST_F(EncoderCommands, ConvertKeepsTheTableOfPositionsThatAFileBrings) {
   fs::path first = kData / "hf/roformer";
   for (const std::string& left : compare_tensors(convert(first, "", "safetensors"), first)) {
@@ -239,6 +254,7 @@ TEST_F(EncoderCommands, ConvertRefusesWhatItCannotWrite) {
   refused(of_case("seed/deberta-mlm", "deberta") + " --to tensorflow", 3, HasSubstr("deberta"));
   refused(of_case("seed/gau_alpha-mlm", "gau_alpha") + " --to safetensors", 3, HasSubstr("gau_alpha"));
   refused(of_case("hf/roformer", "roformer") + " --to keras", 3, HasSubstr("embed_positions"));
+  refused(of_case("hf/mpnet", "mpnet") + " --to keras", 3, HasSubstr("mpnet models do not exist as keras"));
   refused(of_case("hf/llama_gqa", "llama") + " --to tensorflow", 3, HasSubstr("no TensorFlow checkpoints"));
   expect_one_line_error(weft("convert --quiet --model bert --to keras --out bert"), 3, HasSubstr("exists already"));
 }

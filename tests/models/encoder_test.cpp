@@ -67,6 +67,16 @@ const std::vector<NamedEncoder>& encoders() {
       {"albert_unshared", albert_unshared_family, kAllHeads},
       {"nezha", nezha_family, R"({"max_relative_position": 3, "with_pool": true, "with_nsp": true})"},
       {"nezha_causal", nezha_family, R"({"max_relative_position": 3})", kCausal},
+      {"roberta", roberta_family, R"({"type_vocab_size": 1, "pad_token_id": 1})"},
+      {"roberta_classifier",
+       roberta_family,
+       R"({"new_task_head": true, "id2label": {"0": "no", "1": "yes", "2": "?"}, "classifier_dropout": 0.3})"},
+      {"distilbert", distilbert_family, ""},
+      {"distilbert_classifier",
+       distilbert_family,
+       R"({"new_task_head": true, "id2label": {"0": "no", "1": "yes", "2": "?"}, "classifier_dropout": 0.3})"},
+      {"mpnet", mpnet_family, ""},
+      {"mpnet_causal", mpnet_family, "", kCausal},
       {"electra", electra_family, R"({"with_mlm": false, "with_discriminator": true, "embedding_size": 10})"},
       {"electra_generator", electra_family, R"({"generator": true, "embedding_size": 10})"},
       {"roformer", roformer_family, kAllHeads},
@@ -218,8 +228,8 @@ Outcome run_pass(const NamedEncoder& encoder, const EncoderPassOptions& options)
 
 /// Whether a key's bias, which adds the same to all scores of a query, had no gradient but for rounding.
 bool is_rounding(const std::string& name, const std::vector<double>& gradient) {
-  return name.ends_with("key.bias") &&
-         std::all_of(gradient.begin(), gradient.end(), [](double g) { return std::abs(g) < 1e-13; });
+  bool is_of_key = name.ends_with("key.bias") || name.ends_with("k_lin.bias") || name.ends_with("attn.k.bias");
+  return is_of_key && std::all_of(gradient.begin(), gradient.end(), [](double g) { return std::abs(g) < 1e-13; });
 }
 
 void drop_rounding(Outcome& outcome) {

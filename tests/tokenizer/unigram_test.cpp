@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "tokenizer/loaders.h"
 #include "tokenizer/reference_rows.h"
 #include "tokenizer/tokenizer_files.h"
@@ -15,7 +16,9 @@ namespace {
 
 using nlohmann::json;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::ThrowsMessage;
 
 const json& unigram_cases() {
   static const json cases = json::parse(test::unigram_golden());
@@ -153,6 +156,47 @@ TEST(Unigram, ASentencepieceModelInTheSameFolderComesFirst) {
   for (const std::string& path : {folder, file}) {
     EXPECT_EQ(load_tokenizer(path)->encode(text, false), test::sentencepiece_unigram_tokenizer().encode(text, false));
   }
+}
+
+json fairseq_golden() {
+  return json::parse(test::read_file(test::tokenizer_data("fairseq/golden.json")));
+}
+
+TEST(FairseqModel, HasTheIdsOfTheReference) {
+  const auto tokenizer = load_tokenizer(test::tokenizer_data("fairseq"));
+  for (const json& row : fairseq_golden()["texts"]) {
+    const std::string text = row["text"];
+    EXPECT_EQ(tokenizer->encode(text, true, SpecialsInText::recognised), row["ids"].get<std::vector<int32_t>>())
+        << text;
+  }
+  for (const json& row : fairseq_golden()["pairs"]) {
+    const std::string first = row["first"], second = row["second"];
+    EXPECT_EQ(tokenizer->encode_pair(first, second).ids, row["ids"].get<std::vector<int32_t>>()) << first;
+  }
+  EXPECT_EQ(tokenizer->pad_id(), 1);
+  EXPECT_EQ(tokenizer->mask_id(), tokenizer->vocab_size() - 1);
+  EXPECT_THAT(tokenizer->end_ids(), ElementsAre(2));
+  std::vector<int32_t> ids;
+  EXPECT_THAT(tokenizer->encode_with_offsets("the model", ids),
+              ElementsAre(TokenSpan{0, 3}, TokenSpan{3, 4}, TokenSpan{4, 9}));
+}
+
+TEST(FairseqModel, StandsBehindATokenizerJsonAndIsRefusedForFamiliesOfOtherIds) {
+  const std::string model = test::read_file(test::tokenizer_data("fairseq/sentencepiece.bpe.model"));
+  const std::string file =
+      test::write_file("fairseq_json/tokenizer.json", case_named("xlm_roberta")["tokenizer"].dump());
+  const std::string folder = std::filesystem::path(file).parent_path().string();
+  const std::vector<int32_t> expected = load_tokenizer(file)->encode("the model", true);
+  test::write_file("fairseq_json/sentencepiece.bpe.model", model);
+  EXPECT_EQ(load_tokenizer(folder)->encode("the model", true), expected);
+  test::write_file("fairseq_other/sentencepiece.bpe.model", model);
+  const std::string config =
+      test::write_file("fairseq_other/tokenizer_config.json", R"({"tokenizer_class": "CamembertTokenizer"})");
+  EXPECT_THAT([&] { load_tokenizer(std::filesystem::path(config).parent_path().string()); },
+              ThrowsMessage<Error>(HasSubstr("tokenizer.json")));
+  const std::string other = test::read_file(test::tokenizer_data("spm_unigram/spm.model"));
+  EXPECT_THAT([&] { load_tokenizer(test::write_file("fairseq_first/sentencepiece.bpe.model", other)); },
+              ThrowsMessage<Error>(HasSubstr("piece 0 is not <unk>")));
 }
 
 }  // namespace

@@ -52,8 +52,19 @@ const std::vector<GoldenCase>& cases() {
       found.push_back(one);
       if (std::filesystem::exists(one.folder() + "/ckpt")) found.push_back({.name = one.name, .weights = "ckpt"});
     }
-    for (const char* name :
-         {"albert", "bert", "electra_disc", "electra_gen", "electra_gen_gelu_new", "nezha", "roformer"}) {
+    for (const char* name : {"albert",
+                             "bert",
+                             "distilbert",
+                             "distilbert_classifier",
+                             "electra_disc",
+                             "electra_gen",
+                             "electra_gen_gelu_new",
+                             "mpnet",
+                             "mpnet_classifier",
+                             "nezha",
+                             "roberta",
+                             "roformer",
+                             "xlm_roberta_reranker"}) {
       found.push_back({.name = std::string("hf/") + name});
     }
     return found;
