@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include "core/log.h"
 #include "generate/request_support.h"
@@ -13,6 +14,7 @@
 #include "launcher/interrupt.h"
 #include "launcher/mpi_session.h"
 #include "launcher/shared_feed.h"
+#include "launcher/text_server.h"
 #include "serve/http_server.h"
 #include "tokenizer/chat_template.h"
 
@@ -25,8 +27,11 @@ constexpr const char* kFooter = R"(Examples:
   weft serve --model gemma-2-2b-it.gguf --quantize int8 --host 0.0.0.0 --port 8000
   curl localhost:8080/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
   curl localhost:8080/v1/completions -d '{"prompt": "Once upon", "max_tokens": 50, "stream": true}'
+  weft serve --model all-MiniLM-L6-v2
+  curl localhost:8080/v1/embeddings -d '{"input": ["A tensor is an array.", "Rain falls."]}'
 
-The paths are OpenAI's, and so are the requests, so that its clients work with http://HOST:PORT/v1 as their base. Answers of
+The paths are OpenAI's, and so are the requests, so that its clients work with http://HOST:PORT/v1 as their base. An encoder
+answers /v1/embeddings, a classifier of pairs with one label /v1/rerank. Answers of
 all clients grow together, --batch at a time; others wait. A prompt that begins like an earlier one is computed from where they
 part. /health says whether the server is up, /metrics counts for Prometheus. With WEFT_API_KEY set in the environment clients
 have to send that key. Ctrl-C and SIGTERM end the server when what it has begun is answered; a second Ctrl-C at once.)";
@@ -41,6 +46,8 @@ struct ServeOptions {
   int64_t context = 0;
   int64_t max_new_tokens = 1024;
   int64_t prefill_chunk = 512;
+  std::string pooling;
+  bool embeds = false;
 };
 
 constexpr int64_t kUsualContext = 4096;
@@ -95,13 +102,31 @@ class ClosableFeed final : public RequestFeed {
   const InterruptFlag& interrupt_;
 };
 
-ExitCode run_serve(const ServeOptions& options, MpiSession& session) {
+TextServerOptions text_server_options(const ServeOptions& options, const HttpServer* server) {
+  return {.name = resolve_name(options),
+          .address = server == nullptr ? "" : fmt::format("{}:{}", options.http.host, server->port()),
+          .pooling = options.pooling,
+          .max_length = options.context,
+          .max_requests = 1 + options.max_waiting,
+          .batch_tokens = options.prefill_chunk};
+}
+
+ExitCode run_serve(const ServeOptions& given, MpiSession& session) {
+  ServeOptions options = given;
+  options.common.model.encoder_alone = options.embeds;
   configure_log(options.common, session);
   bool is_rank_zero = session.rank() == 0;
   // Before the model, which may take long to load: a port that is taken should not.
   std::unique_ptr<HttpServer> server;
   if (is_rank_zero) server = std::make_unique<HttpServer>(options.http);
   auto loaded = load_model_for_inference(options.common, session);
+  if (options.embeds || is_text_encoder(loaded->model->info())) {
+    InterruptFlag interrupt(true, true);
+    TextServerOptions texts = text_server_options(options, server.get());
+    serve_texts(texts, *loaded, std::move(server), interrupt);
+    report_memory(options.common, session, loaded->context);
+    return ExitCode::ok;
+  }
   ServedModel model = served_model(options, *loaded);
   Generator generator(loaded->context,
                       *loaded->model,
@@ -150,21 +175,32 @@ void add_serve_command(Command program, CommandContext& context) {
   command.add_option("--chat-format",
                      options->chat_format,
                      "Name of a built-in chat format (chatml, llama3, …) instead of the model's own");
+  command.add_flag("--embeddings", options->embeds, "Answers with vectors of texts, as encoders do in any case");
+  command
+      .add_option(
+          "--pooling",
+          options->pooling,
+          "Of vectors: mean or max of all tokens, the first token (cls) or the last one, or the pooler's output "
+          "(pooled); if not given, as sentence-transformers' file beside the model says, else mean")
+      .check_one_of({"mean", "max", "cls", "last", "pooled"});
   command.add_option("--batch", options->batch, "Answers that grow at a time").check_range(1, 4096).show_default();
-  command.add_option("--max-waiting", options->max_waiting, "Answers that may wait; a request beyond gets status 429")
+  command
+      .add_option("--max-waiting",
+                  options->max_waiting,
+                  "Answers (of vectors: requests) that may wait; a request beyond gets status 429")
       .check_range(0, 1 << 20)
       .show_default();
   command
       .add_option("--context",
                   options->context,
                   "Tokens of a prompt and its answer together, for which memory is reserved --batch times (0: the "
-                  "model's, at most 4096)")
+                  "model's, at most 4096), or of a text whose vector is asked for (0: as many as the model holds)")
       .check_range(0, 1 << 24)
       .show_default();
   command.add_option("--max-new-tokens", options->max_new_tokens, "Tokens of an answer whose request names no limit")
       .check_range(1, 1 << 24)
       .show_default();
-  command.add_option("--prefill-chunk", options->prefill_chunk, "Prompt tokens computed at a time")
+  command.add_option("--prefill-chunk", options->prefill_chunk, "Tokens of prompts, or of texts, computed at a time")
       .check_range(1, 1 << 20)
       .show_default();
   add_compute_options(command, options->common);

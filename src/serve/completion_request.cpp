@@ -1,15 +1,14 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <initializer_list>
 #include <limits>
 #include <random>
-#include <set>
 #include <string_view>
 
 #include "core/error.h"
 #include "generate/request_support.h"
 #include "serve/completion_api.h"
+#include "serve/request_fields.h"
 #include "tokenizer/chat_template.h"
 
 namespace weft {
@@ -22,65 +21,6 @@ constexpr int64_t kMaxChoices = 128;
 constexpr int64_t kMaxTop = 20;
 constexpr size_t kMaxStops = 64;
 constexpr double kMaxAddition = 100;
-
-/// The fields of a request's body. Remembers which were asked for, so that the rest can be refused.
-class Fields {
- public:
-  explicit Fields(const std::string& body) : object_(Json::parse(body, nullptr, false)) {
-    if (object_.is_discarded()) fail_input("the request's body is no JSON");
-    if (!object_.is_object()) fail_input("the request's body is no JSON object");
-  }
-
-  /// Null where the field is absent or null.
-  const Json* find(const std::string& name) {
-    known_.insert(name);
-    auto place = object_.find(name);
-    return place == object_.end() || place->is_null() ? nullptr : &*place;
-  }
-
-  double number(const std::string& name, double otherwise, double least, double most) {
-    const Json* value = find(name);
-    if (value == nullptr) return otherwise;
-    bool is_usable = value->is_number() && value->get<double>() >= least && value->get<double>() <= most;
-    if (!is_usable) fail_input("'{}' must be a number from {} to {}", name, least, most);
-    return value->get<double>();
-  }
-
-  int64_t integer(const std::string& name, int64_t otherwise, int64_t least, int64_t most) {
-    const Json* value = find(name);
-    if (value == nullptr) return otherwise;
-    bool is_usable = value->is_number_integer() && value->get<int64_t>() >= least && value->get<int64_t>() <= most;
-    if (!is_usable) fail_input("'{}' must be an integer from {} to {}", name, least, most);
-    return value->get<int64_t>();
-  }
-
-  bool boolean(const std::string& name, bool otherwise) {
-    const Json* value = find(name);
-    if (value == nullptr) return otherwise;
-    if (!value->is_boolean()) fail_input("'{}' must be true or false", name);
-    return value->get<bool>();
-  }
-
-  /// Fields that say nothing about the answer.
-  void pass_over(std::initializer_list<const char*> names) { known_.insert(names.begin(), names.end()); }
-
-  /// Fields that ask for what there is not, unless they hold a value that asks for nothing.
-  void refuse(const std::string& name, std::initializer_list<Json> neutral) {
-    const Json* value = find(name);
-    if (value == nullptr || std::ranges::find(neutral, *value) != neutral.end()) return;
-    fail_input("'{}' is not supported by this server", name);
-  }
-
-  void refuse_unknown() const {
-    for (const auto& [name, value] : object_.items()) {
-      if (!known_.contains(name)) fail_input("unknown field '{}'", printable(name));
-    }
-  }
-
- private:
-  Json object_;
-  std::set<std::string> known_;
-};
 
 /// {"ID": number, …}
 std::vector<std::pair<int32_t, double>> read_bias(const Json& object, int64_t vocab_size) {
@@ -103,7 +43,7 @@ std::vector<std::pair<int32_t, double>> read_bias(const Json& object, int64_t vo
   return biases;
 }
 
-SamplerOptions read_sampling(Fields& fields, int64_t vocab_size) {
+SamplerOptions read_sampling(RequestFields& fields, int64_t vocab_size) {
   constexpr double kLargest = 1e4;
   SamplerOptions sampling;
   sampling.temperature = fields.number("temperature", 1, 0, kLargest);
@@ -123,7 +63,7 @@ SamplerOptions read_sampling(Fields& fields, int64_t vocab_size) {
   return sampling;
 }
 
-std::vector<std::string> read_stops(Fields& fields) {
+std::vector<std::string> read_stops(RequestFields& fields) {
   const Json* stop = fields.find("stop");
   if (stop == nullptr) return {};
   if (stop->is_string()) return {stop->get<std::string>()};
@@ -133,15 +73,8 @@ std::vector<std::string> read_stops(Fields& fields) {
   return stop->get<std::vector<std::string>>();
 }
 
-std::vector<int32_t> read_ids(const Json& list, const char* field) {
-  bool is_list = list.is_array() && std::ranges::all_of(list, [](const Json& id) { return id.is_number_integer(); });
-  if (!is_list) fail_input("'{}' must be text or a list of token ids", field);
-  return list.get<std::vector<int32_t>>();
-}
-
-std::vector<std::vector<int32_t>> read_prompts(Fields& fields, const ServedModel& model) {
-  const Json* prompt = fields.find("prompt");
-  if (prompt == nullptr) fail_input("'prompt' is missing");
+std::vector<std::vector<int32_t>> read_prompts(RequestFields& fields, const ServedModel& model) {
+  const Json* prompt = &fields.require("prompt");
   auto ids_of = [&](const Json& one) {
     return one.is_string() ? encode_prompt(*model.tokenizer, *model.info, one.get<std::string>())
                            : read_ids(one, "prompt");
@@ -168,7 +101,7 @@ std::string read_content(const Json& content) {
   return text;
 }
 
-std::vector<int32_t> read_conversation(Fields& fields, const ServedModel& model) {
+std::vector<int32_t> read_conversation(RequestFields& fields, const ServedModel& model) {
   const Json* list = fields.find("messages");
   if (list == nullptr || !list->is_array() || list->empty()) fail_input("'messages' must be a list of messages");
   std::vector<ChatMessage> messages;
@@ -182,7 +115,7 @@ std::vector<int32_t> read_conversation(Fields& fields, const ServedModel& model)
   return model.tokenizer->encode(render_chat(*model.tokenizer, messages, true, model.chat_format), false);
 }
 
-void set_limits(Fields& fields, const ServedModel& model, GenerationRequest& request) {
+void set_limits(RequestFields& fields, const ServedModel& model, GenerationRequest& request) {
   constexpr int64_t kMost = int64_t{1} << 30;
   auto used = std::ssize(request.prompt);
   if (model.context > 0 && std::max(used, std::ssize(request.source)) >= model.context) {
@@ -197,13 +130,13 @@ void set_limits(Fields& fields, const ServedModel& model, GenerationRequest& req
   request.min_new_tokens = fields.integer("min_tokens", 0, 0, kMost);
 }
 
-int64_t read_logprobs(Fields& fields, CompletionKind kind) {
+int64_t read_logprobs(RequestFields& fields, CompletionKind kind) {
   if (kind == CompletionKind::completion) return fields.integer("logprobs", -1, 0, kMaxTop);
   int64_t top = fields.integer("top_logprobs", 0, 0, kMaxTop);
   return fields.boolean("logprobs", false) ? top : -1;
 }
 
-void refuse_rest(Fields& fields, CompletionKind kind) {
+void refuse_rest(RequestFields& fields, CompletionKind kind) {
   fields.pass_over({"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
   if (kind == CompletionKind::completion) {
     fields.refuse("echo", {false});
@@ -221,7 +154,7 @@ void refuse_rest(Fields& fields, CompletionKind kind) {
 }  // namespace
 
 CompletionRequest read_completion_request(CompletionKind kind, const std::string& body, const ServedModel& model) {
-  Fields fields(body);
+  RequestFields fields(body);
   CompletionRequest result{.kind = kind, .requests = {}};
   result.num_choices = fields.integer("n", 1, 1, kMaxChoices);
   result.is_streamed = fields.boolean("stream", false);

@@ -41,6 +41,33 @@ void answer_error(httplib::Response& response, int status, const std::string& me
   response.set_content(dump(error_object(message, type)), kJson);
 }
 
+/// A request that finds the server full, or closing.
+struct Unavailable {
+  bool is_closed = false;
+};
+
+void answer_unavailable(httplib::Response& response, const Unavailable& reason) {
+  answer_error(response,
+               reason.is_closed ? 503 : 429,
+               reason.is_closed ? "the server is shutting down" : "the server is full; try again later",
+               "server_error");
+}
+
+void add_metric(std::string& text, const char* name, const char* type, const char* help, int64_t value) {
+  text += fmt::format("# HELP weft_{0} {2}\n# TYPE weft_{0} {1}\nweft_{0} {3}\n", name, type, help, value);
+}
+
+std::string text_metrics(const TextCounts& counts) {
+  std::string text;
+  add_metric(text, "requests_total", "counter", "Requests taken.", counts.requests);
+  add_metric(
+      text, "requests_refused_total", "counter", "Requests refused because the server was full.", counts.refused);
+  add_metric(text, "texts_total", "counter", "Texts and pairs of texts that were answered.", counts.texts);
+  add_metric(text, "texts_waiting", "gauge", "Texts that have not been computed.", counts.waiting);
+  add_metric(text, "text_tokens_total", "counter", "Tokens of texts.", counts.tokens);
+  return text;
+}
+
 /// A request on its way, kept while its answer is streamed.
 struct Exchange {
   CompletionRequest request;
@@ -56,18 +83,24 @@ struct Exchange {
 struct HttpServer::Impl {
   explicit Impl(const HttpServerOptions& options_in) : options(options_in) {}
 
+  void start(std::string served_name, std::function<std::string()> tell_metrics);
   void add_routes();
+  void add_completion_routes();
+  void add_route(const std::string& path, std::function<Json(const std::string& body)> answer);
+  std::vector<float> rows_of(TextQueue& texts, std::vector<TokenisedText> given) const;
   bool is_allowed(const httplib::Request& request) const;
   void complete(CompletionKind kind, const httplib::Request& request, httplib::Response& response);
   void answer_whole(Exchange& exchange, httplib::Response& response) const;
   void answer_streamed(const std::shared_ptr<Exchange>& exchange, httplib::Response& response);
   bool send_parts(Exchange& exchange, httplib::DataSink& sink) const;
-  std::string metrics() const;
+  std::string completion_metrics() const;
 
   HttpServerOptions options;
   int port = 0;
   httplib::Server server;
   std::thread thread;
+  std::string name;
+  std::function<std::string()> metrics;
   RequestQueue* queue = nullptr;
   const ServedModel* model = nullptr;
   std::function<void(const GenerationRequest&)> check;
@@ -120,10 +153,34 @@ void HttpServer::start(RequestQueue& queue,
   impl_->queue = &queue;
   impl_->model = &model;
   impl_->check = std::move(check);
-  impl_->add_routes();
-  impl_->thread = std::thread([this] { impl_->server.listen_after_bind(); });
+  impl_->add_completion_routes();
+  impl_->start(model.name, [this] { return impl_->completion_metrics(); });
+}
+
+void HttpServer::start(TextQueue& queue, const ServedEncoder& served, bool is_reranker) {
+  if (is_reranker) {
+    impl_->add_route("/v1/rerank", [this, &queue, &served](const std::string& body) {
+      RerankRequest request = read_rerank_request(body, served);
+      std::vector<float> outputs = impl_->rows_of(queue, std::move(request.pairs));
+      return rerank_answer(request, served, outputs);
+    });
+  } else {
+    impl_->add_route("/v1/embeddings", [this, &queue, &served](const std::string& body) {
+      EmbeddingRequest request = read_embedding_request(body, served);
+      std::vector<float> vectors = impl_->rows_of(queue, std::move(request.texts));
+      return embedding_answer(request, served, vectors);
+    });
+  }
+  impl_->start(served.name, [&queue] { return text_metrics(queue.counts()); });
+}
+
+void HttpServer::Impl::start(std::string served_name, std::function<std::string()> tell_metrics) {
+  name = std::move(served_name);
+  metrics = std::move(tell_metrics);
+  add_routes();
+  thread = std::thread([this] { server.listen_after_bind(); });
   // stop() has no effect before.
-  while (!impl_->server.is_running()) std::this_thread::sleep_for(milliseconds(1));
+  while (!server.is_running()) std::this_thread::sleep_for(milliseconds(1));
 }
 
 bool HttpServer::Impl::is_allowed(const httplib::Request& request) const {
@@ -134,6 +191,8 @@ void HttpServer::Impl::add_routes() {
   server.set_exception_handler([](const httplib::Request&, httplib::Response& response, std::exception_ptr error) {
     try {
       std::rethrow_exception(std::move(error));
+    } catch (const Unavailable& reason) {
+      answer_unavailable(response, reason);
     } catch (const Error& known) {
       answer_error(response, 400, known.what(), kInvalidRequest);
     } catch (const std::exception& unknown) {
@@ -161,15 +220,30 @@ void HttpServer::Impl::add_routes() {
     response.set_content(metrics(), "text/plain; version=0.0.4");
   });
   server.Get("/v1/models", [this](const httplib::Request&, httplib::Response& response) {
-    Json entry = {{"id", model->name}, {"object", "model"}, {"created", started}, {"owned_by", "weft"}};
+    Json entry = {{"id", name}, {"object", "model"}, {"created", started}, {"owned_by", "weft"}};
     response.set_content(dump({{"object", "list"}, {"data", Json::array({entry})}}), kJson);
   });
+}
+
+void HttpServer::Impl::add_completion_routes() {
   for (auto [path, kind] : {std::pair{"/v1/completions", CompletionKind::completion},
                             std::pair{"/v1/chat/completions", CompletionKind::chat}}) {
     server.Post(path, [this, kind = kind](const httplib::Request& request, httplib::Response& response) {
       complete(kind, request, response);
     });
   }
+}
+
+void HttpServer::Impl::add_route(const std::string& path, std::function<Json(const std::string& body)> answer) {
+  server.Post(path, [answer = std::move(answer)](const httplib::Request& request, httplib::Response& response) {
+    response.set_content(dump(answer(request.body)), kJson);
+  });
+}
+
+std::vector<float> HttpServer::Impl::rows_of(TextQueue& texts, std::vector<TokenisedText> given) const {
+  std::optional<std::future<std::vector<float>>> rows = texts.submit(std::move(given));
+  if (!rows) throw Unavailable{texts.is_closed()};
+  return rows->get();
 }
 
 void HttpServer::Impl::complete(CompletionKind kind, const httplib::Request& request, httplib::Response& response) {
@@ -181,14 +255,7 @@ void HttpServer::Impl::complete(CompletionKind kind, const httplib::Request& req
       exchange->request, *model, fmt::format("{}-{:x}-{}", prefix, started, num_requests++), std::time(nullptr));
   size_t count = exchange->request.requests.size();
   exchange->streams = queue->submit(exchange->request.requests);
-  if (exchange->streams.empty()) {
-    bool is_closed = queue->is_closed();
-    answer_error(response,
-                 is_closed ? 503 : 429,
-                 is_closed ? "the server is shutting down" : "the server is full; try again later",
-                 "server_error");
-    return;
-  }
+  if (exchange->streams.empty()) throw Unavailable{queue->is_closed()};
   exchange->results.resize(count);
   exchange->is_finished.resize(count);
   if (exchange->request.is_streamed) {
@@ -253,20 +320,18 @@ bool HttpServer::Impl::send_parts(Exchange& exchange, httplib::DataSink& sink) c
   return true;
 }
 
-std::string HttpServer::Impl::metrics() const {
+std::string HttpServer::Impl::completion_metrics() const {
   const ServingCounts& counts = queue->counts();
   std::string text;
-  auto add = [&](const char* name, const char* type, const char* help, int64_t value) {
-    text += fmt::format("# HELP weft_{0} {2}\n# TYPE weft_{0} {1}\nweft_{0} {3}\n", name, type, help, value);
-  };
-  add("requests_total", "counter", "Requests taken.", counts.requests);
-  add("requests_refused_total", "counter", "Requests refused because the server was full.", counts.refused);
-  add("answers_finished_total", "counter", "Answers that ended by themselves.", counts.finished);
-  add("answers_cancelled_total", "counter", "Answers whose client left.", counts.cancelled);
-  add("answers_waiting", "gauge", "Answers that have not begun.", counts.waiting);
-  add("answers_running", "gauge", "Answers that grow.", counts.running);
-  add("prompt_tokens_total", "counter", "Tokens of prompts that were answered.", counts.prompt_tokens);
-  add("new_tokens_total", "counter", "Tokens drawn.", counts.new_tokens);
+  add_metric(text, "requests_total", "counter", "Requests taken.", counts.requests);
+  add_metric(
+      text, "requests_refused_total", "counter", "Requests refused because the server was full.", counts.refused);
+  add_metric(text, "answers_finished_total", "counter", "Answers that ended by themselves.", counts.finished);
+  add_metric(text, "answers_cancelled_total", "counter", "Answers whose client left.", counts.cancelled);
+  add_metric(text, "answers_waiting", "gauge", "Answers that have not begun.", counts.waiting);
+  add_metric(text, "answers_running", "gauge", "Answers that grow.", counts.running);
+  add_metric(text, "prompt_tokens_total", "counter", "Tokens of prompts that were answered.", counts.prompt_tokens);
+  add_metric(text, "new_tokens_total", "counter", "Tokens drawn.", counts.new_tokens);
   return text;
 }
 

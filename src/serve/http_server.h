@@ -1,11 +1,15 @@
-// HTTP in front of a request queue: OpenAI's completions and chat completions, the list of models, health and counts.
+// HTTP in front of a queue of requests: OpenAI's completions and chat completions, or what an encoder answers at once;
+// the list of models, health and counts.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "serve/completion_api.h"
+#include "serve/text_api.h"
+#include "serve/text_queue.h"
 
 namespace weft {
 
@@ -26,6 +30,8 @@ class HttpServer {
   /// `check` throws Error(bad_input) for a request that the generator would refuse. All must live as long as the
   /// server.
   void start(RequestQueue& queue, const ServedModel& model, std::function<void(const GenerationRequest&)> check);
+  /// The same for an encoder, whose rows are vectors of texts or, of a reranker, what each pair's score is made of.
+  void start(TextQueue& queue, const ServedEncoder& served, bool is_reranker);
 
   int port() const;
 

@@ -1,12 +1,9 @@
 // The built server and HTTP clients.
-#include <httplib.h>
-
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "support/command_test.h"
-#include "support/paths.h"
+#include "serve/server_process.h"
 
 namespace {
 
@@ -15,66 +12,11 @@ using testing::HasSubstr;
 using weft::weft_binary;
 using weft::testing::Outcome;
 
-class ServeCommand : public weft::testing::TinyLlamaTest {
+class ServeCommand : public weft::testing::ServerProcess<weft::testing::TinyLlamaTest> {
  protected:
-  void TearDown() override {
-    if (pid_ > 0) stop(SIGKILL);
-    TinyLlamaTest::TearDown();
-  }
-
-  /// Starts the server and waits until it says where it answers.
   void start(const std::string& arguments, const std::string& launch = "", const std::string& environment = "") {
-    std::string line =
-        fmt::format("cd '{}' && exec env {} '{}' {} serve --model tiny_llama --dtype f32 --port 0 {} >out 2>err",
-                    folder_.string(),
-                    environment,
-                    weft_binary(),
-                    launch,
-                    arguments);
-    pid_ = fork();
-    if (pid_ == 0) {
-      execl("/bin/sh", "sh", "-c", line.c_str(), nullptr);
-      _exit(127);
-    }
-    constexpr int kTries = 600;
-    std::string log;
-    for (int i = 0; i < kTries && port_ == 0; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-      log = weft::testing::contents(folder_ / "err");
-      auto place = log.find("http://127.0.0.1:");
-      if (place != std::string::npos && log.find('\n', place) != std::string::npos) {
-        port_ = std::stoi(log.substr(place + std::string("http://127.0.0.1:").size()));
-      }
-    }
-    ASSERT_NE(port_, 0) << log;
+    start_model("tiny_llama", arguments, launch, environment);
   }
-
-  int stop(int signal) {
-    kill(pid_, signal);
-    int status = 0;
-    waitpid(std::exchange(pid_, -1), &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-
-  httplib::Client client() const {
-    httplib::Client result("127.0.0.1", port_);
-    result.set_read_timeout(60);
-    return result;
-  }
-
-  json post(const std::string& path, const json& body, int status = 200) const {
-    httplib::Client http = client();
-    auto response = http.Post(path, body.dump(), "application/json");
-    if (!response) {
-      ADD_FAILURE() << path << ": " << httplib::to_string(response.error());
-      return {};
-    }
-    EXPECT_EQ(response->status, status) << response->body;
-    return json::parse(response->body);
-  }
-
-  pid_t pid_ = -1;
-  int port_ = 0;
 };
 
 TEST_F(ServeCommand, AnswersAsGenerateDoesToManyClientsAtATime) {
@@ -174,7 +116,6 @@ TEST_F(ServeCommand, TwoRanksAnswerAsOne) {
   start("");
   json alone = post("/v1/completions", body).at("choices");
   EXPECT_EQ(stop(SIGINT), 0);
-  port_ = 0;
   start("", "launch -n 2 --");
   EXPECT_EQ(post("/v1/completions", body).at("choices").at(0).at("text"), alone.at(0).at("text"));
   EXPECT_EQ(stop(SIGINT), 0);
