@@ -16,6 +16,13 @@ std::vector<int32_t> tokens(int64_t count) {
   return std::vector<int32_t>(static_cast<size_t>(count), 0);
 }
 
+/// One that the model's norms take; nothing for models whose norms take none.
+Condition some_condition(const ModelInfo& info) {
+  if (!info.condition.is_there()) return {};
+  if (!info.condition.labels.empty()) return {.label = 0};
+  return {.values = std::vector<float>(static_cast<size_t>(info.condition.width))};
+}
+
 /// Prompts (sources of an encoder-decoder) and answers of one length.
 void generate(Context& context, LanguageModel& model, DType dtype, const Workload& workload) {
   Generator generator(context,
@@ -29,6 +36,7 @@ void generate(Context& context, LanguageModel& model, DType dtype, const Workloa
     set_text(request, model.info(), tokens(workload.prompt_tokens));
     // Prompts that begin alike would be computed once.
     if (!model.info().has_source) request.prompt.front() = static_cast<int32_t>(&request - requests.data());
+    request.condition = some_condition(model.info());
     request.max_new_tokens = workload.new_tokens;
   }
   generator.run(requests);
@@ -37,7 +45,10 @@ void generate(Context& context, LanguageModel& model, DType dtype, const Workloa
 /// Texts that are read at a time, and what is asked of their hidden states.
 void encode(Context& context, LanguageModel& model, const Workload& workload) {
   Batch batch;
-  for (int64_t i = 0; i < workload.batch; ++i) batch.add(tokens(workload.context()));
+  for (int64_t i = 0; i < workload.batch; ++i) {
+    batch.add(tokens(workload.context()));
+    batch.add_condition(some_condition(model.info()));
+  }
   Tensor hidden = model.hidden(context, batch, nullptr);
   if (model.info().task_head.kind != TaskHead::Kind::none) {
     model.task_logits(context, hidden, batch);

@@ -20,9 +20,10 @@ namespace fs = std::filesystem;
 constexpr double kPlanTolerance = 0.05;
 
 const std::vector<std::string> kFamilies = {
-    "albert",      "bert",  "electra_disc", "electra_gen", "gau_alpha", "deberta", "nezha",     "roformer",
-    "roformer_v2", "gpt2",  "gpt2_ml",      "openai_gpt",  "gpt",       "gemma",   "gemma2",    "llama",
-    "qwen2",       "rwkv6", "t5_v10",       "t5_v11",      "mt5",       "umt5",    "t5_encoder"};
+    "albert",      "bert",  "electra_disc",    "electra_gen", "gau_alpha", "deberta", "nezha",      "roformer",
+    "roformer_v2", "gpt2",  "gpt2_ml",         "openai_gpt",  "gpt",       "gemma",   "gemma2",     "llama",
+    "qwen2",       "rwkv6", "t5_v10",          "t5_v11",      "mt5",       "umt5",    "t5_encoder", "roberta",
+    "distilbert",  "mpnet", "bert_conditional"};
 
 /// Folders of goldens, and what their config says where they hold none that names a family.
 ModelOptions golden(const std::string& name) {
@@ -32,6 +33,7 @@ ModelOptions golden(const std::string& name) {
       {"roformer_v2", {"roformer_v2-mlm", "roformer_v2"}},
       {"gpt2_ml", {"gpt2_ml-lm", "gpt2_ml"}},
       {"gpt", {"gpt-lm", "gpt"}},
+      {"bert_conditional", {"bert-condln", "bert"}},
       {"t5_encoder", {"t5_encoder-t5.1.1", "t5_encoder"}}};
   auto found = seed.find(name);
   if (found != seed.end()) {
@@ -63,12 +65,20 @@ TEST_P(FamilyPlanned, WeightsTakeWhatLoadingAllocates) {
   }
 }
 
+/// What a model's norms take for a sequence.
+std::vector<float> condition_values(const ModelInfo& info) {
+  return std::vector<float>(static_cast<size_t>(info.condition.width), 0.5f);
+}
+
 /// As plan_memory's doc says.
 void run_workload(Context& context, LanguageModel& model, const Workload& workload, DType dtype) {
   auto tokens = [](int64_t first) { return std::vector<int32_t>(20, static_cast<int32_t>(first)); };
   if (!writes_texts(model.info())) {
     Batch batch;
-    for (int64_t i = 0; i < workload.batch; ++i) batch.add(tokens(i));
+    for (int64_t i = 0; i < workload.batch; ++i) {
+      batch.add(tokens(i));
+      batch.add_condition({.values = condition_values(model.info())});
+    }
     Tensor hidden = model.hidden(context, batch, nullptr);
     model.sequence_vectors(context, hidden, batch);
     return;
@@ -103,6 +113,7 @@ TEST_P(FamilyPlanned, InferenceTakesWhatThePlanSays) {
 /// Rows of what a family is trained for.
 std::shared_ptr<const TrainingData> rows_for(const ModelInfo& info, int64_t length) {
   TrainingRow row = full_row(length);
+  row.condition_values = condition_values(info);
   if (info.has_source) {
     std::fill(row.targets.begin(), row.targets.begin() + length / 2 - 1, -1);
     return make_source_data(make_memory_rows({row}, false, 0), 0);
