@@ -74,8 +74,12 @@ class ConditionalTask final : public TextTask<ConditionalText> {
       fail_input("{}: is VECTOR, but the checkpoint's conditions are labels; say LABEL",
                  config().location("task.condition"));
     }
-    bool is_other_size = !takes_labels() || task().has_condition_size() ? wanted.width != present.width : false;
-    bool is_other_hidden = task().has_condition_hidden_size() && wanted.hidden_width != present.hidden_width;
+    // What is the default may not have been asked for: a printed config names it.
+    const config::TaskConfig& defaults = config::TaskConfig::default_instance();
+    bool wants_size = !takes_labels() || task().condition_size() != defaults.condition_size();
+    bool is_other_size = wants_size && wanted.width != present.width;
+    bool is_other_hidden =
+        wanted.hidden_width != defaults.condition_hidden_size() && wanted.hidden_width != present.hidden_width;
     if (!is_other_size && !is_other_hidden) return;
     fail_input(
         "{}: the checkpoint's norms take conditions of {} numbers with a hidden layer of {}, this task has {} and {}",

@@ -254,8 +254,9 @@ ChoiceScores evaluate_task(const Evaluation& of) {
   EvaluationReport& report = result.report;
   std::vector<ExamplePrediction> predictions;
   MicroBatchHook hook;
-  if (of.keeps_predictions() && of.labelled != nullptr) of.objective.keep_predictions(&predictions);
-  if (of.keeps_predictions() && of.labelled == nullptr && !of.options.generates) {
+  bool predicts = of.labelled != nullptr && of.labelled->predicts();
+  if (of.keeps_predictions() && predicts) of.objective.keep_predictions(&predictions);
+  if (of.keeps_predictions() && !predicts && !of.options.generates) {
     hook = [&](const MicroBatch& micro_batch, const ObjectiveLoss& loss) {
       result.predictions += loss_lines(*of.loaded.tokenizer, micro_batch, loss);
     };
@@ -272,7 +273,7 @@ ChoiceScores evaluate_task(const Evaluation& of) {
   report.metrics = of.objective.metrics(context, of.ranks());
   report.details = of.objective.details(context, of.ranks());
   name_labels(of.loaded.model->info(), report.details);
-  if (of.labelled != nullptr) result.predictions = labelled_lines(of, predictions);
+  if (predicts) result.predictions = labelled_lines(of, predictions);
   if (of.options.generates) result.predictions = add_answers(of, report);
   return result;
 }

@@ -35,6 +35,8 @@ class LabelledTask {
   /// Throws Error(bad_input) for texts that the model cannot take.
   virtual TrainingDataSets rows(const Tokenizer& tokenizer, const ModelInfo& model) const = 0;
   virtual std::unique_ptr<Objective> objective(const ModelInfo& model) const = 0;
+  /// Whether the objective keeps a prediction for each example; else there is its loss alone.
+  virtual bool predicts() const = 0;
   /// A line of JSON on the held-out example of this index (prediction_lines.h).
   virtual std::string prediction_line(size_t example,
                                       const ExamplePrediction& prediction,

@@ -156,22 +156,6 @@ std::string prediction_line(const RelationText& text,
   return dump(object);
 }
 
-std::string prediction_line(const ConditionalText& text,
-                            const ExamplePrediction& /*prediction*/,
-                            const PredictionSettings& /*settings*/) {
-  Json condition = text.values.empty() ? Json(text.label) : Json(text.values);
-  return dump({{"condition", condition}, {"text", text.document.text.value_or(text.document.completion.value_or(""))}});
-}
-
-std::string prediction_line(const PreferenceTexts& texts,
-                            const ExamplePrediction& /*prediction*/,
-                            const PredictionSettings& /*settings*/) {
-  bool is_text = texts.chosen_messages.empty();
-  return dump({{"prompt", texts.prompt},
-               {"chosen", is_text ? texts.chosen : texts.chosen_messages.back().content},
-               {"rejected", is_text ? texts.rejected : texts.rejected_messages.back().content}});
-}
-
 std::string prediction_line(const SimilarTexts& texts,
                             const ExamplePrediction& prediction,
                             const PredictionSettings& /*settings*/) {

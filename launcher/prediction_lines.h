@@ -4,9 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "data/conditional_data.h"
 #include "data/labelled_data.h"
-#include "data/preference_data.h"
 #include "data/question_data.h"
 #include "data/relation_data.h"
 #include "data/similar_data.h"
@@ -38,14 +36,6 @@ std::string prediction_line(const QuestionText& question,
                             const ExamplePrediction& prediction,
                             const PredictionSettings& settings);
 std::string prediction_line(const RelationText& text,
-                            const ExamplePrediction& prediction,
-                            const PredictionSettings& settings);
-/// Only what was to be written, under what.
-std::string prediction_line(const ConditionalText& text,
-                            const ExamplePrediction& prediction,
-                            const PredictionSettings& settings);
-/// Only the pair.
-std::string prediction_line(const PreferenceTexts& texts,
                             const ExamplePrediction& prediction,
                             const PredictionSettings& settings);
 std::string prediction_line(const SimilarTexts& texts,

@@ -48,16 +48,26 @@ class TextTask : public LabelledTask {
     return sets;
   }
 
-  std::string prediction_line(size_t example,
+  bool predicts() const override {
+    return requires(const Text& text, const ExamplePrediction& prediction, const PredictionSettings& settings) {
+      weft::prediction_line(text, prediction, settings);
+    };
+  }
+
+  std::string prediction_line([[maybe_unused]] size_t example,
                               const ExamplePrediction& prediction,
                               const Tokenizer& tokenizer,
                               const ModelInfo& model) const override {
-    return weft::prediction_line(held_out_.at(example),
-                                 prediction,
-                                 {.head = model.task_head,
-                                  .tokenizer = tokenizer,
-                                  .max_length = config_.message().data().sequence_length(),
-                                  .stride = task().stride()});
+    PredictionSettings settings{.head = model.task_head,
+                                .tokenizer = tokenizer,
+                                .max_length = config_.message().data().sequence_length(),
+                                .stride = task().stride()};
+    if constexpr (requires(const Text& text) { weft::prediction_line(text, prediction, settings); }) {
+      return weft::prediction_line(held_out_.at(example), prediction, settings);
+    } else {
+      WEFT_ASSERT(false, "this task predicts nothing");
+      return {};
+    }
   }
 
  protected:

@@ -18,7 +18,8 @@ using Json = nlohmann::ordered_json;
 /// A message that means something by being there.
 bool is_switch(const FieldDescriptor& field) {
   return field.message_type() == config::LoraConfig::descriptor() ||
-         field.message_type() == config::GenerationConfig::descriptor();
+         field.message_type() == config::GenerationConfig::descriptor() ||
+         field.message_type() == config::StateTuningConfig::descriptor();
 }
 
 void set_default(Message& message, const FieldDescriptor& field) {
