@@ -258,8 +258,7 @@ TEST_F(LabelledTexts, RelationsStandAtTheFirstPlacesOfTheirEntities) {
                                          "\n"
                                          R"({"text": "a", "spo_list": []})"));
   ASSERT_EQ(texts.size(), 2u);
-  EXPECT_EQ(texts[0].relations[0],
-            (RelationText::Relation{.subject = {3, 5}, .predicate = "of", .object = {11, 12}}))
+  EXPECT_EQ(texts[0].relations[0], (RelationText::Relation{.subject = {3, 5}, .predicate = "of", .object = {11, 12}}))
       << "bytes, in another case";
   EXPECT_EQ(predicates_of(texts), (Strings{"in", "of"}));
   auto data = make_relation_data(texts, {"in", "of"}, *tokenizer_, {.max_length = 16, .shuffle = false});
