@@ -6,7 +6,7 @@ namespace weft {
 namespace config {
 class OptimizerConfig;
 class RunConfig;
-enum DataConfig_Packing : int;
+enum DataConfig_Packing : int;  // NOLINT(readability-identifier-naming): Protobuf's
 }  // namespace config
 
 /// β₂: as given; else 0.99 for LION (Chen et al., 2023; Keras), the schema's for the others.

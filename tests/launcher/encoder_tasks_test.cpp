@@ -63,7 +63,7 @@ class EncoderTasks : public testing::TaskRuns, public ::testing::WithParamInterf
       entities << json{{"text", text}, {"entities", {entity}}} << '\n';
       std::string other = fmt::format("w{}", 30 + i % 2);
       const char* predicate = i % 2 == 0 ? "of" : "in";
-      relations << json{{"text", text + " " + other},
+      relations << json{{"text", fmt::format("{} {}", text, other)},
                         {"spo_list", {{{"subject", name}, {"predicate", predicate}, {"object", other}}}}}
                 << '\n';
       conditions << fmt::format(

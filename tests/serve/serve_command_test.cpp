@@ -9,7 +9,6 @@ namespace {
 
 using nlohmann::json;
 using testing::HasSubstr;
-using weft::weft_binary;
 using weft::testing::Outcome;
 
 class ServeCommand : public weft::testing::ServerProcess<weft::testing::TinyLlamaTest> {

@@ -98,6 +98,7 @@ TEST_F(ServeTexts, RanksThatShareTheWeightsAnswerAsOne) {
 TEST_F(ServeTexts, ARerankerScoresDocumentsAsClassifyDoes) {
   const std::vector<std::string> documents = {"w10 w11", "w20", "the fox", "w30 w31 w32"};
   std::vector<std::string> pairs;
+  pairs.reserve(documents.size());
   for (const std::string& document : documents) pairs.push_back("quick\t" + document);
   std::vector<json> expected = printed("classify --json --model reranker", pairs);
   start_model("reranker", "");

@@ -12,12 +12,14 @@ using testing::ElementsAre;
 
 std::vector<TokenisedText> texts_of(const std::vector<int>& lengths) {
   std::vector<TokenisedText> texts;
+  texts.reserve(lengths.size());
   for (int length : lengths) texts.push_back({.ids = std::vector<int32_t>(static_cast<size_t>(length), length)});
   return texts;
 }
 
 std::vector<size_t> lengths_of(const std::vector<TokenisedText>& texts) {
   std::vector<size_t> lengths;
+  lengths.reserve(texts.size());
   for (const TokenisedText& text : texts) lengths.push_back(text.ids.size());
   return lengths;
 }
@@ -74,6 +76,7 @@ TEST(TextQueue, ManyClientsGetWhatTheyAskedFor) {
     while (!queue.is_finished()) {
       std::vector<TokenisedText> texts = queue.take(20);
       std::vector<float> rows;
+      rows.reserve(texts.size());
       for (const TokenisedText& text : texts) rows.push_back(static_cast<float>(text.ids[0]));
       if (!texts.empty()) queue.give(rows);
     }

@@ -158,18 +158,15 @@ TEST(Unigram, ASentencepieceModelInTheSameFolderComesFirst) {
   }
 }
 
-json fairseq_golden() {
-  return json::parse(test::read_file(test::tokenizer_data("fairseq/golden.json")));
-}
-
 TEST(FairseqModel, HasTheIdsOfTheReference) {
   const auto tokenizer = load_tokenizer(test::tokenizer_data("fairseq"));
-  for (const json& row : fairseq_golden()["texts"]) {
+  const json golden = json::parse(test::read_file(test::tokenizer_data("fairseq/golden.json")));
+  for (const json& row : golden.at("texts")) {
     const std::string text = row["text"];
     EXPECT_EQ(tokenizer->encode(text, true, SpecialsInText::recognised), row["ids"].get<std::vector<int32_t>>())
         << text;
   }
-  for (const json& row : fairseq_golden()["pairs"]) {
+  for (const json& row : golden.at("pairs")) {
     const std::string first = row["first"], second = row["second"];
     EXPECT_EQ(tokenizer->encode_pair(first, second).ids, row["ids"].get<std::vector<int32_t>>()) << first;
   }
