@@ -37,17 +37,13 @@ class MultilabelObjective final : public Objective {
     sum_over_ranks(context, data_parallel, sums);
     EvaluationDetails found = details(context, data_parallel);
     if (sums[1] == 0) return {};
-    LabelCounts all;
     double f1 = 0, occurring = 0;
     for (const LabelCounts& label : found.labels) {
-      all.right += label.right;
-      all.predicted += label.predicted;
-      all.expected += label.expected;
       if (label.predicted + label.expected == 0) continue;
       f1 += f1_of(label.right, label.predicted, label.expected).f1;
       ++occurring;
     }
-    return {{"micro_f1", f1_of(all.right, all.predicted, all.expected).f1},
+    return {{"micro_f1", f1_of(found.labels).f1},
             {"macro_f1", occurring > 0 ? f1 / occurring : 0},
             {"exact_match", sums[0] / sums[1]}};
   }

@@ -52,4 +52,14 @@ F1 f1_of(double right, double predicted, double expected) {
   return result;
 }
 
+F1 f1_of(const std::vector<LabelCounts>& labels) {
+  LabelCounts all;
+  for (const LabelCounts& label : labels) {
+    all.right += label.right;
+    all.predicted += label.predicted;
+    all.expected += label.expected;
+  }
+  return f1_of(all.right, all.predicted, all.expected);
+}
+
 }  // namespace weft

@@ -22,5 +22,7 @@ struct F1 {
   double precision = 0, recall = 0, f1 = 0;
 };
 F1 f1_of(double right, double predicted, double expected);
+/// Of all labels together.
+F1 f1_of(const std::vector<LabelCounts>& labels);
 
 }  // namespace weft

@@ -81,13 +81,7 @@ class RelationObjective final : public Objective {
   void begin_evaluation() override { counts_.clear(); }
 
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
-    LabelCounts all;
-    for (const LabelCounts& label : details(context, data_parallel).labels) {
-      all.right += label.right;
-      all.predicted += label.predicted;
-      all.expected += label.expected;
-    }
-    F1 f1 = f1_of(all.right, all.predicted, all.expected);
+    F1 f1 = f1_of(details(context, data_parallel).labels);
     return {{"precision", f1.precision}, {"recall", f1.recall}, {"f1", f1.f1}};
   }
 

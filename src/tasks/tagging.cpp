@@ -67,16 +67,10 @@ class TaggingObjective final : public Objective {
   std::vector<Metric> metrics(Context& context, Communicator& data_parallel) override {
     std::vector<double> sums = {tags_, right_tags_};
     sum_over_ranks(context, data_parallel, sums);
-    LabelCounts all;
-    for (const LabelCounts& type : details(context, data_parallel).labels) {
-      all.right += type.right;
-      all.predicted += type.predicted;
-      all.expected += type.expected;
-    }
+    F1 f1 = f1_of(details(context, data_parallel).labels);
     if (sums[0] == 0) return {};
     std::vector<Metric> result = {{"accuracy", sums[1] / sums[0]}};
     if (!has_entities_) return result;
-    F1 f1 = f1_of(all.right, all.predicted, all.expected);
     result.push_back({"precision", f1.precision});
     result.push_back({"recall", f1.recall});
     result.push_back({"f1", f1.f1});
