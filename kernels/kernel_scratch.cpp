@@ -23,11 +23,10 @@ constexpr int64_t kSpreadBytes = 64;
 // kernels/cpu/quantized_linear.cpp
 constexpr int64_t kWidenedPanels = 2;
 
-// kernels/cpu/attention.cpp
+// Rows of a piece of attention: many share one packing of keys, yet there should be several pieces a thread.
 constexpr int64_t kMaxRows = 256;
 constexpr int64_t kMinRows = 48;
 constexpr int64_t kPiecesPerThread = 6;
-constexpr int64_t kDecodeKeys = 256;
 
 constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kBf16Bytes = 2;

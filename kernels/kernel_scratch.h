@@ -27,6 +27,8 @@ int64_t layer_norm_backward_scratch(int64_t rows);
 /// Queries of a prompt that attention works on at a time; `rows` are all queries' heads, `group` query heads to a key
 /// head.
 int64_t queries_per_piece(int64_t rows, int64_t group, int num_threads);
+/// Keys of a piece for a single query. The cut does not depend on the number of threads, so neither does the result.
+constexpr int64_t kDecodeKeys = 256;
 /// Pieces of a single query's keys.
 int64_t decode_pieces(int64_t num_keys);
 

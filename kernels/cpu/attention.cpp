@@ -13,17 +13,12 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/small_matrix.h"
+#include "kernels/kernel_scratch.h"
 
 namespace weft {
 namespace {
 
 constexpr int64_t kMaxHeadDim = 512;
-// Rows of a piece of prefill: many share one packing of keys, yet there should be several pieces a thread.
-constexpr int64_t kMaxRows = 256;
-constexpr int64_t kMinRows = 48;
-constexpr int64_t kPiecesPerThread = 6;
-// Keys of a piece of decode. The cut does not depend on the number of threads, so neither does the result.
-constexpr int64_t kDecodeKeys = 256;
 // Multiplications below which a second thread costs more than it saves.
 constexpr int64_t kMinProductsPerThread = 1 << 17;
 
@@ -85,17 +80,16 @@ std::vector<AttentionWork> prefill_pieces(const AttentionForwardArgs& args, int 
   int64_t rows = 0;
   for (const AttentionSequence& sequence : args.sequences)
     rows += is_decode(args, sequence) ? 0 : sequence.query_count * args.num_heads;
-  int64_t rows_per_piece = std::clamp(rows / (std::max(num_threads, 1) * kPiecesPerThread), kMinRows, kMaxRows);
-  int64_t queries_per_piece = std::max<int64_t>(1, rows_per_piece / group);
+  int64_t piece = queries_per_piece(rows, group, num_threads);
   std::vector<AttentionWork> pieces;
   for (const AttentionSequence& sequence : args.sequences) {
     if (is_decode(args, sequence)) continue;
-    for (int64_t query = 0; query < sequence.query_count; query += queries_per_piece) {
+    for (int64_t query = 0; query < sequence.query_count; query += piece) {
       for (int64_t head = 0; head < args.num_kv_heads; ++head) {
         pieces.push_back({.sequence = &sequence,
                           .kv_head = head,
                           .query_begin = query,
-                          .query_count = std::min(queries_per_piece, sequence.query_count - query)});
+                          .query_count = std::min(piece, sequence.query_count - query)});
         pieces.back().cost = cost_of(args, pieces.back());
       }
     }
